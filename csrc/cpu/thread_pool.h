@@ -1,0 +1,27 @@
+// The thread pool of the CPU kernels: one per process, called by the primitives' eval_cpu.
+//
+// MLX runs each CPU stream on one thread and exports no pool of its own, so the kernels bring
+// one. Several streams, nested regions and forked children are safe: a region that cannot have the
+// workers runs on its caller alone, with the same result.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+namespace mlx_ncps {
+
+// Threads a region may use, its caller included: the value of set_num_threads(), else the variable
+// MLX_NCPS_NUM_THREADS, else the CPUs in the affinity mask (Linux) or the performance cores
+// (macOS). Throws std::invalid_argument if the variable is set and not a positive integer.
+int num_threads();
+
+// Sets the number of threads for regions that start from now on; 0 returns to the default.
+// Throws std::invalid_argument when negative. Safe at any time, also while a region runs.
+void set_num_threads(int n);
+
+// Calls body(i) once for every i in [0, n), in any order, on the caller and on the workers, and
+// returns when all calls have. The first exception that a call throws is rethrown here; indices not
+// started by then are skipped.
+void parallel_for(std::size_t n, const std::function<void(std::size_t)>& body);
+
+}  // namespace mlx_ncps
