@@ -1,0 +1,91 @@
+"""The scalar functions of both models and their derivatives, stable over all of float64."""
+
+from math import erf, pi, sqrt
+
+import numpy as np
+
+_erf = np.frompyfunc(erf, 1, 1)
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), without overflow for large |x|."""
+    x = np.asarray(x, dtype=np.float64)
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def softplus(x):
+    """log(1 + exp(x)), without overflow: the constraint of LTC's implicit parameters."""
+    return np.logaddexp(0.0, np.asarray(x, dtype=np.float64))
+
+
+def tanh(x):
+    """The hyperbolic tangent."""
+    return np.tanh(np.asarray(x, dtype=np.float64))
+
+
+def lecun_tanh(x):
+    """1.7159 tanh(0.666 x): ncps' constant is 0.666, not LeCun's 2/3."""
+    return 1.7159 * tanh(0.666 * np.asarray(x, dtype=np.float64))
+
+
+def relu(x):
+    """max(x, 0); NaN stays NaN."""
+    return np.maximum(np.asarray(x, dtype=np.float64), 0.0)
+
+
+def gelu(x):
+    """The Gaussian unit x Phi(x), Phi the exact normal distribution (erf, not a tanh fit)."""
+    x = np.asarray(x, dtype=np.float64)
+    return x * _normal_cdf(x)
+
+
+def silu(x):
+    """The sigmoid unit x sigmoid(x)."""
+    return np.asarray(x, dtype=np.float64) * sigmoid(x)
+
+
+def _normal_cdf(x):
+    return 0.5 * (1.0 + np.asarray(_erf(x / sqrt(2.0)), dtype=np.float64))
+
+
+def _gelu_derivative(x):
+    return _normal_cdf(x) + x * np.exp(-0.5 * x * x) / sqrt(2.0 * pi)
+
+
+def _silu_derivative(x):
+    s = sigmoid(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+def _sigmoid_derivative(x):
+    return sigmoid(x) * sigmoid(-x)
+
+
+_FUNCTIONS = {  # name: (function, derivative)
+    "gelu": (gelu, _gelu_derivative),
+    "lecun_tanh": (lecun_tanh, lambda x: 1.7159 * 0.666 * (1.0 - np.tanh(0.666 * x) ** 2)),
+    "relu": (relu, lambda x: np.where(x > 0, 1.0, np.where(x <= 0, 0.0, np.nan))),
+    "sigmoid": (sigmoid, _sigmoid_derivative),
+    "silu": (silu, _silu_derivative),
+    "tanh": (tanh, lambda x: 1.0 - np.tanh(x) ** 2),
+}
+ACTIVATIONS = tuple(_FUNCTIONS)
+
+
+def _find(name):
+    if name not in _FUNCTIONS:
+        raise ValueError(
+            f"[activations] activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}."
+        )
+    return _FUNCTIONS[name]
+
+
+def get_activation(name):
+    """The activation function called ``name``; ValueError when there is none."""
+    return _find(name)[0]
+
+
+def get_activation_derivative(name):
+    """The derivative of the activation called ``name``, a function of the same argument."""
+    return _find(name)[1]

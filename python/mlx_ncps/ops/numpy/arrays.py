@@ -1,0 +1,76 @@
+"""Conversion to float64 and the checks of shapes, shared by the LTC and the CfC of this package."""
+
+import sys
+from numbers import Real
+
+import numpy as np
+
+
+def as_float64(array):
+    """A number, NumPy array or MLX array of any dtype as float64; None stays None."""
+    if array is None:
+        return None
+    if str(getattr(array, "dtype", "")) == "mlx.core.bfloat16":  # NumPy has no bfloat16
+        array = array.astype(sys.modules["mlx.core"].float32)
+    return np.asarray(array, dtype=np.float64)
+
+
+def check_shapes(op, inputs, state, input_size, units):
+    """Raises ValueError unless inputs [B, T, I] and state [B, H] have the parameters' sizes."""
+    if inputs.ndim != 3 or inputs.shape[2] != input_size:
+        raise ValueError(
+            f"[{op}] inputs must be [B, T, I] = (*, *, {input_size}), got {inputs.shape}."
+        )
+    if state.shape != (inputs.shape[0], units):
+        raise ValueError(
+            f"[{op}] state must be [B, H] = ({inputs.shape[0]}, {units}), got {state.shape}."
+        )
+
+
+def check_cotangents(op, cotangents, states):
+    """Raises ValueError unless ``cotangents`` is shaped as the states that it belongs to."""
+    if cotangents.shape != states.shape:
+        raise ValueError(
+            f"[{op}] cotangents must be [B, T, H] = {states.shape}, got {cotangents.shape}."
+        )
+
+
+def timespans_array(op, ts, batch, steps):
+    """The elapsed times as an array [B, T].
+
+    ``ts`` is None (1.0 everywhere), a number, or an array of shape [], [T], [B, T] or [B, T, 1]. A
+    negative or NaN number raises ValueError; a negative or NaN element of an array becomes NaN.
+    """
+    if isinstance(ts, (Real, np.generic)) and not ts >= 0:
+        raise ValueError(f"[{op}] timespans must not be negative or NaN, got {ts}.")
+    ts = np.float64(1.0) if ts is None else as_float64(ts)
+    if ts.shape not in ((), (steps,), (batch, steps), (batch, steps, 1)):
+        raise ValueError(
+            f"[{op}] timespans must be a number, [T] = ({steps},), [B, T] = ({batch}, {steps}) "
+            f"or [B, T, 1], got {ts.shape}."
+        )
+    ts = np.where(ts >= 0, ts, np.nan)
+    ts = ts[..., 0] if ts.ndim == 3 else ts
+    return np.broadcast_to(ts, (batch, steps))
+
+
+def timespans_column(op, ts, batch):
+    """A step's ts (None, a number, [], [B] or [B, 1]) as that of a sequence of one step."""
+    shape = np.shape(ts) if ts is not None else ()
+    if shape == (batch,):
+        return as_float64(ts)[:, None]
+    if shape not in ((), (batch, 1)):
+        raise ValueError(
+            f"[{op}] timespans must be a number, [B] = ({batch},) or [B, 1], got {shape}."
+        )
+    return ts
+
+
+def timespans_gradient(ts, dts):
+    """The gradient ``dts`` [B, T] in the shape of the ``ts`` that the user gave; None for None."""
+    if ts is None:
+        return None
+    shape = np.shape(ts)
+    if shape == ():
+        return dts.sum()
+    return dts.sum(axis=0) if len(shape) == 1 else dts.reshape(shape)

@@ -1,0 +1,220 @@
+"""The closed-form continuous-time network (Hasani et al. 2022) of ncps.torch, both directions.
+
+One step reads the inputs x, the state h and the elapsed time ts:
+
+    z = [x, h], then z <- activation(z W^T + b) for every layer of the backbone
+    f1 = z W_ff1^T + b_ff1,  and so f2, a (time_a) and b (time_b)
+    g = sigmoid(a ts + b)
+    default:  h' = tanh(f1) (1 - g) + g tanh(f2)
+    no_gate:  h' = tanh(f1) + g tanh(f2)
+    pure:     h' = A - A exp(-ts (|w_tau| + |f1|)) f1      (f1 alone; w_tau and A are parameters)
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .activations import get_activation, get_activation_derivative, sigmoid
+from .arrays import (
+    as_float64,
+    check_cotangents,
+    check_shapes,
+    timespans_array,
+    timespans_column,
+    timespans_gradient,
+)
+
+MODES = ("default", "no_gate", "pure")
+_HEADS = ("ff1", "ff2", "time_a", "time_b")
+
+
+class CfCParams(NamedTuple):
+    """The weights of a CfC; a layer is (weight [out, in], bias [out]); the first reads [x, h]."""
+
+    backbone: tuple  # of layers, may be empty
+    ff1: Any  # layer [H, K]
+    ff2: Any = None  # layers [H, K], not in pure mode
+    time_a: Any = None
+    time_b: Any = None
+    w_tau: Any = None  # [H] or [1, H], pure mode only
+    A: Any = None
+
+
+def cfc_sequence(
+    inputs, state, ts, params, *, mode="default", activation="lecun_tanh", training=True
+):
+    """Runs a CfC over a sequence and returns the state after every step, [B, T, H] float64.
+
+    Args:
+        inputs: [B, T, I].
+        state: [B, H], before the first step.
+        ts: elapsed time per step: None (1.0), a number, or [T], [B, T], [B, T, 1]. A negative or
+            NaN element of an array gives NaN from there on, a negative or NaN number ValueError.
+        params: CfCParams, or any object with its fields.
+        mode: default, no_gate or pure.
+        activation: of the backbone: lecun_tanh, tanh, relu, gelu, silu or sigmoid.
+        training: a hint to fused backends, without effect here.
+    """
+    p = _float64(params, mode)
+    act = get_activation(activation)
+    x, h, ts = _arguments(inputs, state, ts, p)
+    return _states(x, h, ts, p, mode, act)
+
+
+def cfc_step(inputs, state, ts, params, **keywords):
+    """One time step: inputs [B, I], state [B, H], ts a number, [B] or [B, 1] -> state [B, H].
+
+    The keywords are those of `cfc_sequence`.
+    """
+    ts = timespans_column("cfc", ts, len(inputs))
+    return cfc_sequence(as_float64(inputs)[:, None], state, ts, params, **keywords)[:, 0]
+
+
+def cfc_update(f1, f2, a, b, ts, *, mode="default"):
+    """The new state from the four heads [..., H]; ts broadcasts against them: [B, 1] for [B, H]."""
+    if mode not in ("default", "no_gate"):
+        raise ValueError(f"[cfc] mode must be default or no_gate, got {mode!r}.")
+    f1, f2, a, b, ts = (as_float64(array) for array in (f1, f2, a, b, ts))
+    g = sigmoid(a * ts + b)
+    if mode == "no_gate":
+        return np.tanh(f1) + g * np.tanh(f2)
+    return np.tanh(f1) * (1.0 - g) + g * np.tanh(f2)
+
+
+def cfc_update_pure(f1, w_tau, A, ts):
+    """The new state of the pure mode from its head f1 [..., H]; ts broadcasts, as [B, 1]."""
+    f1, w_tau, A, ts = (as_float64(array) for array in (f1, w_tau, A, ts))
+    return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
+
+
+def _states(x, h, ts, p, mode, act):
+    states = np.empty((*x.shape[:2], h.shape[1]))
+    for t in range(x.shape[1]):
+        heads = _heads(_backbone(x[:, t], h, p, act)[-1], p)
+        if mode == "pure":
+            h = cfc_update_pure(heads["ff1"], p.w_tau, p.A, ts[:, t, None])
+        else:
+            h = cfc_update(*heads.values(), ts[:, t, None], mode=mode)
+        states[:, t] = h
+    return states
+
+
+def _backbone(x, h, p, act):
+    """What every layer reads: [x, h], then the output of each backbone layer, the heads' last."""
+    zs = [np.concatenate([x, h], axis=1)]  # [B, I + H]
+    for layer in p.backbone:
+        zs.append(act(_linear(zs[-1], layer)))  # [B, K]
+    return zs
+
+
+def _linear(z, layer):
+    weight, bias = layer
+    return z @ weight.T + bias
+
+
+def _heads(z, p):
+    return {name: _linear(z, getattr(p, name)) for name in _HEADS if getattr(p, name) is not None}
+
+
+def cfc_sequence_backward(
+    cotangents, inputs, state, ts, params, *, mode="default", activation="lecun_tanh", training=True
+):
+    """The gradient of sum(cotangents * cfc_sequence(...)).
+
+    Args: cotangents [B, T, H], then those of `cfc_sequence`.
+
+    Returns ``(dinputs, dstate, dts, dparams)``: shaped as inputs, state, ts (None for None), and a
+    CfCParams of gradients, with None for the fields that the mode does not read.
+    """
+    p = _float64(params, mode)
+    act, derivative = get_activation(activation), get_activation_derivative(activation)
+    given_ts = ts
+    x, h, ts = _arguments(inputs, state, ts, p)
+    before = np.concatenate([h[:, None], _states(x, h, ts, p, mode, act)], axis=1)  # [B, T + 1, H]
+    cotangents = as_float64(cotangents)
+    check_cotangents("cfc", cotangents, before[:, 1:])
+
+    dh, dx, dts = np.zeros_like(h), np.zeros_like(x), np.zeros_like(ts)
+    grads = _zero_gradients(p)
+    update_backward = _update_pure_backward if mode == "pure" else _update_backward
+    for t in reversed(range(x.shape[1])):
+        zs = _backbone(x[:, t], before[:, t], p, act)
+        dh = dh + cotangents[:, t]
+        dheads, dts[:, t] = update_backward(dh, _heads(zs[-1], p), ts[:, t, None], p, mode, grads)
+        dz = sum(
+            _linear_backward(d, zs[-1], getattr(p, name), getattr(grads, name))
+            for name, d in dheads.items()
+        )
+        for z, layer, dlayer in reversed(
+            list(zip(zs[:-1], p.backbone, grads.backbone, strict=True))
+        ):
+            dz = _linear_backward(dz * derivative(_linear(z, layer)), z, layer, dlayer)
+        dx[:, t], dh = dz[:, : x.shape[2]], dz[:, x.shape[2] :]
+    return dx, dh, timespans_gradient(given_ts, dts), grads
+
+
+def _update_backward(dh, heads, ts, p, mode, grads):
+    """Gradients of `cfc_update` [B, H]: by its heads, a dict, and by ts, [B]."""
+    f1, f2, a, b = heads.values()
+    tanh1, tanh2, g = np.tanh(f1), np.tanh(f2), sigmoid(a * ts + b)
+    dtanh1 = dh * (1.0 - g) if mode == "default" else dh
+    dg = dh * (tanh2 - tanh1) if mode == "default" else dh * tanh2
+    du = dg * g * (1.0 - g)  # u = a ts + b
+    dheads = {
+        "ff1": dtanh1 * (1.0 - tanh1**2),
+        "ff2": dh * g * (1.0 - tanh2**2),
+        "time_a": du * ts,
+        "time_b": du,
+    }
+    return dheads, (du * a).sum(axis=1)
+
+
+def _update_pure_backward(dh, heads, ts, p, mode, grads):
+    """Gradients of `cfc_update_pure` by its head and ts; adds those of w_tau, A to ``grads``."""
+    f = heads["ff1"]
+    rate = np.abs(p.w_tau) + np.abs(f)
+    e = np.exp(-ts * rate)  # [B, H]
+    grads.A[...] += (dh * (1.0 - e * f)).sum(axis=0)
+    grads.w_tau[...] += (dh * p.A * f * e * ts * np.sign(p.w_tau)).sum(axis=0)
+    return {"ff1": -dh * p.A * e * (1.0 - ts * np.abs(f))}, (dh * p.A * f * e * rate).sum(axis=1)
+
+
+def _linear_backward(dy, z, layer, dlayer):
+    """Gradient of `_linear` by z; adds those of weight and bias to ``dlayer``."""
+    dweight, dbias = dlayer
+    dweight += dy.T @ z
+    dbias += dy.sum(axis=0)
+    return dy @ layer[0]
+
+
+def _zero_gradients(p):
+    return CfCParams(
+        tuple((np.zeros_like(w), np.zeros_like(b)) for w, b in p.backbone),
+        *(
+            None if field is None else tuple(np.zeros_like(leaf) for leaf in field)
+            for field in p[1:5]
+        ),
+        *(None if field is None else np.zeros_like(field) for field in p[5:]),
+    )
+
+
+def _float64(params, mode):
+    """CfCParams in float64, with exactly the fields that ``mode`` reads."""
+    if mode not in MODES:
+        raise ValueError(f"[cfc] mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    layers, vectors = (("ff1",), ("w_tau", "A")) if mode == "pure" else (_HEADS, ())
+    missing = [name for name in layers + vectors if getattr(params, name, None) is None]
+    if missing:
+        raise ValueError(f"[cfc] mode {mode} needs the parameters {', '.join(missing)}, got None.")
+    backbone = tuple((as_float64(weight), as_float64(bias)) for weight, bias in params.backbone)
+    fields = {name: tuple(as_float64(leaf) for leaf in getattr(params, name)) for name in layers}
+    fields |= {name: as_float64(getattr(params, name)) for name in vectors}
+    return CfCParams(backbone, **fields)
+
+
+def _arguments(inputs, state, ts, p):
+    x, h = as_float64(inputs), as_float64(state)
+    units = p.ff1[0].shape[0]
+    width = (p.backbone[0] if p.backbone else p.ff1)[0].shape[1]
+    check_shapes("cfc", x, h, width - units, units)
+    return x, h, timespans_array("cfc", ts, *x.shape[:2])

@@ -1,0 +1,278 @@
+"""The liquid time-constant network (Hasani et al. 2021), semi-implicit solver, both directions.
+
+One step of length ts is cut into U unfolds of length k = ts/U. The synapse from i to j has the
+gate s_ij = sigmoid(sigma_ij (v_i - mu_ij)) and conductance a_ij = w_ij s_ij |mask_ij|. Each unfold:
+
+    n_j  = gleak_j vleak_j + sum_i a_ij erev_ij          (+ the same sum over the sensory synapses)
+    d_j  = gleak_j + epsilon + sum_i a_ij                (+ the same sum over the sensory synapses)
+    v'_j = (cm_j v_j + k n_j) / (cm_j + k d_j)
+
+ncps divides both sides by k; this form is the same for k > 0 and gives v' = v at k = 0.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .activations import sigmoid, softplus
+from .arrays import (
+    as_float64,
+    check_cotangents,
+    check_shapes,
+    timespans_array,
+    timespans_column,
+    timespans_gradient,
+)
+
+
+class LTCParams(NamedTuple):
+    """The parameters of an LTC, as ncps stores them; synapses are indexed [source, target]."""
+
+    gleak: Any  # [H] leak conductance
+    vleak: Any  # [H] leak potential
+    cm: Any  # [H] membrane capacitance
+    w: Any  # [H, H] greatest conductance of a synapse
+    sigma: Any  # [H, H] steepness of its gate
+    mu: Any  # [H, H] midpoint of its gate
+    erev: Any  # [H, H] reversal potential
+    sensory_w: Any  # [I, H]
+    sensory_sigma: Any  # [I, H]
+    sensory_mu: Any  # [I, H]
+    sensory_erev: Any  # [I, H]
+    mask: Any = None  # [H, H], only its magnitude counts; None: every synapse exists
+    sensory_mask: Any = None  # [I, H]
+    input_w: Any = None  # [I] x <- x input_w + input_b; None: 1
+    input_b: Any = None  # [I] None: 0
+
+
+class _Synapses(NamedTuple):
+    """One set of synapses with constraint and mask applied: recurrent [H, H] or sensory [I, H]."""
+
+    w: np.ndarray  # pos(w) |mask|
+    sigma: np.ndarray
+    mu: np.ndarray
+    erev: np.ndarray
+
+
+class _Cell(NamedTuple):
+    """A cell ready to run, float64, every constraint applied."""
+
+    gleak: np.ndarray  # [H]
+    vleak: np.ndarray  # [H]
+    cm: np.ndarray  # [H]
+    recurrent: _Synapses
+    sensory: _Synapses
+    unfolds: int
+    epsilon: float
+
+
+def ltc_sequence(
+    inputs,
+    state,
+    ts,
+    params,
+    *,
+    ode_unfolds=6,
+    epsilon=1e-8,
+    implicit_param_constraints=False,
+    synapses=None,
+    training=True,
+):
+    """Runs an LTC over a sequence and returns the state after every step, [B, T, H] float64.
+
+    Args:
+        inputs: [B, T, I].
+        state: [B, H], the membrane potentials before the first step.
+        ts: elapsed time per step: None (1.0), a number, or [T], [B, T], [B, T, 1]. 0 leaves the
+            state as it is; a negative or NaN element of an array gives NaN from there on, a
+            negative or NaN number ValueError.
+        params: LTCParams, or any object with its fields.
+        ode_unfolds: solver steps U per time step.
+        epsilon: added to the sum of conductances.
+        implicit_param_constraints: gleak, cm and the w pass through softplus.
+        synapses: a hint to fused backends, without effect here.
+        training: the same.
+    """
+    p = _float64(params)
+    cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints)
+    x, v, ts = _arguments(inputs, state, ts, p)
+    return _states(_map_inputs(x, p), v, ts, cell)
+
+
+def ltc_step(inputs, state, ts, params, **keywords):
+    """One time step: inputs [B, I], state [B, H], ts a number, [B] or [B, 1] -> state [B, H].
+
+    The keywords are those of `ltc_sequence`.
+    """
+    ts = timespans_column("ltc", ts, len(inputs))
+    return ltc_sequence(as_float64(inputs)[:, None], state, ts, params, **keywords)[:, 0]
+
+
+def _states(x, v, ts, cell):
+    """The state after every step [B, T, H], from mapped inputs [B, T, I]."""
+    states = np.empty((*x.shape[:2], v.shape[1]))
+    for t in range(x.shape[1]):
+        v = _unfold_step(x[:, t], v, ts[:, t], cell)[-1]
+        states[:, t] = v
+    return states
+
+
+def _unfold_step(x, v, ts, cell):
+    """The potentials before the first and after each of the U unfolds: U + 1 arrays [B, H]."""
+    k = (ts / cell.unfolds)[:, None]  # [B, 1]
+    sensory_n, sensory_d = _synapse_sums(x, cell.sensory)
+    potentials = [v]
+    for _ in range(cell.unfolds):
+        n, d = _drive(v, sensory_n, sensory_d, cell)
+        v = (cell.cm * v + k * n) / (cell.cm + k * d)
+        potentials.append(v)
+    return potentials
+
+
+def _drive(v, sensory_n, sensory_d, cell):
+    """The n and d of the file's head: the sums that pull every neuron, [B, H] each."""
+    n, d = _synapse_sums(v, cell.recurrent)
+    n = cell.gleak * cell.vleak + n + sensory_n
+    d = cell.gleak + cell.epsilon + d + sensory_d
+    return n, d
+
+
+def _synapse_sums(sources, synapses):
+    """sum_i a_ij erev_ij and sum_i a_ij, [B, H] each, from the source values [B, I]."""
+    a = synapses.w * _gates(sources, synapses)
+    return (a * synapses.erev).sum(axis=1), a.sum(axis=1)
+
+
+def _gates(sources, synapses):
+    return sigmoid(synapses.sigma * (sources[:, :, None] - synapses.mu))  # [B, I, H]
+
+
+def ltc_sequence_backward(
+    cotangents,
+    inputs,
+    state,
+    ts,
+    params,
+    *,
+    ode_unfolds=6,
+    epsilon=1e-8,
+    implicit_param_constraints=False,
+    synapses=None,
+    training=True,
+):
+    """The gradient of sum(cotangents * ltc_sequence(...)).
+
+    Args: cotangents [B, T, H], then those of `ltc_sequence`.
+
+    Returns ``(dinputs, dstate, dts, dparams)``: shaped as inputs, state, ts (None for None), and an
+    LTCParams of gradients, with None for the masks, which are fixed, and for fields that are None.
+    """
+    p = _float64(params)
+    cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints)
+    given_ts = ts
+    x, v, ts = _arguments(inputs, state, ts, p)
+    mapped = _map_inputs(x, p)
+    before = np.concatenate([v[:, None], _states(mapped, v, ts, cell)], axis=1)  # [B, T + 1, H]
+    cotangents = as_float64(cotangents)
+    check_cotangents("ltc", cotangents, before[:, 1:])
+
+    dv, dx, dts = np.zeros_like(v), np.zeros_like(x), np.zeros_like(ts)
+    grads = _zero_gradients(cell)
+    for t in reversed(range(x.shape[1])):
+        potentials = _unfold_step(mapped[:, t], before[:, t], ts[:, t], cell)
+        dv, dx[:, t], dts[:, t] = _unfold_step_backward(
+            dv + cotangents[:, t], mapped[:, t], potentials, ts[:, t], cell, grads
+        )
+    dparams = _raw_gradients(grads, p, implicit_param_constraints)
+    if p.input_b is not None:
+        dparams["input_b"] = dx.sum(axis=(0, 1))
+    if p.input_w is not None:
+        dparams["input_w"] = (dx * x).sum(axis=(0, 1))
+        dx = dx * p.input_w
+    return (
+        dx,
+        dv,
+        timespans_gradient(given_ts, dts),
+        LTCParams(**{f: dparams.get(f) for f in LTCParams._fields}),
+    )
+
+
+def _unfold_step_backward(dv, x, potentials, ts, cell, grads):
+    """Gradients dv [B, H], dx [B, I], dts [B] of one time step; the parameters' go into ``grads``."""
+    k = (ts / cell.unfolds)[:, None]  # [B, 1]
+    sensory_n, sensory_d = _synapse_sums(x, cell.sensory)
+    dsensory_n, dsensory_d, dk = np.zeros_like(dv), np.zeros_like(dv), np.zeros_like(k)
+    for u in reversed(range(cell.unfolds)):
+        v, after = potentials[u], potentials[u + 1]
+        n, d = _drive(v, sensory_n, sensory_d, cell)
+        r = dv / (cell.cm + k * d)  # [B, H]
+        dn, dd = k * r, -k * r * after
+        dk += (r * (n - after * d)).sum(axis=1, keepdims=True)
+        grads["cm"] += (r * (v - after)).sum(axis=0)
+        grads["gleak"] += (dn * cell.vleak + dd).sum(axis=0)
+        grads["vleak"] += (dn * cell.gleak).sum(axis=0)
+        dsensory_n += dn
+        dsensory_d += dd
+        dv = r * cell.cm + _synapse_sums_backward(dn, dd, v, cell.recurrent, grads, "")
+    dx = _synapse_sums_backward(dsensory_n, dsensory_d, x, cell.sensory, grads, "sensory_")
+    return dv, dx, dk[:, 0] / cell.unfolds
+
+
+def _synapse_sums_backward(dn, dd, sources, synapses, grads, prefix):
+    """Gradient [B, I] of `_synapse_sums` by its sources; the synapses' go into ``grads``."""
+    s = _gates(sources, synapses)
+    da = dn[:, None] * synapses.erev + dd[:, None]  # [B, I, H]
+    dz = synapses.w * s * (1.0 - s) * da
+    grads[prefix + "w"] += (s * da).sum(axis=0)
+    grads[prefix + "sigma"] += (dz * (sources[:, :, None] - synapses.mu)).sum(axis=0)
+    grads[prefix + "mu"] -= dz.sum(axis=0) * synapses.sigma
+    grads[prefix + "erev"] += (synapses.w * s * dn[:, None]).sum(axis=0)
+    return (dz * synapses.sigma).sum(axis=2)
+
+
+def _raw_gradients(grads, p, implicit):
+    """From the gradients of constrained, masked values to those of the raw parameters."""
+    for name, mask in (("w", p.mask), ("sensory_w", p.sensory_mask)):
+        if mask is not None:
+            grads[name] = grads[name] * np.abs(mask)
+    if implicit:  # softplus' = sigmoid
+        for name in ("gleak", "cm", "w", "sensory_w"):
+            grads[name] = grads[name] * sigmoid(getattr(p, name))
+    return grads
+
+
+def _zero_gradients(cell):
+    grads = {name: np.zeros_like(getattr(cell, name)) for name in ("gleak", "vleak", "cm")}
+    for prefix, synapses in (("", cell.recurrent), ("sensory_", cell.sensory)):
+        grads |= {prefix + name: np.zeros_like(array) for name, array in synapses._asdict().items()}
+    return grads
+
+
+def _float64(params):
+    return LTCParams(
+        **{field: as_float64(getattr(params, field, None)) for field in LTCParams._fields}
+    )
+
+
+def _cell(p, unfolds, epsilon, implicit):
+    if unfolds < 1:
+        raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {unfolds!r}.")
+    pos = softplus if implicit else np.asarray
+    mask = 1.0 if p.mask is None else np.abs(p.mask)
+    sensory_mask = 1.0 if p.sensory_mask is None else np.abs(p.sensory_mask)
+    recurrent = _Synapses(pos(p.w) * mask, p.sigma, p.mu, p.erev)
+    sensory = _Synapses(
+        pos(p.sensory_w) * sensory_mask, p.sensory_sigma, p.sensory_mu, p.sensory_erev
+    )
+    return _Cell(pos(p.gleak), p.vleak, pos(p.cm), recurrent, sensory, unfolds, epsilon)
+
+
+def _arguments(inputs, state, ts, p):
+    x, v = as_float64(inputs), as_float64(state)
+    check_shapes("ltc", x, v, *p.sensory_w.shape)
+    return x, v, timespans_array("ltc", ts, *x.shape[:2])
+
+
+def _map_inputs(x, p):
+    x = x if p.input_w is None else x * p.input_w
+    return x if p.input_b is None else x + p.input_b
