@@ -1,0 +1,148 @@
+"""The extension's fused CPU primitives behind the names of a backend; `dispatch` calls it, on a CPU
+stream whatever the default device is.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import mlx.core as mx
+
+from .. import _loader
+from ._fold import fold_cfc, fold_ltc
+
+NAME = "cpu"
+_handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
+
+
+def available() -> tuple[bool, str]:
+    """Whether the native module is loaded, and if not why, as the loader says it."""
+    if _loader.native is None:
+        return False, _loader.reason
+    return True, f"native module, {_loader.native.isa()}, {_loader.native.num_threads()} threads"
+
+
+def unsupported(op: str, **facts) -> str:
+    """The primitives take every call that `ops` lets through."""
+    return ""
+
+
+def ltc_sequence(
+    inputs,
+    state,
+    ts,
+    params,
+    *,
+    ode_unfolds,
+    epsilon,
+    implicit_param_constraints,
+    synapses,
+    training,
+):
+    """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
+    the gradient.
+    """
+    with mx.stream(mx.cpu):
+        folded = fold_ltc(params, implicit_param_constraints, epsilon)
+        states = _loader.native.ltc_sequence(
+            inputs.astype(mx.float32),
+            state,
+            _timespans(ts, inputs),
+            *folded,
+            unfolds=int(ode_unfolds),
+            synapses=_handle(synapses),
+            save=training,
+            stream=mx.cpu,
+        )
+        return states.astype(inputs.dtype)
+
+
+def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
+    """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
+    the gradient.
+    """
+    with mx.stream(mx.cpu):
+        folded = fold_cfc(params, ts, mode)
+        states = _loader.native.cfc_sequence(
+            inputs.astype(mx.float32),
+            state,
+            _timespans(1.0 if folded.merged else ts, inputs),
+            folded.arrays,
+            layers=len(folded.backbone),
+            mode=mode,
+            activation=activation,
+            merged=folded.merged,
+            save=training,
+            stream=mx.cpu,
+        )
+        return states.astype(inputs.dtype)
+
+
+def _timespans(ts, inputs) -> mx.array:
+    """`ts` as an array [B, T]."""
+    shape = inputs.shape[:2]
+    if isinstance(ts, mx.array):
+        return mx.broadcast_to(ts, shape)
+    return mx.full(shape, ts, mx.float32)
+
+
+def _handle(synapses):
+    """The extension's lists of `synapses`, made once for equal ones."""
+    if synapses is None:
+        return None
+    handle = _handles.get(synapses)
+    if handle is None:
+        s = synapses
+        handle = _handles[s] = _loader.native.SynapseLists(
+            s.source, s.target, s.sensory_source, s.sensory_target, inputs=s.inputs, units=s.units
+        )
+    return handle
+
+
+def _native():
+    """The native module, or RuntimeError with the reason for its absence."""
+    if _loader.native is None:
+        raise RuntimeError(f"[mlx_ncps] the native module is not loaded: {_loader.reason}")
+    return _loader.native
+
+
+def set_num_threads(n: int) -> None:
+    """The number of threads of the CPU kernels; 0 for the default: the cores that this process may
+    use.
+
+    Raises ValueError for a negative or fractional number, RuntimeError without the native module.
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+        raise ValueError(f"[set_num_threads] n must be an integer >= 0, got {n!r}.")
+    _native().set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """The number of threads of the CPU kernels. Raises RuntimeError without the native module."""
+    return _native().num_threads()
+
+
+def set_instruction_set(name: str) -> None:
+    """The instruction set of the CPU kernels: one of `instruction_sets()`, or "auto" for the best
+    of them.
+
+    Raises ValueError when this machine or this build can't run it, RuntimeError without the native
+    module.
+    """
+    native = _native()
+    if name != "auto" and name not in native.isas():
+        able = ", ".join(["auto", *native.isas()])
+        raise ValueError(f"[set_instruction_set] name must be one of {able}, got {name!r}.")
+    native.set_isa(name)
+
+
+def get_instruction_set() -> str:
+    """The instruction set that the CPU kernels use. Raises RuntimeError without the native
+    module.
+    """
+    return _native().isa()
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that can run here. Raises RuntimeError without the native module."""
+    return list(_native().isas())

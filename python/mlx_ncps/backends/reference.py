@@ -1,0 +1,184 @@
+"""The models as MATHS writes them, in plain MLX operations without a hand-written gradient; the
+judge of every other backend and the fallback of `dispatch`, differentiable to any order.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import mlx.core as mx
+
+NAME = "reference"
+
+
+def available() -> tuple[bool, str]:
+    """Always: it needs MLX only."""
+    return True, "plain MLX operations"
+
+
+def unsupported(op: str, **facts) -> str:
+    """Nothing is unsupported."""
+    return ""
+
+
+# --- activations ----------------------------------------------------------------------------------
+
+
+def sigmoid(z: mx.array) -> mx.array:
+    """1 / (1 + exp(-z)), elementwise, stable at both ends."""
+    return mx.sigmoid(z)
+
+
+def lecun_tanh(z: mx.array) -> mx.array:
+    """1.7159 tanh(0.666 z), elementwise; 0.666 and not 2/3, as ncps has it (LeCun et al. 1998,
+    Efficient BackProp).
+    """
+    return 1.7159 * mx.tanh(0.666 * z)
+
+
+def tanh(z: mx.array) -> mx.array:
+    """The hyperbolic tangent, elementwise."""
+    return mx.tanh(z)
+
+
+def relu(z: mx.array) -> mx.array:
+    """The larger of z and 0, elementwise; its gradient at 0 is 0."""
+    return mx.maximum(z, 0)
+
+
+def gelu(z: mx.array) -> mx.array:
+    """Exact GELU z (1 + erf(z / sqrt 2)) / 2, not its tanh approximation (Hendrycks, Gimpel
+    2016).
+    """
+    return 0.5 * z * (1.0 + mx.erf(z * math.sqrt(0.5)))
+
+
+def silu(z: mx.array) -> mx.array:
+    """The sigmoid unit z sigmoid(z), elementwise."""
+    return z * mx.sigmoid(z)
+
+
+ACTIVATIONS = {
+    "lecun_tanh": lecun_tanh,
+    "tanh": tanh,
+    "relu": relu,
+    "gelu": gelu,
+    "silu": silu,
+    "sigmoid": sigmoid,
+}
+
+# --- CfC, MATHS 1 ---------------------------------------------------------------------------------
+
+
+def cfc_update(f1, f2, a, b, ts, *, mode: str):
+    """The pointwise update of the modes default and no_gate; ts broadcasts against the heads."""
+    gate = mx.sigmoid(a * ts + b)
+    if mode == "no_gate":
+        return mx.tanh(f1) + gate * mx.tanh(f2)
+    return mx.tanh(f1) * (1.0 - gate) + gate * mx.tanh(f2)
+
+
+def cfc_update_pure(f1, w_tau, A, ts):
+    """The pointwise update of the mode pure; ts broadcasts against the head."""
+    return A - A * mx.exp(-ts * (mx.abs(w_tau) + mx.abs(f1))) * f1
+
+
+def _linear(layer, z):
+    weight, bias = layer
+    return z @ weight.T + bias
+
+
+def _cfc_step(x, h, ts, params, mode, activation):
+    """One step: x [B, I], h [B, H], ts a number or [B, 1] -> h' [B, H]."""
+    z = mx.concatenate([x, h], axis=-1)  # [B, I+H]
+    for layer in params.backbone:
+        z = activation(_linear(layer, z))  # [B, K]
+    f1 = _linear(params.ff1, z)  # [B, H]
+    if mode == "pure":
+        return cfc_update_pure(f1, params.w_tau, params.A, ts)
+    f2, a, b = (_linear(p, z) for p in (params.ff2, params.time_a, params.time_b))
+    return cfc_update(f1, f2, a, b, ts, mode=mode)
+
+
+def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
+    """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
+    step = partial(_cfc_step, params=params, mode=mode, activation=ACTIVATIONS[activation])
+    return _scan(step, inputs, state, ts)
+
+
+# --- LTC, MATHS 3 ---------------------------------------------------------------------------------
+
+
+def _positive(x, implicit: bool):
+    """pos(.): softplus where the constraints are implicit, else the identity."""
+    return mx.logaddexp(x, 0.0) if implicit else x
+
+
+def _synapse_sums(v, w, sigma, mu, erev, mask):
+    """Sums over the sources: v [B, S], parameters [S, H] -> N = sum a E and D = sum a, both [B,
+    H].
+    """
+    gate = mx.sigmoid(sigma * (v[:, :, None] - mu))  # [B, S, H]
+    a = w * gate if mask is None else w * gate * mx.abs(mask)
+    return (a * erev).sum(axis=1), a.sum(axis=1)
+
+
+def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit):
+    """One step of the semi-implicit solver: x [B, I], v [B, H], ts a number or [B, 1] -> v' [B, H].
+
+    MATHS 3 with numerator and denominator multiplied by k = ts/U, so that ts = 0 keeps the state
+    exactly.
+    """
+    p = params
+    gleak, cm, w, sensory_w = (_positive(q, implicit) for q in (p.gleak, p.cm, p.w, p.sensory_w))
+    if p.input_w is not None:
+        x = x * p.input_w
+    if p.input_b is not None:
+        x = x + p.input_b
+    sensory_n, sensory_d = _synapse_sums(
+        x, sensory_w, p.sensory_sigma, p.sensory_mu, p.sensory_erev, p.sensory_mask
+    )
+    k = ts / ode_unfolds
+    for _ in range(ode_unfolds):
+        n, d = _synapse_sums(v, w, p.sigma, p.mu, p.erev, p.mask)
+        n = gleak * p.vleak + n + sensory_n
+        d = gleak + d + sensory_d + epsilon
+        v = (cm * v + k * n) / (cm + k * d)
+    return v
+
+
+def ltc_sequence(
+    inputs,
+    state,
+    ts,
+    params,
+    *,
+    ode_unfolds,
+    epsilon,
+    implicit_param_constraints,
+    synapses,
+    training,
+):
+    """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
+    step = partial(
+        _ltc_step,
+        params=params,
+        ode_unfolds=ode_unfolds,
+        epsilon=epsilon,
+        implicit=implicit_param_constraints,
+    )
+    return _scan(step, inputs, state, ts)
+
+
+def _scan(step, inputs, state, ts):
+    """Run step(x, state, ts) over the time axis in float32; the states in the dtype of the
+    inputs.
+    """
+    x = inputs.astype(mx.float32)  # [B, T, I]
+    varying = isinstance(ts, mx.array) and ts.ndim == 2
+    states = []
+    for t in range(x.shape[1]):
+        state = step(x[:, t], state, ts[:, t, None] if varying else ts)
+        states.append(state)
+    return mx.stack(states, axis=1).astype(inputs.dtype)

@@ -1,0 +1,185 @@
+"""Chooses the backend of every fused call, in the one function `_decide`, asked nowhere else; `ops`
+calls it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .backends import cpu, reference
+
+_TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
+    (cpu, "cpu"),
+    (reference, "any"),
+)
+_NAMES = ("metal", "cuda", "cpu", "reference")
+_VARIABLE = "MLX_NCPS_BACKEND"
+
+_lock = threading.Lock()
+_process: list = []  # calls of use_backend, but those entered as a context manager; the last counts
+_environment = os.environ.get(_VARIABLE) or "auto"
+_context: ContextVar[str | None] = ContextVar("mlx_ncps_backend", default=None)
+_last = threading.local()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a call would run: `backend` (its name), `reason`, and `error`: "" or why a forced
+    backend can't run.
+    """
+
+    backend: str
+    reason: str
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.error or self.reason}"
+
+
+class BackendStatus(NamedTuple):
+    """One row of `describe()`."""
+
+    name: str
+    available: bool
+    reason: str
+    chosen: bool
+
+
+class use_backend:
+    """Use the backend `name` from now on, in the whole process: `use_backend("reference")`;
+    or for a block, in this thread alone: `with use_backend("reference"): ...`.
+
+    name: "auto" (the fastest that can run on the default device), "reference", "cpu", "metal" or
+    "cuda". The innermost block wins, then the last call, then the environment's MLX_NCPS_BACKEND,
+    then "auto".
+    Raises ValueError for another name, RuntimeError when that backend can't run here.
+    """
+
+    def __init__(self, name: str):
+        _check_name(name, "use_backend")
+        if name != "auto":
+            _, error = _availability(name)
+            if error:
+                raise RuntimeError(f"[use_backend] the backend {name} can't run here: {error}")
+        self.name = name
+        self._tokens: list = []
+        with _lock:
+            _process.append(self)
+            del _process[:-64]  # older calls no longer count
+
+    def __enter__(self):
+        with _lock:
+            if self in _process:
+                _process.remove(self)
+        self._tokens.append(_context.set(self.name))
+        return self
+
+    def __exit__(self, *_):
+        _context.reset(self._tokens.pop())
+
+
+def selected_backend() -> str:
+    """The name that is asked for in this thread now: "auto" or a backend's."""
+    return _selected()[0]
+
+
+def available_backends() -> list[str]:
+    """The names of the backends that can run here, in the order of preference."""
+    return [module.NAME for module, _ in _TABLE if module.available()[0]]
+
+
+def last_backend() -> str | None:
+    """The name of the backend that this thread's latest call ran (under mx.compile: was traced
+    with), or None.
+    """
+    return getattr(_last, "name", None)
+
+
+def describe() -> list[BackendStatus]:
+    """Every backend: name, whether it can run here, why or why not, and whether it is the one
+    chosen now.
+    """
+    chosen = explain(None)
+    rows = []
+    for name in _NAMES:
+        module, error = _availability(name)
+        reason = error or module.available()[1]
+        rows.append(BackendStatus(name, not error, reason, name == chosen.backend))
+    return rows
+
+
+def explain(op: str | None, **facts) -> Choice:
+    """What a call of `op` with these facts (listed in `backends`) would run, and why; raises for no
+    backend.
+    """
+    return _decide(op, facts)[1]
+
+
+def choose(op: str, **facts):
+    """The backend module for this call. Raises RuntimeError when a forced backend can't run it."""
+    module, choice = _decide(op, facts)
+    if choice.error:
+        raise RuntimeError(f"[{op}] {choice.error}")
+    _last.name = choice.backend
+    return module
+
+
+def _decide(op: str | None, facts: dict):
+    """(module or None, Choice) for one call; op None leaves what a backend says on single calls
+    aside.
+    """
+    name, origin = _selected()
+    if name != "auto":
+        module, why = _availability(name)
+        error = f"the backend {name} can't run here: {why}" if why else ""
+        if not error and op is not None:
+            why = module.unsupported(op, **facts)
+            error = f"the backend {name} can't run this call: {why}" if why else ""
+        if error:
+            cure = f"unset {_VARIABLE}" if origin == _VARIABLE else 'use_backend("auto")'
+            error = f"{error} (asked for by {origin}; {cure} lets another run.)"
+        return module, Choice(name, f"asked for by {origin}", error)
+    device = "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"
+    passed = []
+    for module, home in _TABLE:
+        if home in (device, "any"):
+            _, why = _availability(module.NAME)
+            why = why or (module.unsupported(op, **facts) if op is not None else "")
+            if not why:
+                first = f"the first that runs on the default device ({device})"
+                return module, Choice(module.NAME, "; ".join([*passed, first]))
+            passed.append(f"not {module.NAME}: {why}")
+    raise AssertionError("the backend reference runs everything")
+
+
+def _selected() -> tuple[str, str]:
+    """(name, who asked for it)."""
+    name = _context.get()
+    if name is not None:
+        return name, "use_backend"
+    with _lock:
+        if _process:
+            return _process[-1].name, "use_backend"
+    _check_name(_environment, _VARIABLE)
+    return _environment, _VARIABLE if _environment != "auto" else "default"
+
+
+def _check_name(name, origin: str) -> None:
+    if name != "auto" and name not in _NAMES:
+        wanted = ", ".join(("auto", *_NAMES))
+        raise ValueError(f"[{origin}] the backend must be one of {wanted}, got {name!r}.")
+
+
+def _availability(name: str):
+    """(module, "") or (module or None, why it can't run here)."""
+    for module, _ in _TABLE:
+        if name == module.NAME:
+            runs, reason = module.available()
+            return module, "" if runs else reason or "no reason is known"
+    return None, "it is not part of this build"

@@ -1,0 +1,134 @@
+"""The CfC operators with their parameters (MATHS 1): check, bring to one form, dispatch; cells and
+layers call them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .. import dispatch
+from ..backends import reference
+from .checks import check_array, check_cfc, check_mode
+from .timespans import normalise_step_timespans, normalise_timespans
+
+
+class CfCParams(NamedTuple):
+    """The parameters of a CfC; a layer is a pair (weight [out, in], bias [out]), as in torch.
+
+    The first layer of the backbone, or each head when the backbone is empty, reads [x, h]: I + H
+    columns. Masks of a wiring are multiplied into the weights by the caller. A mode doesn't read
+    the leaves of another.
+    """
+
+    backbone: tuple  # may be empty, of pairs [K, N], [K]
+    ff1: tuple  # [H, K], [H]
+    ff2: tuple | None = None  # [H, K], [H] not in the mode pure
+    time_a: tuple | None = None  # [H, K], [H] not in the mode pure
+    time_b: tuple | None = None  # [H, K], [H] not in the mode pure
+    w_tau: mx.array | None = None  # [H] the mode pure alone
+    A: mx.array | None = None  # [H] the mode pure alone
+
+
+def cfc_sequence(
+    inputs,
+    state,
+    ts,
+    params: CfCParams,
+    *,
+    mode: str = "default",
+    activation: str = "lecun_tanh",
+    training: bool = True,
+) -> mx.array:
+    """CfC over a sequence -> states [B, T, H] after each step.
+
+    inputs: [B, T, I], float32, float16 or bfloat16; the result has this dtype, everything inside is
+        float32.
+    state: [B, H] before the first step.
+    ts: elapsed time per step, in the unit of the model's time: None (1.0), a number >= 0, or an
+        array of shape [], [T], [B, T] or [B, T, 1], in which negative elements give NaN from there
+        on.
+    params: CfCParams.  mode: "default", "no_gate" or "pure".
+    activation: of the backbone: lecun_tanh, tanh, relu, gelu (exact), silu or sigmoid.
+    training: save what the gradient needs; False saves memory, and a gradient still comes out the
+        same.
+    Raises ValueError for wrong shapes, dtypes or options; RuntimeError when a forced backend can't
+    run.
+    Source: Hasani et al. 2022, "Closed-form continuous-time neural networks", equal to ncps.torch.
+    """
+    B, T, I, H = check_cfc(inputs, state, params, mode, activation)
+    ts = normalise_timespans("cfc", ts, B, T)
+    facts = {
+        "batch": B,
+        "steps": T,
+        "inputs": I,
+        "units": H,
+        "dtype": inputs.dtype,
+        "scalar_ts": getattr(ts, "ndim", 0) == 0,
+        "training": training,
+        "mode": mode,
+        "activation": activation,
+        "backbone": tuple(weight.shape[0] for weight, _ in params.backbone),
+    }
+    backend = dispatch.choose("cfc_sequence", **facts)
+    if 0 in (B, T, H):
+        return mx.zeros((B, T, H), inputs.dtype)
+    return backend.cfc_sequence(
+        inputs,
+        state.astype(mx.float32),
+        ts,
+        _float32(params),
+        mode=mode,
+        activation=activation,
+        training=bool(training),
+    )
+
+
+def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
+    """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
+
+    ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].
+    The rest, and the keywords, are those of `cfc_sequence`.
+    """
+    check_array("cfc", "inputs", inputs, "[B, I]", (None, None))
+    ts = normalise_step_timespans("cfc", ts, inputs.shape[:1])
+    return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
+
+
+def cfc_update(f1, f2, a, b, ts, *, mode: str = "default") -> mx.array:
+    """The pointwise update of one step from its heads, each [..., H] -> h' [..., H].
+
+    default: tanh(f1) (1 - g) + g tanh(f2);  no_gate: tanh(f1) + g tanh(f2);  g = sigmoid(a ts + b).
+    ts: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
+    Raises ValueError for another mode, or heads of unequal shapes.
+    """
+    check_mode(mode, ("default", "no_gate"))
+    for name, head in (("f1", f1), ("f2", f2), ("a", a), ("b", b)):
+        check_array("cfc", name, head, "[..., H]", getattr(f1, "shape", ()))
+    ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
+    heads = (head.astype(mx.float32) for head in (f1, f2, a, b))
+    return reference.cfc_update(*heads, ts, mode=mode).astype(f1.dtype)
+
+
+def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
+    """The pointwise update of the mode pure from its head f1 [..., H], w_tau and A [H].
+
+    Returns h' = A - A exp(-ts (|w_tau| + |f1|)) f1, [..., H].
+    ts: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
+    """
+    check_array("cfc", "f1", f1, "[..., H]", getattr(f1, "shape", ()))
+    for name, x in (("w_tau", w_tau), ("A", A)):
+        check_array("cfc", name, x, "[H]", f1.shape[-1:])
+    ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
+    arrays = (x.astype(mx.float32) for x in (f1, w_tau, A))
+    return reference.cfc_update_pure(*arrays, ts).astype(f1.dtype)
+
+
+def _float32(x):
+    """Every array of nested tuples in float32."""
+    if isinstance(x, mx.array):
+        return x.astype(mx.float32)
+    if isinstance(x, CfCParams):
+        return CfCParams(*(_float32(y) for y in x))
+    return tuple(_float32(y) for y in x) if isinstance(x, tuple | list) else x

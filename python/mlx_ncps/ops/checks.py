@@ -1,0 +1,127 @@
+"""Checks of shapes, dtypes and options before any work, with errors that name the op, what was
+wanted and what came; every op calls it, so no backend has to.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import mlx.core as mx
+
+from .activations import get_activation
+from .synapses import SynapseLists
+
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+MODES = ("default", "no_gate", "pure")
+
+
+def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES) -> None:
+    """`x` is an mx.array of `shape`, written as `symbols`, where None stands for any size."""
+    if not isinstance(x, mx.array):
+        raise ValueError(f"[{op}] {name} must be an mx.array, got {type(x).__name__}.")
+    fits = x.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, x.shape, strict=True))
+    if not fits:
+        wanted = symbols if None in shape else f"{symbols} = {shape}"
+        raise ValueError(f"[{op}] {name} must be {wanted}, got {x.shape}.")
+    if dtypes and x.dtype not in dtypes:
+        raise ValueError(
+            f"[{op}] {name} must be float32, float16 or bfloat16, got {dtype_name(x)}."
+        )
+
+
+def dtype_name(x: mx.array) -> str:
+    """float32 and not mlx.core.float32."""
+    return str(x.dtype).removeprefix("mlx.core.")
+
+
+def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
+    """Every array of an LTC call; returns B, T, I, H."""
+    op = "ltc"
+    check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
+    check_array(op, "params.gleak", params.gleak, "[H]", (None,))
+    (B, T, I), H = inputs.shape, params.gleak.shape[0]
+    check_array(op, "state", state, "[B, H]", (B, H))
+    for name in ("vleak", "cm"):
+        check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
+    for name in ("w", "sigma", "mu", "erev"):
+        check_array(op, f"params.{name}", getattr(params, name), "[H, H]", (H, H))
+        sensory = getattr(params, f"sensory_{name}")
+        check_array(op, f"params.sensory_{name}", sensory, "[I, H]", (I, H))
+    for name, symbols, shape in (
+        ("mask", "[H, H]", (H, H)),
+        ("sensory_mask", "[I, H]", (I, H)),
+        ("input_w", "[I]", (I,)),
+        ("input_b", "[I]", (I,)),
+    ):
+        leaf = getattr(params, name)
+        if leaf is not None:
+            check_array(
+                op, f"params.{name}", leaf, symbols, shape, () if "mask" in name else DTYPES
+            )
+    return B, T, I, H
+
+
+def check_ltc_options(ode_unfolds, epsilon, synapses, inputs: int, units: int) -> None:
+    """The options of an LTC call."""
+    if not isinstance(ode_unfolds, numbers.Integral) or ode_unfolds < 1 or ode_unfolds is True:
+        raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {ode_unfolds!r}.")
+    if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
+        raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
+    if synapses is None:
+        return
+    if not isinstance(synapses, SynapseLists):
+        raise ValueError(
+            f"[ltc] synapses must be a SynapseLists or None, got {type(synapses).__name__}."
+        )
+    if (synapses.inputs, synapses.units) != (inputs, units):
+        raise ValueError(
+            f"[ltc] synapses must be those of {inputs} inputs and {units} units, "
+            f"got {synapses.inputs} inputs and {synapses.units} units."
+        )
+
+
+def check_cfc(inputs, state, params, mode: str, activation: str) -> tuple[int, int, int, int]:
+    """Every array and option of a CfC call; returns B, T, I, H. Leaves that the mode doesn't use
+    are not read.
+    """
+    op = "cfc"
+    check_mode(mode)
+    get_activation(activation)
+    check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
+    _check_pair(op, "params.ff1", params.ff1)
+    check_array(op, "params.ff1[0]", params.ff1[0], "[H, K]", (None, None))
+    (B, T, I), H = inputs.shape, params.ff1[0].shape[0]
+    check_array(op, "state", state, "[B, H]", (B, H))
+    width = I + H
+    for n, layer in enumerate(params.backbone):
+        width = _check_layer(op, f"params.backbone[{n}]", layer, "K", None, width)
+    for name in ("ff1",) if mode == "pure" else ("ff1", "ff2", "time_a", "time_b"):
+        _check_layer(op, f"params.{name}", getattr(params, name), "H", H, width)
+    for name in ("w_tau", "A") if mode == "pure" else ():
+        check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
+    return B, T, I, H
+
+
+def check_mode(mode: str, modes=MODES) -> None:
+    """`mode` is one of `modes`."""
+    if mode not in modes:
+        raise ValueError(f"[cfc] mode must be one of {', '.join(modes)}, got {mode!r}.")
+
+
+def _check_pair(op: str, name: str, layer) -> None:
+    if not isinstance(layer, tuple | list) or len(layer) != 2:
+        raise ValueError(
+            f"[{op}] {name} must be a pair (weight, bias), got {type(layer).__name__}."
+        )
+
+
+def _check_layer(op: str, name: str, layer, symbol: str, rows, columns: int) -> int:
+    """A pair weight [rows, columns], bias [rows]; returns its rows."""
+    _check_pair(op, name, layer)
+    weight, bias = layer
+    check_array(op, f"{name}[0]", weight, f"[{symbol}, N]", (None, None))
+    rows = weight.shape[0] if rows is None else rows
+    check_array(op, f"{name}[0]", weight, f"[{symbol}, N]", (rows, columns))
+    check_array(op, f"{name}[1]", bias, f"[{symbol}]", (rows,))
+    return rows

@@ -1,0 +1,111 @@
+"""The LTC operators with their parameters (MATHS 3): check, bring to one form, dispatch; cells and
+layers call them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .. import dispatch
+from .checks import check_array, check_ltc, check_ltc_options
+from .timespans import normalise_step_timespans, normalise_timespans
+
+
+class LTCParams(NamedTuple):
+    """The raw parameters of an LTC, as ncps has them; synapses are indexed [source, target].
+
+    A mask of None is all ones; of a mask only |mask| counts. input_w or input_b of None leaves that
+    half of the input mapping x input_w + input_b out.
+    """
+
+    gleak: mx.array  # [H] leak conductance
+    vleak: mx.array  # [H] leak potential
+    cm: mx.array  # [H] membrane capacitance
+    w: mx.array  # [H, H] synapses between neurons: conductance
+    sigma: mx.array  # [H, H] slope
+    mu: mx.array  # [H, H] midpoint
+    erev: mx.array  # [H, H] reversal potential
+    sensory_w: mx.array  # [I, H] the same from the inputs
+    sensory_sigma: mx.array  # [I, H]
+    sensory_mu: mx.array  # [I, H]
+    sensory_erev: mx.array  # [I, H]
+    mask: mx.array | None = None  # [H, H]
+    sensory_mask: mx.array | None = None  # [I, H]
+    input_w: mx.array | None = None  # [I]
+    input_b: mx.array | None = None  # [I]
+
+
+def ltc_sequence(
+    inputs,
+    state,
+    ts,
+    params: LTCParams,
+    *,
+    ode_unfolds: int = 6,
+    epsilon: float = 1e-8,
+    implicit_param_constraints: bool = False,
+    synapses=None,
+    training: bool = True,
+) -> mx.array:
+    """LTC with the semi-implicit solver over a sequence -> states [B, T, H], the membrane
+    potentials after each step.
+
+    inputs: [B, T, I], float32, float16 or bfloat16; the result has this dtype, everything inside is
+        float32.
+    state: [B, H], potentials before the first step.
+    ts: elapsed time per step, in the unit of the model's time: None (1.0), a number >= 0, or an
+        array of shape [], [T], [B, T] or [B, T, 1], in which negative elements give NaN from there
+        on. ts = 0 keeps the state.
+    params: LTCParams.  ode_unfolds: solver steps per time step, >= 1.  epsilon: added to the
+        denominator, >= 0.
+    implicit_param_constraints: w, sensory_w, cm and gleak go through softplus.
+    synapses: SynapseLists of the masks, lets fused backends skip the zeros; None: dense. It never
+        replaces a mask.
+    training: save what the gradient needs; False saves memory, and a gradient still comes out the
+        same.
+    Raises ValueError for wrong shapes, dtypes or options; RuntimeError when a forced backend can't
+    run.
+    Source: Hasani et al. 2021, "Liquid Time-constant Networks", equal to ncps.torch.
+    """
+    B, T, I, H = check_ltc(inputs, state, params)
+    check_ltc_options(ode_unfolds, epsilon, synapses, I, H)
+    ts = normalise_timespans("ltc", ts, B, T)
+    facts = {
+        "batch": B,
+        "steps": T,
+        "inputs": I,
+        "units": H,
+        "dtype": inputs.dtype,
+        "scalar_ts": getattr(ts, "ndim", 0) == 0,
+        "training": training,
+        "ode_unfolds": ode_unfolds,
+        "synapses": synapses,
+    }
+    backend = dispatch.choose("ltc_sequence", **facts)
+    if 0 in (B, T, H):
+        return mx.zeros((B, T, H), inputs.dtype)
+    params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
+    return backend.ltc_sequence(
+        inputs,
+        state.astype(mx.float32),
+        ts,
+        params,
+        ode_unfolds=ode_unfolds,
+        epsilon=float(epsilon),
+        implicit_param_constraints=bool(implicit_param_constraints),
+        synapses=synapses,
+        training=bool(training),
+    )
+
+
+def ltc_step(inputs, state, ts, params: LTCParams, **keywords) -> mx.array:
+    """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
+
+    ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].
+    The rest, and the keywords, are those of `ltc_sequence`.
+    """
+    check_array("ltc", "inputs", inputs, "[B, I]", (None, None))
+    ts = normalise_step_timespans("ltc", ts, inputs.shape[:1])
+    return ltc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]

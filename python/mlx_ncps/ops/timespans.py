@@ -1,0 +1,76 @@
+"""Elapsed times in all the forms that a user may write, brought to the two that backends read;
+every op calls it.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import mlx.core as mx
+import numpy as np
+
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+_INTS = (mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64)
+
+
+def normalise_timespans(op: str, ts, batch: int, steps: int):
+    """`ts` as a Python float >= 0, a float32 0-d array, or a float32 array [B, T].
+
+    ts: None (1.0 for each step), a number, or an array of shape [], [T], [B, T] or [B, T, 1];
+    integers become float32. A negative or NaN number raises ValueError, as do another shape, bool,
+    str and float64; a negative element of an array becomes NaN, for checking values would force
+    evaluation.
+    """
+    if ts is None:
+        return 1.0
+    if isinstance(ts, numbers.Real) and not isinstance(ts, bool):
+        return _number(op, ts)
+    ts = _array(op, ts)
+    if ts.ndim == 3 and ts.shape == (batch, steps, 1):
+        ts = ts.squeeze(2)
+    if ts.shape not in ((), (steps,), (batch, steps)):
+        raise ValueError(f"[{op}] timespans must be [B, T] = ({batch}, {steps}), got {ts.shape}.")
+    ts = _not_negative(ts)
+    return ts if ts.ndim == 0 else mx.broadcast_to(ts, (batch, steps))
+
+
+def normalise_step_timespans(op: str, ts, lead: tuple):
+    """`ts` of one step of rows `lead`, mostly (B,), as a Python float, a 0-d array or [*lead, 1].
+
+    ts: None, a number, or an array of shape [], [*lead] or [*lead, 1]; else as above.
+    """
+    if ts is None or isinstance(ts, numbers.Real):
+        return normalise_timespans(op, ts, 1, 1)
+    ts = _array(op, ts)
+    if ts.shape not in ((), lead, (*lead, 1)):
+        raise ValueError(f"[{op}] timespans must be [B] = {lead}, got {ts.shape}.")
+    ts = _not_negative(ts)
+    return ts if ts.ndim == 0 else ts.reshape(*lead, 1)
+
+
+def _number(op: str, ts) -> float:
+    ts = float(ts)
+    if not ts >= 0:
+        raise ValueError(f"[{op}] timespans must be >= 0, got {ts}.")
+    return ts
+
+
+def _not_negative(ts: mx.array) -> mx.array:
+    return mx.where(ts >= 0, ts, mx.array(math.nan, mx.float32))
+
+
+def _array(op: str, ts) -> mx.array:
+    if isinstance(ts, np.ndarray):
+        if ts.dtype.kind not in "fiu":
+            raise ValueError(f"[{op}] timespans must be real numbers, got dtype {ts.dtype}.")
+        return mx.array(ts.astype(np.float32))
+    if not isinstance(ts, mx.array):
+        raise ValueError(
+            f"[{op}] timespans must be a number >= 0 or an array, got {type(ts).__name__} {ts!r}."
+        )
+    if ts.dtype not in _FLOATS + _INTS:
+        raise ValueError(
+            f"[{op}] timespans must be float32, float16, bfloat16 or integers, got {ts.dtype}."
+        )
+    return ts.astype(mx.float32)
