@@ -145,6 +145,7 @@ NATIVE_TEST(parallel_for_throws_one_of_many_exceptions) {
   CHECK(caught == 50);
 }
 
+#if !defined(__SANITIZE_THREAD__)  // TSan cannot follow threads that a forked child creates
 NATIVE_TEST(parallel_for_works_in_a_forked_child) {
   set_num_threads(3);
   CHECK(visits_each_once(100));  // the parent has workers, the child will not
@@ -194,6 +195,7 @@ NATIVE_TEST(parallel_for_works_in_a_child_forked_during_a_region) {
   CHECK(waitpid(child, &status, 0) == child);
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
+#endif
 
 NATIVE_TEST(set_num_threads_is_safe_during_regions) {
   std::atomic<bool> stop{false};

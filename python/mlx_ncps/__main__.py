@@ -1,0 +1,76 @@
+"""`python -m mlx_ncps`: which backends can run here, why the others can't, and what they run on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from . import __version__, _loader, dispatch
+
+_VARIABLES = {
+    "MLX_NCPS_BACKEND": "backend to use: auto, reference, cpu, metal, cuda",
+    "MLX_NCPS_NUM_THREADS": "threads of the CPU kernels",
+    "MLX_NCPS_ISA": "instruction set of the CPU kernels: baseline, avx2, avx512, neon",
+    "MLX_NCPS_DISABLE_NATIVE": "1: leave the native module alone",
+    "MLX_NCPS_REQUIRE_NATIVE": "1: fail when the native module can't be used",
+}
+
+
+def _status_lines() -> Iterator[str]:
+    yield f"mlx-ncps {__version__}, mlx {mx.__version__}, numpy {np.__version__}"
+    yield f"Python {platform.python_version()}, {platform.platform(terse=True)}"
+    yield f"default device: {mx.default_device()}"
+    yield ""
+    yield "backends (* is the one in use)"
+    for name, available, reason, chosen in dispatch.describe():
+        mark = "*" if chosen else " "
+        yield f"{mark} {name:<10} {'yes' if available else 'no':<4} {reason}"
+    yield ""
+    yield "native module"
+    yield from _native_lines()
+    yield ""
+    yield "environment"
+    for name, meaning in _VARIABLES.items():
+        value = os.environ.get(name)
+        yield f"  {name:<24} {'not set' if value is None else repr(value):<10} {meaning}"
+
+
+def _native_lines() -> Iterator[str]:
+    native = _loader.native
+    if native is None:
+        yield f"  not available: {_loader.reason}"
+        return
+    from . import _build_info
+
+    metallib = "with" if _build_info.HAS_METALLIB else "without"
+    built = f"mlx {_build_info.MLX_VERSION}, nanobind {_build_info.NANOBIND_VERSION}"
+    yield f"  built for        {built}"
+    yield f"  compiled by      {_build_info.COMPILER}, {metallib} metallib"
+    yield f"  instruction set  {native.isa()} (this machine runs {', '.join(native.isas())})"
+    yield f"  threads          {native.num_threads()}"
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print what is installed, what runs, and why."""
+    print("\n".join(_status_lines()))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; without any, `status`."""
+    parser = argparse.ArgumentParser(prog="python -m mlx_ncps", description=__doc__)
+    parser.set_defaults(run=status)
+    commands = parser.add_subparsers(metavar="command")
+    commands.add_parser("status", help=status.__doc__).set_defaults(run=status)
+    arguments = parser.parse_args(argv)
+    return arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Shared by all tests: the CPU as default device on Linux, Python in a process of its own."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import mlx.core as mx
+import pytest
+from mlx_ncps import _loader
+
+if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
+    mx.set_default_device(mx.cpu)
+
+
+@pytest.fixture
+def native():
+    """The native module; skips the test where it is not loaded.
+
+    With MLX_NCPS_REQUIRE_NATIVE=1, as `make test` sets it, there is no such place.
+    """
+    if _loader.native is None:
+        pytest.skip(f"no native module: {_loader.reason}")
+    return _loader.native
+
+
+@pytest.fixture
+def run_python():
+    """A function that runs `python *arguments` with these MLX_NCPS_* variables and no others."""
+
+    def run(*arguments, **variables):
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("MLX_NCPS_")}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=environ | {f"MLX_NCPS_{name}": value for name, value in variables.items()},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
