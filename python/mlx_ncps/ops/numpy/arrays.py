@@ -55,15 +55,13 @@ def timespans_array(op, ts, batch, steps):
 
 
 def timespans_column(op, ts, batch):
-    """A step's ts (None, a number, [], [B] or [B, 1]) as that of a sequence of one step."""
-    shape = np.shape(ts) if ts is not None else ()
-    if shape == (batch,):
-        return as_float64(ts)[:, None]
-    if shape not in ((), (batch, 1)):
+    """The elapsed times of one step as [B, 1]; ``ts`` is None, a number, or [], [B] or [B, 1]."""
+    shape = () if ts is None else np.shape(ts)
+    if shape not in ((), (batch,), (batch, 1)):
         raise ValueError(
             f"[{op}] timespans must be a number, [B] = ({batch},) or [B, 1], got {shape}."
         )
-    return ts
+    return timespans_array(op, as_float64(ts).reshape(batch, 1) if shape else ts, batch, 1)
 
 
 def timespans_gradient(ts, dts):

@@ -71,19 +71,26 @@ def cfc_step(inputs, state, ts, params, **keywords):
 
 
 def cfc_update(f1, f2, a, b, ts, *, mode="default"):
-    """The new state from the four heads [..., H]; ts broadcasts against them: [B, 1] for [B, H]."""
+    """The new state [B, H] from the four heads [B, H].
+
+    ts: None (1.0), a number, or an array [], [B] or [B, 1].
+    """
     if mode not in ("default", "no_gate"):
-        raise ValueError(f"[cfc] mode must be default or no_gate, got {mode!r}.")
-    f1, f2, a, b, ts = (as_float64(array) for array in (f1, f2, a, b, ts))
-    g = sigmoid(a * ts + b)
+        raise ValueError(f"[cfc] mode must be one of default, no_gate, got {mode!r}.")
+    f1, f2, a, b = (as_float64(head) for head in (f1, f2, a, b))
+    g = sigmoid(a * timespans_column("cfc", ts, len(f1)) + b)
     if mode == "no_gate":
         return np.tanh(f1) + g * np.tanh(f2)
     return np.tanh(f1) * (1.0 - g) + g * np.tanh(f2)
 
 
 def cfc_update_pure(f1, w_tau, A, ts):
-    """The new state of the pure mode from its head f1 [..., H]; ts broadcasts, as [B, 1]."""
-    f1, w_tau, A, ts = (as_float64(array) for array in (f1, w_tau, A, ts))
+    """The new state [B, H] of the pure mode from its head f1 [B, H] and w_tau, A [H].
+
+    ts: None (1.0), a number, or an array [], [B] or [B, 1].
+    """
+    f1, w_tau, A = (as_float64(array) for array in (f1, w_tau, A))
+    ts = timespans_column("cfc", ts, len(f1))
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 
 
@@ -92,9 +99,9 @@ def _states(x, h, ts, p, mode, act):
     for t in range(x.shape[1]):
         heads = _heads(_backbone(x[:, t], h, p, act)[-1], p)
         if mode == "pure":
-            h = cfc_update_pure(heads["ff1"], p.w_tau, p.A, ts[:, t, None])
+            h = cfc_update_pure(heads["ff1"], p.w_tau, p.A, ts[:, t])
         else:
-            h = cfc_update(*heads.values(), ts[:, t, None], mode=mode)
+            h = cfc_update(*heads.values(), ts[:, t], mode=mode)
         states[:, t] = h
     return states
 

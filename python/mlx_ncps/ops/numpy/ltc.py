@@ -198,7 +198,7 @@ def ltc_sequence_backward(
 
 
 def _unfold_step_backward(dv, x, potentials, ts, cell, grads):
-    """Gradients dv [B, H], dx [B, I], dts [B] of one time step; the parameters' go into ``grads``."""
+    """Gradients dv [B, H], dx [B, I], dts [B] of one step; the parameters' go into ``grads``."""
     k = (ts / cell.unfolds)[:, None]  # [B, 1]
     sensory_n, sensory_d = _synapse_sums(x, cell.sensory)
     dsensory_n, dsensory_d, dk = np.zeros_like(dv), np.zeros_like(dv), np.zeros_like(k)
