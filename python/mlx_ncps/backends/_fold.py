@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from .reference import softplus
+
 LOG2E = math.log2(math.e)
 
 
@@ -43,7 +45,7 @@ def fold_ltc(params, implicit: bool, epsilon: float) -> FoldedLTC:
     p = params
     gleak, cm, w, sensory_w = p.gleak, p.cm, p.w, p.sensory_w
     if implicit:
-        gleak, cm, w, sensory_w = (mx.logaddexp(q, 0.0) for q in (gleak, cm, w, sensory_w))
+        gleak, cm, w, sensory_w = (softplus(q) for q in (gleak, cm, w, sensory_w))
     synapses = _fold_synapses(w, p.sigma, p.mu, p.erev, p.mask)
     s2, m2, *sensory = _fold_synapses(
         sensory_w, p.sensory_sigma, p.sensory_mu, p.sensory_erev, p.sensory_mask

@@ -22,41 +22,42 @@ def unsupported(op: str, **facts) -> str:
     return ""
 
 
-# --- activations ----------------------------------------------------------------------------------
+# --- activations ---------------------------------------------------------------------------------
 
 
-def sigmoid(z: mx.array) -> mx.array:
-    """1 / (1 + exp(-z)), elementwise, stable at both ends."""
-    return mx.sigmoid(z)
+def sigmoid(x: mx.array) -> mx.array:
+    """1 / (1 + exp(-x)), elementwise, stable at both ends."""
+    return mx.sigmoid(x)
 
 
-def lecun_tanh(z: mx.array) -> mx.array:
-    """1.7159 tanh(0.666 z), elementwise; 0.666 and not 2/3, as ncps has it (LeCun et al. 1998,
-    Efficient BackProp).
-    """
-    return 1.7159 * mx.tanh(0.666 * z)
+def softplus(x: mx.array) -> mx.array:
+    """log(1 + exp(x)), elementwise, stable at both ends; for LTC's implicit parameters."""
+    return mx.logaddexp(x, 0)
 
 
-def tanh(z: mx.array) -> mx.array:
+def lecun_tanh(x: mx.array) -> mx.array:
+    """1.7159 tanh(0.666 x), elementwise; 0.666 and not 2/3, as ncps has it (LeCun et al. 1998)."""
+    return 1.7159 * mx.tanh(0.666 * x)
+
+
+def tanh(x: mx.array) -> mx.array:
     """The hyperbolic tangent, elementwise."""
-    return mx.tanh(z)
+    return mx.tanh(x)
 
 
-def relu(z: mx.array) -> mx.array:
-    """The larger of z and 0, elementwise; its gradient at 0 is 0."""
-    return mx.maximum(z, 0)
+def relu(x: mx.array) -> mx.array:
+    """The larger of x and 0, elementwise; its gradient at 0 is 0."""
+    return mx.maximum(x, 0)
 
 
-def gelu(z: mx.array) -> mx.array:
-    """Exact GELU z (1 + erf(z / sqrt 2)) / 2, not its tanh approximation (Hendrycks, Gimpel
-    2016).
-    """
-    return 0.5 * z * (1.0 + mx.erf(z * math.sqrt(0.5)))
+def gelu(x: mx.array) -> mx.array:
+    """Exact GELU x (1 + erf(x / sqrt 2)) / 2, elementwise (Hendrycks and Gimpel 2016)."""
+    return 0.5 * x * (1.0 + mx.erf(x * math.sqrt(0.5)))
 
 
-def silu(z: mx.array) -> mx.array:
-    """The sigmoid unit z sigmoid(z), elementwise."""
-    return z * mx.sigmoid(z)
+def silu(x: mx.array) -> mx.array:
+    """The sigmoid unit x sigmoid(x), elementwise."""
+    return x * mx.sigmoid(x)
 
 
 ACTIVATIONS = {
@@ -110,11 +111,6 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
 # --- LTC, MATHS 3 ---------------------------------------------------------------------------------
 
 
-def _positive(x, implicit: bool):
-    """pos(.): softplus where the constraints are implicit, else the identity."""
-    return mx.logaddexp(x, 0.0) if implicit else x
-
-
 def _synapse_sums(v, w, sigma, mu, erev, mask):
     """Sums over the sources: v [B, S], parameters [S, H] -> N = sum a E and D = sum a, both [B,
     H].
@@ -131,7 +127,9 @@ def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit):
     exactly.
     """
     p = params
-    gleak, cm, w, sensory_w = (_positive(q, implicit) for q in (p.gleak, p.cm, p.w, p.sensory_w))
+    gleak, cm, w, sensory_w = p.gleak, p.cm, p.w, p.sensory_w
+    if implicit:
+        gleak, cm, w, sensory_w = (softplus(q) for q in (gleak, cm, w, sensory_w))
     if p.input_w is not None:
         x = x * p.input_w
     if p.input_b is not None:

@@ -2,13 +2,26 @@
 same in NumPy.
 """
 
-from .activations import gelu, get_activation, lecun_tanh, relu, sigmoid, silu, tanh
+from .activations import (
+    ACTIVATIONS,
+    gelu,
+    get_activation,
+    lecun_tanh,
+    relu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
 from .cfc import CfCParams, cfc_sequence, cfc_step, cfc_update, cfc_update_pure
+from .checks import MODES
 from .initializers import lecun_normal, lecun_uniform, orthogonal, uniform, xavier_uniform
 from .ltc import LTCParams, ltc_sequence, ltc_step
 from .synapses import SynapseLists
 
 __all__ = [
+    "ACTIVATIONS",
+    "MODES",
     "CfCParams",
     "LTCParams",
     "SynapseLists",
@@ -27,6 +40,7 @@ __all__ = [
     "relu",
     "sigmoid",
     "silu",
+    "softplus",
     "tanh",
     "uniform",
     "xavier_uniform",

@@ -1,18 +1,30 @@
-"""The activations of a CfC backbone (MATHS 1), by function and by name; cells and layers call
-it.
+"""The activations of a CfC backbone (MATHS 1), as functions and by name; cells and layers call them.
 """
 
 from __future__ import annotations
 
-from ..backends.reference import ACTIVATIONS, gelu, lecun_tanh, relu, sigmoid, silu, tanh
+from ..backends.reference import ACTIVATIONS as _FUNCTIONS
+from ..backends.reference import gelu, lecun_tanh, relu, sigmoid, silu, softplus, tanh
 
-__all__ = ["gelu", "get_activation", "lecun_tanh", "relu", "sigmoid", "silu", "tanh"]
+__all__ = [
+    "ACTIVATIONS",
+    "gelu",
+    "get_activation",
+    "lecun_tanh",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
+]
+
+ACTIVATIONS = tuple(_FUNCTIONS)
 
 
 def get_activation(name: str):
-    """The activation called `name`: lecun_tanh, tanh, relu, gelu, silu or sigmoid; ValueError for
-    another name.
-    """
+    """The activation called `name`, one of ACTIVATIONS; ValueError for another name."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}.")
-    return ACTIVATIONS[name]
+        raise ValueError(
+            f"[activations] activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}."
+        )
+    return _FUNCTIONS[name]

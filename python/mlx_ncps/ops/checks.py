@@ -62,18 +62,25 @@ def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
     return B, T, I, H
 
 
-def check_ltc_options(ode_unfolds, epsilon, synapses, inputs: int, units: int) -> None:
-    """The options of an LTC call."""
+def check_ltc_options(ode_unfolds, epsilon) -> None:
+    """The numbers of an LTC call."""
     if not isinstance(ode_unfolds, numbers.Integral) or ode_unfolds < 1 or ode_unfolds is True:
         raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {ode_unfolds!r}.")
     if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
         raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
+
+
+def check_synapses(synapses, params) -> None:
+    """The lists of an LTC call fit its masks in number; what they list is not compared."""
     if synapses is None:
         return
     if not isinstance(synapses, SynapseLists):
         raise ValueError(
             f"[ltc] synapses must be a SynapseLists or None, got {type(synapses).__name__}."
         )
+    if params.mask is None or params.sensory_mask is None:
+        raise ValueError("[ltc] synapses need params.mask and params.sensory_mask, got None.")
+    inputs, units = params.sensory_mask.shape
     if (synapses.inputs, synapses.units) != (inputs, units):
         raise ValueError(
             f"[ltc] synapses must be those of {inputs} inputs and {units} units, "

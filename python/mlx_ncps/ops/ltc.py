@@ -9,7 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
-from .checks import check_array, check_ltc, check_ltc_options
+from .checks import check_array, check_ltc, check_ltc_options, check_synapses
 from .timespans import normalise_step_timespans, normalise_timespans
 
 
@@ -70,7 +70,8 @@ def ltc_sequence(
     Source: Hasani et al. 2021, "Liquid Time-constant Networks", equal to ncps.torch.
     """
     B, T, I, H = check_ltc(inputs, state, params)
-    check_ltc_options(ode_unfolds, epsilon, synapses, I, H)
+    check_ltc_options(ode_unfolds, epsilon)
+    check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T)
     facts = {
         "batch": B,
