@@ -1,0 +1,164 @@
+"""What every cell shares: the one-step call, building on first use, sizes, arrays that are never
+trained; the layers in `rnn` drive cells through `sequence` and `readout`.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..ops.checks import check_array
+
+
+class FrozenKeys(set):
+    """A module's frozen keys; the `fixed` ones outlive `unfreeze()`, which clears the set."""
+
+    def __init__(self, fixed=()):
+        super().__init__(fixed)
+        self.fixed = frozenset(fixed)
+
+    def clear(self):
+        """Remove all keys that are not fixed."""
+        super().clear()
+        self.update(self.fixed)
+
+    def difference_update(self, *others):
+        """Remove the keys of `others` that are not fixed."""
+        super().difference_update(*others)
+        self.update(self.fixed)
+
+
+class LiquidCell(nn.Module):
+    """Base of all cells: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`.
+
+    The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the
+    sizes, `_create(width)`, `sequence`, `readout` and `calls`. Array names in `fixed_keys` are
+    saved with the weights and never trained.
+    """
+
+    op = "cell"
+    fixed_keys: tuple = ()
+
+    def __init__(self):
+        super().__init__()
+        self._no_grad = FrozenKeys(self.fixed_keys)
+        self.built = False
+
+    # --- what a subclass gives ---
+
+    @property
+    def state_size(self) -> int:
+        """Number of neurons, H."""
+        raise NotImplementedError
+
+    @property
+    def sensory_size(self) -> int | None:
+        """Number of inputs, I; None before the cell is built."""
+        raise NotImplementedError
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs, O."""
+        raise NotImplementedError
+
+    @property
+    def motor_size(self) -> int:
+        """Number of motor neurons, which is the number of outputs."""
+        return self.output_size
+
+    def _create(self, width: int) -> None:
+        """Make the weights for `width` inputs."""
+        raise NotImplementedError
+
+    def sequence(self, inputs, state, ts):
+        """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
+        states [B, T, H].
+        """
+        raise NotImplementedError
+
+    def readout(self, states):
+        """Outputs [..., O] of states [..., H]."""
+        raise NotImplementedError
+
+    def calls(self) -> list[tuple[str, dict]]:
+        """The fused calls that `sequence` makes, as (op, facts of this cell), for
+        `dispatch.explain`.
+        """
+        raise NotImplementedError
+
+    # --- shared ---
+
+    def build(self, input_shape) -> None:
+        """Make the weights for inputs of this width, an int or a shape whose last size counts;
+        once.
+
+        Raises ValueError when the cell is built for another width.
+        """
+        width = input_shape if isinstance(input_shape, int) else tuple(input_shape)[-1]
+        if not self.built:
+            self._create(width)
+            self.built = True
+        elif width != self.sensory_size:
+            raise ValueError(
+                f"[{self.op}] inputs must have {self.sensory_size} features, got {width}."
+            )
+
+    def get_initial_state(self, inputs=None, batch_size=None) -> mx.array:
+        """Zeros [B, H], where B is `batch_size` or the first size of `inputs`, whose dtype it
+        takes.
+        """
+        if inputs is None and batch_size is None:
+            raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
+        batch = inputs.shape[0] if batch_size is None else batch_size
+        dtype = mx.float32 if inputs is None else inputs.dtype
+        return mx.zeros((batch, self.state_size), dtype)
+
+    def __call__(self, inputs, state, ts=1.0):
+        """One step of length `ts`: a number, [B] or [B, 1].
+
+        inputs: [B, I]; state: [B, H]. Returns (output [B, O], new state [B, H]). Raises ValueError
+        for a wrong shape, width or dtype, and for a number ts that is negative or NaN.
+        """
+        check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
+        self.build(inputs.shape)
+        batch = inputs.shape[0]
+        check_array(self.op, "state", state, "[B, H]", (batch, self.state_size))
+        new_state = self.sequence(inputs[:, None], state, self._step_timespans(ts, batch))[:, 0]
+        return self.readout(new_state), new_state
+
+    def _step_timespans(self, ts, batch: int):
+        """An array [B] or [B, 1] as [B, T] for one step; all else as it is."""
+        if not isinstance(ts, (mx.array, np.ndarray)) or ts.ndim == 0:
+            return ts
+        if ts.shape not in ((batch,), (batch, 1)):
+            raise ValueError(f"[{self.op}] ts must be [B] = ({batch},), got {ts.shape}.")
+        return ts.reshape(batch, 1)
+
+
+class NCPRNNCell(LiquidCell):
+    """Base of the cells that follow a wiring: `wiring` is the cell's own copy, saved and never
+    trained.
+    """
+
+    def _set_wiring(self, wiring, width: int | None) -> None:
+        """Keep a copy of `wiring`, and build when the number of inputs is known."""
+        self.wiring = wiring.copy()
+        width = self.wiring.input_dim if width is None else width
+        if width is not None:
+            self.build(width)
+
+    @property
+    def state_size(self) -> int:
+        """Number of neurons, H."""
+        return self.wiring.units
+
+    @property
+    def sensory_size(self) -> int | None:
+        """Number of inputs, I; None before the cell is built."""
+        return self.wiring.input_dim
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs, O: the motor neurons."""
+        return self.state_size if self.wiring.output_dim is None else self.wiring.output_dim

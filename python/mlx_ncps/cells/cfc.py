@@ -1,0 +1,236 @@
+"""The closed-form continuous-time cell (MATHS 1, Hasani et al. 2022), weights as in ncps.torch;
+`rnn.CfC` runs it over sequences and `WiredCfCCell` chains several.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..ops import CfCParams, cfc_sequence, get_activation, xavier_uniform
+from ..ops.checks import check_mode
+from ..wirings import Wiring
+from .base import LiquidCell
+
+
+class Backbone(NamedTuple):
+    """The hidden layers in front of a CfC's heads, and the dropout between them."""
+
+    sizes: tuple[int, ...]
+    activation: str
+    dropout: float
+
+
+def backbone_options(activation, alias, units, layers, dropout, default_layers: int) -> Backbone:
+    """Check the backbone options of a CfC cell; None stands for 128 units, `default_layers`, 0."""
+    if alias is not None and activation not in ("lecun_tanh", alias):
+        raise ValueError(
+            f"[cfc] activation and backbone_activation differ: {alias!r} and {activation!r}."
+        )
+    activation = activation if alias is None else alias
+    get_activation(activation)
+    dropout = 0.0 if dropout is None else dropout
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"[cfc] backbone_dropout must be in [0, 1), got {dropout}.")
+    if dropout > 0.0:
+        raise NotImplementedError(f"[cfc] backbone_dropout must be 0.0 for now, got {dropout}.")
+    return Backbone(_backbone_sizes(units, layers, default_layers), activation, dropout)
+
+
+def _backbone_sizes(units, layers, default_layers: int) -> tuple[int, ...]:
+    """The widths of the backbone's layers, from one width and their number, or from a list."""
+    if isinstance(units, (list, tuple)):
+        sizes = tuple(units)
+        if layers not in (None, len(sizes)):
+            raise ValueError(
+                f"[cfc] backbone_units must be {layers} sizes (backbone_layers), got {list(sizes)}."
+            )
+    else:
+        if layers is None:
+            layers = default_layers if units is None else 1
+        if not isinstance(layers, int) or layers < 0:
+            raise ValueError(f"[cfc] backbone_layers must be an integer >= 0, got {layers!r}.")
+        sizes = (128 if units is None else units,) * layers
+    for size in sizes:
+        check_size("backbone_units", size)
+    return sizes
+
+
+def check_size(name: str, size) -> int:
+    """`size`, which must be an integer >= 1."""
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"[cfc] {name} must be an integer >= 1, got {size!r}.")
+    return int(size)
+
+
+class CfCCell(LiquidCell):
+    """Closed-form continuous-time cell: `cell(inputs [B, I], state [B, H], ts=1.0)`.
+
+    Returns (output, new state), which are the same [B, H].
+
+    Args:
+        input_size: number of inputs I, or a `Wiring`, which gives a `WiredCfCCell`.
+        hidden_size: number of neurons H.
+        mode: "default", "pure" or "no_gate" (MATHS 1).
+        backbone_activation: "lecun_tanh", "tanh", "relu", "gelu" or "silu"; alias `activation`.
+        backbone_units: width of the backbone's layers, or one width for each of them. Default 128.
+        backbone_layers: number of backbone layers, 0 for none. Default 1; with a wiring and no
+            `backbone_units` 0.
+        backbone_dropout: only 0.0 for now.
+        sparsity_mask: [K, H], multiplied into the weights of ff1 and ff2, where K is the last
+            backbone width, or I + H without a backbone; its magnitude counts, it is saved and never
+            trained.
+
+    Parameters: `backbone.{n}`, `ff1`, `ff2`, `time_a`, `time_b` with `weight` [out, in] and `bias`
+    [out]; in pure mode `ff1`, `w_tau` [1, H] and `A` [1, H].
+    """
+
+    op = "cfc"
+    fixed_keys = ("sparsity_mask",)
+
+    def __new__(cls, input_size=None, hidden_size=None, *args, **kwargs):
+        """A wiring as the first argument makes a WiredCfCCell."""
+        if not isinstance(input_size, Wiring):
+            return super().__new__(cls)
+        if hidden_size is not None:
+            raise ValueError(f"[cfc] hidden_size must be None with a wiring, got {hidden_size!r}.")
+        from .wired_cfc import WiredCfCCell
+
+        return WiredCfCCell(input_size, None, *args, **kwargs)
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size=None,
+        mode="default",
+        backbone_activation="lecun_tanh",
+        backbone_units=None,
+        backbone_layers=None,
+        backbone_dropout=None,
+        sparsity_mask=None,
+        *,
+        activation=None,
+    ):
+        super().__init__()
+        check_mode(mode)
+        self.mode = mode
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.backbone_options = backbone_options(
+            backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 1
+        )
+        self.input_size = check_size("input_size", input_size)
+        self.build(self.input_size)
+        if sparsity_mask is not None:
+            self.sparsity_mask = self._torch_mask(sparsity_mask)
+
+    @property
+    def state_size(self) -> int:
+        """Number of neurons, H."""
+        return self.hidden_size
+
+    @property
+    def sensory_size(self) -> int:
+        """Number of inputs, I."""
+        return self.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs: every neuron is one."""
+        return self.hidden_size
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """Neurons of each layer: one layer."""
+        return [self.hidden_size]
+
+    @property
+    def synapse_count(self) -> int:
+        """Pairs of neurons (source, target) that are connected: all, as a CfC without wiring is
+        dense.
+        """
+        return self.hidden_size**2
+
+    @property
+    def sensory_synapse_count(self) -> int:
+        """Pairs (input, neuron) that are connected: all."""
+        return self.input_size * self.hidden_size
+
+    def _create(self, width: int) -> None:
+        hidden = self.hidden_size
+        sizes = (width + hidden, *self.backbone_options.sizes)
+        self.backbone = [_linear(n, m) for n, m in pairwise(sizes)]
+        self.ff1 = _linear(sizes[-1], hidden)
+        if self.mode == "pure":
+            self.w_tau = mx.zeros((1, hidden))
+            self.A = mx.ones((1, hidden))
+        else:
+            self.ff2 = _linear(sizes[-1], hidden)
+            self.time_a = _linear(sizes[-1], hidden)
+            self.time_b = _linear(sizes[-1], hidden)
+
+    def _torch_mask(self, mask) -> mx.array:
+        """The mask [K, H] of the constructor, as the float32 [H, K] that multiplies a weight."""
+        mask, wanted = np.asarray(mask), self.ff1.weight.shape[::-1]
+        if mask.shape != wanted:
+            raise ValueError(f"[cfc] sparsity_mask must be [K, H] = {wanted}, got {mask.shape}.")
+        return mx.array(np.abs(mask.T).astype(np.float32))
+
+    def params(self) -> CfCParams:
+        """The weights as the op reads them, mask applied."""
+        backbone = tuple((layer.weight, layer.bias) for layer in self.backbone)
+        if self.mode == "pure":
+            return CfCParams(
+                backbone, self._masked(self.ff1), w_tau=self.w_tau.squeeze(0), A=self.A.squeeze(0)
+            )
+        heads = (self._masked(self.ff1), self._masked(self.ff2))
+        times = ((head.weight, head.bias) for head in (self.time_a, self.time_b))
+        return CfCParams(backbone, *heads, *times)
+
+    def _masked(self, head) -> tuple[mx.array, mx.array]:
+        weight = head.weight
+        if "sparsity_mask" in self:
+            weight = weight * self.sparsity_mask
+        return weight, head.bias
+
+    def sequence(self, inputs, state, ts):
+        """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
+        states [B, T, H].
+        """
+        return cfc_sequence(
+            inputs,
+            state,
+            ts,
+            self.params(),
+            mode=self.mode,
+            activation=self.backbone_options.activation,
+            training=self.training,
+        )
+
+    def calls(self) -> list[tuple[str, dict]]:
+        """The one fused call of `sequence`, with the facts of this cell."""
+        facts = {
+            "inputs": self.input_size,
+            "units": self.hidden_size,
+            "mode": self.mode,
+            "activation": self.backbone_options.activation,
+            "backbone": self.backbone_options.sizes,
+            "training": self.training,
+        }
+        return [("cfc_sequence", facts)]
+
+    def readout(self, states):
+        """The states: every neuron is an output."""
+        return states
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map: weight [out, in] Xavier uniform, bias [out] uniform within 1/sqrt(in), as
+    ncps.torch starts.
+    """
+    layer = nn.Linear(inputs, outputs)
+    layer.weight = xavier_uniform((outputs, inputs))
+    return layer

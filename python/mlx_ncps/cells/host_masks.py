@@ -1,0 +1,76 @@
+"""Host copies of an LTC's masks and the synapse lists made of them, read when a mask is set and
+never from a tracer; `LTCCell` alone calls it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+
+from ..ops import SynapseLists
+from ..ops.checks import check_array
+
+
+class HostMasks:
+    """Where `sparsity_mask` and `sensory_sparsity_mask` are not 0, and `lists`: their SynapseLists,
+    or None when they are full.
+
+    Inside mx.compile a captured mask is a tracer, which has no value: then the pattern of the last
+    real mask stays, and `guard` makes the result NaN if at run time the mask has a synapse outside
+    it.
+    """
+
+    def __init__(self, op: str):
+        self.op = op
+        self.lists = None
+        self._patterns = {}  # name -> bool array of the last mask that had a value
+        self._read = {}  # name -> that mask
+
+    def set(self, name: str, mask: mx.array, shape: tuple) -> None:
+        """Take a new mask. Raises ValueError when it hasn't this shape."""
+        check_array(self.op, name, mask, "[source, target]", shape, ())
+        self._update(name, mask)
+
+    def count(self, name: str) -> int:
+        """Synapses in the mask; 0 before it is set."""
+        return int(self._patterns[name].sum()) if name in self._patterns else 0
+
+    def guard(self, name: str, mask: mx.array, w: mx.array) -> mx.array:
+        """`w`, or NaN when `mask` is a tracer that turns out to have a synapse that the lists don't
+        know.
+        """
+        if self._read.get(name) is mask or self._update(name, mask) or self.lists is None:
+            return w
+        unknown = mx.any((mask != 0) & ~mx.array(self._patterns[name]))
+        return mx.where(unknown, mx.array(math.nan, w.dtype), w)
+
+    def _update(self, name: str, mask: mx.array) -> bool:
+        """Read `mask` unless it is a tracer; False if it is one."""
+        pattern = _values(mask != 0)
+        if pattern is None:
+            return False
+        self._read[name] = mask
+        if not np.array_equal(self._patterns.get(name), pattern):
+            self._patterns[name] = pattern
+            self._make_lists()
+        return True
+
+    def _make_lists(self) -> None:
+        full = all(pattern.all() for pattern in self._patterns.values())
+        self.lists = None
+        if not full and len(self._patterns) == 2:
+            self.lists = SynapseLists(
+                self._patterns["sparsity_mask"], self._patterns["sensory_sparsity_mask"]
+            )
+
+
+def _values(array: mx.array) -> np.ndarray | None:
+    """The array on the host, or None when it is a tracer of mx.compile or mx.vmap."""
+    try:
+        return np.array(array)
+    except (ValueError, RuntimeError) as error:
+        if "[eval]" not in str(error):
+            raise
+        return None

@@ -1,0 +1,211 @@
+"""The liquid time-constant cell (MATHS 3, Hasani et al. 2021), parameters as in ncps.torch;
+`rnn.LTC` runs it over sequences.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from ..ops import LTCParams, ltc_sequence, uniform
+from ..wirings import FullyConnected, Wiring
+from .base import NCPRNNCell
+from .host_masks import HostMasks
+
+_INIT_RANGES = {
+    "gleak": (0.001, 1.0),
+    "vleak": (-0.2, 0.2),
+    "cm": (0.4, 0.6),
+    "w": (0.001, 1.0),
+    "sigma": (3.0, 8.0),
+    "mu": (0.3, 0.8),
+}
+_MAPPINGS = ("affine", "linear", "identity")
+_POSITIVE = ("w", "sensory_w", "cm", "gleak")
+
+
+class LTCCell(NCPRNNCell):
+    """Liquid time-constant cell: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, state)`.
+
+    The output is [B, O], the new state [B, H].
+
+    Args:
+        wiring: a `Wiring`, of which the cell keeps its own copy, or a number of fully connected
+            neurons.
+        in_features: number of inputs I. None: that of the wiring, or of the first call.
+        input_mapping: "affine" (x input_w + input_b), "linear" (x input_w), None or "identity".
+        output_mapping: the same for the outputs, the first O = `output_dim` neurons.
+        ode_unfolds: solver steps per time step.
+        epsilon: added to the sum of conductances.
+        implicit_param_constraints: w, sensory_w, cm and gleak pass through softplus; if False, call
+            `apply_weight_constraints()` after each step of the optimiser to keep them positive.
+        ode_solver: only "semi_implicit" for now.
+
+    Parameters: gleak, vleak, cm [H]; w, sigma, mu, erev [H, H], indexed [source, target];
+    sensory_{w,sigma,mu,erev} [I, H]; input_w, input_b [I]; output_w, output_b [O]. `sparsity_mask`
+    [H, H] and `sensory_sparsity_mask` [I, H] are saved and never trained.
+    """
+
+    op = "ltc"
+    fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
+
+    def __init__(
+        self,
+        wiring,
+        in_features=None,
+        input_mapping="affine",
+        output_mapping="affine",
+        ode_unfolds=6,
+        epsilon=1e-8,
+        implicit_param_constraints=False,
+        ode_solver="semi_implicit",
+    ):
+        super().__init__()
+        if ode_solver != "semi_implicit":
+            raise NotImplementedError(
+                f"[ltc] ode_solver must be 'semi_implicit' for now, got {ode_solver!r}."
+            )
+        self.input_mapping = _mapping("input_mapping", input_mapping)
+        self.output_mapping = _mapping("output_mapping", output_mapping)
+        self.ode_unfolds = ode_unfolds
+        self.epsilon = epsilon
+        self.implicit_param_constraints = bool(implicit_param_constraints)
+        self.ode_solver = ode_solver
+        self._host_masks = HostMasks(self.op)
+        self._set_wiring(_as_wiring(wiring), in_features)
+
+    def _create(self, width: int) -> None:
+        self.wiring.build(width)
+        hidden = self.state_size
+        for name, (low, high) in _INIT_RANGES.items():
+            shape = (hidden,) if name in ("gleak", "vleak", "cm") else (hidden, hidden)
+            self[name] = uniform(low, high, shape)
+            if len(shape) == 2:
+                self[f"sensory_{name}"] = uniform(low, high, (width, hidden))
+        adjacency, sensory = self.wiring.adjacency, self.wiring.sensory_adjacency
+        self.erev = mx.array(adjacency.astype(np.float32))
+        self.sensory_erev = mx.array(sensory.astype(np.float32))
+        self.sparsity_mask = mx.array(np.abs(adjacency).astype(np.float32))
+        self.sensory_sparsity_mask = mx.array(np.abs(sensory).astype(np.float32))
+        self._create_mapping("input", self.input_mapping, width)
+        self._create_mapping("output", self.output_mapping, self.output_size)
+
+    def _create_mapping(self, side: str, mapping: str, size: int) -> None:
+        if mapping != "identity":
+            self[f"{side}_w"] = mx.ones((size,))
+        if mapping == "affine":
+            self[f"{side}_b"] = mx.zeros((size,))
+
+    def __setitem__(self, key, value):
+        """Every way to set an array ends here; a new mask is read at once, so the synapse lists are
+        never stale.
+        """
+        if key in self.fixed_keys and "_host_masks" in self.__dict__:  # unpickling sets it last
+            rows = self.state_size if key == "sparsity_mask" else self.sensory_size
+            self._host_masks.set(key, value, (rows, self.state_size))
+        super().__setitem__(key, value)
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """Neurons of each layer of the wiring."""
+        layers = range(self.wiring.num_layers)
+        return [len(self.wiring.get_neurons_of_layer(n)) for n in layers]
+
+    @property
+    def synapse_count(self) -> int:
+        """Synapses between neurons: the elements of `sparsity_mask` that are not 0."""
+        return self._host_masks.count("sparsity_mask")
+
+    @property
+    def sensory_synapse_count(self) -> int:
+        """Synapses from inputs to neurons: those in `sensory_sparsity_mask`."""
+        return self._host_masks.count("sensory_sparsity_mask")
+
+    @property
+    def synapses(self):
+        """The `ops.SynapseLists` of the masks, None when no element of them is 0."""
+        return self._host_masks.lists
+
+    def params(self) -> LTCParams:
+        """The parameters as the op reads them."""
+        fields = {name: self.get(name) for name in LTCParams._fields}
+        fields["mask"], fields["sensory_mask"] = self.sparsity_mask, self.sensory_sparsity_mask
+        for name, mask in (("w", "sparsity_mask"), ("sensory_w", "sensory_sparsity_mask")):
+            fields[name] = self._host_masks.guard(mask, self[mask], self[name])
+        return LTCParams(**fields)
+
+    def sequence(self, inputs, state, ts):
+        """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
+        states [B, T, H].
+        """
+        params = self.params()
+        return ltc_sequence(
+            inputs,
+            state,
+            ts,
+            params,
+            ode_unfolds=self.ode_unfolds,
+            epsilon=self.epsilon,
+            implicit_param_constraints=self.implicit_param_constraints,
+            synapses=self.synapses,
+            training=self.training,
+        )
+
+    def calls(self) -> list[tuple[str, dict]]:
+        """The one fused call of `sequence`, with the facts of this cell."""
+        facts = {
+            "inputs": self.sensory_size,
+            "units": self.state_size,
+            "ode_unfolds": self.ode_unfolds,
+            "synapses": self.synapses,
+            "training": self.training,
+        }
+        return [("ltc_sequence", facts)]
+
+    def readout(self, states):
+        """Outputs [..., O] of states [..., H]: the motor neurons, mapped, in the dtype of the
+        states.
+        """
+        output = states[..., : self.output_size]
+        if "output_w" in self:
+            output = output * self.output_w
+        if "output_b" in self:
+            output = output + self.output_b
+        return output.astype(states.dtype)
+
+    def apply_weight_constraints(self, ranges=None) -> None:
+        """Clip w, sensory_w, cm and gleak at 0, or the parameters named in `ranges` into their
+        (low, high).
+
+        Does nothing with `implicit_param_constraints`, whose softplus keeps them positive. Raises
+        ValueError for a name that is no parameter.
+        """
+        if self.implicit_param_constraints:
+            return
+        ranges = dict.fromkeys(_POSITIVE, (0.0, None)) if ranges is None else ranges
+        for name, (low, high) in ranges.items():
+            if name not in LTCParams._fields or name not in self:
+                raise ValueError(
+                    f"[ltc] ranges must name parameters of the cell such as 'w', got {name!r}."
+                )
+            self[name] = mx.clip(self[name], low, high)
+
+    apply_constraints = apply_weight_constraints
+
+
+def _mapping(name: str, mapping) -> str:
+    mapping = "identity" if mapping is None else mapping
+    if mapping not in _MAPPINGS:
+        raise ValueError(
+            f"[ltc] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
+        )
+    return mapping
+
+
+def _as_wiring(wiring) -> Wiring:
+    """`wiring`, or a number of fully connected neurons."""
+    if isinstance(wiring, (int, np.integer)) and not isinstance(wiring, bool) and wiring > 0:
+        return FullyConnected(int(wiring))
+    if not isinstance(wiring, Wiring):
+        raise ValueError(f"[ltc] wiring must be a Wiring or an integer >= 1, got {wiring!r}.")
+    return wiring

@@ -1,0 +1,154 @@
+"""A chain of CfC cells along the layers of a wiring (MATHS 2): inter, command, motor for an NCP;
+`rnn.CfC` runs it layer by layer.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from ..ops.checks import check_mode
+from ..wirings import Wiring
+from .base import FrozenKeys, NCPRNNCell
+from .cfc import CfCCell, backbone_options
+
+
+class WiredCfCCell(NCPRNNCell):
+    """CfC cells wired as an NCP: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output [B, O],
+    state [B, H])`.
+
+    Args:
+        input_size: number of inputs I, or the wiring itself. None: that of the wiring, or of the
+            first call.
+        wiring: a `Wiring`; the cell keeps its own copy.
+        mode: "default", "pure" or "no_gate" (MATHS 1).
+        backbone_activation, backbone_units, backbone_layers, backbone_dropout, activation: as in
+            `CfCCell`, with no backbone unless `backbone_units` or `backbone_layers` is given. With
+            one, each layer of the wiring has its own dense backbone, and reads only those sources
+            that have a synapse into the layer.
+        fully_recurrent: neurons of one layer all read each other; False: only along the wiring's
+            synapses.
+
+    `layer_{l}` is the CfCCell of layer l. The state is the concatenation of the layers' states in
+    their order; the output is the last layer's state, or the first `output_dim` neurons of a wiring
+    without layers.
+    """
+
+    op = "cfc"
+
+    def __init__(
+        self,
+        input_size=None,
+        wiring=None,
+        mode="default",
+        backbone_activation="lecun_tanh",
+        backbone_units=None,
+        backbone_layers=None,
+        backbone_dropout=None,
+        *,
+        activation=None,
+        fully_recurrent=True,
+    ):
+        super().__init__()
+        check_mode(mode)
+        if isinstance(input_size, Wiring) and wiring is None:
+            input_size, wiring = None, input_size
+        if not isinstance(wiring, Wiring):
+            raise ValueError(f"[cfc] wiring must be a Wiring, got {type(wiring).__name__}.")
+        self.mode = mode
+        self.fully_recurrent = fully_recurrent
+        self.backbone_options = backbone_options(
+            backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 0
+        )
+        if self.backbone_options.sizes and not fully_recurrent:
+            raise ValueError("[cfc] fully_recurrent=False wants no backbone, got one.")
+        self._set_wiring(wiring, input_size)
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """Neurons of each layer."""
+        return [len(self.wiring.get_neurons_of_layer(n)) for n in range(self.num_layers)]
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the wiring."""
+        return self.wiring.num_layers
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs: the last layer, or `output_dim` of a wiring without layers."""
+        return self.layer_sizes[-1] if self.num_layers > 1 else super().output_size
+
+    @property
+    def synapse_count(self) -> int:
+        """Synapses between neurons."""
+        return self.wiring.synapse_count
+
+    @property
+    def sensory_synapse_count(self) -> int:
+        """Synapses from inputs to neurons."""
+        return self.wiring.sensory_synapse_count
+
+    def _create(self, width: int) -> None:
+        self.wiring.build(width)
+        if sum(self.layer_sizes) != self.state_size:
+            raise ValueError(
+                f"[cfc] the layers of a wiring must have {self.state_size} neurons in all, "
+                f"got {self.layer_sizes}."
+            )
+        sizes, activation, dropout = self.backbone_options
+        source_masks = [f"source_mask_{n}" for n in range(self.num_layers)] if sizes else []
+        self._no_grad = FrozenKeys(source_masks)
+        for n, hidden in enumerate(self.layer_sizes):
+            mask = self.synapses_into(n)  # [in + H_n, H_n]
+            inputs = mask.shape[0] - hidden
+            self[f"layer_{n}"] = CfCCell(
+                inputs,
+                hidden,
+                self.mode,
+                activation,
+                sizes,
+                len(sizes),
+                dropout,
+                None if sizes else mask,
+            )
+            if sizes:
+                self[source_masks[n]] = mx.array(mask[:inputs].any(axis=1).astype(np.float32))
+
+    def synapses_into(self, layer: int) -> np.ndarray:
+        """Which of layer n's sources [inputs of the layer, own neurons] reach its neurons: [in +
+        H_n, H_n] of 0, 1.
+        """
+        neurons = self.wiring.get_neurons_of_layer(layer)
+        adjacency = self.wiring.adjacency
+        if layer == 0:
+            incoming = self.wiring.sensory_adjacency[:, neurons]
+        else:
+            incoming = adjacency[np.ix_(self.wiring.get_neurons_of_layer(layer - 1), neurons)]
+        own = adjacency[np.ix_(neurons, neurons)]
+        if self.fully_recurrent:
+            own = np.ones_like(own)
+        return np.abs(np.concatenate([incoming, own])).astype(np.float32)
+
+    def sequence(self, inputs, state, ts):
+        """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
+        states [B, T, H], layer after layer.
+        """
+        states, start = [], 0
+        for n, hidden in enumerate(self.layer_sizes):
+            if self.backbone_options.sizes:
+                inputs = inputs * self[f"source_mask_{n}"].astype(inputs.dtype)
+            layer_state = state[:, start : start + hidden]
+            inputs = self[f"layer_{n}"].sequence(inputs, layer_state, ts)  # [B, T, H_n]
+            states.append(inputs)
+            start += hidden
+        return mx.concatenate(states, axis=-1)
+
+    def calls(self) -> list[tuple[str, dict]]:
+        """The fused calls of `sequence`, one per layer."""
+        return [call for n in range(self.num_layers) for call in self[f"layer_{n}"].calls()]
+
+    def readout(self, states):
+        """Outputs [..., O] of states [..., H]."""
+        last = states[..., self.state_size - self.layer_sizes[-1] :]
+        return last[..., : self.output_size]

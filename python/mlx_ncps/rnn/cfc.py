@@ -1,0 +1,107 @@
+"""The CfC layer (Hasani et al. 2022, MATHS 1 and 2): a CfC cell over whole sequences; users call
+it.
+"""
+
+from __future__ import annotations
+
+from ..cells import CfCCell, LiquidCell, WiredCfCCell
+from ..wirings import Wiring
+from .sequence import SequenceLayer, call_contract, check_cell_alone, check_options
+
+VARIANTS = ("torch", "keras")
+
+
+class CfC(SequenceLayer):
+    """Closed-form continuous-time network.
+
+    `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
+    `CfC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. `return_sequences`
+    and `return_state`, when given, win in both.
+
+    Args:
+        input_size: number of inputs I, None to take it from the wiring or the first call; or a
+            cell.
+        units: number of neurons H, or a `Wiring`, of which the layer keeps its own copy.
+        proj_size: outputs of a linear map after the cell; None for none.
+        return_sequences: the outputs of all steps, or of the last one.
+        batch_first: inputs are [B, T, I], otherwise [T, B, I].
+        mode: "default", "pure" or "no_gate".
+        activation: of the backbone: "lecun_tanh", "tanh", "relu", "gelu" or "silu".
+        backbone_units, backbone_layers: as in `CfCCell`; by default 128 x 1, and none with a
+            wiring.
+        return_state: return (output, state).
+        mixed_memory, backbone_dropout, variant, bidirectional, merge_mode, go_backwards, stateful:
+            only the default for now; NotImplementedError for another value.
+    """
+
+    op = "cfc"
+
+    def __init__(
+        self,
+        input_size,
+        units=None,
+        proj_size=None,
+        return_sequences=None,
+        batch_first=True,
+        mixed_memory=False,
+        mode="default",
+        activation="lecun_tanh",
+        backbone_units=None,
+        backbone_layers=None,
+        backbone_dropout=None,
+        *,
+        variant="torch",
+        return_state=None,
+        bidirectional=False,
+        merge_mode="concat",
+        go_backwards=False,
+        stateful=False,
+    ):
+        if variant not in VARIANTS:
+            raise ValueError(f"[cfc] variant must be one of {VARIANTS}, got {variant!r}.")
+        check_options(
+            self.op,
+            mixed_memory=(mixed_memory, False),
+            variant=(variant, "torch"),
+            bidirectional=(bidirectional, False),
+            merge_mode=(merge_mode, "concat"),
+            go_backwards=(go_backwards, False),
+            stateful=(stateful, False),
+        )
+        cell_first = isinstance(input_size, LiquidCell)
+        if cell_first:
+            check_cell_alone(
+                self.op,
+                units=(units, None),
+                mode=(mode, "default"),
+                activation=(activation, "lecun_tanh"),
+                backbone_units=(backbone_units, None),
+                backbone_layers=(backbone_layers, None),
+                backbone_dropout=(backbone_dropout, None),
+            )
+            cell = _checked_cell(input_size)
+        else:
+            backbone = (backbone_units, backbone_layers, backbone_dropout)
+            cell_class = WiredCfCCell if isinstance(units, Wiring) else CfCCell
+            cell = cell_class(_checked_size(input_size, units), units, mode, activation, *backbone)
+        contract = call_contract(cell_first, return_sequences, return_state)
+        super().__init__(cell, contract, batch_first, proj_size)
+
+
+def _checked_cell(cell):
+    if not isinstance(cell, (CfCCell, WiredCfCCell)):
+        raise ValueError(
+            f"[cfc] the cell must be a CfCCell or WiredCfCCell, got {type(cell).__name__}."
+        )
+    return cell
+
+
+def _checked_size(input_size, units):
+    if isinstance(input_size, Wiring):
+        raise ValueError(
+            "[cfc] input_size must be a number of inputs or a cell, got a Wiring: "
+            "CfC(input_size, wiring) or CfC(CfCCell(wiring))."
+        )
+    if units is None:
+        raise ValueError("[cfc] units must be a number of neurons or a Wiring, got None.")
+    return input_size

@@ -1,0 +1,111 @@
+"""The LTC layer (Hasani et al. 2021, MATHS 3): an LTC cell over whole sequences; users call it."""
+
+from __future__ import annotations
+
+from ..cells import LiquidCell, LTCCell
+from ..wirings import Wiring
+from .sequence import SequenceLayer, call_contract, check_cell_alone, check_options
+
+
+class LTC(SequenceLayer):
+    """Liquid time-constant network.
+
+    `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
+    `LTC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. `return_sequences`
+    and `return_state`, when given, win in both.
+
+    Args:
+        input_size: number of inputs I, None to take it from the wiring or the first call; or an
+            `LTCCell`.
+        units: number of fully connected neurons H, or a `Wiring`, of which the layer keeps its own
+            copy.
+        return_sequences: the outputs of all steps, or of the last one.
+        batch_first: inputs are [B, T, I], otherwise [T, B, I].
+        input_mapping, output_mapping, ode_unfolds, epsilon, implicit_param_constraints: as in
+            `LTCCell`.
+        proj_size: outputs of a linear map after the cell; None for none.
+        return_state: return (output, state).
+        mixed_memory, ode_solver, bidirectional, merge_mode, go_backwards, stateful: only the
+            default for now; NotImplementedError for another value.
+    """
+
+    op = "ltc"
+
+    def __init__(
+        self,
+        input_size,
+        units=None,
+        return_sequences=None,
+        batch_first=True,
+        mixed_memory=False,
+        input_mapping="affine",
+        output_mapping="affine",
+        ode_unfolds=6,
+        epsilon=1e-8,
+        implicit_param_constraints=True,
+        *,
+        ode_solver="semi_implicit",
+        proj_size=None,
+        return_state=None,
+        bidirectional=False,
+        merge_mode="concat",
+        go_backwards=False,
+        stateful=False,
+    ):
+        check_options(
+            self.op,
+            mixed_memory=(mixed_memory, False),
+            bidirectional=(bidirectional, False),
+            merge_mode=(merge_mode, "concat"),
+            go_backwards=(go_backwards, False),
+            stateful=(stateful, False),
+        )
+        cell_first = isinstance(input_size, LiquidCell)
+        if cell_first:
+            check_cell_alone(
+                self.op,
+                units=(units, None),
+                input_mapping=(input_mapping, "affine"),
+                output_mapping=(output_mapping, "affine"),
+                ode_unfolds=(ode_unfolds, 6),
+                epsilon=(epsilon, 1e-8),
+                implicit_param_constraints=(implicit_param_constraints, True),
+                ode_solver=(ode_solver, "semi_implicit"),
+            )
+            cell = _checked_cell(input_size)
+        else:
+            cell = LTCCell(
+                _checked_units(input_size, units),
+                input_size,
+                input_mapping,
+                output_mapping,
+                ode_unfolds,
+                epsilon,
+                implicit_param_constraints,
+                ode_solver,
+            )
+        contract = call_contract(cell_first, return_sequences, return_state)
+        super().__init__(cell, contract, batch_first, proj_size)
+
+    def apply_weight_constraints(self, ranges=None) -> None:
+        """As `LTCCell.apply_weight_constraints`."""
+        self.rnn_cell.apply_weight_constraints(ranges)
+
+    apply_constraints = apply_weight_constraints
+
+
+def _checked_cell(cell):
+    if not isinstance(cell, LTCCell):
+        raise ValueError(f"[ltc] the cell must be an LTCCell, got {type(cell).__name__}.")
+    return cell
+
+
+def _checked_units(input_size, units):
+    if isinstance(input_size, Wiring):
+        raise ValueError(
+            "[ltc] input_size must be a number of inputs or a cell, got a Wiring: "
+            "LTC(input_size, wiring) or LTC(LTCCell(wiring))."
+        )
+    if units is None:
+        raise ValueError("[ltc] units must be a number of neurons or a Wiring, got None.")
+    return units
