@@ -59,11 +59,11 @@ TOLERANCES = {
     "float64": {"forward": 1e-12, "gradient": 1e-10, "difference": 1e-6},
 }
 
-# A tensor whose largest element is below FLOOR is measured against FLOOR. What a state or a gradient
+# A tensor whose largest element is below FLOOR is measured against FLOOR. What a state or gradient
 # is summed from is of size 0.1 to 1, up to some thousand terms of both signs (a scalar ts has one
 # number from B*T*H of them), so a small result is mostly a cancellation, its error that of the
-# terms: FLOOR * 1e-5 is 16 float32 roundings of a 1. Plain float32 NumPy stays below half of each
-# bound this way.
+# terms: FLOOR * 1e-5 is 16 float32 roundings of a 1. Plain float32 NumPy then stays below half of
+# each bound.
 FLOOR = 0.1
 
 UNITS = (1, 2, 3, 17, 31, 32, 33, 63, 64, 65, 100, 200)
