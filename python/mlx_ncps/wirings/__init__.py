@@ -1,0 +1,7 @@
+"""Wirings: which neuron excites or inhibits which; bit-exact with ncps, read by the cells."""
+
+from .base import Wiring
+from .dense import FullyConnected, Random
+from .ncp import NCP, AutoNCP
+
+__all__ = ["NCP", "AutoNCP", "FullyConnected", "Random", "Wiring"]

@@ -1,0 +1,45 @@
+"""Sources of random choices for the wirings: NumPy's, as ncps uses them, or MLX's from a key."""
+
+import mlx.core as mx
+import numpy as np
+
+
+class KeyDraws:
+    """``choice`` as NumPy's generators have it, drawn from MLX's PRNG.
+
+    Splits its own key before each draw; the global state of ``mx.random`` is neither read nor
+    changed.
+    """
+
+    def __init__(self, key):
+        self._key = key  # [2] uint32, NumPy: it stays out of a module's parameters
+
+    def _uniform(self, count):
+        following, used = mx.random.split(mx.array(self._key))
+        self._key = np.array(following)
+        return np.array(mx.random.uniform(shape=(count,), key=used), dtype=np.float64)
+
+    def choice(self, options, size=None, replace=True):
+        """Draws from a list, or from ``range(options)``; one value when ``size`` is None."""
+        options = np.arange(options) if isinstance(options, int) else np.asarray(options)
+        if not replace:
+            return options[np.argsort(self._uniform(len(options)), kind="stable")[:size]]
+        count = 1 if size is None else int(np.prod(size))
+        index = (self._uniform(count) * len(options)).astype(np.int64)
+        drawn = options[index]
+        return drawn[0] if size is None else drawn.reshape(size)
+
+
+def checked_key(op, key):
+    """``key`` as a NumPy ``[2]`` uint32 array; None stays None."""
+    if key is None:
+        return None
+    host = np.array(key)
+    if host.shape != (2,) or not np.issubdtype(host.dtype, np.integer):
+        raise ValueError(f"[{op}] key must be an mx.random.key, [2] uint32, got {key!r}.")
+    return host.astype(np.uint32)
+
+
+def source(make, seed, key):
+    """``KeyDraws`` when a key is given, else NumPy's generator ``make(seed)``."""
+    return make(seed) if key is None else KeyDraws(key)

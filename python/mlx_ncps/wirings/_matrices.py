@@ -1,0 +1,139 @@
+"""The two synapse matrices as a frozen MLX module, each with a NumPy copy; base of Wiring."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+MATRICES = ("adjacency_matrix", "sensory_adjacency_matrix")
+
+
+class _FrozenKeys(set):
+    """Names that MLX must not train. A model's ``unfreeze()`` empties the sets of its modules
+    itself, so this one refills itself.
+    """
+
+    def clear(self):
+        super().clear()
+        self.update(MATRICES)
+
+    def difference_update(self, *others):
+        super().difference_update(*others)
+        self.update(MATRICES)
+
+
+class SynapseMatrices(nn.Module):
+    """Holds ``adjacency_matrix`` and ``sensory_adjacency_matrix``; a subclass sets ``units``.
+
+    Each is kept twice: as the ``mx.array`` that MLX saves and loads, and as a NumPy copy that can
+    be read where an ``mx.array`` has no values: inside ``mx.compile``.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._no_grad = _FrozenKeys(MATRICES)
+        self.input_dim = None
+
+    @property
+    def adjacency_matrix(self):
+        """Synapses between neurons, ``mx.array`` int32 ``[H, H]``; takes NumPy arrays and lists."""
+        return self["adjacency_matrix"]
+
+    @property
+    def sensory_adjacency_matrix(self):
+        """Synapses from the inputs, ``mx.array`` int32 ``[I, H]``; None before ``build``."""
+        return self.get("sensory_adjacency_matrix")
+
+    @property
+    def adjacency(self):
+        """``adjacency_matrix`` as a read-only NumPy int32 array ``[H, H]``."""
+        return self._host("adjacency_matrix")
+
+    @property
+    def sensory_adjacency(self):
+        """``sensory_adjacency_matrix`` as a read-only NumPy int32 array ``[I, H]``, or None."""
+        return self._host("sensory_adjacency_matrix")
+
+    def __setattr__(self, name, value):
+        if name in MATRICES:
+            self[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def __setitem__(self, name, value):
+        # load_weights() and update() of a model write here: the place to keep the two copies equal
+        if name in MATRICES:
+            host = self._remember(name, value)
+            traced = host is None
+            value = value.astype(mx.int32) if traced else mx.array(host)
+        super().__setitem__(name, value)
+
+    def _host(self, name):
+        if name not in self:
+            return None
+        self._remember(name, self[name])  # it may have been edited in place
+        return self.__dict__["_host_" + name]
+
+    def _forget_inputs(self):
+        self.input_dim = None
+        self.pop("sensory_adjacency_matrix", None)
+        self.__dict__.pop("_host_sensory_adjacency_matrix", None)
+
+    def _remember(self, name, value):
+        """Checks a value, keeps its NumPy copy and returns that; None for a tracer (no values)."""
+        host = self._checked(name, value)
+        known = self.__dict__.get("_host_" + name)
+        if host is None or np.array_equal(host, known):
+            return host if host is None else known
+        host = host.astype(np.int32)
+        host.setflags(write=False)
+        self.__dict__["_host_" + name] = host
+        if name == "sensory_adjacency_matrix":
+            self.input_dim = host.shape[0]
+        return host
+
+    def _checked(self, name, value):
+        """The values in NumPy, shape and polarities checked; None for a tracer."""
+        host = _values(value)
+        shape = np.shape(value) if host is None else host.shape
+        rows = self.units if name == "adjacency_matrix" else self.input_dim
+        if (
+            len(shape) != 2
+            or shape[1] != self.units
+            or shape[0] != (rows or shape[0])
+            or not shape[0]
+        ):
+            axes = "[units, units]" if name == "adjacency_matrix" else "[input_dim, units]"
+            wanted = f"({rows or 'any'}, {self.units})"
+            raise ValueError(f"[{self._op}] {name} must be {axes} = {wanted}, got {shape}.")
+        if host is not None and (wrong := host[~np.isin(host, (-1, 0, 1))]).size:
+            raise ValueError(
+                f"[{self._op}] {name} must hold -1, 0 and +1 alone, got {wrong[0]}. (Model.apply() "
+                "maps frozen parameters too; give it filter_fn=Module.trainable_parameter_filter.)"
+            )
+        return host
+
+    def __reduce__(self):
+        return _restored, (type(self), dict(self.__dict__), dict(self))
+
+    @property
+    def _op(self):
+        return type(self).__name__
+
+
+def _restored(cls, attributes, items):
+    wiring = cls.__new__(cls)
+    wiring.__dict__.update(attributes)
+    dict.update(wiring, items)
+    return wiring
+
+
+def _values(matrix):
+    """NumPy values of a matrix, or None for a tracer of mx.compile or mx.vmap, which has none."""
+    if not isinstance(matrix, mx.array):
+        return np.asarray(matrix)
+    if mx.issubdtype(matrix.dtype, mx.floating):
+        matrix = matrix.astype(mx.float32)  # NumPy has no bfloat16
+    try:
+        return np.array(matrix)
+    except ValueError:
+        return None

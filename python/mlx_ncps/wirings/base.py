@@ -1,0 +1,260 @@
+"""Wiring: the synapses behind a cell, i.e. the masks and polarities of an LTC cell (M and E of its
+unfold) and the masks of a wired CfC cell; base of all wirings.
+"""
+
+import copy
+import functools
+
+import mlx.core as mx
+import numpy as np
+
+from . import _checks, draw
+from ._matrices import MATRICES, SynapseMatrices
+
+
+class Wiring(SynapseMatrices):
+    """Synapses between neurons, and from the inputs to the neurons.
+
+    Entry ``[source, target]`` of a matrix is +1 (excitatory), -1 (inhibitory) or 0 (no synapse). A
+    wiring starts without synapses; subclasses draw them, :meth:`add_synapse` and
+    :meth:`add_sensory_synapse` set one, and assigning a whole matrix sets all of them at once.
+
+    Args:
+        units: number of neurons H, the state size of the cell.
+        output_dim: number of motor neurons O, the first O neurons; ``None`` until known.
+        input_dim: number of inputs I; given, the wiring is built at once.
+
+    Attributes:
+        units, output_dim, input_dim: the sizes above, plain ints.
+        adjacency_matrix: ``mx.array`` int32 ``[H, H]``; never trained, always saved.
+        sensory_adjacency_matrix: ``mx.array`` int32 ``[I, H]``; ``None`` before :meth:`build`.
+
+    A subclass draws its recurrent synapses in ``__init__`` and its sensory ones in
+    ``build(input_dim)``, after ``super().build(input_dim)``; that ``build`` is made idempotent.
+    If its constructor takes other arguments than ``units`` and ``output_dim``, it returns them from
+    ``get_config``.
+
+    Raises:
+        ValueError: a size is not a positive integer, or ``output_dim`` exceeds ``units``.
+    """
+
+    def __init__(self, units, output_dim=None, input_dim=None):
+        super().__init__()
+        self.units = _checks.integer(self._op, "units", units, 1)
+        self.output_dim = None
+        self.adjacency_matrix = np.zeros((self.units, self.units), np.int32)
+        if output_dim is not None:
+            self.set_output_dim(output_dim)
+        if input_dim is not None:
+            self.build(input_dim)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "build" in cls.__dict__:
+            cls.build = _build_once(cls.build)
+
+    # Building
+
+    def build(self, input_dim):
+        """Fixes the number of inputs and draws the sensory synapses.
+
+        A second call with the same width does nothing.
+
+        Raises:
+            ValueError: the wiring was built for another width, or ``input_dim`` is not a positive
+                integer.
+        """
+        self.set_input_dim(input_dim)
+
+    def is_built(self):
+        """Whether the number of inputs is known."""
+        return self.input_dim is not None
+
+    def set_input_dim(self, input_dim):
+        """Fixes the number of inputs, without sensory synapses; errors as :meth:`build`."""
+        if not self._is_built_for(input_dim):
+            self.input_dim = int(input_dim)
+            self.sensory_adjacency_matrix = np.zeros((self.input_dim, self.units), np.int32)
+
+    def set_output_dim(self, output_dim):
+        """Sets the number of motor neurons, 1 to ``units``."""
+        output_dim = _checks.integer(self._op, "output_dim", output_dim, 1)
+        self.output_dim = _checks.at_most(self._op, "output_dim", output_dim, "units", self.units)
+
+    def _is_built_for(self, input_dim):
+        given = _checks.integer("build", "input_dim", input_dim, 1)
+        if self.input_dim not in (None, given):
+            raise ValueError(
+                f"[build] input_dim must be {self.input_dim}, for which this "
+                f"{type(self).__name__} is built, got {given}."
+            )
+        return self.is_built()
+
+    # Synapses
+
+    def add_synapse(self, src, dest, polarity):
+        """Sets the synapse from neuron ``src`` to neuron ``dest`` to ``polarity``, -1 or +1."""
+        self._connect("add_synapse", "adjacency_matrix", src, dest, polarity)
+
+    def add_sensory_synapse(self, src, dest, polarity):
+        """Sets the synapse from input ``src`` to neuron ``dest`` to ``polarity``, -1 or +1."""
+        self._require_built("add_sensory_synapse")
+        self._connect("add_sensory_synapse", "sensory_adjacency_matrix", src, dest, polarity)
+
+    def _connect(self, op, name, src, dest, polarity):
+        matrix = np.array(self._host(name))
+        src = _checks.integer(op, "src", src, 0, matrix.shape[0])
+        dest = _checks.integer(op, "dest", dest, 0, matrix.shape[1])
+        matrix[src, dest] = _checks.polarity(op, polarity)
+        self[name] = matrix
+
+    @property
+    def synapse_count(self):
+        """Number of synapses between neurons."""
+        return int(np.count_nonzero(self.adjacency))
+
+    @property
+    def sensory_synapse_count(self):
+        """Number of synapses from the inputs; 0 before :meth:`build`."""
+        return int(np.count_nonzero(self.sensory_adjacency)) if self.is_built() else 0
+
+    def erev_initializer(self, shape=None, dtype=None):
+        """Initial reversal potentials ``[H, H]``: the adjacency as float32, or as ``dtype``."""
+        return _as_initial("erev_initializer", self.adjacency, shape, dtype)
+
+    def sensory_erev_initializer(self, shape=None, dtype=None):
+        """Initial sensory reversal potentials ``[I, H]``: float32, or ``dtype``."""
+        self._require_built("sensory_erev_initializer")
+        return _as_initial("sensory_erev_initializer", self.sensory_adjacency, shape, dtype)
+
+    # Neurons
+
+    @property
+    def num_layers(self):
+        """Number of layers that a wired CfC cell makes of the neurons."""
+        return 1
+
+    def get_neurons_of_layer(self, layer_id):
+        """Neuron ids of a layer, 0 to ``num_layers`` - 1, as a list."""
+        _checks.integer("get_neurons_of_layer", "layer_id", layer_id, 0, self.num_layers)
+        return list(range(self.units))
+
+    def get_type_of_neuron(self, neuron_id):
+        """``"motor"`` for the first ``output_dim`` neurons, ``"inter"`` for the others."""
+        neuron_id = _checks.integer("get_type_of_neuron", "neuron_id", neuron_id, 0, self.units)
+        return "motor" if neuron_id < (self.output_dim or 0) else "inter"
+
+    # Saving and copying
+
+    def get_config(self):
+        """Everything that :meth:`from_config` needs, JSON-compatible."""
+        matrices = {name: _as_list(self._host(name)) for name in MATRICES}
+        return {
+            "units": self.units,
+            "output_dim": self.output_dim,
+            "input_dim": self.input_dim,
+            **matrices,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The wiring of a ``get_config()``, built when that one was.
+
+        Takes what ncps saved too, except for its NCP, whose ``get_config`` fails.
+        """
+        arguments = dict(config)
+        matrices = {name: arguments.pop(name, None) for name in MATRICES}
+        input_dim = arguments.pop("input_dim", None)
+        wiring = cls(**arguments)
+        if input_dim is not None:
+            wiring.build(input_dim)
+        for name, matrix in matrices.items():
+            if matrix is not None:
+                wiring[name] = matrix
+        return wiring
+
+    def _config_of(self, cls, arguments):
+        """``arguments`` of ``cls``, and the matrices if ``cls`` draws others (edited, loaded)."""
+        config = {**arguments, "input_dim": self.input_dim}
+        drawn = cls.from_config(config)
+        for name in MATRICES:
+            if not np.array_equal(self._host(name), drawn._host(name)):
+                config[name] = _as_list(self._host(name))
+        return config
+
+    def state_dict(self):
+        """The matrices by name, ``mx.array`` int32; the sensory one only when built."""
+        return {name: self[name] for name in MATRICES if name in self}
+
+    def load_state_dict(self, state_dict):
+        """Takes over the matrices of a :meth:`state_dict`; a sensory one builds an unbuilt wiring.
+
+        Raises:
+            ValueError: a matrix is missing, unknown, of another shape, or does not hold -1, 0, +1.
+        """
+        wanted = {"adjacency_matrix", *self.state_dict()}
+        if not wanted <= set(state_dict) <= set(MATRICES):
+            raise ValueError(
+                f"[load_state_dict] wanted {sorted(wanted)}, got {sorted(state_dict)}."
+            )
+        for name, matrix in state_dict.items():
+            self._checked(name, matrix)
+        for name, matrix in state_dict.items():
+            self[name] = matrix
+        return self
+
+    def copy(self):
+        """An independent copy, random state included: what a layer keeps for itself."""
+        return copy.deepcopy(self)
+
+    def _extra_repr(self):
+        return (
+            f"units={self.units}, output_dim={self.output_dim}, input_dim={self.input_dim}, "
+            f"synapses={self.synapse_count}, sensory_synapses={self.sensory_synapse_count}"
+        )
+
+    # Drawing
+
+    def get_graph(self, include_sensory_neurons=True):
+        """The wiring as a ``networkx.DiGraph``: nodes carry ``neuron_type``, edges ``polarity``."""
+        self._require_built("get_graph")
+        return draw.graph_of(self, include_sensory_neurons)
+
+    def draw_graph(
+        self, layout="shell", neuron_colors=None, synapse_colors=None, draw_labels=False, **options
+    ):
+        """Draws the wiring with matplotlib; see :func:`mlx_ncps.wirings.draw.draw_graph`."""
+        self._require_built("draw_graph")
+        return draw.draw_graph(self, layout, neuron_colors, synapse_colors, draw_labels, **options)
+
+    def _require_built(self, op):
+        if not self.is_built():
+            raise ValueError(
+                f"[{op}] the wiring must be built, got input_dim=None: call build(input_dim) first."
+            )
+
+
+def _build_once(build):
+    """``build`` that does nothing when the wiring is built for this width already."""
+
+    @functools.wraps(build)
+    def build_once(self, input_dim):
+        if self._is_built_for(input_dim):
+            return
+        try:
+            build(self, int(input_dim))
+        except BaseException:
+            self._forget_inputs()  # half a wiring must not pass for a built one
+            raise
+
+    return build_once
+
+
+def _as_initial(op, host, shape, dtype):
+    if shape is not None and tuple(shape) != host.shape:
+        raise ValueError(f"[{op}] shape must be {host.shape}, got {tuple(shape)}.")
+    return mx.array(host).astype(mx.float32 if dtype is None else dtype)
+
+
+def _as_list(host):
+    return None if host is None else host.tolist()

@@ -1,0 +1,158 @@
+"""Pictures of a wiring: its networkx graph, and matplotlib drawings of that; called by Wiring."""
+
+import importlib
+
+NEURON_COLORS = {
+    "inter": "tab:blue",
+    "command": "tab:purple",
+    "motor": "tab:orange",
+    "sensory": "tab:olive",
+}
+SYNAPSE_COLORS = {"excitatory": "tab:green", "inhibitory": "tab:red"}
+LAYOUTS = ("kamada", "circular", "random", "shell", "spring", "spectral", "spiral", "layered")
+
+
+def graph_of(wiring, include_sensory_neurons=True):
+    """A ``networkx.DiGraph`` of a built wiring.
+
+    Nodes ``neuron_<id>`` and ``sensory_<id>`` carry ``neuron_type``, edges carry ``polarity``,
+    ``"excitatory"`` or ``"inhibitory"``.
+
+    Raises:
+        ImportError: networkx is not installed.
+    """
+    graph = _optional("networkx", "get_graph").DiGraph()
+    for i in range(wiring.units):
+        graph.add_node(f"neuron_{i}", neuron_type=wiring.get_type_of_neuron(i))
+    if include_sensory_neurons:
+        for i in range(wiring.input_dim):
+            graph.add_node(f"sensory_{i}", neuron_type="sensory")
+        _add_edges(graph, "sensory", wiring.sensory_adjacency)
+    _add_edges(graph, "neuron", wiring.adjacency)
+    return graph
+
+
+def _add_edges(graph, source_kind, matrix):
+    for src, dest in zip(*matrix.nonzero(), strict=True):
+        polarity = "excitatory" if matrix[src, dest] > 0 else "inhibitory"
+        graph.add_edge(f"{source_kind}_{src}", f"neuron_{dest}", polarity=polarity)
+
+
+def draw_graph(
+    wiring,
+    layout="shell",
+    neuron_colors=None,
+    synapse_colors=None,
+    draw_labels=False,
+    *,
+    ax=None,
+    legend=False,
+):
+    """Draws a built wiring with matplotlib.
+
+    Args:
+        wiring: a built wiring.
+        layout: ``kamada``, ``circular``, ``random``, ``shell``, ``spring``, ``spectral``,
+            ``spiral``, or ``layered``: columns from the inputs to the motor neurons.
+        neuron_colors: colour of each type of neuron; types left out keep their default.
+        synapse_colors: one colour, or those of ``excitatory`` (green) and ``inhibitory`` (red).
+        draw_labels: whether to write each node's name.
+        ax: matplotlib axes; default the current ones.
+        legend: whether to add the legend to the axes.
+
+    Returns:
+        Handles for ``plt.legend(handles=...)``: the types of neurons and the polarities drawn.
+
+    Raises:
+        ValueError: unknown layout, or a colour is missing for a type of neuron of a custom wiring.
+        ImportError: networkx or matplotlib is not installed.
+    """
+    nx = _optional("networkx", "draw_graph")
+    plt = _optional("matplotlib.pyplot", "draw_graph")
+    if layout not in LAYOUTS:
+        raise ValueError(
+            f"[draw_graph] layout must be one of {', '.join(LAYOUTS)}, got {layout!r}."
+        )
+    neuron_colors = {**NEURON_COLORS, **(neuron_colors or {})}
+    if isinstance(synapse_colors, str):
+        synapse_colors = dict.fromkeys(SYNAPSE_COLORS, synapse_colors)
+    synapse_colors = {**SYNAPSE_COLORS, **(synapse_colors or {})}
+    ax = plt.gca() if ax is None else ax
+    graph = graph_of(wiring)
+    position = _positions(nx, wiring, graph, layout)
+    nodes = _grouped(graph.nodes(data="neuron_type"))
+    edges = _grouped(((a, b), polarity) for a, b, polarity in graph.edges(data="polarity"))
+    for kind, names in nodes.items():
+        if kind not in neuron_colors:
+            raise ValueError(
+                f"[draw_graph] neuron_colors must name a colour for {kind!r}, got none."
+            )
+        nx.draw_networkx_nodes(graph, position, names, node_color=neuron_colors[kind], ax=ax)
+    for polarity, pairs in edges.items():
+        nx.draw_networkx_edges(graph, position, pairs, edge_color=synapse_colors[polarity], ax=ax)
+    if draw_labels:
+        nx.draw_networkx_labels(graph, position, ax=ax)
+    handles = _handles(nodes, neuron_colors, "neurons") + _handles(
+        edges, synapse_colors, "synapses"
+    )
+    if legend:
+        ax.legend(handles=handles)
+    return handles
+
+
+def _positions(nx, wiring, graph, layout):
+    layouts = {
+        "kamada": nx.kamada_kawai_layout,
+        "circular": nx.circular_layout,
+        "random": lambda g: nx.random_layout(g, seed=0),
+        "shell": nx.shell_layout,
+        "spring": lambda g: nx.spring_layout(g, seed=0),
+        "spectral": nx.spectral_layout,
+        "spiral": nx.spiral_layout,
+        "layered": lambda g: _layered(wiring, g),
+    }
+    return layouts[layout](graph)
+
+
+def _layered(wiring, graph):
+    """Columns: inputs, then the wiring's layers; a single layer is split by motor or not."""
+    columns = [[name for name, kind in graph.nodes(data="neuron_type") if kind == "sensory"]]
+    if wiring.num_layers > 1:
+        for layer in range(wiring.num_layers):
+            columns.append([f"neuron_{i}" for i in wiring.get_neurons_of_layer(layer)])
+    else:
+        kinds = {f"neuron_{i}": wiring.get_type_of_neuron(i) for i in range(wiring.units)}
+        columns.append([name for name, kind in kinds.items() if kind != "motor"])
+        columns.append([name for name, kind in kinds.items() if kind == "motor"])
+    columns = [column for column in columns if column]
+    return {
+        name: (x, (i + 0.5) / len(column))
+        for x, column in enumerate(columns)
+        for i, name in enumerate(column)
+    }
+
+
+def _grouped(pairs):
+    groups = {}
+    for member, group in pairs:
+        groups.setdefault(group, []).append(member)
+    return groups
+
+
+def _handles(groups, colors, noun):
+    patches = importlib.import_module("matplotlib.patches")
+    return [
+        patches.Patch(color=colors[kind], label=f"{kind.capitalize()} {noun}") for kind in groups
+    ]
+
+
+def _optional(module, op):
+    package = module.split(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ImportError(
+            f"[{op}] needs {package}, which is not installed: pip install {package}."
+        ) from error
