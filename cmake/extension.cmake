@@ -26,13 +26,14 @@ execute_process(
   OUTPUT_STRIP_TRAILING_WHITESPACE)
 if(NOT _abi_result EQUAL 0 AND NOT CMAKE_CROSSCOMPILING)
   message(FATAL_ERROR "nanobind ${nanobind_VERSION} does not fit mlx ${MLX_VERSION}: ${_abi_text}. "
-    "See NANOBIND_FOR_MLX in build_backend/mlx_ncps_build.py.")
+    "See NANOBIND_FOR_MLX in build_backend/native_requirements.py.")
 endif()
 
 nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_SUPPRESS_WARNINGS
   src/bindings.cpp
   csrc/ltc.cpp
-  csrc/cfc.cpp)
+  csrc/cfc.cpp
+  csrc/primitive.cpp)
 target_link_libraries(_ext PRIVATE mlx_ncps_cpu mlx)
 
 # ---- macOS --------------------------------------------------------------------------------------

@@ -1,0 +1,74 @@
+# make test       everything in tests/, with the native module built and required
+# make demo       train a CfC on the digits data set      DEMO_ARGS=--short
+# make bench      the benchmarks                          BENCH_ARGS=...
+# make lint       ruff and clang-format, changing nothing; `make format` applies them
+# make sanitize   the C++ tests under ASan + UBSan, then under TSan
+# make clean      remove what these made
+#
+# From a fresh clone: needs python3 with venv, a C++20 compiler, and on Linux Python's headers.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+  $(shell find build_backend cmake csrc metal python src -type f \
+    -not -name '*.pyc' -not -name '_ext*' -not -name '_build_info.py')
+NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' \
+  -o -name '*.metal')
+SANITIZERS := address,undefined thread
+
+.PHONY: test demo bench lint format sanitize clean
+
+test: $(VENV)/test
+	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: $(VENV)/demo
+	$(BIN)/python examples/digits.py $(DEMO_ARGS)
+
+bench: $(VENV)/demo
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+lint: $(VENV)/tools
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE_FILES)
+
+format: $(VENV)/tools
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(NATIVE_FILES)
+
+sanitize: $(SANITIZERS:%=sanitize-%)
+
+sanitize-%: $(VENV)/tools
+	$(BIN)/cmake -S . -B build/sanitize-$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON \
+	  -DMLX_NCPS_SANITIZE=$*
+	$(BIN)/cmake --build build/sanitize-$*
+	$(BIN)/ctest --test-dir build/sanitize-$* --verbose
+
+clean:
+	rm -rf build $(VENV) .pytest_cache .ruff_cache
+
+# ---- The environment: a stamp file for each thing installed -------------------------------------
+
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/tools: $(VENV)/created .ci/requirements.txt
+	$(PIP) install -r .ci/requirements.txt
+	touch $@
+
+# One wheel, which the tests and the demo share.
+build/wheel/built: $(VENV)/created $(SOURCES)
+	rm -rf build/wheel
+	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	touch $@
+
+$(VENV)/test $(VENV)/demo: $(VENV)/%: build/wheel/built
+	$(PIP) install --force-reinstall --no-deps build/wheel/mlx_ncps-*.whl
+	$(PIP) install "$$(ls build/wheel/mlx_ncps-*.whl)[cpu,$*]"
+	touch $@
