@@ -1,0 +1,25 @@
+// cfc_sequence: a CfC over a whole sequence as one MLX primitive with its gradient (MATHS 1);
+// src/bindings.cpp exposes it, and mlx_ncps.backends.cpu calls it.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "csrc/primitive.h"
+
+namespace mlx_ncps {
+
+// weights, in order: `layers` pairs (W [K, in], b [K]) of the backbone, whose first layer reads [x,
+// h]; then the heads (W [H, in], b [H]): ff1, ff2, time_a, time_b, or with merged time heads ff1,
+// ff2, t = ts time_a + time_b, or in pure mode ff1; then in pure mode w_tau [H], A [H]. Four heads
+// and pure mode read ts [B, T]; with `merged` it is not looked at.
+//   x [B, T, I], h0 [B, H]; mode "default" | "no_gate" | "pure"; activation "lecun_tanh" | "tanh" |
+//   "relu" | "gelu" | "silu" |
+// "sigmoid".
+// Returns h after every step [B, T, H], of x's dtype. With `save` the forward keeps what the
+// backward reads; without, a backward runs the forward again.
+mx::array cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
+                       const Arrays& weights, int layers, const std::string& mode,
+                       const std::string& activation, bool merged, bool save, mx::StreamOrDevice s);
+
+}  // namespace mlx_ncps

@@ -1,0 +1,186 @@
+// CfC over whole sequences (MATHS 1). A task owns a few batch rows for all T steps: the input half
+// of the first stage is one GEMM per chunk of steps, then every step runs the recurrent half, the
+// other backbone layers, the heads side by side and the closed form.
+
+constexpr long CFC_CHUNK_ROWS =
+    192;  // rows x steps of one chunk: its first-stage buffer stays in L2 up to a few hundred units
+
+static void activate(int activation, float* z, const float* bias, long n, float* kept) {
+  const auto run = [&](auto f, bool keep_value) {
+    for (long q = 0; q < n; q += W) {
+      const vf pre = bias ? load(z + q) + load(bias + q) : load(z + q);
+      const vf value = f(pre);
+      store(z + q, value);
+      if (kept) store_partial(kept + q, keep_value ? value : pre, n - q);
+    }
+  };
+  switch (activation) {
+    case NCPS_LECUN_TANH:
+      return run([](vf z) { return ncps_activation<NCPS_LECUN_TANH>(z); }, true);
+    case NCPS_TANH:
+      return run([](vf z) { return ncps_activation<NCPS_TANH>(z); }, true);
+    case NCPS_RELU:
+      return run([](vf z) { return ncps_activation<NCPS_RELU>(z); }, true);
+    case NCPS_SIGMOID:
+      return run([](vf z) { return ncps_activation<NCPS_SIGMOID>(z); }, true);
+    case NCPS_GELU:
+      return run([](vf z) { return ncps_activation<NCPS_GELU>(z); }, false);
+    default:
+      return run([](vf z) { return ncps_activation<NCPS_SILU>(z); }, false);
+  }
+}
+
+// Packed weights. Stage s reads `depth[s]` values (stage 0: x and h) and writes `width[s]` columns,
+// `stride[s]` floats apart.
+struct Cfc {
+  const CfcProblem& p;
+  long Hn;  // columns of one head, whole panels
+  long depth[MAX_CFC_LAYERS + 1], width[MAX_CFC_LAYERS + 1], stride[MAX_CFC_LAYERS + 1];
+  float *x_panels, *h_panels, *panels[MAX_CFC_LAYERS + 1], *bias[MAX_CFC_LAYERS + 1];
+  float *w_tau, *A;
+};
+
+// What the n-th output column of stage s is made of: a row of a weight matrix and its bias; null
+// for padding columns.
+static inline const float* weight_row(const Cfc& k, int s, long n) {
+  const long fan_in = s == 0 ? k.p.I + k.p.H : k.depth[s];
+  if (s < k.p.layers) return k.p.weight[s] + n * fan_in;
+  return n % k.Hn < k.p.H ? k.p.head_weight[n / k.Hn] + n % k.Hn * fan_in : nullptr;
+}
+static inline float bias_of(const Cfc& k, int s, long n) {
+  if (s < k.p.layers) return n < k.width[s] ? k.p.bias[s][n] : 0.0f;
+  return n % k.Hn < k.p.H ? k.p.head_bias[n / k.Hn][n % k.Hn] : 0.0f;
+}
+
+// Panels of columns first .. first + depth of stage s's weights: panel element (d, n) =
+// weight_row(n)[first + d].
+static void pack_stage(const Cfc& k, int s, long first, long depth, float* out) {
+  for (long n = 0; n < k.width[s]; n += NR, out += depth * NR)
+    for (long j = 0; j < NR; ++j) {
+      const float* row = n + j < k.width[s] ? weight_row(k, s, n + j) : nullptr;
+      for (long d = 0; d < depth; ++d) out[d * NR + j] = row ? row[first + d] : 0.0f;
+    }
+}
+
+static Cfc make_cfc(const CfcProblem& p, Carver& memory) {
+  Cfc k{p, round_up(p.H, NR), {}, {}, {}, nullptr, nullptr, {}, {}, nullptr, nullptr};
+  for (int s = 0; s <= p.layers; ++s) {
+    k.depth[s] = s == 0 ? p.H : p.width[s - 1];
+    k.width[s] = s < p.layers ? p.width[s] : p.heads * k.Hn;
+    k.stride[s] = round_up(k.width[s], NR);
+    (s == 0 ? k.h_panels : k.panels[s]) = memory.take(k.stride[s] * k.depth[s]);
+    if (s == 0) k.x_panels = memory.take(k.stride[s] * p.I);
+    k.bias[s] = memory.take(k.stride[s]);
+  }
+  k.w_tau = memory.take(k.Hn), k.A = memory.take(k.Hn);
+  return k;
+}
+
+static void pack_cfc(const Cfc& k) {
+  const CfcProblem& p = k.p;
+  for (int s = 0; s <= p.layers; ++s) {
+    if (s == 0) pack_stage(k, 0, 0, p.I, k.x_panels);
+    pack_stage(k, s, s == 0 ? p.I : 0, k.depth[s], s == 0 ? k.h_panels : k.panels[s]);
+    for (long n = 0; n < k.stride[s]; ++n) k.bias[s][n] = bias_of(k, s, n);
+  }
+  for (long j = 0; j < k.Hn; ++j) {
+    k.w_tau[j] = p.heads == 1 && j < p.H ? p.w_tau[j] : 0.0f;
+    k.A[j] = p.heads == 1 && j < p.H ? p.A[j] : 0.0f;
+  }
+}
+
+// h' of one row from its heads' pre-activations z [heads][Hn]; bias: null where z already holds it.
+// Keeps F1, F2, g, a (or f).
+template <int MODE>
+static inline void cfc_heads(const Cfc& k, const float* z, const float* bias, float ts, float* h,
+                             float* kept) {
+  const long H = k.p.H, Hn = k.Hn;
+  const bool merged = k.p.heads == 3;
+  const auto head = [&](long at) { return bias ? load(z + at) + load(bias + at) : load(z + at); };
+  for (long q = 0; q < H; q += W) {
+    if (MODE == NCPS_CFC_PURE) {
+      const vf f = head(q);
+      store(h + q, cfc_pure(f, load(k.w_tau + q), load(k.A + q), ts));
+      if (kept) store_partial(kept + q, f, H - q);
+      continue;
+    }
+    const vf F1 = ncps_tanh(head(q)), F2 = ncps_tanh(head(Hn + q)), a = head(2 * Hn + q);
+    const vf g = ncps_sigmoid(merged ? a : a * ts + head(3 * Hn + q));
+    store(h + q, cfc_blend<MODE>(F1, F2, g));
+    if (!kept) continue;
+    store_partial(kept + q, F1, H - q);
+    store_partial(kept + H + q, F2, H - q);
+    store_partial(kept + 2 * H + q, g, H - q);
+    if (!merged) store_partial(kept + 3 * H + q, a, H - q);
+  }
+}
+
+static inline void cfc_heads_of(const Cfc& k, const float* z, const float* bias, float ts, float* h,
+                                float* kept) {
+  if (k.p.mode == NCPS_CFC_DEFAULT) return cfc_heads<NCPS_CFC_DEFAULT>(k, z, bias, ts, h, kept);
+  if (k.p.mode == NCPS_CFC_NO_GATE) return cfc_heads<NCPS_CFC_NO_GATE>(k, z, bias, ts, h, kept);
+  cfc_heads<NCPS_CFC_PURE>(k, z, bias, ts, h, kept);
+}
+
+static void cfc_forward_rows(const Cfc& k, long b, long rows) {
+  const CfcProblem& p = k.p;
+  const long T = p.T, I = p.I, H = p.H;
+  const long chunk = min_of(T, CFC_CHUNK_ROWS / rows > 0 ? CFC_CHUNK_ROWS / rows : 1);
+  long floats = rows * (chunk * k.stride[0] + k.Hn);
+  for (int s = 1; s <= p.layers; ++s) floats += rows * k.stride[s];
+  Scratch scratch(floats);
+  float *first = scratch.data, *h = first + rows * chunk * k.stride[0], *stages = h + rows * k.Hn;
+  fill(h, rows * k.Hn, 0.0f);
+  for (long r = 0; r < rows; ++r) copy(h + r * k.Hn, p.h0 + (b + r) * H, H);
+  for (long t0 = 0; t0 < T; t0 += chunk) {
+    const long steps = min_of(chunk, T - t0),
+               row = steps * k.stride[0];  // first: [rows][steps][stride]
+    for (long at = 0; at < rows * steps; ++at)
+      copy(first + at * k.stride[0], k.bias[0], k.stride[0]);
+    for (long r = 0; r < rows; ++r)
+      gemm(p.x + ((b + r) * T + t0) * I, I, 1, steps, k.x_panels, I, k.width[0], first + r * row,
+           k.stride[0], true);
+    for (long t = t0; t < t0 + steps; ++t) {
+      float* z = first + (t - t0) * k.stride[0];
+      long z_row = row, kept_at = 0;
+      gemm(h, k.Hn, 1, rows, k.h_panels, H, k.width[0], z, z_row, true);
+      float* next = stages;
+      for (int s = 0; s < p.layers; ++s) {
+        for (long r = 0; r < rows; ++r)
+          activate(p.activation, z + r * z_row, s == 0 ? nullptr : k.bias[s], k.width[s],
+                   p.saved ? p.saved + ((b + r) * T + t) * p.saved_width + kept_at : nullptr);
+        kept_at += k.width[s];
+        gemm(z, z_row, 1, rows, k.panels[s + 1], k.depth[s + 1], k.width[s + 1], next,
+             k.stride[s + 1], false);
+        z = next, z_row = k.stride[s + 1];
+        next += rows * k.stride[s + 1];
+      }
+      for (long r = 0; r < rows; ++r) {
+        const long at = (b + r) * T + t;
+        cfc_heads_of(k, z + r * z_row, p.layers == 0 ? nullptr : k.bias[p.layers],
+                     p.ts ? p.ts[at] : 0.0f, h + r * k.Hn,
+                     p.saved ? p.saved + at * p.saved_width + kept_at : nullptr);
+        copy(p.h + at * H, h + r * k.Hn, H);
+      }
+    }
+  }
+}
+
+static inline long cfc_rows_per_task(long B) {
+  const long rows =
+      (B + 3) /
+      4;  // four tasks while the batch is small; more rows than 16 gain nothing in the GEMM
+  return rows < 4 ? 4 : rows > 16 ? 16 : rows;
+}
+
+static void cfc_forward(const CfcProblem& p) {
+  Carver count{nullptr};
+  make_cfc(p, count);
+  Scratch scratch(count.used);
+  Carver memory{scratch.data};
+  const Cfc k = make_cfc(p, memory);
+  pack_cfc(k);
+  const long rows = cfc_rows_per_task(p.B);
+  auto body = [&](long task) { cfc_forward_rows(k, task * rows, min_of(rows, p.B - task * rows)); };
+  parallel((p.B + rows - 1) / rows, body);
+}

@@ -1,0 +1,294 @@
+// The backward twin of cfc.inl. Per chunk of steps, from the end: first the time loop, which needs
+// only the small [rows, units] products that carry dL/dh back; then the weight gradients and dL/dx
+// as GEMMs over the whole chunk. Each task owns one slab of weight gradients; slabs are summed in a
+// fixed order.
+
+static void multiply_slope(int activation, float* dz, const float* kept, long n) {
+  const auto run = [&](auto slope) {
+    for (long q = 0; q < n; q += W)
+      store(dz + q, load(dz + q) * slope(load_partial(kept + q, n - q)));
+  };
+  switch (activation) {
+    case NCPS_LECUN_TANH:
+      return run([](vf z) { return ncps_activation_slope<NCPS_LECUN_TANH>(z); });
+    case NCPS_TANH:
+      return run([](vf z) { return ncps_activation_slope<NCPS_TANH>(z); });
+    case NCPS_RELU:
+      return run([](vf z) { return ncps_activation_slope<NCPS_RELU>(z); });
+    case NCPS_SIGMOID:
+      return run([](vf z) { return ncps_activation_slope<NCPS_SIGMOID>(z); });
+    case NCPS_GELU:
+      return run([](vf z) { return ncps_activation_slope<NCPS_GELU>(z); });
+    default:
+      return run([](vf z) { return ncps_activation_slope<NCPS_SILU>(z); });
+  }
+}
+
+// A layer's output from what was kept of it.
+static void value_from_kept(int activation, const float* kept, long n, float* value) {
+  if (activation != NCPS_GELU && activation != NCPS_SILU) return copy(value, kept, n);
+  for (long q = 0; q < n; q += W) {
+    const vf z = load_partial(kept + q, n - q);
+    store_partial(
+        value + q,
+        activation == NCPS_GELU ? ncps_activation<NCPS_GELU>(z) : ncps_activation<NCPS_SILU>(z),
+        n - q);
+  }
+}
+
+// One task's weight gradients: stage s [width][in, whole panels] (stage 0: the x part, then the h
+// part), biases, w_tau, A.
+struct CfcSlab {
+  float *dx_weight, *dweight[MAX_CFC_LAYERS + 1], *dbias[MAX_CFC_LAYERS + 1], *dw_tau, *dA;
+};
+
+static CfcSlab cfc_slab(const Cfc& k, Carver& memory) {
+  CfcSlab g{};
+  g.dx_weight = memory.take(k.width[0] * round_up(k.p.I, NR));
+  for (int s = 0; s <= k.p.layers; ++s) {
+    g.dweight[s] = memory.take(k.width[s] * round_up(k.depth[s], NR));
+    g.dbias[s] = memory.take(k.stride[s]);
+  }
+  g.dw_tau = memory.take(k.Hn), g.dA = memory.take(k.Hn);
+  return g;
+}
+
+// The weights in the other orientation, for dL/d(input) = dL/d(output) W: panels over the stage's
+// inputs.
+struct CfcTransposed {
+  float *x_panels, *panels[MAX_CFC_LAYERS + 1];
+};
+
+static CfcTransposed make_transposed(const Cfc& k, const float* zeros, Carver& memory) {
+  CfcTransposed w{};
+  w.x_panels = memory.take(panel_floats(k.width[0], k.p.I));
+  for (int s = 0; s <= k.p.layers; ++s)
+    w.panels[s] = memory.take(panel_floats(k.width[s], k.depth[s]));
+  if (!memory.base) return w;
+  for (int s = 0; s <= k.p.layers; ++s) {
+    const auto row = [&](long n) {
+      const float* r = weight_row(k, s, n);
+      return r ? r + (s == 0 ? k.p.I : 0) : zeros;
+    };
+    pack_panels(row, k.width[s], k.depth[s], 1, w.panels[s]);
+  }
+  const auto x_row = [&](long n) {
+    const float* r = weight_row(k, 0, n);
+    return r ? r : zeros;
+  };
+  pack_panels(x_row, k.width[0], k.p.I, 1, w.x_panels);
+  return w;
+}
+
+// dL/d(heads' pre-activations) [heads][Hn] of one row from dh [Hn]; returns dL/dts.
+template <int MODE>
+static inline float cfc_heads_backward(const Cfc& k, const float* dh, const float* kept, float ts,
+                                       float* dz, const CfcSlab& g) {
+  const long H = k.p.H, Hn = k.Hn;
+  const bool merged = k.p.heads == 3;
+  vf dts = vf{};
+  for (long q = 0; q < H; q += W) {
+    const long live = H - q;
+    if (MODE == NCPS_CFC_PURE) {
+      const auto d = cfc_pure_backward(load(dh + q), load_partial(kept + q, live),
+                                       load(k.w_tau + q), load(k.A + q), ts);
+      store(dz + q, d.df);
+      store(g.dw_tau + q, load(g.dw_tau + q) + d.dw_tau), store(g.dA + q, load(g.dA + q) + d.dA);
+      dts += d.dts;
+      continue;
+    }
+    const auto d = cfc_blend_backward<MODE>(load(dh + q), load_partial(kept + q, live),
+                                            load_partial(kept + H + q, live),
+                                            load_partial(kept + 2 * H + q, live));
+    store(dz + q, d.df1), store(dz + Hn + q, d.df2);
+    store(dz + 2 * Hn + q, merged ? d.du : d.du * ts);
+    if (merged) continue;
+    store(dz + 3 * Hn + q, d.du);
+    dts += d.du * load_partial(kept + 3 * H + q, live);
+  }
+  return horizontal_sum(dts);
+}
+
+static inline float cfc_heads_backward_of(const Cfc& k, const float* dh, const float* kept,
+                                          float ts, float* dz, const CfcSlab& g) {
+  if (k.p.mode == NCPS_CFC_DEFAULT)
+    return cfc_heads_backward<NCPS_CFC_DEFAULT>(k, dh, kept, ts, dz, g);
+  if (k.p.mode == NCPS_CFC_NO_GATE)
+    return cfc_heads_backward<NCPS_CFC_NO_GATE>(k, dh, kept, ts, dz, g);
+  return cfc_heads_backward<NCPS_CFC_PURE>(k, dh, kept, ts, dz, g);
+}
+
+// Buffers of one task; dz[s] is [rows][steps][stride[s]].
+struct CfcBackwardBuffers {
+  float *dh, *dz[MAX_CFC_LAYERS + 1], *columns, *rows;
+};
+
+static CfcBackwardBuffers make_buffers(const Cfc& k, long rows, long chunk, Carver& memory) {
+  CfcBackwardBuffers f{};
+  long widest = round_up(k.p.I, NR);
+  for (int s = 0; s <= k.p.layers; ++s) {
+    f.dz[s] = memory.take(rows * chunk * k.stride[s]);
+    if (round_up(k.depth[s], NR) > widest) widest = round_up(k.depth[s], NR);
+  }
+  f.dh = memory.take(rows * k.Hn);
+  f.columns = memory.take(rows * chunk * widest);
+  f.rows = memory.take(rows * chunk * widest);
+  return f;
+}
+
+// dz of all stages at step t, and dh carried to step t - 1.
+static void cfc_backward_step(const Cfc& k, const CfcTransposed& w, const CfcSlab& g,
+                              const CfcBackwardBuffers& f, long b, long rows, long t, long t0,
+                              long steps) {
+  const CfcProblem& p = k.p;
+  const auto dz = [&](int s) { return f.dz[s] + (t - t0) * k.stride[s]; };
+  for (long r = 0; r < rows; ++r) {
+    const long at = (b + r) * p.T + t;
+    add_to(f.dh + r * k.Hn, p.dh + at * p.H, p.H);
+    const float* kept = p.saved + at * p.saved_width + (p.saved_width - p.heads * p.H);
+    const float dts = cfc_heads_backward_of(k, f.dh + r * k.Hn, kept, p.ts ? p.ts[at] : 0.0f,
+                                            dz(p.layers) + r * steps * k.stride[p.layers], g);
+    if (p.dts) p.dts[at] = dts;
+  }
+  long kept_at = p.saved_width - p.heads * p.H;
+  for (int s = p.layers; s > 0; --s) {
+    const long down = s - 1;
+    kept_at -= k.width[down];
+    gemm(dz(s), steps * k.stride[s], 1, rows, w.panels[s], k.width[s], k.depth[s], dz(down),
+         steps * k.stride[down], false);
+    for (long r = 0; r < rows; ++r)
+      multiply_slope(p.activation, dz(down) + r * steps * k.stride[down],
+                     p.saved + ((b + r) * p.T + t) * p.saved_width + kept_at, k.width[down]);
+  }
+  gemm(dz(0), steps * k.stride[0], 1, rows, w.panels[0], k.width[0], p.H, f.dh, k.Hn, false);
+}
+
+// dweight [width][columns, whole panels] += dz^T in, over all rows and steps of the chunk; in(d):
+// row d of the stage's input.
+template <typename Row>
+static void add_weight_gradient(const Cfc& k, int s, const float* dz, Row in, long depth,
+                                long columns, float* panels, float* dweight) {
+  pack_panels(in, depth, columns, 1, panels);
+  gemm(dz, 1, k.stride[s], k.width[s], panels, depth, columns, dweight, round_up(columns, NR),
+       true);
+}
+
+static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSlab& g,
+                               const CfcBackwardBuffers& f, long b, long rows, long t0,
+                               long steps) {
+  const CfcProblem& p = k.p;
+  const long T = p.T, I = p.I, H = p.H, depth = rows * steps;
+  const auto at = [&](long d) { return (b + d / steps) * T + t0 + d % steps; };
+  const auto x_row = [&](long d) { return p.x + at(d) * I; };
+  const auto h_row = [&](long d) {
+    return t0 + d % steps > 0 ? p.h + (at(d) - 1) * H : p.h0 + (b + d / steps) * H;
+  };
+  long kept_at = 0;
+  for (int s = 0; s <= p.layers; ++s) {
+    for (long d = 0; d < depth; ++d) add_to(g.dbias[s], f.dz[s] + d * k.stride[s], k.width[s]);
+    if (s == 0) {
+      add_weight_gradient(k, 0, f.dz[0], x_row, depth, I, f.columns, g.dx_weight);
+      add_weight_gradient(k, 0, f.dz[0], h_row, depth, H, f.columns, g.dweight[0]);
+      continue;
+    }
+    const long below = k.depth[s];
+    for (long d = 0; d < depth; ++d)
+      value_from_kept(p.activation, p.saved + at(d) * p.saved_width + kept_at, below,
+                      f.rows + d * below);
+    kept_at += below;
+    add_weight_gradient(
+        k, s, f.dz[s], [&](long d) { return f.rows + d * below; }, depth, below, f.columns,
+        g.dweight[s]);
+  }
+  const long In = round_up(I, NR);
+  gemm(f.dz[0], k.stride[0], 1, depth, w.x_panels, k.width[0], I, f.rows, In, false);
+  for (long d = 0; d < depth; ++d) copy(p.dx + at(d) * I, f.rows + d * In, I);
+}
+
+static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSlab& g, long b,
+                              long rows) {
+  const CfcProblem& p = k.p;
+  const long chunk = min_of(p.T, CFC_CHUNK_ROWS / rows > 0 ? CFC_CHUNK_ROWS / rows : 1);
+  Carver count{nullptr};
+  make_buffers(k, rows, chunk, count);
+  Scratch scratch(count.used);
+  fill(scratch.data, count.used, 0.0f);
+  Carver memory{scratch.data};
+  const CfcBackwardBuffers f = make_buffers(k, rows, chunk, memory);
+  for (long end = p.T; end > 0; end -= chunk) {
+    const long t0 = end > chunk ? end - chunk : 0, steps = end - t0;
+    if (steps != chunk)
+      for (int s = 0; s <= p.layers; ++s) fill(f.dz[s], rows * chunk * k.stride[s], 0.0f);
+    for (long t = end - 1; t >= t0; --t) cfc_backward_step(k, w, g, f, b, rows, t, t0, steps);
+    cfc_backward_chunk(k, w, g, f, b, rows, t0, steps);
+  }
+  for (long r = 0; r < rows; ++r) copy(p.dh0 + (b + r) * p.H, f.dh + r * k.Hn, p.H);
+}
+
+// Sums element (n, c) of the tasks' slabs in order.
+static inline float sum_slabs(const float* at, long stride, long count) {
+  float sum = 0.0f;
+  for (long i = 0; i < count; ++i) sum += at[i * stride];
+  return sum;
+}
+
+static void unpack_cfc(const Cfc& k, const CfcSlab& g, long stride, long count) {
+  const CfcProblem& p = k.p;
+  for (int s = 0; s <= p.layers; ++s) {
+    const long fan_in = s == 0 ? p.I + p.H : k.depth[s], first = s == 0 ? p.I : 0;
+    for (long n = 0; n < k.width[s]; ++n) {
+      if (!weight_row(k, s, n)) continue;
+      const bool head = s == p.layers;
+      float* out = head ? p.dhead_weight[n / k.Hn] + n % k.Hn * fan_in : p.dweight[s] + n * fan_in;
+      for (long c = 0; c < first; ++c)
+        out[c] = sum_slabs(g.dx_weight + n * round_up(p.I, NR) + c, stride, count);
+      for (long c = first; c < fan_in; ++c)
+        out[c] = sum_slabs(g.dweight[s] + n * round_up(k.depth[s], NR) + c - first, stride, count);
+      (head ? p.dhead_bias[n / k.Hn][n % k.Hn] : p.dbias[s][n]) =
+          sum_slabs(g.dbias[s] + n, stride, count);
+    }
+  }
+  for (long j = 0; p.heads == 1 && j < p.H; ++j) {
+    p.dw_tau[j] = sum_slabs(g.dw_tau + j, stride, count);
+    p.dA[j] = sum_slabs(g.dA + j, stride, count);
+  }
+}
+
+static void cfc_backward(const CfcProblem& p) {
+  Carver count{nullptr};
+  make_cfc(p, count);
+  Scratch forward_memory(count.used);
+  Carver memory{forward_memory.data};
+  const Cfc k = make_cfc(p, memory);
+  for (long j = 0; j < k.Hn; ++j) {
+    k.w_tau[j] = p.heads == 1 && j < p.H ? p.w_tau[j] : 0.0f;
+    k.A[j] = p.heads == 1 && j < p.H ? p.A[j] : 0.0f;
+  }
+  long widest = p.I > p.H ? p.I : p.H;
+  for (int s = 0; s < p.layers; ++s) widest = p.width[s] > widest ? p.width[s] : widest;
+  Scratch zeros(round_up(widest, NR));
+  fill(zeros.data, round_up(widest, NR), 0.0f);
+  Carver transposed_count{nullptr};
+  make_transposed(k, zeros.data, transposed_count);
+  Scratch transposed(transposed_count.used);
+  Carver transposed_memory{transposed.data};
+  const CfcTransposed w = make_transposed(k, zeros.data, transposed_memory);
+  Carver slab_count{nullptr};
+  cfc_slab(k, slab_count);
+  // The tasks and their slabs depend on the shape alone, so that results do not depend on the
+  // number of threads.
+  const long rows = p.B < 128 ? min_of(8, p.B > 0 ? p.B : 1) : 16, blocks = (p.B + rows - 1) / rows,
+             slabs = min_of(blocks, 16);
+  const long stride = slab_count.used;
+  Scratch slab_memory(stride * (slabs > 0 ? slabs : 1));
+  auto body = [&](long task) {
+    fill(slab_memory.data + task * stride, stride, 0.0f);
+    Carver own{slab_memory.data + task * stride};
+    const CfcSlab g = cfc_slab(k, own);
+    for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
+      cfc_backward_rows(k, w, g, block * rows, min_of(rows, p.B - block * rows));
+  };
+  parallel(slabs, body);
+  Carver first{slab_memory.data};
+  unpack_cfc(k, cfc_slab(k, first), stride, slabs);
+}

@@ -1,0 +1,69 @@
+// C[M, N] (+)= A[M, K] B[K, N] with B packed in panels of NR columns and a register tile of up to
+// MR rows x NR columns. A is read through two strides, so that A^T B (weight gradients) is the same
+// code. Rows of C hold whole panels.
+
+constexpr long NV = 2, NR = NV * W;
+#if NCPS_VECTOR_BYTES == 64
+constexpr int MR = 12;  // 24 of 32 registers hold C
+#elif defined(__ARM_NEON)
+constexpr int MR = 8;
+#elif NCPS_VECTOR_BYTES == 32
+constexpr int MR = 6;  // 12 of 16
+#else
+constexpr int MR = 4;
+#endif
+
+static inline long panel_floats(long depth, long columns) { return round_up(columns, NR) * depth; }
+
+// panels [columns / NR][depth][NR] <- element (k, n) at row(k)[n * column_stride]; columns past the
+// end are 0.
+template <typename Row>
+static void pack_panels(Row row, long depth, long columns, long column_stride, float* out) {
+  for (long n = 0; n < columns; n += NR)
+    for (long k = 0; k < depth; ++k, out += NR) {
+      const float* from = row(k) + n * column_stride;
+      const long live = min_of(NR, columns - n);
+      for (long j = 0; j < live; ++j) out[j] = from[j * column_stride];
+      for (long j = live; j < NR; ++j) out[j] = 0.0f;
+    }
+}
+
+template <int M>
+static inline void gemm_tile(const float* A, long row_stride, long depth_stride, const float* panel,
+                             long depth, float* C, long ldc, bool accumulate) {
+  vf c[M][NV];
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < NV; ++v) c[m][v] = accumulate ? load(C + m * ldc + v * W) : vf{};
+  for (long k = 0; k < depth; ++k, A += depth_stride, panel += NR) {
+    vf b[NV];
+    for (int v = 0; v < NV; ++v) b[v] = load(panel + v * W);
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m) {
+      const vf a = splat(A[m * row_stride]);
+      for (int v = 0; v < NV; ++v) c[m][v] += a * b[v];
+    }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < NV; ++v) store(C + m * ldc + v * W, c[m][v]);
+}
+
+template <int M>
+static inline void gemm_tile_of(long rows, const float* A, long row_stride, long depth_stride,
+                                const float* panel, long depth, float* C, long ldc,
+                                bool accumulate) {
+  if (rows == M) return gemm_tile<M>(A, row_stride, depth_stride, panel, depth, C, ldc, accumulate);
+  if constexpr (M > 1)
+    gemm_tile_of<M - 1>(rows, A, row_stride, depth_stride, panel, depth, C, ldc, accumulate);
+}
+
+// Element (m, k) of A is A[m * row_stride + k * depth_stride].
+static void gemm(const float* A, long row_stride, long depth_stride, long M, const float* panels,
+                 long depth, long columns, float* C, long ldc, bool accumulate) {
+  const long tiles = (M + MR - 1) / MR;
+  for (long n = 0; n < columns; n += NR, panels += depth * NR)
+    for (long tile = 0; tile < tiles; ++tile) {
+      const long m = M * tile / tiles, rows = M * (tile + 1) / tiles - m;
+      gemm_tile_of<MR>(rows, A + m * row_stride, row_stride, depth_stride, panels, depth,
+                       C + m * ldc + n, ldc, accumulate);
+    }
+}

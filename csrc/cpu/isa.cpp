@@ -1,0 +1,88 @@
+// Chooses the kernels' instruction set (once, at first use, or by name) and gives the
+// instruction-set files their memory and threads.
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "csrc/cpu/kernels.h"
+#include "csrc/cpu/thread_pool.h"
+
+namespace mlx_ncps {
+namespace {
+
+constexpr const char* NAMES[] = {
+#ifdef MLX_NCPS_X86
+    "avx512", "avx2", "baseline",
+#else
+    "neon",
+#endif
+    nullptr};
+
+// The table of that name, or null where this CPU lacks the instructions.
+const Kernels* table(const std::string& name) {
+#ifdef MLX_NCPS_X86
+  __builtin_cpu_init();
+  if (name == "avx512" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return &kernels_avx512();
+  if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return &kernels_avx2();
+#endif
+  return name == kernels_baseline().name ? &kernels_baseline() : nullptr;
+}
+
+const Kernels& find(const std::string& name) {
+  if (const Kernels* k = table(name)) return *k;
+  std::string runnable;
+  for (const char* const* n = NAMES; *n; ++n)
+    if (table(*n)) runnable += std::string(runnable.empty() ? "" : ", ") + *n;
+  throw std::invalid_argument("[mlx_ncps] instruction set '" + name +
+                              "' can't run on this CPU; wanted one of: " + runnable + ".");
+}
+
+const Kernels& best() {
+  if (const char* wanted = std::getenv("MLX_NCPS_ISA"); wanted && *wanted) return find(wanted);
+  for (const char* const* n = NAMES; *n; ++n)
+    if (const Kernels* k = table(*n)) return *k;
+  return kernels_baseline();
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+}  // namespace
+
+const Kernels& kernels() {
+  const Kernels* k = chosen.load(std::memory_order_acquire);
+  if (!k) chosen.store(k = &best(), std::memory_order_release);
+  return *k;
+}
+
+void choose_kernels(const char* name) {
+  chosen.store(std::string(name) == "auto" ? &best() : &find(name), std::memory_order_release);
+}
+
+const char* const* available_kernels() {
+  static const char* runnable[sizeof(NAMES) / sizeof(NAMES[0])] = {};
+  static const bool once = [] {
+    int count = 0;
+    for (const char* const* n = NAMES; *n; ++n)
+      if (table(*n)) runnable[count++] = *n;
+    return true;
+  }();
+  (void)once;
+  return runnable;
+}
+
+void run_parallel(long count, void (*body)(void* context, long index), void* context) {
+  parallel_for(std::size_t(count), [=](std::size_t i) { body(context, long(i)); });
+}
+
+float* allocate_floats(long count) {
+  return static_cast<float*>(
+      ::operator new(sizeof(float) * std::size_t(count > 0 ? count : 1), std::align_val_t(64)));
+}
+void free_floats(float* p) { ::operator delete(p, std::align_val_t(64)); }
+
+}  // namespace mlx_ncps

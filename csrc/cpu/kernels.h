@@ -1,0 +1,87 @@
+// The CPU kernels as a table of plain functions, one table per instruction set; csrc/ltc.cpp and
+// csrc/cfc.cpp call them through kernels(). Plain C types only: this header is compiled with and
+// without AVX.
+#pragma once
+
+namespace mlx_ncps {
+
+// One synapse of a list; `source` reads, `target` is driven.
+struct Synapse {
+  int source, target;
+};
+
+// Dense folded synapse parameters, row-major [sources, units].
+struct SynapseMatrices {
+  const float *s2, *m2, *w, *we;
+};
+struct SynapseGradients {
+  float *s2, *m2, *w, *we;
+};
+
+// A whole LTC sequence (MATHS 3). `batch_lanes` chooses the layout of `saved`: false [B, T, U, 2,
+// H], true [T, U, 2, H, B].
+struct LtcProblem {
+  long B, T, I, H, U;
+  const float *x, *v0, *ts;                      // [B, T, I], [B, H], [B, T]
+  const float *cm, *leak_num, *leak_den;         // [H]
+  SynapseMatrices recurrent, sensory;            // [H, H], [I, H]
+  const Synapse *recurrent_list, *sensory_list;  // sorted by target; batch lanes only
+  long recurrent_count, sensory_count;
+  float* v;      // [B, T, H]: written by the forward, read by the backward
+  float* saved;  // n and d of every unfold; null where no backward will follow
+  // backward
+  const float* dv;        // [B, T, H]
+  float *dx, *dv0, *dts;  // [B, T, I], [B, H], [B, T]
+  float *dcm, *dleak_num, *dleak_den;
+  SynapseGradients drecurrent, dsensory;
+};
+
+constexpr int MAX_CFC_LAYERS = 16;
+
+// A whole CfC sequence (MATHS 1). Stage s < layers is a backbone layer, stage `layers` the heads
+// side by side. `saved` [B, T, S] holds per step what the backward needs: each backbone layer's
+// output (or pre-activation, where the slope needs it), then tanh(f1), tanh(f2), g, and a unless
+// merged; in pure mode f.
+struct CfcProblem {
+  long B, T, I, H;
+  int layers, mode, activation, heads;  // heads: 4 [f1, f2, a, b], 3 merged [f1, f2, u], 1 pure [f]
+  long width[MAX_CFC_LAYERS];           // units of each backbone layer
+  const float *x, *h0, *ts;             // ts [B, T]; null when merged
+  const float *weight[MAX_CFC_LAYERS], *bias[MAX_CFC_LAYERS];  // backbone, [out, in]
+  const float *head_weight[4], *head_bias[4];                  // [H, in]
+  const float *w_tau, *A;                                      // pure
+  float* h;                                                    // [B, T, H]
+  float* saved;                                                // [B, T, S] or null
+  long saved_width;
+  const float* dh;  // [B, T, H]
+  float *dx, *dh0, *dts;
+  float *dweight[MAX_CFC_LAYERS], *dbias[MAX_CFC_LAYERS], *dhead_weight[4], *dhead_bias[4], *dw_tau,
+      *dA;
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+  void (*ltc_forward)(const LtcProblem&, bool batch_lanes);
+  void (*ltc_backward)(const LtcProblem&, bool batch_lanes);
+  void (*cfc_forward)(const CfcProblem&);
+  void (*cfc_backward)(const CfcProblem&);
+};
+
+// What the instruction-set files may use of the C++ library, compiled once for the baseline
+// (csrc/cpu/support.cpp).
+void run_parallel(long count, void (*body)(void* context, long index), void* context);
+float* allocate_floats(long count);  // 64-byte aligned; throws std::bad_alloc
+void free_floats(float* p);
+
+const Kernels& kernels();                // the chosen table
+void choose_kernels(const char* name);   // or "auto"; std::invalid_argument where this CPU lacks it
+const char* const* available_kernels();  // names, best first, null-terminated
+
+const Kernels& kernels_baseline();
+#ifdef MLX_NCPS_X86
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+#endif
+
+}  // namespace mlx_ncps

@@ -1,0 +1,18 @@
+// The CPU kernels compiled for AVX2 and FMA; chosen by csrc/cpu/isa.cpp.
+#include "csrc/cpu/kernels.h"
+
+#include <immintrin.h>
+
+#define NCPS_VECTOR_BYTES 32
+
+namespace mlx_ncps {
+namespace {
+#include "csrc/cpu/kernels.inl"
+}  // namespace
+
+const Kernels& kernels_avx2() {
+  static constexpr Kernels table{"avx2",       int(W),      ltc_forward,
+                                 ltc_backward, cfc_forward, cfc_backward};
+  return table;
+}
+}  // namespace mlx_ncps

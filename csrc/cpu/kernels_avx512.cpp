@@ -1,0 +1,18 @@
+// The CPU kernels compiled for AVX-512 (F, BW, DQ, VL); chosen by csrc/cpu/isa.cpp.
+#include "csrc/cpu/kernels.h"
+
+#include <immintrin.h>
+
+#define NCPS_VECTOR_BYTES 64
+
+namespace mlx_ncps {
+namespace {
+#include "csrc/cpu/kernels.inl"
+}  // namespace
+
+const Kernels& kernels_avx512() {
+  static constexpr Kernels table{"avx512",     int(W),      ltc_forward,
+                                 ltc_backward, cfc_forward, cfc_backward};
+  return table;
+}
+}  // namespace mlx_ncps

@@ -1,0 +1,23 @@
+// The CPU kernels compiled for the baseline of the target (SSE2 on x86-64, NEON on arm64); chosen
+// by csrc/cpu/isa.cpp.
+#include "csrc/cpu/kernels.h"
+
+#define NCPS_VECTOR_BYTES 16
+
+namespace mlx_ncps {
+namespace {
+#include "csrc/cpu/kernels.inl"
+}  // namespace
+
+#ifdef __ARM_NEON
+#define NAME "neon"
+#else
+#define NAME "baseline"
+#endif
+
+const Kernels& kernels_baseline() {
+  static constexpr Kernels table{NAME,         int(W),      ltc_forward,
+                                 ltc_backward, cfc_forward, cfc_backward};
+  return table;
+}
+}  // namespace mlx_ncps

@@ -1,0 +1,150 @@
+// LTC over whole sequences, lanes across neurons (MATHS 3): dense wirings, and small batches of any
+// wiring. A task owns ROWS batch rows for all T steps and U unfolds, so that each synapse's
+// parameters, once loaded, serve ROWS gates.
+
+#if NCPS_VECTOR_BYTES == 64 || defined(__ARM_NEON)
+constexpr int LTC_ROWS =
+    4;  // 32 vector registers: 2 * ROWS sums, 4 parameters, the gate's temporaries
+#else
+constexpr int LTC_ROWS = 2;
+#endif
+
+// Parameters in blocks of W neurons: [blocks][others][s2 m2 w we][W]. The blocked neurons are
+// targets, or with `transposed` sources.
+struct SynapseBlocks {
+  float* data;
+  long others;
+  const float* block(long q) const { return data + q * others * 4 * W; }
+};
+
+static void pack_blocks(const SynapseMatrices& m, long sources, long targets, bool transposed,
+                        float* out) {
+  const long lanes = transposed ? sources : targets, others = transposed ? targets : sources;
+  const float* const parts[4] = {m.s2, m.m2, m.w, m.we};
+  for (long q = 0; q < lanes; q += W)
+    for (long o = 0; o < others; ++o)
+      for (int part = 0; part < 4; ++part, out += W)
+        for (long lane = 0; lane < W; ++lane) {
+          const long n = q + lane;
+          out[lane] =
+              n >= lanes ? 0.0f : parts[part][transposed ? n * targets + o : o * targets + n];
+        }
+}
+
+// num += sum_i we_ij s_ij, den += sum_i w_ij s_ij for one block of targets; v: ROWS rows, `stride`
+// apart.
+template <int ROWS>
+static inline void accumulate_synapses(const float* block, long sources, const float* v,
+                                       long stride, vf* num, vf* den) {
+  vf n[ROWS], d[ROWS];
+  for (int r = 0; r < ROWS; ++r) n[r] = num[r], d[r] = den[r];
+  for (long i = 0; i < sources; ++i, block += 4 * W) {
+    const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
+             we = load(block + 3 * W);
+    for (int r = 0; r < ROWS; ++r) {
+      const vf gate = ltc_gate(splat(v[r * stride + i]), s2, m2);
+      d[r] += gate * w;
+      n[r] += gate * we;
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) num[r] = n[r], den[r] = d[r];
+}
+
+struct LtcDense {
+  const LtcProblem& p;
+  long Hp;                            // H rounded up to whole vectors
+  SynapseBlocks recurrent, sensory;   // lanes: targets
+  SynapseBlocks recurrent_by_source;  // lanes: sources; backward only
+  float *cm, *leak_num, *leak_den;    // [Hp]; padding neurons stay 0
+};
+
+static LtcDense make_ltc_dense(const LtcProblem& p, bool backward, Carver& memory) {
+  const long Hp = round_up(p.H, W);
+  LtcDense k{p,
+             Hp,
+             {memory.take(Hp * p.H * 4), p.H},
+             {memory.take(Hp * p.I * 4), p.I},
+             {nullptr, p.H},
+             nullptr,
+             nullptr,
+             nullptr};
+  if (backward) k.recurrent_by_source.data = memory.take(Hp * p.H * 4);
+  k.cm = memory.take(Hp);
+  k.leak_num = memory.take(Hp);
+  k.leak_den = memory.take(Hp);
+  if (!memory.base) return k;
+  if (!backward) pack_blocks(p.recurrent, p.H, p.H, false, k.recurrent.data);
+  if (backward) pack_blocks(p.recurrent, p.H, p.H, true, k.recurrent_by_source.data);
+  pack_blocks(p.sensory, p.I, p.H, false, k.sensory.data);
+  for (long j = 0; j < Hp; ++j) {
+    k.cm[j] = j < p.H ? p.cm[j] : 1.0f;
+    k.leak_num[j] = j < p.H ? p.leak_num[j] : 0.0f;
+    k.leak_den[j] = j < p.H ? p.leak_den[j] : 0.0f;
+  }
+  return k;
+}
+
+// One unfold of ROWS rows: v -> v_next, both [ROWS][Hp]; n0, d0 [ROWS][Hp] are the sums that do not
+// change within the step.
+template <int ROWS>
+static inline void unfold(const LtcDense& k, const float* v, float* v_next, const float* n0,
+                          const float* d0, const float* rate, float* saved, long saved_stride) {
+  const long H = k.p.H;
+  for (long q = 0; q < k.Hp; q += W) {
+    vf n[ROWS], d[ROWS];
+    for (int r = 0; r < ROWS; ++r) n[r] = load(n0 + r * k.Hp + q), d[r] = load(d0 + r * k.Hp + q);
+    accumulate_synapses<ROWS>(k.recurrent.block(q / W), H, v, k.Hp, n, d);
+    for (int r = 0; r < ROWS; ++r) {
+      store(v_next + r * k.Hp + q,
+            ltc_update(load(v + r * k.Hp + q), n[r], d[r], load(k.cm + q), splat(rate[r])));
+      if (!saved) continue;
+      store_partial(saved + r * saved_stride + q, n[r], H - q);
+      store_partial(saved + r * saved_stride + H + q, d[r], H - q);
+    }
+  }
+}
+
+template <int ROWS>
+static void ltc_dense_forward_rows(const LtcDense& k, long b) {
+  const LtcProblem& p = k.p;
+  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
+  Scratch scratch(4 * ROWS * Hp);
+  float *v = scratch.data, *v_next = v + ROWS * Hp, *n0 = v_next + ROWS * Hp, *d0 = n0 + ROWS * Hp;
+  fill(v, 2 * ROWS * Hp, 0.0f);
+  for (int r = 0; r < ROWS; ++r) copy(v + r * Hp, p.v0 + (b + r) * H, H);
+  for (long t = 0; t < T; ++t) {
+    float rate[ROWS];
+    for (int r = 0; r < ROWS; ++r) rate[r] = p.ts[(b + r) * T + t] / float(U);
+    for (long q = 0; q < Hp; q += W) {
+      vf n[ROWS], d[ROWS];
+      for (int r = 0; r < ROWS; ++r) n[r] = load(k.leak_num + q), d[r] = load(k.leak_den + q);
+      accumulate_synapses<ROWS>(k.sensory.block(q / W), p.I, p.x + (b * T + t) * p.I, T * p.I, n,
+                                d);
+      for (int r = 0; r < ROWS; ++r) store(n0 + r * Hp + q, n[r]), store(d0 + r * Hp + q, d[r]);
+    }
+    for (long u = 0; u < U; ++u) {
+      unfold<ROWS>(k, v, v_next, n0, d0, rate,
+                   p.saved ? p.saved + ((b * T + t) * U + u) * 2 * H : nullptr, T * U * 2 * H);
+      float* swap = v;
+      v = v_next, v_next = swap;
+    }
+    for (int r = 0; r < ROWS; ++r) copy(p.v + ((b + r) * T + t) * H, v + r * Hp, H);
+  }
+}
+
+static void ltc_dense_forward(const LtcProblem& p) {
+  Carver count{nullptr};
+  make_ltc_dense(p, false, count);
+  Scratch scratch(count.used);
+  Carver memory{scratch.data};
+  const LtcDense k = make_ltc_dense(p, false, memory);
+  const long tasks = (p.B + LTC_ROWS - 1) / LTC_ROWS;
+  auto body = [&](long task) {
+    long b = task * LTC_ROWS;
+    const long end = min_of(p.B, b + LTC_ROWS);
+    for (; b + LTC_ROWS <= end; b += LTC_ROWS) ltc_dense_forward_rows<LTC_ROWS>(k, b);
+    for (; b + 2 <= end; b += 2) ltc_dense_forward_rows<2>(k, b);
+    for (; b < end; ++b) ltc_dense_forward_rows<1>(k, b);
+  };
+  parallel(tasks, body);
+}

@@ -1,0 +1,207 @@
+// The backward twin of ltc_dense.inl: walks T and U from the end. Gates are recomputed; n and d of
+// every unfold were saved, and v follows from them by the forward's own arithmetic. Parameter
+// gradients accumulate in one slab per task, reduced in a fixed order.
+
+constexpr float MINUS_LN2 = -0.69314718055994531f;
+
+// The recurrent synapses' gradients with lanes across sources, so that dL/dv_i needs no sum across
+// lanes. block, slab: [targets][4][W] of one block of sources; v, dv: [ROWS][Hp] at that block; dn,
+// dd: [ROWS][Hp] of all targets.
+template <int ROWS>
+static inline void backward_recurrent(const float* block, float* slab, long targets, const float* v,
+                                      float* dv, long Hp, const float* dn, const float* dd) {
+  vf vr[ROWS], sum[ROWS];
+  for (int r = 0; r < ROWS; ++r) vr[r] = load(v + r * Hp), sum[r] = vf{};
+  for (long j = 0; j < targets; ++j, block += 4 * W, slab += 4 * W) {
+    const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
+             we = load(block + 3 * W);
+    vf ds2 = load(slab), dm2 = load(slab + W), dw = load(slab + 2 * W), dwe = load(slab + 3 * W);
+    for (int r = 0; r < ROWS; ++r) {
+      const vf gate = ltc_gate(vr[r], s2, m2), n = splat(dn[r * Hp + j]), d = splat(dd[r * Hp + j]);
+      const vf dz = ltc_gate_backward(gate, w, we, n, d);
+      dw += gate * d;
+      dwe += gate * n;
+      dm2 += dz;
+      ds2 += dz * vr[r];
+      sum[r] += dz * s2;
+    }
+    store(slab, ds2), store(slab + W, dm2), store(slab + 2 * W, dw), store(slab + 3 * W, dwe);
+  }
+  for (int r = 0; r < ROWS; ++r) store(dv + r * Hp, load(dv + r * Hp) + sum[r] * MINUS_LN2);
+}
+
+// The sensory synapses' gradients with lanes across targets (inputs are often few). x, dx: ROWS
+// rows, `stride` apart.
+template <int ROWS>
+static inline void backward_sensory(const LtcDense& k, float* slab, const float* x, float* dx,
+                                    long stride, const float* dn, const float* dd) {
+  const long I = k.p.I, Hp = k.Hp;
+  for (long i = 0; i < I; ++i) {
+    vf sum[ROWS];
+    for (int r = 0; r < ROWS; ++r) sum[r] = vf{};
+    for (long q = 0; q < Hp; q += W) {
+      const float* block = k.sensory.block(q / W) + i * 4 * W;
+      float* grad = slab + (q / W * I + i) * 4 * W;
+      const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
+               we = load(block + 3 * W);
+      vf ds2 = load(grad), dm2 = load(grad + W), dw = load(grad + 2 * W), dwe = load(grad + 3 * W);
+      for (int r = 0; r < ROWS; ++r) {
+        const vf xi = splat(x[r * stride + i]), gate = ltc_gate(xi, s2, m2);
+        const vf n = load(dn + r * Hp + q), d = load(dd + r * Hp + q);
+        const vf dz = ltc_gate_backward(gate, w, we, n, d);
+        dw += gate * d;
+        dwe += gate * n;
+        dm2 += dz;
+        ds2 += dz * xi;
+        sum[r] += dz * s2;
+      }
+      store(grad, ds2), store(grad + W, dm2), store(grad + 2 * W, dw), store(grad + 3 * W, dwe);
+    }
+    for (int r = 0; r < ROWS; ++r) dx[r * stride + i] = horizontal_sum(sum[r]) * MINUS_LN2;
+  }
+}
+
+// One task's running sums of parameter gradients.
+struct LtcSlab {
+  float *recurrent, *sensory,
+      *neurons;  // [blocks][H][4][W], [blocks][I][4][W], [dcm dleak_num dleak_den][Hp]
+};
+
+static long ltc_slab_floats(const LtcDense& k) { return k.Hp * (k.p.H + k.p.I) * 4 + 3 * k.Hp; }
+static LtcSlab ltc_slab(const LtcDense& k, float* base) {
+  return {base, base + k.Hp * k.p.H * 4, base + k.Hp * (k.p.H + k.p.I) * 4};
+}
+
+// v before unfold 0 .. U of step t, [U + 1][ROWS][Hp], from the saved n and d.
+template <int ROWS>
+static inline void replay_step(const LtcDense& k, long b, long t, const float* rate, float* v) {
+  const LtcProblem& p = k.p;
+  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
+  for (int r = 0; r < ROWS; ++r)
+    copy(v + r * Hp, t > 0 ? p.v + ((b + r) * T + t - 1) * H : p.v0 + (b + r) * H, H);
+  for (long u = 0; u < U; ++u)
+    for (int r = 0; r < ROWS; ++r) {
+      const float* saved = p.saved + (((b + r) * T + t) * U + u) * 2 * H;
+      const float* now = v + (u * ROWS + r) * Hp;
+      float* next = v + ((u + 1) * ROWS + r) * Hp;
+      for (long q = 0; q < Hp; q += W)
+        store(next + q,
+              ltc_update(load(now + q), load_partial(saved + q, H - q),
+                         load_partial(saved + H + q, H - q), load(k.cm + q), splat(rate[r])));
+    }
+}
+
+// The neurons' own part of one unfold's gradient: dv -> dn, dd and the direct share of dL/dv;
+// returns nothing, sums into slab and drate.
+template <int ROWS>
+static inline void backward_neurons(const LtcDense& k, const float* saved, long saved_stride,
+                                    const float* v, const float* v_next, float* dv, float* dn,
+                                    float* dd, float* step_dn, float* step_dd, const float* rate,
+                                    float* dcm, vf* drate) {
+  const long H = k.p.H, Hp = k.Hp;
+  for (int r = 0; r < ROWS; ++r)
+    for (long q = 0; q < Hp; q += W) {
+      const long at = r * Hp + q;
+      const vf n = load_partial(saved + r * saved_stride + q, H - q),
+               d = load_partial(saved + r * saved_stride + H + q, H - q);
+      const vf cm = load(k.cm + q), next = load(v_next + at);
+      const vf grad = load(dv + at) / ltc_update_denominator(d, cm, splat(rate[r]));
+      const vf gn = grad * rate[r], gd = -gn * next;
+      store(dn + at, gn), store(dd + at, gd);
+      store(step_dn + at, load(step_dn + at) + gn), store(step_dd + at, load(step_dd + at) + gd);
+      store(dcm + q, load(dcm + q) + grad * (load(v + at) - next));
+      store(dv + at, grad * cm);
+      drate[r] += grad * (n - next * d);
+    }
+}
+
+template <int ROWS>
+static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& sums,
+                                    const LtcSlab& totals) {
+  const LtcProblem& p = k.p;
+  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U, row = ROWS * Hp;
+  Scratch scratch((U + 1 + 5) * row);
+  float *v = scratch.data, *dv = v + (U + 1) * row, *dn = dv + row, *dd = dn + row,
+        *step_dn = dd + row, *step_dd = step_dn + row;
+  fill(scratch.data, (U + 1 + 5) * row, 0.0f);
+  for (long t = T - 1; t >= 0; --t) {
+    float rate[ROWS];
+    vf drate[ROWS];
+    for (int r = 0; r < ROWS; ++r) {
+      rate[r] = p.ts[(b + r) * T + t] / float(U);
+      drate[r] = vf{};
+      add_to(dv + r * Hp, p.dv + ((b + r) * T + t) * H, H);
+    }
+    fill(step_dn, 2 * row, 0.0f);
+    replay_step<ROWS>(k, b, t, rate, v);
+    for (long u = U - 1; u >= 0; --u) {
+      backward_neurons<ROWS>(k, p.saved + ((b * T + t) * U + u) * 2 * H, T * U * 2 * H, v + u * row,
+                             v + (u + 1) * row, dv, dn, dd, step_dn, step_dd, rate, sums.neurons,
+                             drate);
+      for (long q = 0; q < Hp; q += W)
+        backward_recurrent<ROWS>(k.recurrent_by_source.block(q / W), sums.recurrent + q * H * 4, H,
+                                 v + u * row + q, dv + q, Hp, dn, dd);
+    }
+    backward_sensory<ROWS>(k, sums.sensory, p.x + (b * T + t) * p.I, p.dx + (b * T + t) * p.I,
+                           T * p.I, step_dn, step_dd);
+    for (int r = 0; r < ROWS; ++r) {
+      p.dts[(b + r) * T + t] = horizontal_sum(drate[r]) / float(U);
+      add_to(sums.neurons + Hp, step_dn + r * Hp, Hp);
+      add_to(sums.neurons + 2 * Hp, step_dd + r * Hp, Hp);
+    }
+    if (t % FLUSH_STEPS == 0) flush(totals.recurrent, sums.recurrent, ltc_slab_floats(k));
+  }
+  for (int r = 0; r < ROWS; ++r) copy(p.dv0 + (b + r) * H, dv + r * Hp, H);
+}
+
+// Sums the tasks' slabs in order and undoes the blocking.
+static void unpack_gradients(const float* slabs, long slab_stride, long count, long offset,
+                             long sources, long targets, bool transposed,
+                             const SynapseGradients& out) {
+  const long lanes = transposed ? sources : targets, others = transposed ? targets : sources;
+  float* const parts[4] = {out.s2, out.m2, out.w, out.we};
+  for (long n = 0; n < lanes; ++n)
+    for (long o = 0; o < others; ++o)
+      for (int part = 0; part < 4; ++part) {
+        const float* at = slabs + offset + ((n / W * others + o) * 4 + part) * W + n % W;
+        float sum = 0.0f;
+        for (long s = 0; s < count; ++s) sum += at[s * slab_stride];
+        parts[part][transposed ? n * targets + o : o * targets + n] =
+            part < 2 ? sum * MINUS_LN2 : sum;
+      }
+}
+
+static void ltc_dense_backward(const LtcProblem& p) {
+  Carver count{nullptr};
+  make_ltc_dense(p, true, count);
+  Scratch scratch(count.used);
+  Carver memory{scratch.data};
+  const LtcDense k = make_ltc_dense(p, true, memory);
+  // The number of slabs depends on the shape alone, so that results do not depend on the number of
+  // threads.
+  const long blocks = (p.B + LTC_ROWS - 1) / LTC_ROWS, slabs = min_of(blocks, 16),
+             stride = round_up(ltc_slab_floats(k), 16);
+  Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
+  float *totals = slab_memory.data, *sums = totals + stride * slabs;
+  auto body = [&](long task) {
+    fill(totals + task * stride, stride, 0.0f);
+    fill(sums + task * stride, stride, 0.0f);
+    const LtcSlab total = ltc_slab(k, totals + task * stride),
+                  sum = ltc_slab(k, sums + task * stride);
+    long b = blocks * task / slabs * LTC_ROWS;
+    const long end = min_of(p.B, blocks * (task + 1) / slabs * LTC_ROWS);
+    for (; b + LTC_ROWS <= end; b += LTC_ROWS) ltc_dense_backward_rows<LTC_ROWS>(k, b, sum, total);
+    for (; b + 2 <= end; b += 2) ltc_dense_backward_rows<2>(k, b, sum, total);
+    for (; b < end; ++b) ltc_dense_backward_rows<1>(k, b, sum, total);
+  };
+  parallel(slabs, body);
+  unpack_gradients(totals, stride, slabs, 0, p.H, p.H, true, p.drecurrent);
+  unpack_gradients(totals, stride, slabs, k.Hp * p.H * 4, p.I, p.H, false, p.dsensory);
+  float* const neurons[3] = {p.dcm, p.dleak_num, p.dleak_den};
+  for (int part = 0; part < 3; ++part)
+    for (long j = 0; j < p.H; ++j) {
+      neurons[part][j] = 0.0f;
+      for (long s = 0; s < slabs; ++s)
+        neurons[part][j] += totals[s * stride + k.Hp * (p.H + p.I) * 4 + part * k.Hp + j];
+    }
+}

@@ -1,0 +1,112 @@
+// LTC over whole sequences, lanes across batch rows, synapses from a list (MATHS 3): sparse
+// wirings, and any wiring of few neurons. A task owns W batch rows; arrays of the task are
+// [neurons][W]. Saved values: [T, U, 2, H, B].
+
+// One synapse of the list, ready to run.
+struct ListedSynapse {
+  float s2, m2, w, we;
+  int source, target;
+  int order;  // its place in the caller's list: where its gradient goes
+  int unused;
+};
+
+struct SynapseRuns {
+  ListedSynapse* synapses;
+  int* begin;  // [neurons + 1]: the run of each target, or of each source
+  long count, neurons;
+};
+
+// Copies the list, stably sorted by target or by source.
+static SynapseRuns make_runs(const SynapseMatrices& m, const Synapse* list, long count, long units,
+                             long neurons, bool by_source, Carver& memory) {
+  static_assert(sizeof(ListedSynapse) == 8 * sizeof(float), "carved in floats");
+  SynapseRuns runs{reinterpret_cast<ListedSynapse*>(memory.take(count * 8)),
+                   reinterpret_cast<int*>(memory.take(neurons + 1)), count, neurons};
+  if (!memory.base) return runs;
+  for (long n = 0; n <= neurons; ++n) runs.begin[n] = 0;
+  for (long e = 0; e < count; ++e) ++runs.begin[(by_source ? list[e].source : list[e].target) + 1];
+  for (long n = 0; n < neurons; ++n) runs.begin[n + 1] += runs.begin[n];
+  for (long e = 0; e < count; ++e) {
+    const long at = list[e].source * units + list[e].target;
+    const int place = runs.begin[by_source ? list[e].source : list[e].target]++;
+    runs.synapses[place] = {m.s2[at],       m.m2[at],       m.w[at], m.we[at],
+                            list[e].source, list[e].target, int(e),  0};
+  }
+  for (long n = neurons; n > 0; --n) runs.begin[n] = runs.begin[n - 1];
+  runs.begin[0] = 0;
+  return runs;
+}
+
+// out [columns][W] <- rows b .. b + W of a row-major array, `stride` apart; rows past the batch
+// repeat the last one.
+static inline void gather_rows(const float* rows, long stride, long columns, long live,
+                               float* out) {
+  for (long lane = 0; lane < W; ++lane) {
+    const float* row = rows + (lane < live ? lane : live - 1) * stride;
+    for (long c = 0; c < columns; ++c) out[c * W + lane] = row[c];
+  }
+}
+static inline void scatter_rows(const float* in, long columns, long live, float* rows,
+                                long stride) {
+  for (long lane = 0; lane < live; ++lane)
+    for (long c = 0; c < columns; ++c) rows[lane * stride + c] = in[c * W + lane];
+}
+
+static inline void accumulate_run(const SynapseRuns& runs, long target, const float* v, vf* num,
+                                  vf* den) {
+  vf n = *num, d = *den;
+  for (int e = runs.begin[target]; e < runs.begin[target + 1]; ++e) {
+    const ListedSynapse& s = runs.synapses[e];
+    const vf gate = ltc_gate(load(v + s.source * W), s.s2, s.m2);
+    d += gate * s.w;
+    n += gate * s.we;
+  }
+  *num = n, *den = d;
+}
+
+static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
+                                    const SynapseRuns& sensory, long b) {
+  const long H = p.H, I = p.I, T = p.T, U = p.U, live = min_of(W, p.B - b);
+  Scratch scratch((4 * H + I + 1) * W);
+  float *v = scratch.data, *v_next = v + H * W, *n0 = v_next + H * W, *d0 = n0 + H * W,
+        *x = d0 + H * W, *ts = x + I * W;
+  gather_rows(p.v0 + b * H, H, H, live, v);
+  for (long t = 0; t < T; ++t) {
+    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x);
+    gather_rows(p.ts + b * T + t, T, 1, live, ts);
+    const vf rate = load(ts) / float(U);
+    for (long j = 0; j < H; ++j) {
+      vf n = splat(p.leak_num[j]), d = splat(p.leak_den[j]);
+      accumulate_run(sensory, j, x, &n, &d);
+      store(n0 + j * W, n), store(d0 + j * W, d);
+    }
+    for (long u = 0; u < U; ++u) {
+      float* saved = p.saved ? p.saved + (t * U + u) * 2 * H * p.B + b : nullptr;
+      for (long j = 0; j < H; ++j) {
+        vf n = load(n0 + j * W), d = load(d0 + j * W);
+        accumulate_run(recurrent, j, v, &n, &d);
+        store(v_next + j * W, ltc_update(load(v + j * W), n, d, p.cm[j], rate));
+        if (!saved) continue;
+        store_partial(saved + j * p.B, n, live);
+        store_partial(saved + (H + j) * p.B, d, live);
+      }
+      float* swap = v;
+      v = v_next, v_next = swap;
+    }
+    scatter_rows(v, H, live, p.v + (b * T + t) * H, T * H);
+  }
+}
+
+static void ltc_sparse_forward(const LtcProblem& p) {
+  Carver memory{nullptr};
+  make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
+  make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
+  Scratch scratch(memory.used);
+  memory = Carver{scratch.data};
+  const SynapseRuns recurrent =
+      make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
+  const SynapseRuns sensory =
+      make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
+  auto body = [&](long task) { ltc_sparse_forward_rows(p, recurrent, sensory, task * W); };
+  parallel((p.B + W - 1) / W, body);
+}

@@ -1,0 +1,107 @@
+// One SIMD vector type and its maths for the instruction set of the including file
+// (NCPS_VECTOR_BYTES); included inside an anonymous namespace, once per instruction set. No std::
+// inline functions here or in any .inl: the linker could keep the AVX-512 copy of one.
+
+typedef float vf __attribute__((vector_size(NCPS_VECTOR_BYTES)));
+typedef float vf_unaligned __attribute__((vector_size(NCPS_VECTOR_BYTES), aligned(4), may_alias));
+typedef int vi __attribute__((vector_size(NCPS_VECTOR_BYTES)));
+constexpr long W = NCPS_VECTOR_BYTES / 4;  // lanes
+
+static inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
+static inline long min_of(long a, long b) { return a < b ? a : b; }
+
+static inline vf splat(float f) { return vf{} + f; }
+static inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+static inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+
+// The first n lanes (0 < n <= W); the others read as `fill` and are not written.
+static inline vf load_partial(const float* p, long n, float fill = 0.0f) {
+  if (n >= W) return load(p);
+  float lanes[W];
+  for (long i = 0; i < W; ++i) lanes[i] = i < n ? p[i] : fill;
+  return load(lanes);
+}
+static inline void store_partial(float* p, vf v, long n) {
+  if (n >= W) return store(p, v);
+  float lanes[W];
+  store(lanes, v);
+  for (long i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+static inline float horizontal_sum(vf v) {
+  float lanes[W];
+  store(lanes, v);
+  for (long half = W / 2; half > 0; half /= 2)
+    for (long i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+static inline vf ncps_select(vi c, vf a, vf b) { return c ? a : b; }
+static inline vf ncps_reciprocal(vf a) { return 1.0f / a; }
+static inline vf ncps_abs(vf a) { return a < 0.0f ? -a : a; }
+
+// 2^f on [-0.5, 0.5], minimax of degree 5 with the constant term held at 1: relative error 9.2e-8.
+static inline vf exp2_fraction(vf f) {
+  vf p = splat(1.3264756416901946e-3f);
+  p = p * f + 9.671512059867382e-3f;
+  p = p * f + 5.550733581185341e-2f;
+  p = p * f + 2.4022242426872253e-1f;
+  p = p * f + 6.931470036506653e-1f;
+  return p * f + 1.0f;
+}
+
+// 2^z; NaN stays NaN, large |z| saturates (to 0 and infinity with AVX-512, to 2^-125 and 2^126
+// elsewhere).
+static inline vf ncps_exp2(vf z) {
+#if defined(__AVX512F__)
+  const vf n = (vf)_mm512_roundscale_ps((__m512)z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (vf)_mm512_scalef_ps((__m512)exp2_fraction(z - n), (__m512)n);
+#else
+  z = z > 126.0f ? splat(126.0f) : z;
+  z = z < -125.0f ? splat(-125.0f) : z;
+  const vf shifted =
+      z + 12582912.0f;  // 1.5 * 2^23: the rounded integer sits in the low mantissa bits
+  const vf p = exp2_fraction(z - (shifted - 12582912.0f));
+  const vi bits = (vi)p + ((vi)shifted << 23);
+  return z == z ? (vf)bits : z;
+#endif
+}
+
+// x P(x^2) / Q(x^2), minimax on [-8.5, 8.5] with P(0) = Q(0) = 1: relative error 4e-8 before
+// rounding, exact slope at 0.
+static inline vf ncps_tanh(vf x) {
+  x = x > 8.5f ? splat(8.5f) : x;
+  x = x < -8.5f ? splat(-8.5f) : x;
+  const vf z = x * x;
+  vf p = splat(1.3403491649910393e-8f);
+  p = p * z + 2.0675772248068824e-5f;
+  p = p * z + 3.5008927807211876e-3f;
+  p = p * z + 1.338587999343872e-1f;
+  p = p * z + 1.0f;
+  vf q = splat(7.806028747836535e-7f);
+  q = q * z + 3.293450572527945e-4f;
+  q = q * z + 2.589837834239006e-2f;
+  q = q * z + 4.671920835971832e-1f;
+  q = q * z + 1.0f;
+  return x * p / q;
+}
+
+// x P(x^2) / Q(x^2), minimax on [-3.9, 3.9]: relative error 9e-8 before rounding.
+static inline vf ncps_erf(vf x) {
+  x = x > 3.9f ? splat(3.9f) : x;
+  x = x < -3.9f ? splat(-3.9f) : x;
+  const vf z = x * x;
+  vf p = splat(2.213192346971482e-4f);
+  p = p * z + 3.208199515938759e-3f;
+  p = p * z + 5.028616636991501e-2f;
+  p = p * z + 1.809913069009781e-1f;
+  p = p * z + 1.1283791065216064f;
+  vf q = splat(-1.163085556754595e-7f);
+  q = q * z + 2.3035732738208026e-5f;
+  q = q * z + 9.641307406127453e-4f;
+  q = q * z + 1.3657552190124989e-2f;
+  q = q * z + 1.0914410650730133e-1f;
+  q = q * z + 4.937320947647095e-1f;
+  q = q * z + 1.0f;
+  return x * p / q;
+}

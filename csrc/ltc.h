@@ -1,0 +1,41 @@
+// ltc_sequence: an LTC over a whole sequence as one MLX primitive with its gradient (MATHS 3);
+// src/bindings.cpp exposes it, and mlx_ncps.backends.cpu calls it.
+#pragma once
+
+#include <memory>
+
+#include "csrc/cpu/kernels.h"
+#include "csrc/primitive.h"
+
+namespace mlx_ncps {
+
+// The non-zero entries of a wiring's masks, sorted by target, then source.
+struct SynapseLists {
+  int inputs, units;
+  std::vector<Synapse> recurrent, sensory;
+
+  // Throws std::invalid_argument where a neuron or input does not exist, or a synapse occurs twice.
+  SynapseLists(std::vector<int> source, std::vector<int> target, std::vector<int> sensory_source,
+               std::vector<int> sensory_target, int inputs, int units);
+};
+
+// All arguments folded as KERNELS describes: s2 = -sigma log2 e, m2 = sigma mu log2 e, w =
+// pos(w)|mask|, we = w erev, leak_num = g vleak, leak_den = g + epsilon. Returns v after every step
+// [B, T, H], of x's dtype.
+//   x [B, T, I], v0 [B, H], ts [B, T], cm leak_num leak_den [H], s2 m2 w we [H, H], sensory ones
+//   [I, H]
+// With `save` the forward keeps what the backward reads; without, a backward runs the forward
+// again.
+mx::array ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
+                       const mx::array& cm, const mx::array& leak_num, const mx::array& leak_den,
+                       const mx::array& s2, const mx::array& m2, const mx::array& w,
+                       const mx::array& we, const mx::array& sensory_s2,
+                       const mx::array& sensory_m2, const mx::array& sensory_w,
+                       const mx::array& sensory_we, int unfolds,
+                       std::shared_ptr<const SynapseLists> synapses, bool save,
+                       mx::StreamOrDevice s);
+
+// "lists" or "dense": which kernel ltc_sequence would run for this shape.
+const char* ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses);
+
+}  // namespace mlx_ncps

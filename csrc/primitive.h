@@ -1,0 +1,54 @@
+// What the LTC and CfC primitives share: input preparation, output allocation, and the two ways to
+// map a batch axis.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mlx/mlx.h"
+#include "mlx/primitives.h"
+
+namespace mlx_ncps {
+
+namespace mx = mlx::core;
+using Arrays = std::vector<mx::array>;
+
+// float32 and row-contiguous, as the kernels read it.
+mx::array ready(const mx::array& a, mx::Stream s);
+
+// Throws std::invalid_argument "[op] name must be <wanted>, got <shape>."
+void check_shape(const char* op, const char* name, const mx::array& a, const mx::Shape& wanted,
+                 const char* symbols);
+
+// The dtype that inputs and outputs share: float32, float16 or bfloat16; else
+// std::invalid_argument.
+void check_dtype(const char* op, const char* name, const mx::array& a);
+
+// Memory for every output; filled with NaN while poison_outputs(true) holds, so that tests see what
+// a kernel leaves unwritten.
+void allocate(Arrays& outputs);
+void poison_outputs(bool on);
+
+// Throws where an input is not row-contiguous: the primitive was built by something else than its
+// own function.
+void check_contiguous(const char* op, const Arrays& inputs);
+
+// What a primitive without forward-mode or second derivatives answers.
+[[noreturn]] void no_derivative(const char* op, const char* what);
+
+using Mapped = std::pair<Arrays, std::vector<int>>;
+using Call = std::function<Arrays(const Arrays&)>;
+
+// Calls once per element of the mapped axis and stacks the results along axis 0.
+Mapped map_by_loop(const Call& call, const Arrays& inputs, const std::vector<int>& axes,
+                   mx::Stream s);
+
+// Where only the first `count` inputs, whose axis 0 is the batch, are mapped: one call with the
+// mapped axis folded into the batch. batch_axis[i] is the batch axis of output i.
+Mapped map_by_batch(const Call& call, Arrays inputs, std::vector<int> axes, int count,
+                    const std::vector<int>& batch_axis, mx::Stream s);
+bool only_first_mapped(const std::vector<int>& axes, int count);
+
+}  // namespace mlx_ncps

@@ -1,0 +1,49 @@
+// The CfC closed-form update by value (MATHS 1), forward and backward twins; called by the CPU
+// kernels and the Metal kernels, after "activations.h".
+#pragma once
+
+enum NcpsCfcMode {
+  NCPS_CFC_DEFAULT = 0,
+  NCPS_CFC_NO_GATE = 1,
+  NCPS_CFC_PURE = 2,
+};
+
+// h' from F1 = tanh(f1), F2 = tanh(f2) and the time gate g = sigmoid(a ts + b)
+template <int MODE, typename V>
+inline V cfc_blend(V F1, V F2, V g) {
+  if (MODE == NCPS_CFC_NO_GATE) return F1 + g * F2;
+  return F1 + g * (F2 - F1);
+}
+
+template <typename V>
+struct CfcBlendGradient {
+  V df1, df2, du;  // with respect to f1, f2 and u = a ts + b
+};
+
+template <int MODE, typename V>
+inline CfcBlendGradient<V> cfc_blend_backward(V dh, V F1, V F2, V g) {
+  const V dF1 = MODE == NCPS_CFC_NO_GATE ? dh : dh * (1.0f - g);
+  const V dg = MODE == NCPS_CFC_NO_GATE ? dh * F2 : dh * (F2 - F1);
+  return {dF1 * (1.0f - F1 * F1), dh * g * (1.0f - F2 * F2), dg * g * (1.0f - g)};
+}
+
+// h' = A - A exp(-ts (|w_tau| + |f|)) f
+template <typename V, typename K>
+inline V cfc_pure(V f, V w_tau, V A, K ts) {
+  return A - A * ncps_exp((ncps_abs(w_tau) + ncps_abs(f)) * -ts) * f;
+}
+
+template <typename V>
+struct CfcPureGradient {
+  V df, dw_tau, dA, dts;  // dts: this neuron's share of the sum over neurons
+};
+
+template <typename V, typename K>
+inline CfcPureGradient<V> cfc_pure_backward(V dh, V f, V w_tau, V A, K ts) {
+  const V rate = ncps_abs(w_tau) + ncps_abs(f);
+  const V e = ncps_exp(rate * -ts);
+  const V dAe = dh * A * e;
+  const V sign = ncps_select(w_tau > 0.0f, V{} + 1.0f, ncps_select(w_tau < 0.0f, V{} - 1.0f, V{}));
+  return {dAe * (ncps_abs(f) * ts - 1.0f), dAe * f * ts * sign, dh * (1.0f - e * f),
+          dAe * f * rate};
+}

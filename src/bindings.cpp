@@ -1,0 +1,69 @@
+// The Python module mlx_ncps._ext: bindings only; the contracts stand in csrc/ltc.h, csrc/cfc.h and
+// csrc/cpu/thread_pool.h.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
+
+#include "csrc/cfc.h"
+#include "csrc/cpu/kernels.h"
+#include "csrc/cpu/thread_pool.h"
+#include "csrc/ltc.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+using mlx_ncps::SynapseLists;
+using Indices = nb::ndarray<const int, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+static std::vector<int> vector_of(const Indices& a) { return {a.data(), a.data() + a.size()}; }
+
+NB_MODULE(_ext, m) {
+  m.doc() = "Fused CfC and LTC primitives for MLX's CPU backend.";
+
+  nb::class_<SynapseLists>(m, "SynapseLists", "The non-zero entries of a wiring's masks.")
+      .def(
+          "__init__",
+          [](SynapseLists* self, Indices source, Indices target, Indices sensory_source,
+             Indices sensory_target, int inputs, int units) {
+            new (self) SynapseLists(vector_of(source), vector_of(target), vector_of(sensory_source),
+                                    vector_of(sensory_target), inputs, units);
+          },
+          "source"_a, "target"_a, "sensory_source"_a, "sensory_target"_a, "inputs"_a, "units"_a);
+
+  m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "cm"_a, "leak_num"_a,
+        "leak_den"_a, "s2"_a, "m2"_a, "w"_a, "we"_a, "sensory_s2"_a, "sensory_m2"_a, "sensory_w"_a,
+        "sensory_we"_a, nb::kw_only(), "unfolds"_a, "synapses"_a.none() = nb::none(),
+        "save"_a = true, "stream"_a = nb::none());
+  m.def(
+      "ltc_kernel",
+      [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses) {
+        return std::string(mlx_ncps::ltc_kernel(B, I, H, unfolds, synapses.get()));
+      },
+      "B"_a, "I"_a, "H"_a, "unfolds"_a, "synapses"_a.none() = nb::none(),
+      "Which LTC kernel runs this shape: 'dense' or 'lists'.");
+  m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
+        nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "merged"_a = false, "save"_a = true,
+        "stream"_a = nb::none());
+
+  m.def("num_threads", &mlx_ncps::num_threads);
+  m.def("set_num_threads", &mlx_ncps::set_num_threads, "n"_a);
+  m.def(
+      "isa", [] { return std::string(mlx_ncps::kernels().name); },
+      "The instruction set of the kernels.");
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    for (auto n = mlx_ncps::available_kernels(); *n; ++n) names.push_back(*n);
+    return names;
+  });
+  m.def(
+      "set_isa", [](const std::string& name) { mlx_ncps::choose_kernels(name.c_str()); }, "name"_a);
+  m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
+        "Fill outputs with NaN before kernels write them (for tests).");
+  m.def(
+      "probe", [](const mlx::core::array& a) { return a; }, "a"_a,
+      "Returns its argument: do nanobind's types match MLX's?");
+}
