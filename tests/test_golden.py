@@ -15,7 +15,7 @@ FORWARD, GRADIENT = tolerance("float64", "forward"), tolerance("float64", "gradi
 
 def golden_cases(*stems):
     cases = [(stem, name) for stem in stems for name in load_golden(stem)]
-    return pytest.mark.parametrize(("stem", "name"), cases, ids="-".join)
+    return pytest.mark.parametrize(("stem", "name"), cases, ids=["-".join(c) for c in cases])
 
 
 def plus_state(cotangents, cotangent_state):
@@ -128,9 +128,7 @@ def installed_ncps():
 
 
 @pytest.mark.skipif(installed_ncps() != "1.0.1", reason="needs torch and ncps 1.0.1")
-@pytest.mark.parametrize(
-    ("stem", "name"), [("cfc_wired", "pure_timed"), ("ltc", "implicit_timed")], ids="-".join
-)
+@pytest.mark.parametrize(("stem", "name"), [("cfc_wired", "pure_timed"), ("ltc", "implicit_timed")])
 def test_make_golden_gives_the_committed_arrays(stem, name, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(FOLDER)

@@ -105,6 +105,19 @@ def test_ltc_sequence_keeps_the_state_at_elapsed_time_zero():
     assert_close("limit", run(LTC, 1e-9), states, tolerance("float64", "difference"))
 
 
+def test_ltc_sequence_reads_the_magnitude_of_masks():
+    """An adjacency matrix, 0 and +-1, may stand as its own mask."""
+    call = make(replace(LTC, density=0.5))
+    signs = {name: -getattr(call.params, name) for name in ("mask", "sensory_mask")}
+    arguments = call.inputs, call.state, None
+    want = truth.ltc_sequence(*arguments, call.params)
+    assert_close(
+        "states", truth.ltc_sequence(*arguments, call.params._replace(**signs)), want, EXACT
+    )
+    open_mask = truth.ltc_sequence(*arguments, call.params._replace(mask=None, sensory_mask=None))
+    assert relative_error(open_mask, want) > FLOOR
+
+
 def test_ltc_sequence_cuts_a_step_into_unfolds():
     call = make(replace(LTC, steps=1))
     one = truth.ltc_sequence(*call.arguments, ode_unfolds=6)[:, -1]
