@@ -12,6 +12,7 @@ from .. import _loader
 from ._fold import fold_cfc, fold_ltc
 
 NAME = "cpu"
+MAX_LAYERS = 15  # MAX_CFC_LAYERS of csrc/cpu/kernels.h, less one for the heads
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
 
@@ -23,7 +24,9 @@ def available() -> tuple[bool, str]:
 
 
 def unsupported(op: str, **facts) -> str:
-    """The primitives take every call that `ops` lets through."""
+    """One limit: the depth of a CfC's backbone."""
+    if len(facts.get("backbone", ())) > MAX_LAYERS:
+        return f"it has at most {MAX_LAYERS} backbone layers, got {len(facts['backbone'])}"
     return ""
 
 
@@ -44,8 +47,8 @@ def ltc_sequence(
     """
     with mx.stream(mx.cpu):
         folded = fold_ltc(params, implicit_param_constraints, epsilon)
-        states = _loader.native.ltc_sequence(
-            inputs.astype(mx.float32),
+        return _loader.native.ltc_sequence(
+            inputs,
             state,
             _timespans(ts, inputs),
             *folded,
@@ -54,7 +57,6 @@ def ltc_sequence(
             save=training,
             stream=mx.cpu,
         )
-        return states.astype(inputs.dtype)
 
 
 def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
@@ -63,10 +65,10 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
     """
     with mx.stream(mx.cpu):
         folded = fold_cfc(params, ts, mode)
-        states = _loader.native.cfc_sequence(
-            inputs.astype(mx.float32),
+        return _loader.native.cfc_sequence(
+            inputs,
             state,
-            _timespans(1.0 if folded.merged else ts, inputs),
+            None if folded.merged else _timespans(ts, inputs),
             folded.arrays,
             layers=len(folded.backbone),
             mode=mode,
@@ -75,7 +77,6 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
             save=training,
             stream=mx.cpu,
         )
-        return states.astype(inputs.dtype)
 
 
 def _timespans(ts, inputs) -> mx.array:
@@ -123,17 +124,16 @@ def get_num_threads() -> int:
 
 
 def set_instruction_set(name: str) -> None:
-    """The instruction set of the CPU kernels: one of `instruction_sets()`, or "auto" for the best
-    of them.
+    """The instruction set of the CPU kernels: of `instruction_sets()`, or "auto" for the best.
 
     Raises ValueError when this machine or this build can't run it, RuntimeError without the native
     module.
     """
-    native = _native()
-    if name != "auto" and name not in native.isas():
-        able = ", ".join(["auto", *native.isas()])
-        raise ValueError(f"[set_instruction_set] name must be one of {able}, got {name!r}.")
-    native.set_isa(name)
+    able = instruction_sets()
+    if name != "auto" and name not in able:
+        wanted = ", ".join(["auto", *able])
+        raise ValueError(f"[set_instruction_set] name must be one of {wanted}, got {name!r}.")
+    _native().set_isa(able[0] if name == "auto" else name)
 
 
 def get_instruction_set() -> str:
@@ -144,5 +144,8 @@ def get_instruction_set() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """The instruction sets that can run here. Raises RuntimeError without the native module."""
+    """The instruction sets that can run here, best first.
+
+    Raises RuntimeError without the native module.
+    """
     return list(_native().isas())

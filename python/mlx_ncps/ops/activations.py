@@ -1,5 +1,4 @@
-"""The activations of a CfC backbone (MATHS 1), as functions and by name; cells and layers call them.
-"""
+"""The activations of a CfC backbone (MATHS 1), as functions and by name; the cells call it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,271 @@
+"""The native CPU kernels, through the public ops, against the NumPy ground truth."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import mlx.core as mx
+import mlx_ncps
+import numpy as np
+import pytest
+from cases import (
+    CFC_CASES,
+    CFC_EMPTY_CASES,
+    LTC_CASES,
+    LTC_EMPTY_CASES,
+    LTC_WIRED_CASES,
+    CfcCase,
+    LtcCase,
+    assert_all_close,
+    assert_close,
+    make,
+    random_cfc_cases,
+    random_ltc_cases,
+    to_mlx,
+    tolerance,
+    want_states,
+)
+from mlx_ncps import _loader, ops, use_backend
+from mlx_ncps.backends import cpu
+from running import check_gradients, check_states, gradients, problem, states
+from transforms import check_compile, check_compiled_training_step, check_jvp, check_vmap
+
+pytestmark = pytest.mark.skipif(
+    _loader.native is None, reason=f"no native module: {_loader.reason}"
+)
+
+CASES = LTC_CASES + CFC_CASES + random_ltc_cases(30) + random_cfc_cases(30)
+SPARSE = [case for case in LTC_CASES + random_ltc_cases(30) if case.density < 1.0]
+FEW = [
+    LtcCase(timespans="per_batch", implicit=True, density=0.6, steps=2, unfolds=2),
+    LtcCase(timespans="scalar", mapped=False, steps=2, unfolds=2),
+    CfcCase(timespans="per_batch", layers=2, steps=2),
+    CfcCase(timespans="scalar", mode="no_gate", steps=2),
+    CfcCase(timespans="per_step", mode="pure", steps=2),
+]
+ISA_CASES = [
+    *(LtcCase(units=h, batch=5, unfolds=3, density=d) for h in (1, 17, 33, 65) for d in (1.0, 0.3)),
+    *(CfcCase(units=h, backbone_units=h + 2, layers=2) for h in (1, 17, 33, 65)),
+    *(CfcCase(activation=a, units=17, timespans="per_batch") for a in ("gelu", "silu", "relu")),
+    CfcCase(units=33, mode="pure", timespans="per_batch"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _poison():
+    """Outputs start as NaN, so that an element that no kernel writes is seen."""
+    _loader.native.poison_outputs(True)
+    yield
+    _loader.native.poison_outputs(False)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sequence_equals_numpy(case):
+    check_states(case, "cpu")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sequence_gradients_equal_numpy(case):
+    check_gradients(case, "cpu")
+
+
+@pytest.mark.parametrize("case", SPARSE, ids=str)
+def test_sparse_sequence_equals_numpy(case):
+    check_states(case, "cpu", synapses=True)
+    check_gradients(case, "cpu", synapses=True)
+
+
+def test_sparse_cases_run_both_kernels():
+    kernels = set()
+    for case in SPARSE:
+        masks = make(case).params
+        handle = cpu._handle(ops.SynapseLists(masks.mask, masks.sensory_mask))
+        sizes = case.batch, case.inputs, case.units, case.unfolds
+        kernels.add(_loader.native.ltc_kernel(*sizes, synapses=handle))
+    assert kernels == {"dense", "lists"}
+
+
+@pytest.mark.parametrize("case", LTC_WIRED_CASES, ids=str)
+@pytest.mark.parametrize("synapses", [False, True])
+def test_wired_sequence_equals_numpy(case, synapses):
+    check_states(case, "cpu", synapses=synapses)
+    check_gradients(case, "cpu", synapses=synapses)
+
+
+@pytest.mark.parametrize("case", LTC_EMPTY_CASES + CFC_EMPTY_CASES, ids=str)
+def test_empty_sequence_gives_empty_states_and_zero_gradients(case):
+    assert states(case, "cpu").shape == (case.batch, case.steps, case.units)
+    for name, grad in gradients(case, "cpu").items():
+        assert not np.any(np.array(grad)), name
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+@pytest.mark.parametrize("inputs", [0, 1])
+def test_sequence_with_hardly_any_inputs_equals_numpy(case, inputs):
+    case = type(case)(**{**vars(case), "inputs": inputs})
+    check_states(case, "cpu")
+    check_gradients(case, "cpu")
+
+
+@pytest.fixture
+def isa(request):
+    before = mlx_ncps.get_instruction_set()
+    mlx_ncps.set_instruction_set(request.param)
+    yield request.param
+    mlx_ncps.set_instruction_set(before)
+
+
+@pytest.mark.parametrize(
+    "isa", mlx_ncps.instruction_sets() if _loader.native else ["none"], indirect=True
+)
+@pytest.mark.parametrize("case", ISA_CASES, ids=str)
+def test_every_instruction_set_equals_numpy(isa, case):
+    assert mlx_ncps.get_instruction_set() == isa
+    for synapses in {False, isinstance(case, LtcCase) and case.density < 1.0}:
+        keywords = {"synapses": True} if synapses else {}
+        check_states(case, "cpu", **keywords)
+        check_gradients(case, "cpu", **keywords)
+
+
+@pytest.mark.parametrize("case", [*FEW, *ISA_CASES], ids=str)
+def test_training_changes_no_bit_of_states_and_gradients(case):
+    assert mx.array_equal(states(case, "cpu", training=True), states(case, "cpu", training=False))
+    kept, computed = (gradients(case, "cpu", training=training) for training in (True, False))
+    for name in kept:
+        assert mx.array_equal(kept[name], computed[name]), name
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_compile_changes_nothing(case):
+    check_compile(case, "cpu")
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_compiled_training_step_equals_the_plain_one(case):
+    check_compiled_training_step(case, "cpu")
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_vmap_equals_a_loop(case):
+    check_vmap(case, "cpu")
+    if getattr(case, "density", 1.0) < 1.0:
+        check_vmap(case, "cpu", synapses=True)
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_derivatives_that_are_missing_name_the_backend_that_has_them(case):
+    with pytest.raises(RuntimeError, match=r'use_backend\("reference"\)'):
+        check_jvp(case, "cpu")
+    f, leaves, cotangents = problem(case)
+
+    def slope(*arrays):
+        return sum(g.sum() for g in mx.vjp(f, list(arrays), [cotangents])[1])
+
+    with use_backend("cpu"), pytest.raises(RuntimeError, match=r'use_backend\("reference"\)'):
+        mx.eval(mx.grad(slope)(*leaves.values()))
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_strided_arguments_equal_contiguous_ones(case):
+    f, leaves, cotangents = problem(case)
+    strided = []
+    for a in leaves.values():
+        view = mx.stack([a * 0 + 9, a], axis=a.ndim)[..., 1]  # every other element
+        strided.append(view if a.ndim < 2 else mx.contiguous(view.T).T)
+    with use_backend("cpu"):
+        want, want_grads = mx.vjp(f, list(leaves.values()), [cotangents])
+        got, grads = mx.vjp(f, strided, [mx.contiguous(cotangents.T).T])
+    assert_all_close(
+        dict(zip(["states", *leaves], [*got, *grads], strict=True)),
+        dict(zip(["states", *leaves], [*want, *want_grads], strict=True)),
+        tolerance("float32", "gradient"),
+    )
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_lazy_arguments_are_evaluated_first(case):
+    f, leaves, _ = problem(case)
+    lazy = [mx.negative(mx.negative(a)) for a in leaves.values()]
+    with use_backend("cpu"):
+        assert_close("states", f(*lazy), want_states(case), tolerance("float32", "forward"))
+
+
+def test_several_streams_give_what_one_gives():
+    case = LtcCase(batch=17, steps=5, units=33, timespans="per_batch")
+    want = gradients(case, "cpu")
+    mx.eval(want)
+    results = []
+    for stream in [mx.new_stream(mx.cpu) for _ in range(4)]:
+        with mx.stream(stream):
+            results.append(gradients(case, "cpu"))
+    mx.eval(results)
+    for got in results:
+        for name in want:
+            assert mx.array_equal(got[name], want[name]), name
+
+
+@pytest.mark.parametrize(
+    "case", [LtcCase(batch=17, units=33), CfcCase(batch=17, units=33)], ids=str
+)
+def test_several_threads_give_what_one_gives(case):
+    want = np.array(states(case, "cpu"))
+
+    def run(_):
+        with mx.stream(mx.new_stream(mx.cpu)):
+            return np.array(states(case, "cpu"))
+
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(run, range(12)):
+            assert np.array_equal(got, want)
+
+
+def test_negative_elements_of_timespans_give_nan_from_there_on():
+    for case, op in ((LtcCase(), ops.ltc_sequence), (CfcCase(), ops.cfc_sequence)):
+        call = to_mlx(make(case))
+        ts = mx.ones((case.batch, case.steps))
+        ts[1, 1] = -1.0
+        with use_backend("cpu"):
+            got = np.array(op(call.inputs, call.state, ts, call.params, **call.keywords))
+        assert np.isnan(got[1, 1:]).all()
+        assert np.isfinite(np.delete(got, 1, axis=0)).all()
+        assert np.isfinite(got[1, 0]).all()
+
+
+def test_timespan_zero_keeps_the_ltc_state():
+    call = to_mlx(make(LtcCase(units=33)))
+    with use_backend("cpu"):
+        got = ops.ltc_sequence(call.inputs, call.state, 0, call.params)
+    assert_close("states", got[:, -1], call.state, tolerance("float32", "forward"))
+
+
+def test_equal_synapse_lists_share_one_handle():
+    masks = np.eye(4), np.ones((2, 4))
+    first, second = ops.SynapseLists(*masks), ops.SynapseLists(*masks)
+    assert cpu._handle(first) is cpu._handle(second)
+    assert cpu._handle(first) is not cpu._handle(ops.SynapseLists(1 - masks[0], masks[1]))
+
+
+def test_too_deep_a_backbone_goes_to_another_backend():
+    case = CfcCase(layers=cpu.MAX_LAYERS + 1)
+    f, leaves, _ = problem(case)
+    with (
+        use_backend("cpu"),
+        pytest.raises(RuntimeError, match="at most 15 backbone layers, got 16"),
+    ):
+        f(*leaves.values())
+    assert_close("states", f(*leaves.values()), want_states(case), tolerance("float32", "forward"))
+    assert mlx_ncps.last_backend() == "reference"
+    check_states(CfcCase(layers=cpu.MAX_LAYERS), "cpu")
+
+
+@pytest.mark.parametrize("n", [-1, 2.0, True, "2", None])
+def test_set_num_threads_refuses(n):
+    with pytest.raises(ValueError, match=r"\[set_num_threads\] n must be an integer >= 0, got"):
+        mlx_ncps.set_num_threads(n)
+
+
+def test_set_instruction_set_refuses_what_can_not_run():
+    before = mlx_ncps.get_instruction_set()
+    with pytest.raises(
+        ValueError, match=r"\[set_instruction_set\] name must be one of auto, .*'sse9'"
+    ):
+        mlx_ncps.set_instruction_set("sse9")
+    assert mlx_ncps.get_instruction_set() == before
