@@ -2,9 +2,18 @@
 
 import mlx.core as mx
 from case_arrays import named_leaves, to_mlx
-from cases import LtcCase, assert_all_close, assert_close, make, tolerance, want_gradients
+from cases import (
+    LtcCase,
+    assert_all_close,
+    assert_close,
+    make,
+    relative_error,
+    tolerance,
+    want_gradients,
+)
 from cases import want_states as want
 from mlx_ncps import dispatch, ops
+from mlx_ncps.ops import numpy as truth
 
 
 def problem(case, *, synapses=False, **keywords):
@@ -71,3 +80,13 @@ def check_gradients(case, backend, **keywords):
     """All gradients on one backend are the ground truth's."""
     got = gradients(case, backend, **keywords)
     assert_all_close(got, want_gradients(case), tolerance(case.dtype, "gradient"))
+
+
+def check_epsilon(backend):
+    """An epsilon that is not lost in rounding gives what it gives in the ground truth."""
+    case = LtcCase(implicit=True, timespans="per_batch")
+    call = make(case)
+    expected = truth.ltc_sequence(*call.arguments, **call.keywords, epsilon=0.25)
+    assert relative_error(expected, want(case)) > 0.01
+    got = states(case, backend, epsilon=0.25)
+    assert_close("states", got, expected, tolerance(case.dtype, "forward"))

@@ -25,7 +25,7 @@ from cases import (
 )
 from mlx_ncps import _loader, ops, use_backend
 from mlx_ncps.backends import cpu
-from running import check_gradients, check_states, gradients, problem, states
+from running import check_epsilon, check_gradients, check_states, gradients, problem, states
 from transforms import check_compile, check_compiled_training_step, check_jvp, check_vmap
 
 pytestmark = pytest.mark.skipif(
@@ -227,6 +227,37 @@ def test_negative_elements_of_timespans_give_nan_from_there_on():
         assert np.isnan(got[1, 1:]).all()
         assert np.isfinite(np.delete(got, 1, axis=0)).all()
         assert np.isfinite(got[1, 0]).all()
+
+
+def test_ltc_epsilon_counts():
+    check_epsilon("cpu")
+
+
+def test_options_reach_the_primitives(monkeypatch):
+    """They change speed and memory, not one number, so no other test would miss them."""
+    seen = []
+
+    class Recorder:
+        def __getattr__(self, name):
+            def record(*arrays, **options):
+                seen.append(options)
+                return getattr(native, name)(*arrays, **options)
+
+            return record
+
+    native, masks = _loader.native, make(LtcCase(density=0.5)).params
+    lists = ops.SynapseLists(masks.mask, masks.sensory_mask)  # alive: the handle goes with the last
+    handle = cpu._handle(lists)
+    monkeypatch.setattr(_loader, "native", Recorder())
+    for training in (True, False):
+        seen.clear()
+        states(LtcCase(density=0.5), "cpu", synapses=True, training=training)
+        states(CfcCase(), "cpu", training=training)
+        ltc, cfc = seen
+        assert (ltc["save"], cfc["save"]) == (training, training)
+        assert ltc["synapses"] is handle
+        assert cfc["merged"]
+        assert ltc["stream"] == cfc["stream"] == mx.cpu
 
 
 def test_timespan_zero_keeps_the_ltc_state():

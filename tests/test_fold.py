@@ -7,7 +7,7 @@ from cases import CFC_CASES, LTC_CASES, CfcCase, LtcCase, make, to_mlx
 from mlx_ncps import dispatch
 from mlx_ncps.backends import reference
 from mlx_ncps.backends._fold import fold_cfc, fold_ltc
-from running import check_gradients, check_states
+from running import check_epsilon, check_gradients, check_states
 
 
 class Folded:
@@ -69,6 +69,10 @@ def folded(monkeypatch):
 def test_fold_leaves_the_states_and_gradients(case, folded):
     check_states(case, "reference")
     check_gradients(case, "reference")
+
+
+def test_fold_ltc_epsilon_counts(folded):
+    check_epsilon("reference")
 
 
 def test_fold_ltc_adds_no_operation_that_has_nothing_to_do():

@@ -17,7 +17,7 @@ from cases import (
 )
 from mlx_ncps import dispatch
 from mlx_ncps.ops import numpy as truth
-from running import check_gradients, check_states, gradients, problem, states
+from running import check_epsilon, check_gradients, check_states, gradients, problem, states
 from transforms import (
     check_compile,
     check_compiled_training_step,
@@ -98,6 +98,10 @@ def test_ltc_timespan_zero_keeps_the_state_and_has_a_finite_gradient():
     assert np.array_equal(np.array(got)[:, 0], call.state)
     assert np.all(np.abs(want) > 0)
     assert_close("ts", dict(zip(leaves, grads, strict=True))["ts"], want, GRADIENT)
+
+
+def test_ltc_epsilon_counts():
+    check_epsilon("reference")
 
 
 def test_half_precision_state_is_kept_in_float32_between_steps():

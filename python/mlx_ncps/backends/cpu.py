@@ -20,7 +20,7 @@ def available() -> tuple[bool, str]:
     """Whether the native module is loaded, and if not why, as the loader says it."""
     if _loader.native is None:
         return False, _loader.reason
-    return True, f"native module, {_loader.native.isa()}, {_loader.native.num_threads()} threads"
+    return True, "the native module is loaded"
 
 
 def unsupported(op: str, **facts) -> str:
