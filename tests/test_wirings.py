@@ -263,6 +263,9 @@ def test_config_round_trip(make, built, edited):
         wiring.add_synapse(0, 0, 1)
         wiring.add_synapse(0, 1, -1)
     config = json.loads(json.dumps(wiring.get_config()))
+    drawn_again = type(wiring) is not Wiring and not edited
+    assert ("adjacency_matrix" in config) is not drawn_again
+    assert ("sensory_adjacency_matrix" in config) is (type(wiring) is Wiring)
     again = type(wiring).from_config(config)
     assert type(again) is type(wiring)
     assert same(wiring, again)
@@ -297,6 +300,14 @@ def test_key_draws(name):
         assert a.synapse_count == seeded.synapse_count
         assert a.sensory_synapse_count == seeded.sensory_synapse_count
         assert {-1, 1} == set(a.adjacency[a.adjacency != 0].tolist())
+        square = make(key=mx.random.key(3), input_dim=12)
+        assert not np.array_equal(abs(square.adjacency), square.sensory_adjacency)
+        assert np.any(square.adjacency * square.sensory_adjacency < 0)
+
+
+def test_key_draws_differ_from_each_other():
+    wiring = FullyConnected(12, key=mx.random.key(3), input_dim=12)
+    assert not np.array_equal(wiring.adjacency, wiring.sensory_adjacency)
 
 
 def test_repr():

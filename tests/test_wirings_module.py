@@ -106,6 +106,8 @@ def test_update_and_assignment_keep_copies_equal():
     np.testing.assert_array_equal(wiring.adjacency, -np.eye(3))
     wiring.adjacency_matrix[0, 2] = 1
     assert wiring.adjacency[0, 2] == 1
+    wiring.adjacency_matrix = mx.eye(3, dtype=mx.bfloat16)
+    np.testing.assert_array_equal(wiring.adjacency, np.eye(3))
     assert_consistent(wiring)
 
 

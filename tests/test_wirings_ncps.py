@@ -24,6 +24,11 @@ GOLDEN = [
      "1309799d6e9b1cbab555c6002ed86edf", "f8f9a4ec0f634527446acbaafcec46d9"),
     ("Random", {"units": 20, "output_dim": 5, "sparsity_level": 0.75, "random_seed": 7}, 4, 100, 20,
      "8f55e5a6d75e5992b8b4f131acc5fe61", "5277204787220645e69a243b141a237a"),
+    # a command neuron that no inter neuron chose, repaired with ncps's limit on its fan-in
+    ("NCP", {"inter_neurons": 6, "command_neurons": 2, "motor_neurons": 1, "sensory_fanout": 1,
+             "inter_fanout": 1, "recurrent_command_synapses": 1, "motor_fanin": 1, "seed": 19},
+     2, 11, 6, "7e24970ae6ced93d8d2bed089af0739f",
+     "0f88b7c51a57b750fcf9a40a039b3261"),
 ]  # fmt: skip
 
 

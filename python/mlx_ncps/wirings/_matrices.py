@@ -135,5 +135,7 @@ def _values(matrix):
         matrix = matrix.astype(mx.float32)  # NumPy has no bfloat16
     try:
         return np.array(matrix)
-    except ValueError:
+    except ValueError as error:
+        if not str(error).startswith("[eval]"):
+            raise
         return None
