@@ -10,7 +10,7 @@ constexpr long W = NCPS_VECTOR_BYTES / 4;  // lanes
 static inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
 static inline long min_of(long a, long b) { return a < b ? a : b; }
 
-static inline vf splat(float f) { return vf{} + f; }
+static inline vf splat(float f) { return f - vf{}; }  // f - 0 folds to f; f + 0 would not: -0.0f
 static inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 static inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 
