@@ -182,6 +182,13 @@ def test_import_fails_when_required_and_disabled(run_python):
     assert "ImportError: [mlx_ncps] the native module is not available" in result.stderr
 
 
+def test_import_raises_for_an_unknown_instruction_set(run_python, native):
+    result = run_python("-c", "import mlx_ncps", ISA="mmx")
+    assert result.returncode == 1
+    assert "ValueError" in result.stderr
+    assert "'mmx'" in result.stderr
+
+
 def test_main_reports_backends_versions_and_variables(run_python):
     result = run_python("-m", "mlx_ncps", DISABLE_NATIVE="1", NUM_THREADS="3")
     assert result.returncode == 0, result.stderr

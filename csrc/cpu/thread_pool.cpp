@@ -1,4 +1,4 @@
-#include "cpu/thread_pool.h"
+#include "csrc/cpu/thread_pool.h"
 
 #include <pthread.h>
 
@@ -86,9 +86,6 @@ int default_threads() {
 // What set_num_threads() was given; 0 = the default.
 std::atomic<int> requested_threads{0};
 
-// True on a thread that runs a region: a region inside it runs on that thread alone.
-thread_local bool inside_region = false;
-
 // One call of parallel_for. Lives on its caller's stack; `seats` and `error` belong to the mutex of
 // the pool.
 struct Region {
@@ -120,9 +117,7 @@ class Pool {
     hire(threads - 1);
     Region region(body, n, std::min(threads - 1, workers_));
     open(region);
-    inside_region = true;
     work(region);
-    inside_region = false;
     close(region);
     if (region.error) std::rethrow_exception(region.error);
   }
@@ -180,7 +175,6 @@ class Pool {
 
   // A worker's life; `seen` is the last generation that it must not join any more.
   void serve(unsigned seen) {
-    inside_region = true;
     for (;;) {
       Region& region = join(seen);
       work(region);
@@ -245,7 +239,8 @@ void set_num_threads(int n) {
 void parallel_for(std::size_t n, const Body& body) {
   const int threads = static_cast<int>(std::min<std::size_t>(n, num_threads()));
   Pool& workers = *pool.load();
-  if (threads <= 1 || inside_region || !workers.try_acquire()) {
+  // The workers serve one region. A second stream's, or one inside a region, finds them taken.
+  if (threads <= 1 || !workers.try_acquire()) {
     for (std::size_t i = 0; i < n; ++i) body(i);
     return;
   }

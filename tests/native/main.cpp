@@ -3,7 +3,7 @@
 #include <cstring>
 #include <exception>
 
-#include "native/test.h"
+#include "tests/native/test.h"
 
 int main(int argc, char** argv) {
   const char* wanted = argc > 1 ? argv[1] : "";

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <numeric>
 #include <set>
@@ -11,8 +12,8 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/thread_pool.h"
-#include "native/test.h"
+#include "csrc/cpu/thread_pool.h"
+#include "tests/native/test.h"
 
 using mlx_ncps::num_threads;
 using mlx_ncps::parallel_for;
@@ -28,6 +29,15 @@ bool visits_each_once(std::size_t n) {
     if (count.load() != 1) return false;
   }
   return true;
+}
+
+// Ends only if as many threads run at the same time as there are indices.
+void wait_for_each_other(int threads) {
+  std::atomic<int> arrived{0};
+  parallel_for(threads, [&](std::size_t) {
+    arrived.fetch_add(1);
+    while (arrived.load() < threads) std::this_thread::yield();
+  });
 }
 
 }  // namespace
@@ -50,16 +60,12 @@ NATIVE_TEST(parallel_for_survives_many_short_regions) {
   CHECK(total == 2000 * 204);
 }
 
-// Each index waits for the other one, so this ends only if two threads run at the same time.
-NATIVE_TEST(parallel_for_uses_two_threads) {
-  set_num_threads(2);
-  for (int repeat = 0; repeat < 20; ++repeat) {
-    std::atomic<int> arrived{0};
-    parallel_for(2, [&](std::size_t) {
-      arrived.fetch_add(1);
-      while (arrived.load() < 2) std::this_thread::yield();
-    });
-    CHECK(arrived.load() == 2);
+NATIVE_TEST(parallel_for_uses_all_threads) {
+  for (int threads : {8, 2, 5, 8}) {
+    set_num_threads(threads);
+    for (int repeat = 0; repeat < 10; ++repeat) wait_for_each_other(threads);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // now the workers are asleep
+    wait_for_each_other(threads);
   }
 }
 
@@ -97,6 +103,19 @@ NATIVE_TEST(parallel_for_nests) {
     });
   });
   for (const auto& count : visits) CHECK(count.load() == 1);
+}
+
+NATIVE_TEST(parallel_for_runs_a_nested_region_on_its_caller) {
+  set_num_threads(4);  // two for the outer region, two idle
+  std::atomic<int> elsewhere{0};
+  parallel_for(2, [&](std::size_t) {
+    const auto caller = std::this_thread::get_id();
+    parallel_for(20, [&](std::size_t) {
+      if (std::this_thread::get_id() != caller) elsewhere.fetch_add(1);
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    });
+  });
+  CHECK(elsewhere.load() == 0);
 }
 
 NATIVE_TEST(parallel_for_serves_concurrent_callers) {
@@ -154,11 +173,7 @@ NATIVE_TEST(parallel_for_works_in_a_forked_child) {
   if (child == 0) {
     bool right = true;
     for (int repeat = 0; repeat < 20; ++repeat) right = right && visits_each_once(100);
-    std::atomic<int> arrived{0};  // and has parallel workers of its own again
-    parallel_for(2, [&](std::size_t) {
-      arrived.fetch_add(1);
-      while (arrived.load() < 2) std::this_thread::yield();
-    });
+    wait_for_each_other(3);  // it has workers of its own again
     _exit(right ? 0 : 1);
   }
   int status = 0;
@@ -181,11 +196,7 @@ NATIVE_TEST(parallel_for_works_in_a_child_forked_during_a_region) {
   while (arrived.load() < 2) std::this_thread::yield();
   const pid_t child = fork();
   if (child == 0) {
-    std::atomic<int> both{0};
-    parallel_for(2, [&](std::size_t) {
-      both.fetch_add(1);
-      while (both.load() < 2) std::this_thread::yield();
-    });
+    wait_for_each_other(2);
     _exit(0);
   }
   finish.store(true);
