@@ -7,7 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ..ops.checks import check_mode
+from ..ops.checks import check_array, check_mode
 from ..wirings import Wiring
 from .base import FrozenKeys, NCPRNNCell
 from .cfc import CfCCell, backbone_options
@@ -134,15 +134,17 @@ class WiredCfCCell(NCPRNNCell):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H], layer after layer.
         """
+        check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         states, start = [], 0
         for n, hidden in enumerate(self.layer_sizes):
             if self.backbone_options.sizes:
-                inputs = inputs * self[f"source_mask_{n}"].astype(inputs.dtype)
+                inputs = inputs * self[f"source_mask_{n}"]
             layer_state = state[:, start : start + hidden]
             inputs = self[f"layer_{n}"].sequence(inputs, layer_state, ts)  # [B, T, H_n]
             states.append(inputs)
             start += hidden
-        return mx.concatenate(states, axis=-1)
+        return mx.concatenate(states, axis=-1).astype(dtype)
 
     def calls(self) -> list[tuple[str, dict]]:
         """The fused calls of `sequence`, one per layer."""
