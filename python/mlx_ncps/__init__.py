@@ -2,7 +2,7 @@
 names.
 """
 
-from . import ops
+from . import cells, convert, ops, rnn, wirings
 from .backends.cpu import (
     get_instruction_set,
     get_num_threads,
@@ -10,20 +10,33 @@ from .backends.cpu import (
     set_instruction_set,
     set_num_threads,
 )
+from .cells import CfCCell, LiquidCell, LTCCell, NCPRNNCell, WiredCfCCell
 from .dispatch import available_backends, describe, last_backend, use_backend
+from .rnn import LTC, CfC
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LTC",
+    "CfC",
+    "CfCCell",
+    "LTCCell",
+    "LiquidCell",
+    "NCPRNNCell",
+    "WiredCfCCell",
     "__version__",
     "available_backends",
+    "cells",
+    "convert",
     "describe",
     "get_instruction_set",
     "get_num_threads",
     "instruction_sets",
     "last_backend",
     "ops",
+    "rnn",
     "set_instruction_set",
     "set_num_threads",
     "use_backend",
+    "wirings",
 ]
