@@ -1,0 +1,344 @@
+// Tests of the CPU kernels of csrc/cpu/kernels.h without MLX, so that sanitizers see every access:
+// arrays have exactly the size that the contract names, and start as NaN where a kernel must write.
+// Values against the equations of MATHS in double, written here plainly; gradients against a
+// central difference along one random direction of all arguments at once.
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "csrc/cpu/kernels.h"
+#include "csrc/cpu/thread_pool.h"
+#include "metal/activations.h"
+#include "metal/cfc.h"
+#include "tests/native/test.h"
+
+namespace {
+
+using namespace mlx_ncps;
+using Numbers = std::vector<double>;
+
+// An array of exactly `size` floats on the heap: one element past either end is an error that ASan
+// sees.
+struct Exact {
+  std::unique_ptr<float[]> data;
+  size_t size;
+  explicit Exact(size_t n) : data(new float[n]), size(n) {
+    for (size_t i = 0; i < n; ++i) data[i] = std::numeric_limits<float>::quiet_NaN();
+  }
+  explicit Exact(const Numbers& from) : Exact(from.size()) {
+    for (size_t i = 0; i < size; ++i) data[i] = float(from[i]);
+  }
+  float* get() const { return data.get(); }
+};
+
+void require(bool holds, const std::string& message) {
+  if (!holds) throw std::runtime_error(message);
+}
+
+struct Draw {
+  std::mt19937 engine;
+  Numbers operator()(size_t n, double low, double high) {
+    Numbers out(n);
+    for (auto& v : out) v = float(low + (high - low) * (engine() / 4294967296.0));
+    return out;
+  }
+};
+
+double dot(const Numbers& a, const Numbers& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// Fails where the kernels' states or the gradient along the direction differ from the double ones.
+void check_close(const std::string& name, const Exact& got, const Numbers& want) {
+  for (size_t i = 0; i < want.size(); ++i)
+    require(std::abs(got.data[i] - want[i]) <= 2e-5 * (1 + std::abs(want[i])),
+            name + "[" + std::to_string(i) + "]: got " + std::to_string(got.data[i]) + ", want " +
+                std::to_string(want[i]));
+}
+
+template <typename Loss>
+void check_gradient(const std::string& name, const std::vector<Numbers>& arguments,
+                    const std::vector<Exact>& gradients, Loss loss) {
+  Draw draw{std::mt19937(5)};
+  const double h = 1e-5;
+  auto up = arguments, down = arguments;
+  double got = 0, scale = 0.1;
+  for (size_t a = 0; a < arguments.size(); ++a) {
+    const auto direction = draw(arguments[a].size(), -1, 1);
+    for (size_t i = 0; i < direction.size(); ++i) {
+      up[a][i] += h * direction[i], down[a][i] -= h * direction[i];
+      got += gradients[a].data[i] * direction[i];
+      scale += std::abs(gradients[a].data[i] * direction[i]);
+    }
+  }
+  const double want = (loss(up) - loss(down)) / (2 * h);
+  require(std::abs(got - want) <= 1e-5 * scale,
+          name + ": got " + std::to_string(got) + ", want " + std::to_string(want));
+}
+
+// ---- LTC: arguments x, v0, ts, cm, leak_num, leak_den, s2, m2, w, we, sensory s2, m2, w, we
+
+struct LtcSizes {
+  long B, T, I, H, U;
+};
+
+Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
+  Numbers states, v = a[1];
+  const auto gate = [](double z) { return 1 / (1 + std::exp2(z)); };
+  for (long t = 0; t < n.T; ++t)
+    for (long u = 0; u < n.U; ++u) {
+      Numbers next(v.size());
+      for (long b = 0; b < n.B; ++b)
+        for (long j = 0; j < n.H; ++j) {
+          double num = a[4][j], den = a[5][j];
+          for (long i = 0; i < n.H + n.I; ++i) {
+            const int first = i < n.H ? 6 : 10;
+            const long at = (i < n.H ? i : i - n.H) * n.H + j;
+            const double source = i < n.H ? v[b * n.H + i] : a[0][(b * n.T + t) * n.I + i - n.H];
+            const double s = gate(a[first][at] * source + a[first + 1][at]);
+            den += a[first + 2][at] * s, num += a[first + 3][at] * s;
+          }
+          const double k = a[2][b * n.T + t] / n.U;
+          next[b * n.H + j] = (a[3][j] * v[b * n.H + j] + k * num) / (a[3][j] + k * den);
+        }
+      v = next;
+      if (u == n.U - 1) states.insert(states.end(), v.begin(), v.end());  // [T, B, H]
+    }
+  Numbers ordered(states.size());
+  for (long t = 0; t < n.T; ++t)
+    for (long b = 0; b < n.B; ++b)
+      for (long j = 0; j < n.H; ++j)
+        ordered[(b * n.T + t) * n.H + j] = states[(t * n.B + b) * n.H + j];
+  return ordered;
+}
+
+// Every k-th synapse is absent (weights 0, and not in the lists); keep = 1: none is.
+void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
+  Draw draw{std::mt19937(unsigned(n.B + 10 * n.H))};
+  const size_t B = n.B, T = n.T, I = n.I, H = n.H;
+  std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),  draw(B * T, 0, 2),
+                         draw(H, .4, .6),        draw(H, -.2, .2),    draw(H, .1, 1),
+                         draw(H * H, -9, -3),    draw(H * H, 1, 5),   draw(H * H, .01, 1),
+                         draw(H * H, -1, 1),     draw(I * H, -9, -3), draw(I * H, 1, 5),
+                         draw(I * H, .01, 1),    draw(I * H, -1, 1)};
+  if (T > 0 && B > 0) a[2][0] = 0;
+  std::vector<Synapse> lists[2];
+  for (int sensory = 0; sensory < 2; ++sensory)
+    for (int j = 0; j < n.H; ++j)
+      for (int i = 0; i < (sensory ? n.I : n.H); ++i) {
+        const long at = i * n.H + j;
+        if (at % keep == 0)
+          lists[sensory].push_back({i, j});
+        else
+          a[sensory ? 12 : 8][at] = a[sensory ? 13 : 9][at] = 0;
+      }
+  std::vector<Exact> in(a.begin(), a.end()), out;
+  for (const auto& each : a) out.emplace_back(each.size());
+  const auto cotangents = draw(B * T * H, -1, 1);
+  const Exact v(B * T * H), saved(B * T * n.U * 2 * H), dv(cotangents);
+  LtcProblem p{};
+  p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U;
+  p.x = in[0].get(), p.v0 = in[1].get(), p.ts = in[2].get(), p.cm = in[3].get(),
+  p.leak_num = in[4].get(), p.leak_den = in[5].get();
+  p.recurrent = {in[6].get(), in[7].get(), in[8].get(), in[9].get()};
+  p.sensory = {in[10].get(), in[11].get(), in[12].get(), in[13].get()};
+  p.recurrent_list = lists[0].data(), p.recurrent_count = long(lists[0].size());
+  p.sensory_list = lists[1].data(), p.sensory_count = long(lists[1].size());
+  p.v = v.get(), p.saved = saved.get(), p.dv = dv.get();
+  p.dx = out[0].get(), p.dv0 = out[1].get(), p.dts = out[2].get(), p.dcm = out[3].get(),
+  p.dleak_num = out[4].get(), p.dleak_den = out[5].get();
+  p.drecurrent = {out[6].get(), out[7].get(), out[8].get(), out[9].get()};
+  p.dsensory = {out[10].get(), out[11].get(), out[12].get(), out[13].get()};
+  kernels().ltc_forward(p, batch_lanes);
+  kernels().ltc_backward(p, batch_lanes);
+  const std::string name = std::string(kernels().name) + (batch_lanes ? " lists" : " dense") +
+                           " B" + std::to_string(B) + " T" + std::to_string(T) + " I" +
+                           std::to_string(I) + " H" + std::to_string(H) + " U" +
+                           std::to_string(n.U);
+  check_close(name + " v", v, ltc_states(n, a));
+  // An absent synapse has a gradient of its own in the dense kernel (its weight is a number like
+  // any other), and none in the lists.
+  if (keep == 1)
+    check_gradient(name + " gradient", a, out,
+                   [&](const auto& x) { return dot(ltc_states(n, x), cotangents); });
+}
+
+// ---- CfC: arguments x, h0, ts, then backbone (W, b)*, heads (W, b)*, w_tau, A
+
+struct CfcSizes {
+  long B, T, I, H, K;
+  int layers, mode, activation, heads;
+};
+
+double activate(int activation, double z) {
+  switch (activation) {
+    case NCPS_LECUN_TANH:
+      return 1.7159 * std::tanh(0.666 * z);
+    case NCPS_TANH:
+      return std::tanh(z);
+    case NCPS_RELU:
+      return z > 0 ? z : 0;
+    case NCPS_GELU:
+      return z * 0.5 * (1 + std::erf(z / std::sqrt(2.0)));
+    case NCPS_SIGMOID:
+      return 1 / (1 + std::exp(-z));
+    default:
+      return z / (1 + std::exp(-z));
+  }
+}
+
+Numbers linear(const Numbers& W, const Numbers& b, const Numbers& z) {
+  Numbers out = b;
+  for (size_t n = 0; n < b.size(); ++n)
+    for (size_t k = 0; k < z.size(); ++k) out[n] += W[n * z.size() + k] * z[k];
+  return out;
+}
+
+Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a) {
+  Numbers states(n.B * n.T * n.H);
+  for (long b = 0; b < n.B; ++b) {
+    Numbers h(a[1].begin() + b * n.H, a[1].begin() + (b + 1) * n.H);
+    for (long t = 0; t < n.T; ++t) {
+      Numbers z(a[0].begin() + (b * n.T + t) * n.I, a[0].begin() + (b * n.T + t + 1) * n.I);
+      z.insert(z.end(), h.begin(), h.end());
+      size_t at = 3;
+      for (int l = 0; l < n.layers; ++l, at += 2) {
+        z = linear(a[at], a[at + 1], z);
+        for (auto& v : z) v = activate(n.activation, v);
+      }
+      std::vector<Numbers> head;
+      for (int i = 0; i < n.heads; ++i, at += 2) head.push_back(linear(a[at], a[at + 1], z));
+      const double ts = n.heads == 3 ? 1 : a[2][b * n.T + t];
+      for (long j = 0; j < n.H; ++j) {
+        if (n.mode == NCPS_CFC_PURE) {
+          const double f = head[0][j];
+          h[j] = a[at + 1][j] * (1 - std::exp(-ts * (std::abs(a[at][j]) + std::abs(f))) * f);
+          continue;
+        }
+        const double u = n.heads == 3 ? head[2][j] : head[2][j] * ts + head[3][j];
+        const double g = 1 / (1 + std::exp(-u)), F1 = std::tanh(head[0][j]),
+                     F2 = std::tanh(head[1][j]);
+        h[j] = n.mode == NCPS_CFC_NO_GATE ? F1 + g * F2 : F1 * (1 - g) + g * F2;
+      }
+      for (long j = 0; j < n.H; ++j) states[(b * n.T + t) * n.H + j] = h[j];
+    }
+  }
+  return states;
+}
+
+void check_cfc(const CfcSizes& n) {
+  Draw draw{std::mt19937(unsigned(n.H + 7 * n.K + n.mode))};
+  const size_t B = n.B, T = n.T, I = n.I, H = n.H, K = n.K;
+  std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),
+                         draw(n.heads == 3 ? 0 : B * T, 0, 2)};
+  size_t fan_in = I + H;
+  for (int l = 0; l < n.layers; ++l, fan_in = K)
+    a.push_back(draw(K * fan_in, -.5, .5)), a.push_back(draw(K, -.5, .5));
+  for (int i = 0; i < n.heads; ++i)
+    a.push_back(draw(H * fan_in, -.5, .5)), a.push_back(draw(H, -.5, .5));
+  if (n.mode == NCPS_CFC_PURE) a.push_back(draw(H, .1, 1)), a.push_back(draw(H, .5, 1));
+  std::vector<Exact> in(a.begin(), a.end()), out;
+  for (const auto& each : a) out.emplace_back(each.size());
+  const auto cotangents = draw(B * T * H, -1, 1);
+  CfcProblem p{};
+  p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.layers = n.layers, p.mode = n.mode,
+  p.activation = n.activation, p.heads = n.heads;
+  p.saved_width = n.layers * n.K + n.heads * n.H;
+  const Exact h(B * T * H), saved(B * T * p.saved_width), dh(cotangents);
+  p.x = in[0].get(), p.h0 = in[1].get(), p.dx = out[0].get(), p.dh0 = out[1].get();
+  p.ts = n.heads == 3 ? nullptr : in[2].get(), p.dts = n.heads == 3 ? nullptr : out[2].get();
+  size_t at = 3;
+  for (int l = 0; l < n.layers; ++l, at += 2) {
+    p.width[l] = n.K, p.weight[l] = in[at].get(), p.bias[l] = in[at + 1].get();
+    p.dweight[l] = out[at].get(), p.dbias[l] = out[at + 1].get();
+  }
+  for (int i = 0; i < n.heads; ++i, at += 2) {
+    p.head_weight[i] = in[at].get(), p.head_bias[i] = in[at + 1].get();
+    p.dhead_weight[i] = out[at].get(), p.dhead_bias[i] = out[at + 1].get();
+  }
+  if (n.mode == NCPS_CFC_PURE)
+    p.w_tau = in[at].get(), p.A = in[at + 1].get(), p.dw_tau = out[at].get(),
+    p.dA = out[at + 1].get();
+  p.h = h.get(), p.saved = saved.get(), p.dh = dh.get();
+  kernels().cfc_forward(p);
+  kernels().cfc_backward(p);
+  const std::string name = std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" +
+                           std::to_string(T) + " I" + std::to_string(I) + " H" + std::to_string(H) +
+                           " K" + std::to_string(K) + " L" + std::to_string(n.layers) + " mode " +
+                           std::to_string(n.mode) + " activation " + std::to_string(n.activation) +
+                           " heads " + std::to_string(n.heads);
+  check_close(name + " h", h, cfc_states(n, a));
+  check_gradient(name + " gradient", a, out,
+                 [&](const auto& x) { return dot(cfc_states(n, x), cotangents); });
+}
+
+template <typename Check>
+void for_each_isa(Check check) {
+  for (auto name = available_kernels(); *name; ++name) {
+    choose_kernels(*name);
+    check();
+  }
+  choose_kernels("auto");
+}
+
+}  // namespace
+
+NATIVE_TEST(ltc_kernels_equal_the_equations) {
+  for_each_isa([] {
+    for (const bool batch_lanes : {false, true})
+      for (const LtcSizes& n : {LtcSizes{1, 1, 1, 1, 1},
+                                {3, 2, 3, 5, 6},
+                                {2, 3, 1, 16, 2},
+                                {17, 2, 7, 17, 3},
+                                {5, 40, 2, 3, 2},
+                                {9, 2, 33, 33, 1}})
+        for (const long keep : {1, 3}) check_ltc(n, batch_lanes, keep);
+  });
+}
+
+NATIVE_TEST(ltc_kernels_accept_empty_batches_and_sequences) {
+  for_each_isa([] {
+    for (const bool batch_lanes : {false, true})
+      for (const LtcSizes& n : {LtcSizes{0, 3, 2, 4, 2}, {3, 0, 2, 4, 2}, {0, 0, 2, 4, 2}})
+        check_ltc(n, batch_lanes, 1);
+  });
+}
+
+NATIVE_TEST(cfc_kernels_equal_the_equations) {
+  for_each_isa([] {
+    for (int mode = 0; mode < 3; ++mode)
+      for (int layers = 0; layers < 3; ++layers)
+        for (const int heads : {3, 4}) {
+          const int kept = mode == NCPS_CFC_PURE ? 1 : heads;
+          check_cfc({3, 3, 2, 5, 7, layers, mode, NCPS_LECUN_TANH, kept});
+          check_cfc({17, 2, 3, 33, 17, layers, mode, NCPS_SILU, kept});
+        }
+    for (int activation = NCPS_LECUN_TANH; activation <= NCPS_SIGMOID; ++activation)
+      if (activation != NCPS_RELU) check_cfc({2, 30, 3, 4, 6, 2, NCPS_CFC_DEFAULT, activation, 4});
+    check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});
+  });
+}
+
+NATIVE_TEST(cfc_kernels_accept_empty_batches_and_sequences) {
+  for_each_isa([] {
+    check_cfc({0, 3, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4});
+    check_cfc({3, 0, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 3});
+  });
+}
+
+NATIVE_TEST(kernels_hold_with_any_number_of_threads) {
+  const CfcSizes n{24, 6, 3, 9, 8, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4};
+  for (const int threads : {1, 3}) {
+    set_num_threads(threads);
+    check_cfc(n);
+    check_ltc({24, 3, 3, 9, 2}, false, 1);
+    check_ltc({40, 3, 3, 9, 2}, true, 1);
+  }
+  set_num_threads(0);
+}
