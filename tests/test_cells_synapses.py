@@ -188,6 +188,19 @@ def test_a_tracer_assigned_in_a_compiled_function_keeps_the_lists():
     assert cell.synapses is lists
 
 
+def test_a_mask_changed_by_a_compiled_function_makes_new_lists(monkeypatch):
+    layer = sparse_layer()
+    cell = layer.rnn_cell
+    row = mx.arange(H)[:, None] == 3
+
+    def prune():
+        cell.sparsity_mask = mx.where(row, 1.0, cell.sparsity_mask)
+
+    mx.compile(prune, inputs=[layer.state], outputs=[layer.state])()
+    assert mx.all(cell.sparsity_mask[3] == 1)
+    assert_lists_are_those_of_the_masks(layer, monkeypatch)
+
+
 def test_errors_that_are_not_of_tracers_are_not_hidden(monkeypatch):
     from mlx_ncps.cells import host_masks
 

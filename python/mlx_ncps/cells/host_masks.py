@@ -33,6 +33,10 @@ class HostMasks:
         check_array(self.op, name, mask, "[source, target]", shape, ())
         self._update(name, mask)
 
+    def sync(self, name: str, mask: mx.array) -> bool:
+        """Take the mask that the cell has now; False for a tracer. mx.compile sets masks unseen."""
+        return self._read.get(name) is mask or self._update(name, mask)
+
     def count(self, name: str) -> int:
         """Synapses in the mask; 0 before it is set."""
         return int(self._patterns[name].sum()) if name in self._patterns else 0
@@ -41,7 +45,7 @@ class HostMasks:
         """`w`, or NaN when `mask` is a tracer that turns out to have a synapse that the lists don't
         know.
         """
-        if self._read.get(name) is mask or self._update(name, mask) or self.lists is None:
+        if self.sync(name, mask) or self.lists is None:
             return w
         unknown = mx.any((mask != 0) & ~mx.array(self._patterns[name]))
         return mx.where(unknown, mx.array(math.nan, w.dtype), w)

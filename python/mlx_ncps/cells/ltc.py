@@ -114,17 +114,23 @@ class LTCCell(NCPRNNCell):
     @property
     def synapse_count(self) -> int:
         """Synapses between neurons: the elements of `sparsity_mask` that are not 0."""
-        return self._host_masks.count("sparsity_mask")
+        return self._synced_masks().count("sparsity_mask")
 
     @property
     def sensory_synapse_count(self) -> int:
         """Synapses from inputs to neurons: those in `sensory_sparsity_mask`."""
-        return self._host_masks.count("sensory_sparsity_mask")
+        return self._synced_masks().count("sensory_sparsity_mask")
 
     @property
     def synapses(self):
         """The `ops.SynapseLists` of the masks, None when no element of them is 0."""
-        return self._host_masks.lists
+        return self._synced_masks().lists
+
+    def _synced_masks(self) -> HostMasks:
+        for name in self.fixed_keys:
+            if name in self:
+                self._host_masks.sync(name, self[name])
+        return self._host_masks
 
     def params(self) -> LTCParams:
         """The parameters as the op reads them."""
