@@ -1,0 +1,180 @@
+"""Compiles one kernel of a Metal text into an object that launch.py can run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from . import compiler
+from .errors import Finding, LanguageError
+from .launcher import Slot, launcher
+from .lint import lint
+from .preprocess import preprocess
+from .rewrite import reserved_words, rewrite
+from .scan import scan
+from .tokens import FrontEndError, tokenize
+
+STAND_IN = compiler.HERE / "metal"
+_LANGUAGE = (
+    *(
+        "-x",
+        "clcpp",
+        "-cl-std=clc++2021",
+        "-cl-no-stdinc",
+        "-fno-color-diagnostics",
+        "-ferror-limit=5",
+    ),
+    *("-Xclang", "-cl-ext=-all,+cl_khr_fp16,+__opencl_c_generic_address_space"),
+    *("-Wno-everything", "-Wconversion", "-Wno-sign-conversion", "-Wno-shorten-64-to-32"),
+    *("-Wno-implicit-int-conversion", "-Wuninitialized", "-Wconditional-uninitialized"),
+    *("-Wsometimes-uninitialized", "-Wvla", "-Werror=vla"),
+    # half and bfloat are rounded after every operation, a * b + c may fuse: as on the GPU
+    *("-ffp-contract=on", "-Xclang", "-fbfloat16-excess-precision=none"),
+    *("-isystem", str(STAND_IN)),
+)
+_CODE = (
+    *("-g1", "-fPIC", "-fno-vectorize", "-fno-slp-vectorize", "-fno-math-errno"),
+    "-fno-strict-aliasing",
+)
+_FAST = ("-O2",)
+_CHECKED = (
+    *("-O1", "-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0"),
+    *("-mllvm", "-tsan-instrument-atomics=0", "-ftrivial-auto-var-init=pattern"),
+    "-fsanitize=array-bounds,integer-divide-by-zero,float-cast-overflow,"
+    "signed-integer-overflow,alignment",
+)
+
+
+class Kernel:
+    """One kernel, compiled. Raises CompileError or LanguageError when the text is not Metal.
+
+    Args:
+        text: Metal source.
+        name: Host name of the kernel, or the function's name.
+        file: Name of the text in messages.
+        user_files: Names, from `#line` in the text, of what the lint judges.
+        includes, defines: As for a compiler.
+        constants: Values of function constants, by index or name.
+        metal_versions: Levels at which the text must be valid; it runs as the first.
+        checked: Compile for the memory model.
+        judge: Whether to apply the lint.
+        allow: Kinds of findings of the lint that do not raise.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        name: str,
+        *,
+        file: str = "kernel.metal",
+        user_files: Iterable[str] = (),
+        includes: Sequence[str] = (),
+        defines: Sequence[str] = (),
+        constants: Mapping[int | str, object] | None = None,
+        metal_versions: Sequence[int] = (310,),
+        checked: bool = True,
+        judge: bool = True,
+        allow: Iterable[str] = (),
+    ):
+        self.name = name
+        self.checked = checked
+        self.warnings: list[Finding] = []
+        self.user_files = users = frozenset(user_files) or frozenset((file,))
+        units = [
+            _Unit(name, text, file, users, includes, defines, constants or {}, version)
+            for version in metal_versions
+        ]
+        if judge:
+            self._judge(units, set(allow))
+        self.slots: list[Slot] = units[0].slots
+        self.threadgroup_names: dict[int, str] = units[0].rewritten.threadgroup_names
+        self.object_path: Path = units[0].build(checked)
+
+    def _judge(self, units: list[_Unit], allow: set[str]) -> None:
+        findings = list(dict.fromkeys(f for unit in units for f in unit.findings()))
+        self.warnings = [f for f in findings if f.severity == "warning" or f.kind in allow]
+        errors = [f for f in findings if f not in self.warnings]
+        if errors:
+            raise LanguageError(self.name, errors)
+
+
+class _Unit:
+    """A kernel's text at one language level, rewritten."""
+
+    def __init__(self, kernel, text, file, user_files, includes, defines, constants, version):
+        self.kernel = kernel
+        self.file = file
+        self.user_files = user_files
+        self.version = version
+        tokens = tokenize(preprocess(text, file, version, includes, defines), file)
+        reserved = reserved_words(tokens, user_files)
+        if reserved:
+            raise LanguageError(kernel, reserved)
+        try:
+            declared = scan(tokens)
+            self.rewritten = rewrite(tokens, declared, constants)
+            entry, self.slots = launcher(declared, kernel)
+        except FrontEndError as error:
+            raise LanguageError(kernel, [Finding("front-end", file, str(error))]) from error
+        body = f'#include "stdlib.h"\n# 1 "{file}"\n{self.rewritten.text}{entry}'
+        # flags of line markers (entering, leaving, system header) mean nothing after the rewrite
+        self.text = re.sub(r'^(# \d+ "[^"\n]*").*$', r"\1", body, flags=re.M)
+
+    def _command(self, *flags: str) -> list[str]:
+        return [
+            *compiler.toolchain().clang,
+            *_LANGUAGE,
+            f"-D__METAL_VERSION__={self.version}",
+            *flags,
+        ]
+
+    def _key(self, *more: str) -> str:
+        headers = [path.read_text() for path in sorted(STAND_IN.iterdir())]
+        tools = compiler.toolchain()
+        return compiler.digest(tools.version, *headers, self.text, *self._command(*more)[1:])
+
+    def findings(self) -> list[Finding]:
+        """What the lint says, from the cache when it said it before."""
+        rules = [(compiler.HERE / f).read_text() for f in ("lint.py", "ast_dump.py", "words.py")]
+        key = self._key("lint", *rules, *sorted(self.user_files))
+        path = compiler.cached(f"{key}.lint.json", self._lint)
+        return [Finding(**entry) for entry in json.loads(path.read_text())]
+
+    def _lint(self, path: Path) -> None:
+        source = self._write_source(path)
+        done = compiler.run(
+            [*self._command("-fsyntax-only", "-Xclang", "-ast-dump"), str(source)],
+        )
+        source.unlink()
+        if done.returncode:
+            raise compiler.fail(self.kernel, done.stderr)
+        found = self.rewritten.findings + lint(
+            done.stdout, done.stderr, self.version, self.user_files
+        )
+        path.write_text(json.dumps([asdict(f) for f in found]))
+
+    def build(self, checked: bool) -> Path:
+        """The shared object, from the cache when it is there."""
+        flags = (*_CODE, *(_CHECKED if checked else _FAST), *compiler.cpu_flags())
+
+        def make(path: Path) -> None:
+            source, compiled = self._write_source(path), path.with_suffix(".o")
+            done = compiler.run([*self._command(*flags), "-c", str(source), "-o", str(compiled)])
+            source.unlink()
+            if done.returncode:
+                raise compiler.fail(self.kernel, done.stderr)
+            link = [*compiler.toolchain().link, "-shared", "-o", str(path), str(compiled), "-lm"]
+            done = compiler.run(link)
+            compiled.unlink()
+            if done.returncode:
+                raise RuntimeError(f"[mslsim] linking failed:\n{done.stderr}")
+
+        return compiler.cached(f"{self._key(*flags)}.so", make)
+
+    def _write_source(self, path: Path) -> Path:
+        source = path.with_suffix(".clcpp")
+        source.write_text(self.text)
+        return source

@@ -1,0 +1,83 @@
+"""Writes the entry point through which the runtime calls a kernel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from . import words
+from .scan import Declarations, KernelFunction, Parameter
+from .tokens import FrontEndError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A buffer or a block of threadgroup memory that a launch must bind."""
+
+    name: str
+    kind: str  # buffer, threadgroup
+    index: int
+    space: str  # device, constant, threadgroup
+    writable: bool
+
+
+def launcher(declared: Declarations, host_name: str) -> tuple[str, list[Slot]]:
+    """Text of `__msl_entry` for one kernel, and the slots that its arguments come from."""
+    instance = declared.instances.get(host_name, host_name)
+    base = re.match(r"[\w:]+", instance).group().split("::")[-1]
+    if base not in declared.kernels:
+        known = sorted({*declared.kernels, *declared.instances})[:20]
+        raise FrontEndError(f"no kernel {host_name!r}; there are {', '.join(known)}")
+    function = declared.kernels[base]
+    is_template = instance != base
+    types = "" if is_template else _argument_types(function)
+    arguments, slots = [], []
+    for i, parameter in enumerate(function.parameters):
+        kind = f"__msl_fn<decltype({instance})>::arg<{i}>" if is_template else f"__msl_arg_{i}"
+        argument, slot = _argument(parameter, kind, slots)
+        arguments.append(argument)
+        if slot:
+            slots.append(slot)
+    text = (
+        f'\n# 1 "launcher"\n{types}'
+        'extern "C" __attribute__((no_sanitize("thread")))\n'
+        "void __msl_entry(ulong b, ulong t, ulong v) {\n"
+        "  const thread ulong* buffers = (const thread ulong*)b;\n"
+        "  const thread ulong* blocks = (const thread ulong*)t;\n"
+        "  const thread uint* builtins = (const thread uint*)v;\n"
+        "  (void)buffers; (void)blocks; (void)builtins;\n"
+        f"  {instance}({', '.join(arguments)});\n"
+        "}\n"
+    )
+    return text, slots
+
+
+def _argument_types(function: KernelFunction) -> str:
+    """Typedefs of the parameters: clang refuses decltype(f) of a function that is no template."""
+    text = ""
+    for i, parameter in enumerate(function.parameters):
+        name = re.escape(parameter.name)
+        pointer = rf"\b{name}\b\s*\[[^\]]*\]"
+        declaration = re.sub(pointer, f"* {parameter.name}", parameter.declaration)
+        last_use = rf"\b{name}\b(?!.*\b{name}\b)"
+        text += f"typedef {re.sub(last_use, f'__msl_arg_{i}', declaration)};\n"
+    return text
+
+
+def _argument(parameter: Parameter, kind: str, slots: list[Slot]) -> tuple[str, Slot | None]:
+    attributes, declaration = parameter.attributes, parameter.declaration
+    for number, builtin in enumerate(words.BUILTINS):
+        if builtin in attributes:
+            return f"__msl_bi<{kind}>::get(builtins + {3 * number})", None
+    if "threadgroup" in attributes:
+        index = int(attributes["threadgroup"] or 0)
+        slot = Slot(parameter.name, "threadgroup", index, "threadgroup", True)
+        return f"__msl_buf<{kind}>::get(blocks[{index}])", slot
+    if not re.search(r"[*&\[]", declaration):
+        raise FrontEndError(f"parameter {declaration!r} is neither a buffer nor a built-in value")
+    used = [slot.index for slot in slots if slot.kind == "buffer"]
+    index = int(attributes.get("buffer") or (used[-1] + 1 if used else 0))
+    space = "constant" if re.search(r"\bconstant\b", declaration) else "device"
+    writable = not re.search(r"\b(const|constant)\b", declaration)
+    slot = Slot(parameter.name, "buffer", index, space, writable)
+    return f"__msl_buf<{kind}>::get(buffers[{index}])", slot

@@ -1,0 +1,54 @@
+// Conversions that clang calls for half and bfloat where the CPU has no instruction for them.
+#include <cstring>
+
+#include "state.h"
+
+#if defined(__x86_64__)
+namespace {
+
+using mslsim::u32;
+using u16 = std::uint16_t;
+
+template <typename To, typename From>
+To bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To r;
+  std::memcpy(&r, &x, sizeof r);
+  return r;
+}
+
+u16 half_bits(float x) {
+  const u32 u = bits<u32>(x), sign = u >> 16 & 0x8000, magnitude = u & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // rounds to infinity
+  if (magnitude < 0x38800000) {                       // subnormal: let the adder round
+    return sign | (bits<u32>(bits<float>(magnitude) + 0.5f) - 0x3f000000);
+  }
+  return sign | (magnitude + 0xc8000fff + (magnitude >> 13 & 1)) >> 13;
+}
+
+float from_half_bits(u16 h) {
+  const u32 sign = static_cast<u32>(h & 0x8000) << 16, magnitude = h & 0x7fff;
+  u32 u;
+  if (magnitude >= 0x7c00) {
+    u = 0x7f800000 | magnitude << 13;
+  } else if (magnitude >= 0x400) {
+    u = (magnitude << 13) + 0x38000000;
+  } else {
+    u = bits<u32>(magnitude * 0x1p-24f);
+  }
+  return bits<float>(sign | u);
+}
+
+u16 bfloat_bits(float x) {
+  const u32 u = bits<u32>(x);
+  if ((u & 0x7fffffff) > 0x7f800000) return u >> 16 | 0x40;
+  return (u + 0x7fff + (u >> 16 & 1)) >> 16;
+}
+
+}  // namespace
+
+MSLSIM_EXPORT _Float16 __truncsfhf2(float x) { return bits<_Float16>(half_bits(x)); }
+MSLSIM_EXPORT float __extendhfsf2(_Float16 x) { return from_half_bits(bits<u16>(x)); }
+MSLSIM_EXPORT __bf16 __truncsfbf2(float x) { return bits<__bf16>(bfloat_bits(x)); }
+#endif

@@ -1,0 +1,1 @@
+"""Kernels that the simulator's own tests run, whole and with bugs planted in them."""
