@@ -6,184 +6,69 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "mlx/backend/cpu/encoder.h"
+#include "csrc/sequence_primitive.h"
 
 namespace mlx_ncps {
 namespace {
 
-constexpr const char* OP = "ltc_sequence";
-constexpr int INPUTS = 14, BATCHED = 3;
-
-struct Settings {
-  int unfolds;
-  bool batch_lanes;  // the kernel with synapse lists, and its layout of `saved`
-  std::shared_ptr<const SynapseLists> synapses;  // set where batch_lanes
-
-  bool operator==(const Settings&) const = default;
-};
+constexpr int INPUTS = 14;
 
 SynapseMatrices matrices(const Arrays& in, int first) {
   return {in[first].data<float>(), in[first + 1].data<float>(), in[first + 2].data<float>(),
           in[first + 3].data<float>()};
 }
 
-LtcProblem problem(const Arrays& in, const Settings& settings) {
-  LtcProblem p{};
-  p.B = in[0].shape(0), p.T = in[0].shape(1), p.I = in[0].shape(2), p.H = in[1].shape(1),
-  p.U = settings.unfolds;
-  p.x = in[0].data<float>(), p.v0 = in[1].data<float>(), p.ts = in[2].data<float>();
-  p.cm = in[3].data<float>(), p.leak_num = in[4].data<float>(), p.leak_den = in[5].data<float>();
-  p.recurrent = matrices(in, 6), p.sensory = matrices(in, 10);
-  if (settings.batch_lanes) {
-    p.recurrent_list = settings.synapses->recurrent.data(),
-    p.recurrent_count = long(settings.synapses->recurrent.size());
-    p.sensory_list = settings.synapses->sensory.data(),
-    p.sensory_count = long(settings.synapses->sensory.size());
-  }
-  return p;
-}
+struct LtcOp {
+  static constexpr const char *NAME = "LtcSequence", *BACKWARD_NAME = "LtcSequenceBackward",
+                              *CALL = "ltc_sequence";
 
-mx::Shape saved_shape(const Arrays& in, const Settings& settings) {
-  const int B = in[0].shape(0), T = in[0].shape(1), H = in[1].shape(1), U = settings.unfolds;
-  return settings.batch_lanes ? mx::Shape{T, U, 2, H, B} : mx::Shape{B, T, U, 2, H};
-}
+  int unfolds;
+  bool batch_lanes;  // the kernel with synapse lists, and its layout of `saved`
+  std::shared_ptr<const SynapseLists> synapses;  // set where batch_lanes
 
-mx::Shape states_shape(const Arrays& in) {
-  return {in[0].shape(0), in[0].shape(1), in[1].shape(1)};
-}
-
-template <typename Run>
-void dispatch(mx::Stream stream, const Arrays& inputs, Arrays& outputs, Run run) {
-  auto& encoder = mx::cpu::get_command_encoder(stream);
-  for (const auto& a : inputs) encoder.set_input_array(a);
-  for (auto& a : outputs) encoder.set_output_array(a);
-  encoder.dispatch(std::move(run));
-}
-
-Arrays backward(const Arrays& inputs_states_saved_dv, const Settings& settings, mx::Stream s);
-
-class LtcSequence : public mx::Primitive {
- public:
-  LtcSequence(mx::Stream s, Settings settings, bool save)
-      : Primitive(s), settings_(std::move(settings)), save_(save) {}
-
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check_contiguous(OP, inputs);
-    allocate(outputs);
-    auto p = problem(inputs, settings_);
-    p.v = outputs[0].data<float>();
-    p.saved = save_ ? outputs[1].data<float>() : nullptr;
-    dispatch(stream(), inputs, outputs,
-             [p, keep = settings_] { kernels().ltc_forward(p, keep.batch_lanes); });
-  }
-  void eval_gpu(const Arrays&, Arrays&) override { no_derivative(OP, "GPU version"); }
-
-  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
-             const Arrays& outputs) override {
-    auto in = primals;
-    const auto kept = save_ ? outputs : run(primals, true);
-    in.insert(in.end(), {kept[0], kept[1], ready(cotangents[0], stream())});
-    const auto all = backward(in, settings_, stream());
-    Arrays wanted;
-    for (int i : argnums) wanted.push_back(all[i]);
-    return wanted;
-  }
-  Arrays jvp(const Arrays&, const Arrays&, const std::vector<int>&) override {
-    no_derivative(OP, "forward-mode derivative (jvp)");
+  bool operator==(const LtcOp&) const = default;
+  int inputs() const { return INPUTS; }
+  int batched() const { return 3; }
+  int saved_batch_axis() const { return batch_lanes ? 4 : 0; }
+  mx::Shape saved_shape(const Arrays& in) const {
+    const int B = in[0].shape(0), T = in[0].shape(1), H = in[1].shape(1);
+    return batch_lanes ? mx::Shape{T, unfolds, 2, H, B} : mx::Shape{B, T, unfolds, 2, H};
   }
 
-  Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto call = [this](const Arrays& in) {
-      Arrays prepared;
-      for (const auto& a : in) prepared.push_back(ready(a, stream()));
-      return run(prepared, save_);
-    };
-    if (!only_first_mapped(axes, BATCHED)) return map_by_loop(call, inputs, axes, stream());
-    return map_by_batch(call, inputs, axes, BATCHED, {0, settings_.batch_lanes ? 4 : 0}, stream());
+  LtcProblem problem(const Arrays& in) const {
+    LtcProblem p{};
+    p.B = in[0].shape(0), p.T = in[0].shape(1), p.I = in[0].shape(2), p.H = in[1].shape(1),
+    p.U = unfolds;
+    p.x = in[0].data<float>(), p.v0 = in[1].data<float>(), p.ts = in[2].data<float>();
+    p.cm = in[3].data<float>(), p.leak_num = in[4].data<float>(), p.leak_den = in[5].data<float>();
+    p.recurrent = matrices(in, 6), p.sensory = matrices(in, 10);
+    if (batch_lanes) {
+      p.recurrent_list = synapses->recurrent.data(),
+      p.recurrent_count = long(synapses->recurrent.size());
+      p.sensory_list = synapses->sensory.data(), p.sensory_count = long(synapses->sensory.size());
+    }
+    return p;
   }
 
-  Arrays run(const Arrays& inputs, bool save) const {
-    const auto s = const_cast<LtcSequence*>(this)->stream();
-    std::vector<mx::Shape> shapes{states_shape(inputs)};
-    if (save) shapes.push_back(saved_shape(inputs, settings_));
-    const std::vector<mx::Dtype> dtypes(shapes.size(), mx::float32);
-    return mx::array::make_arrays(shapes, dtypes, std::make_shared<LtcSequence>(s, settings_, save),
-                                  inputs);
+  auto forward(const Arrays& in, float* states, float* saved) const {
+    auto p = problem(in);
+    p.v = states, p.saved = saved;
+    return [p, op = *this] { kernels().ltc_forward(p, op.batch_lanes); };
   }
 
-  const char* name() const override { return "LtcSequence"; }
-  bool is_equivalent(const mx::Primitive& other) const override {
-    const auto& o = static_cast<const LtcSequence&>(other);
-    return settings_ == o.settings_ && save_ == o.save_;
-  }
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    std::vector<mx::Shape> shapes{states_shape(in)};
-    if (save_) shapes.push_back(saved_shape(in, settings_));
-    return shapes;
-  }
-
- private:
-  Settings settings_;
-  bool save_;
-};
-
-class LtcSequenceBackward : public mx::Primitive {
- public:
-  LtcSequenceBackward(mx::Stream s, Settings settings)
-      : Primitive(s), settings_(std::move(settings)) {}
-
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check_contiguous("ltc_sequence backward", inputs);
-    allocate(outputs);
-    auto p = problem(inputs, settings_);
+  auto backward(const Arrays& in, Arrays& outputs) const {
+    auto p = problem(in);
     const auto out = [&](int i) { return outputs[i].data<float>(); };
-    p.v = const_cast<float*>(inputs[INPUTS].data<float>());
-    p.saved = const_cast<float*>(inputs[INPUTS + 1].data<float>());
-    p.dv = inputs[INPUTS + 2].data<float>();
+    p.v = const_cast<float*>(in[INPUTS].data<float>());
+    p.saved = const_cast<float*>(in[INPUTS + 1].data<float>());
+    p.dv = in[INPUTS + 2].data<float>();
     p.dx = out(0), p.dv0 = out(1), p.dts = out(2), p.dcm = out(3), p.dleak_num = out(4),
     p.dleak_den = out(5);
     p.drecurrent = {out(6), out(7), out(8), out(9)};
     p.dsensory = {out(10), out(11), out(12), out(13)};
-    dispatch(stream(), inputs, outputs,
-             [p, keep = settings_] { kernels().ltc_backward(p, keep.batch_lanes); });
+    return [p, op = *this] { kernels().ltc_backward(p, op.batch_lanes); };
   }
-  void eval_gpu(const Arrays&, Arrays&) override { no_derivative(OP, "GPU version"); }
-  Arrays vjp(const Arrays&, const Arrays&, const std::vector<int>&, const Arrays&) override {
-    no_derivative(OP, "second derivative");
-  }
-  Arrays jvp(const Arrays&, const Arrays&, const std::vector<int>&) override {
-    no_derivative(OP, "second derivative");
-  }
-  // Parameter gradients are sums over the batch, so a mapped axis can't join it.
-  Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto call = [this](const Arrays& in) {
-      Arrays prepared;
-      for (const auto& a : in) prepared.push_back(ready(a, stream()));
-      return backward(prepared, settings_, stream());
-    };
-    return map_by_loop(call, inputs, axes, stream());
-  }
-  const char* name() const override { return "LtcSequenceBackward"; }
-  bool is_equivalent(const mx::Primitive& other) const override {
-    return settings_ == static_cast<const LtcSequenceBackward&>(other).settings_;
-  }
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    std::vector<mx::Shape> shapes;
-    for (int i = 0; i < INPUTS; ++i) shapes.push_back(in[i].shape());
-    return shapes;
-  }
-
- private:
-  Settings settings_;
 };
-
-Arrays backward(const Arrays& inputs, const Settings& settings, mx::Stream s) {
-  std::vector<mx::Shape> shapes;
-  for (int i = 0; i < INPUTS; ++i) shapes.push_back(inputs[i].shape());
-  const std::vector<mx::Dtype> dtypes(INPUTS, mx::float32);
-  return mx::array::make_arrays(shapes, dtypes, std::make_shared<LtcSequenceBackward>(s, settings),
-                                inputs);
-}
 
 std::vector<Synapse> sorted(const std::vector<int>& source, const std::vector<int>& target,
                             int sources, int units, const char* name) {
@@ -274,8 +159,8 @@ mx::array ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array&
   Arrays inputs;
   for (int i = 0; i < INPUTS; ++i) {
     const int kind = i < 3 ? i : i < 6 ? 3 : i < 10 ? 4 : 5;
-    check_dtype(OP, names[i], all[i]);
-    check_shape(OP, names[i], all[i], wanted[kind], symbols[kind]);
+    check_dtype(LtcOp::CALL, names[i], all[i]);
+    check_shape(LtcOp::CALL, names[i], all[i], wanted[kind], symbols[kind]);
     inputs.push_back(ready(all[i], s));
   }
   if (synapses && (synapses->inputs != I || synapses->units != H))
@@ -283,10 +168,9 @@ mx::array ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array&
                                 std::to_string(I) + ", " + std::to_string(H) + "), got (" +
                                 std::to_string(synapses->inputs) + ", " +
                                 std::to_string(synapses->units) + ").");
-  Settings settings{unfolds, ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l', nullptr};
-  if (settings.batch_lanes) settings.synapses = synapses ? synapses : all_synapses(I, H);
-  const auto states = LtcSequence(s, settings, save).run(inputs, save)[0];
-  return mx::astype(states, x.dtype(), s);
+  LtcOp op{unfolds, ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l', nullptr};
+  if (op.batch_lanes) op.synapses = synapses ? synapses : all_synapses(I, H);
+  return sequence_states(std::move(op), inputs, save, x.dtype(), s);
 }
 
 }  // namespace mlx_ncps

@@ -1,0 +1,147 @@
+// A recurrent network over a whole sequence as a pair of MLX primitives: the forward, and the
+// backward that its vjp builds. LTC and CfC differ in their Op only.
+//
+// An Op is a small value (compared by ==) with
+//   NAME, BACKWARD_NAME, CALL      class names, and the function's name in errors
+//   int inputs() const             arrays that the forward reads; the backward adds states, saved
+//   and the states' cotangent int batched() const            how many of the first of them have the
+//   batch as axis 0 mx::Shape saved_shape(inputs) const, int saved_batch_axis() const
+//   forward(inputs, states, saved or null) const, backward(inputs, outputs) const
+//                                  void() functions that run the kernels on the arrays' memory
+#pragma once
+
+#include <memory>
+
+#include "csrc/primitive.h"
+#include "mlx/backend/cpu/encoder.h"
+
+namespace mlx_ncps {
+
+// The states [B, T, H] of x [B, T, I] and state [B, H], the first two inputs.
+inline mx::Shape states_shape(const Arrays& in) {
+  return {in[0].shape(0), in[0].shape(1), in[1].shape(1)};
+}
+
+template <typename Run>
+void dispatch(mx::Stream stream, const Arrays& inputs, Arrays& outputs, Run run) {
+  auto& encoder = mx::cpu::get_command_encoder(stream);
+  for (const auto& a : inputs) encoder.set_input_array(a);
+  for (auto& a : outputs) encoder.set_output_array(a);
+  encoder.dispatch(std::move(run));
+}
+
+inline Arrays all_ready(const Arrays& arrays, mx::Stream s) {
+  Arrays out;
+  for (const auto& a : arrays) out.push_back(ready(a, s));
+  return out;
+}
+
+template <typename Primitive>
+Arrays outputs_of(std::shared_ptr<Primitive> primitive, const Arrays& inputs) {
+  const auto shapes = primitive->output_shapes(inputs);
+  return mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), mx::float32),
+                                primitive, inputs);
+}
+
+template <typename Op>
+class SequenceBackward : public mx::Primitive {
+ public:
+  SequenceBackward(mx::Stream s, Op op) : Primitive(s), op_(std::move(op)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    check_contiguous(Op::CALL, inputs);
+    allocate(outputs);
+    dispatch(stream(), inputs, outputs, op_.backward(inputs, outputs));
+  }
+  void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }
+  Arrays vjp(const Arrays&, const Arrays&, const std::vector<int>&, const Arrays&) override {
+    no_derivative(Op::CALL, "second derivative");
+  }
+  Arrays jvp(const Arrays&, const Arrays&, const std::vector<int>&) override {
+    no_derivative(Op::CALL, "second derivative");
+  }
+
+  // Parameter gradients are sums over the batch, so a mapped axis can't join it.
+  Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
+    const auto call = [this](const Arrays& in) {
+      return outputs_of(std::make_shared<SequenceBackward>(stream(), op_), all_ready(in, stream()));
+    };
+    return map_by_loop(call, inputs, axes, stream());
+  }
+
+  const char* name() const override { return Op::BACKWARD_NAME; }
+  bool is_equivalent(const mx::Primitive& other) const override {
+    return op_ == static_cast<const SequenceBackward&>(other).op_;
+  }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    std::vector<mx::Shape> shapes;
+    for (int i = 0; i < op_.inputs(); ++i) shapes.push_back(in[i].shape());
+    return shapes;
+  }
+
+ private:
+  Op op_;
+};
+
+template <typename Op>
+class Sequence : public mx::Primitive {
+ public:
+  Sequence(mx::Stream s, Op op, bool save) : Primitive(s), op_(std::move(op)), save_(save) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    check_contiguous(Op::CALL, inputs);
+    allocate(outputs);
+    dispatch(
+        stream(), inputs, outputs,
+        op_.forward(inputs, outputs[0].data<float>(), save_ ? outputs[1].data<float>() : nullptr));
+  }
+  void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override {
+    auto in = primals;
+    const auto kept = save_ ? outputs : run(primals, true);
+    in.insert(in.end(), {kept[0], kept[1], ready(cotangents[0], stream())});
+    const auto all = outputs_of(std::make_shared<SequenceBackward<Op>>(stream(), op_), in);
+    Arrays wanted;
+    for (int i : argnums) wanted.push_back(all[i]);
+    return wanted;
+  }
+  Arrays jvp(const Arrays&, const Arrays&, const std::vector<int>&) override {
+    no_derivative(Op::CALL, "forward-mode derivative (jvp)");
+  }
+
+  Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
+    const auto call = [this](const Arrays& in) { return run(all_ready(in, stream()), save_); };
+    if (!only_first_mapped(axes, op_.batched())) return map_by_loop(call, inputs, axes, stream());
+    return map_by_batch(call, inputs, axes, op_.batched(), {0, op_.saved_batch_axis()}, stream());
+  }
+
+  const char* name() const override { return Op::NAME; }
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto& o = static_cast<const Sequence&>(other);
+    return op_ == o.op_ && save_ == o.save_;
+  }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    std::vector<mx::Shape> shapes{states_shape(in)};
+    if (save_) shapes.push_back(op_.saved_shape(in));
+    return shapes;
+  }
+
+ private:
+  Arrays run(const Arrays& inputs, bool save) {
+    return outputs_of(std::make_shared<Sequence>(stream(), op_, save), inputs);
+  }
+
+  Op op_;
+  bool save_;
+};
+
+// The states of a sequence of prepared inputs, in the dtype of x.
+template <typename Op>
+mx::array sequence_states(Op op, const Arrays& inputs, bool save, mx::Dtype dtype, mx::Stream s) {
+  return mx::astype(outputs_of(std::make_shared<Sequence<Op>>(s, std::move(op), save), inputs)[0],
+                    dtype, s);
+}
+
+}  // namespace mlx_ncps
