@@ -1,0 +1,96 @@
+"""Programs of an MLX function `sequence(params, x, v) -> states`, in every mode, eager or compiled.
+
+`mlx_ops` (fused, plain operations) and `by_hand` call it.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from cases import make, named_leaves, to_mlx
+
+from . import Program
+
+LEARNING_RATE = 1e-6  # small: repeated training steps stay near the parameters of the case
+
+
+def sequence_program(row, sequence, *, compiled: bool) -> Program:
+    """The modes fwd, fwd+bwd and train of `sequence(params, x [B, T, I], v [B, H])`."""
+    call = to_mlx(make(row.case))
+    trained, rebuild = _split(call.params)
+    weights = call.cotangents[..., : row.outputs]  # [B, T, O]
+
+    def output(trained, x, v):
+        return sequence(rebuild(trained), x, v)[..., : row.outputs]
+
+    def loss(trained, x, v):
+        y = output(trained, x, v)
+        return (y * weights).sum(), y
+
+    arguments = (trained, call.inputs, call.state)
+    if row.mode == "fwd":
+        f = mx.compile(output) if compiled else output
+        return Program(lambda: _named(f(*arguments)), lambda: mx.eval(f(*arguments)))
+    gradient = mx.value_and_grad(loss)
+    f = mx.compile(gradient) if compiled else gradient
+
+    def check():
+        (_, y), gradients = f(*arguments)
+        return _named(y, gradients)
+
+    if row.mode == "fwd+bwd":
+        return Program(check, lambda: mx.eval(f(*arguments)))
+    return Program(check, _training(gradient, arguments, compiled))
+
+
+def _training(gradient, arguments, compiled: bool):
+    """run() of the mode train: gradients, then a step of Adam on all parameters."""
+    trained, x, v = arguments
+    optimiser = optim.Adam(LEARNING_RATE)
+    optimiser.init(trained)
+    state = [dict(trained), optimiser.state]
+
+    def step(x, v):
+        (loss, _), gradients = gradient(state[0], x, v)
+        state[0].update(optimiser.apply_gradients(gradients, state[0]))
+        return loss
+
+    f = mx.compile(step, inputs=state, outputs=state) if compiled else step
+    return lambda: mx.eval(f(x, v), state)
+
+
+def step_program(row, cell, *, compiled: bool) -> Program:
+    """The mode step of `cell(x [1, I], v [1, H]) -> (output, state)`, the state fed back."""
+    call = to_mlx(make(row.case))
+    x, state = call.inputs[:, 0], call.state
+    f = mx.compile(cell) if compiled else cell
+    mx.eval(x, state)
+
+    def check():
+        output, _ = f(x, call.state)
+        return _named(output[:, None])
+
+    def run():
+        nonlocal state
+        output, state = f(x, state)
+        mx.eval(output, state)
+
+    return Program(check, run)
+
+
+def _split(params):
+    """The trained leaves of the params as a dict, and a function that puts them back in."""
+    leaves = params._asdict()
+    fixed = {k: v for k, v in leaves.items() if v is None or "mask" in k}
+    trained = {k: v for k, v in leaves.items() if k not in fixed}
+    return trained, lambda trained: type(params)(**trained, **fixed)
+
+
+def _named(output, gradients=None) -> dict[str, np.ndarray]:
+    """Arrays by the names of truth.want."""
+    mx.eval(output, gradients or ())
+    named = {"output": output}
+    for name, gradient in (gradients or {}).items():
+        named |= named_leaves(gradient, f"params.{name}")
+    return {name: np.array(array) for name, array in named.items()}

@@ -1,0 +1,225 @@
+"""The benchmarks: what they compare is right, a wrong result has no time, tables add up."""
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import CfcCase, LtcCase, assert_all_close, tolerance, want_gradients, want_states
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
+
+from benchmarks import __main__ as command
+from benchmarks import report, runner, truth, worker
+from benchmarks.implementations import IMPLEMENTATIONS, Implementation, Missing, Program
+from benchmarks.rows import ROWS, Row, quick, select
+
+LTC = LtcCase(batch=2, steps=3, inputs=3, units=5, unfolds=2)
+CFC = CfcCase(batch=2, steps=3, inputs=3, units=5, backbone_units=4)
+NCP = replace(LTC, inputs=4, units=12, wiring=("AutoNCP", 12, 3))
+ONE = {"batch": 1, "steps": 1}
+ROW = Row(LTC, "fwd")
+BY_KEY = {i.key: i for i in IMPLEMENTATIONS}
+
+
+def ready(*samples, **more):
+    result = {"status": "ready", "samples": list(samples), "peak_bytes": 1000, "errors": {}}
+    return result | more
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["fused", "eager", "by_hand", "torch"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(Row(case, mode) for case in (LTC, NCP, CFC) for mode in ("fwd", "train")),
+        *(Row(replace(case, **ONE), "step") for case in (LTC, NCP, CFC)),
+    ],
+    ids=lambda row: row.name,
+)
+def test_implementation_equals_float64_and_runs(row, key):
+    result, sample = worker.prepare(row, lambda: BY_KEY[key].load(row, 1), truth.want(row))
+    if result["status"] == "missing":
+        pytest.skip(result["reason"])
+    assert result["status"] == "ready", result["reason"]
+    assert set(result["errors"]) == {"forward", *(["gradient"] if row.gradients else [])}
+    assert sample() > 0
+
+
+@pytest.mark.parametrize("case", [replace(LTC, batch=17), replace(CFC, batch=17)], ids=str)
+def test_want_in_chunks_equals_the_whole_batch(case):
+    got = truth.want(Row(case, "fwd+bwd"))
+    want = {k: v for k, v in want_gradients(case).items() if k.startswith("params.")}
+    want["output"] = want_states(case)
+    assert_all_close(got, want, tolerance("float64", "gradient"))
+
+
+def test_want_reads_out_the_motor_neurons_only():
+    got = truth.want(Row(NCP, "fwd+bwd"))
+    assert got["output"].shape == (2, 3, 3)
+    assert_all_close(got | {"output": 0}, want_of_motor_neurons() | {"output": 0}, 1e-12)
+
+
+def want_of_motor_neurons():
+    from cases import make, named_leaves
+    from mlx_ncps.ops import numpy as ops
+
+    call = make(NCP)
+    cotangents = call.cotangents * (np.arange(12) < 3)
+    return named_leaves(ops.ltc_sequence_backward(cotangents, *call.arguments, **call.keywords)[3])
+
+
+# --- a wrong result has no time -------------------------------------------------------------------
+
+
+def never():
+    raise AssertionError("a wrong result was timed")
+
+
+@pytest.mark.parametrize("wrong", ["value", "nan", "shape", "absent"])
+def test_prepare_never_runs_a_wrong_program(wrong):
+    row = Row(LTC, "fwd+bwd")
+    want = truth.want(row)
+    got = {name: array.copy() for name, array in want.items()}
+    if wrong == "absent":
+        del got["params.w"]
+    elif wrong == "shape":
+        got["params.w"] = got["params.w"][:1]
+    else:
+        got["params.w"][1, 2] += np.nan if wrong == "nan" else 1e-3 * np.abs(want["params.w"]).max()
+    result, sample = worker.prepare(row, lambda: Program(lambda: got, never), want)
+    assert (result["status"], sample) == ("red", None)
+    assert "params.w" in result["reason"]
+
+
+def test_prepare_passes_a_right_program():
+    want = truth.want(ROW)
+    calls = []
+    program = Program(lambda: want, lambda: calls.append(1))
+    result, sample = worker.prepare(ROW, lambda: program, want)
+    before = len(calls)
+    sample()
+    assert result["status"] == "ready"
+    assert len(calls) - before == result["calls_per_sample"]
+
+
+def test_tables_show_no_time_of_a_red_cell():
+    red = ready(0.125, 0.125, status="red", reason="output: error 1 > 1e-05", errors={"forward": 1})
+    summary = report.summarise(ROW, {"fused": red, "eager": ready(0.5)}, 1e9)
+    assert summary["cells"]["fused"]["seconds"] is None
+    assert summary["cells"]["fused"]["samples"] == []
+    assert summary["ratios"] == {}
+    assert summary["share_of_limit"] is None
+    text = command.text([summary], IMPLEMENTATIONS)
+    assert "RED" in text
+    assert "red: " + ROW.name + ", mlx-ncps: output: error 1 > 1e-05" in text
+    assert "125" not in text
+
+
+def test_measure_in_processes_and_exit_code(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command, "ROWS", [ROW])
+    for name, value in (("DISABLE_NATIVE", "1"), ("REQUIRE_NATIVE", ""), ("BACKEND", "auto")):
+        monkeypatch.setenv(f"MLX_NCPS_{name}", value)
+    broken = Implementation("compiled", "broken", "mlx_ops:no_such_function")
+    chosen = (BY_KEY["fused"], BY_KEY["eager"], broken)
+    monkeypatch.setattr(command, "IMPLEMENTATIONS", chosen)
+    path = tmp_path / "result.json"
+    arguments = ["--repeats", "3", "--threads", "1", "--device", "cpu", "--json", str(path)]
+    assert command.main(arguments) == 1
+    (row,) = json.loads(path.read_text())["rows"]
+    cells = row["cells"]
+    assert {key: cell["status"] for key, cell in cells.items()} == {
+        "fused": "missing",
+        "eager": "ready",
+        "compiled": "error",
+    }
+    assert len(cells["eager"]["samples"]) == 3
+    printed = capsys.readouterr().out
+    assert f"missing: {ROW.name}, mlx-ncps: no fused backend" in printed
+    assert f"error: {ROW.name}, broken: " in printed
+    assert "no_such_function" in printed
+
+
+def test_measure_names_a_cell_that_takes_too_long():
+    options = Namespace(limit=0.0, threads=1, device="cpu", repeats=1, slow_repeats=1)
+    results = runner.measure(ROW, [BY_KEY["eager"]], truth.want(ROW), options)
+    assert results["eager"]["status"] == "timeout"
+    assert results["eager"]["samples"] == []
+
+
+# --- arithmetic and text --------------------------------------------------------------------------
+
+
+def test_summarise_medians_ratios_and_memory():
+    results = {
+        "fused": ready(0.1, 0.3, 0.2, peak_bytes=100),
+        "eager": ready(4.0, peak_bytes=900),
+        "compiled": ready(3.0, 3.0, peak_bytes=800),
+        "by_hand": ready(1.0),
+        "torch": ready(0.1, peak_bytes=None),
+    }
+    summary = report.summarise(ROW, results, limit=2 * ROW.work[1] / 0.2)
+    assert summary["cells"]["fused"]["seconds"] == 0.2
+    assert summary["cells"]["fused"]["spread"] == pytest.approx(0.25)
+    want = {"eager": 20, "compiled": 15, "by_hand": 5, "torch": 0.5, "mlx_ops": 15}
+    assert summary["ratios"] == pytest.approx(want)
+    assert summary["share_of_limit"] == pytest.approx(0.5)
+    assert summary["memory_ratio"] == 8
+    first = report.time_table([summary], IMPLEMENTATIONS).splitlines()[2]
+    for text in ("200 ms ±25%", "4 s ±0%", "15x", "5x", "0.5x", "50%"):
+        assert text in first
+
+
+def test_missing_baseline_is_named_and_has_no_ratio():
+    def load():
+        raise Missing("not installed: torch")
+
+    result, sample = worker.prepare(ROW, load, {})
+    assert sample is None
+    summary = report.summarise(ROW, {"fused": ready(0.1), "torch": result}, None)
+    assert "torch" not in summary["ratios"]
+    text = command.text([summary], IMPLEMENTATIONS)
+    assert f"missing: {ROW.name}, ncps.torch: not installed: torch" in text
+    assert "missing" in text.splitlines()[2]
+
+
+@pytest.mark.parametrize(
+    ("row", "work"),
+    [
+        (Row(LTC, "fwd"), ("sigmoid", 2 * 3 * (2 * 25 + 15))),
+        (Row(CFC, "fwd"), ("fma", 2 * 3 * (8 * 4 + 3 * 4 * 5))),
+    ],
+    ids=["ltc", "cfc"],
+)
+def test_work_counts_what_a_forward_pass_needs(row, work):
+    assert row.work == work
+
+
+def test_work_counts_synapses_of_a_wiring():
+    from cases import build_wiring
+
+    wiring = build_wiring(NCP)
+    recurrent, sensory = (
+        np.count_nonzero(m) for m in (wiring.adjacency_matrix, wiring.sensory_adjacency_matrix)
+    )
+    assert Row(NCP, "fwd").work == ("sigmoid", 2 * 3 * (2 * recurrent + sensory))
+
+
+def test_select_by_part_and_by_pattern():
+    assert select(ROWS, None) == ROWS
+    assert {row.mode for row in select(ROWS, ["*fwd"])} == {"fwd"}
+    assert all(not row.is_ltc for row in select(ROWS, ["cfc"]))
+    assert select(ROWS, ["cfc", "ltc"]) == ROWS
+    with pytest.raises(ValueError, match="--only"):
+        select(ROWS, ["cfc", "gru"])
+
+
+def test_quick_rows_are_smaller_and_named_by_their_size():
+    for row, short in zip(ROWS, quick(ROWS), strict=True):
+        assert short.case.steps <= row.case.steps
+        assert f"B{short.case.batch}T{short.case.steps}" in short.name
