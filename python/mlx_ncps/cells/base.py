@@ -33,8 +33,8 @@ class LiquidCell(nn.Module):
     """Base of all cells: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`.
 
     The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the
-    sizes, `_create(width)`, `sequence`, `readout` and `calls`. Array names in `fixed_keys` are
-    saved with the weights and never trained.
+    sizes, `_create(width)`, `sequence` and `readout`, and `calls` if it makes any. Array names in
+    `fixed_keys` are saved with the weights and never trained.
     """
 
     op = "cell"
@@ -83,9 +83,13 @@ class LiquidCell(nn.Module):
 
     def calls(self) -> list[tuple[str, dict]]:
         """The fused calls that `sequence` makes, as (op, facts of this cell), for
-        `dispatch.explain`.
+        `dispatch.explain`; none by default.
         """
-        raise NotImplementedError
+        return []
+
+    def stepwise(self) -> str:
+        """Why `sequence` runs step by step now; "" when it runs over the whole sequence."""
+        return ""
 
     # --- shared ---
 
@@ -103,6 +107,11 @@ class LiquidCell(nn.Module):
             raise ValueError(
                 f"[{self.op}] inputs must have {self.sensory_size} features, got {width}."
             )
+
+    def redraw(self) -> None:
+        """Draw new weights, if there are any yet."""
+        if self.built:
+            self._create(self.sensory_size)
 
     def get_initial_state(self, inputs=None, batch_size=None) -> mx.array:
         """Zeros [B, H], where B is `batch_size` or the first size of `inputs`, whose dtype it

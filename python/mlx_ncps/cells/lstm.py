@@ -1,0 +1,114 @@
+"""The LSTM cell of mixed memory (MATHS 4, Lechner and Hasani 2020), weights as in ncps.torch; the
+layers of `rnn` put it in front of a cell.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..ops import orthogonal, uniform, xavier_uniform
+from ..ops.checks import check_array
+
+
+class LSTMCell(nn.Module):
+    """LSTM cell: `cell(inputs [B, I], state (h, c)) -> (output, (h', c'))`, output = h', all
+    [B, H].
+
+    z = Wx x + b + Wh h, split into i, ig, fg, og: c' = c sigmoid(fg + 1) + tanh(i) sigmoid(ig);
+    h' = tanh(c') sigmoid(og). Arithmetic is float32, the results have the dtype of the inputs.
+
+    Args:
+        input_size: number of inputs I; None: that of the first call.
+        hidden_size: number of neurons H.
+
+    Parameters: `input_map.weight` [4H, I], `input_map.bias` [4H], `recurrent_map.weight` [4H, H].
+    """
+
+    op = "lstm"
+
+    def __init__(self, input_size: int | None, hidden_size: int):
+        super().__init__()
+        self.hidden_size = _size("hidden_size", hidden_size)
+        self.sensory_size = None
+        if input_size is not None:
+            self.build(_size("input_size", input_size))
+
+    @property
+    def state_size(self) -> tuple[int, int]:
+        """The sizes of h and c."""
+        return (self.hidden_size, self.hidden_size)
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs, H."""
+        return self.hidden_size
+
+    @property
+    def built(self) -> bool:
+        """Whether the weights exist."""
+        return self.sensory_size is not None
+
+    def build(self, input_shape) -> None:
+        """Make the weights for inputs of this width, an int or a shape whose last size counts;
+        once.
+
+        Raises ValueError when the cell is built for another width.
+        """
+        width = input_shape if isinstance(input_shape, int) else tuple(input_shape)[-1]
+        if not self.built:
+            self._create(width)
+        elif width != self.sensory_size:
+            raise ValueError(
+                f"[{self.op}] inputs must have {self.sensory_size} features, got {width}."
+            )
+
+    def redraw(self) -> None:
+        """Draw new weights, if there are any yet."""
+        if self.built:
+            self._create(self.sensory_size)
+
+    def _create(self, width: int) -> None:
+        rows, hidden = 4 * self.hidden_size, self.hidden_size
+        self.input_map = nn.Linear(width, rows)
+        self.input_map.weight = xavier_uniform((rows, width))
+        self.input_map.bias = uniform(-0.1, 0.1, (rows,))
+        self.recurrent_map = nn.Linear(hidden, rows, bias=False)
+        self.recurrent_map.weight = orthogonal((rows, hidden))
+        self.sensory_size = width
+
+    def drive(self, inputs):
+        """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
+        weight, bias = self.input_map.weight, self.input_map.bias
+        weight, bias = weight.astype(mx.float32), bias.astype(mx.float32)
+        return inputs.astype(mx.float32) @ weight.T + bias
+
+    def gates(self, drive, h, c):
+        """One step from its drive [B, 4H] and float32 h, c [B, H] -> (h', c')."""
+        z = drive + h @ self.recurrent_map.weight.astype(mx.float32).T
+        i, ig, fg, og = mx.split(z, 4, axis=-1)  # each [B, H]
+        c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
+        return mx.tanh(c) * mx.sigmoid(og), c
+
+    def __call__(self, inputs, state):
+        """One step: inputs [B, I], state (h, c), each [B, H]. Returns (h', (h', c')).
+
+        An LSTM knows no elapsed time. Raises ValueError for a wrong shape, width or dtype.
+        """
+        check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
+        self.build(inputs.shape)
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
+        for name, part in zip("hc", state, strict=True):
+            shape = (inputs.shape[0], self.hidden_size)
+            check_array(self.op, f"state {name}", part, "[B, H]", shape)
+        h, c = (part.astype(mx.float32) for part in state)
+        h, c = (part.astype(inputs.dtype) for part in self.gates(self.drive(inputs), h, c))
+        return h, (h, c)
+
+
+def _size(name: str, size) -> int:
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"[lstm] {name} must be an integer >= 1, got {size!r}.")
+    return int(size)
