@@ -62,7 +62,7 @@ class Cell:
 def measure(row, implementations, want, options) -> dict[str, dict]:
     """The results by implementation: those of worker.prepare, with "samples", seconds per call.
 
-    A slow cell takes `options.slow_repeats` samples at once and ends; the others wait, and take
+    A slow cell takes `options.slow_repeats` samples at once and ends; the others wait, then take
     `options.repeats` samples each in turn.
     """
     cells = {}
@@ -70,7 +70,7 @@ def measure(row, implementations, want, options) -> dict[str, dict]:
         for implementation in implementations:
             cell = cells[implementation.key] = Cell(row, implementation, want, options)
             if not cell.ready or cell.result["slow"]:
-                _repeat([cell], options.slow_repeats)
+                _repeat([cell], options.slow_repeats - len(cell.result["samples"]))
                 cell.close()
         _repeat([c for c in cells.values() if c.ready and not c.result["slow"]], options.repeats)
     finally:

@@ -36,8 +36,8 @@ def serve(connection, row, implementation, want, threads: int, device: str) -> N
 def prepare(row, load, want):
     """(result, sample): load, check against `want`, warm up.
 
-    result: {"status": "ready" | "red" | "missing", "reason", "errors", ...}; sample() gives the
-    seconds per call of one sample, and is None unless ready.
+    result: {"status": "ready" | "red" | "missing", "reason", "errors", "samples", ...}; sample()
+    gives the seconds per call of one sample, and is None unless ready.
     """
     try:
         program = load()
@@ -57,9 +57,11 @@ def prepare(row, load, want):
     if result["status"] == "red":
         return result, None
     del got
-    calls, result["slow"] = _warm_up(row, program, result["first_seconds"])
-    result["calls_per_sample"] = calls
-    return result, lambda: _sample(program.run, calls)
+    first = result["first_seconds"]
+    if row.mode == "train":  # the check computed gradients, without the optimiser
+        first = _sample(program.run, 1)
+    result |= _warm_up(program, first)
+    return result, lambda: _sample(program.run, result["calls_per_sample"])
 
 
 def _compare(got, want) -> dict:
@@ -80,16 +82,15 @@ def _compare(got, want) -> dict:
     return result
 
 
-def _warm_up(row, program, first: float) -> tuple[int, bool]:
-    """(calls in a sample, whether one call is slow)."""
-    if first > SLOW and row.mode != "train":  # may be compiling alone, so one call decides
-        once = _sample(program.run, 1) if first < 20 * SLOW else first
-        if once > SLOW:
-            return 1, True
+def _warm_up(program, first: float) -> dict:
+    """How many calls make a sample, whether one is slow, and then the first sample."""
+    once = _sample(program.run, 1)
+    if min(first, once) > SLOW:  # the first has warmed up; when it alone is slow, it compiled
+        return {"calls_per_sample": 1, "slow": True, "samples": [once]}
     once = min(_sample(program.run, 1) for _ in range(3))
-    if once > SAMPLE:
-        return 1, once > SLOW
-    return max(1, round(SAMPLE / min(_sample(program.run, 5) for _ in range(2)))), False
+    if once < SAMPLE:
+        once = min(_sample(program.run, 5) for _ in range(2))
+    return {"calls_per_sample": max(1, round(SAMPLE / once)), "slow": False, "samples": []}
 
 
 def _sample(run, calls: int) -> float:

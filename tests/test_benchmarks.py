@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import CfcCase, LtcCase, assert_all_close, tolerance, want_gradients, want_states
+from mlx.utils import tree_flatten
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
 
@@ -49,6 +50,23 @@ def test_implementation_equals_float64_and_runs(row, key):
     assert result["status"] == "ready", result["reason"]
     assert set(result["errors"]) == {"forward", *(["gradient"] if row.gradients else [])}
     assert sample() > 0
+
+
+@pytest.mark.parametrize("key", ["fused", "eager", "compiled", "by_hand", "torch"])
+@pytest.mark.parametrize("case", [LTC, CFC], ids=str)
+def test_training_step_changes_every_parameter(case, key):
+    try:
+        run = BY_KEY[key].load(Row(case, "train"), 1).run
+    except Missing as missing:
+        pytest.skip(str(missing))
+    first, second = ({n: numbers(leaf) for n, leaf in tree_flatten(run())} for _ in range(2))
+    assert len(first) == (13 if case is LTC else 10)
+    for name in first:
+        assert np.any(first[name] != second[name]), name
+
+
+def numbers(leaf):
+    return np.array(leaf.detach().numpy() if hasattr(leaf, "detach") else leaf)
 
 
 @pytest.mark.parametrize("case", [replace(LTC, batch=17), replace(CFC, batch=17)], ids=str)
@@ -106,6 +124,15 @@ def test_prepare_passes_a_right_program():
     sample()
     assert result["status"] == "ready"
     assert len(calls) - before == result["calls_per_sample"]
+
+
+def test_slow_program_runs_as_often_as_it_is_sampled(monkeypatch):
+    monkeypatch.setattr(worker, "SLOW", 0.0)
+    want = truth.want(ROW)
+    calls = []
+    result, _ = worker.prepare(ROW, lambda: Program(lambda: want, lambda: calls.append(1)), want)
+    assert result["slow"]
+    assert len(result["samples"]) == len(calls) == 1
 
 
 def test_tables_show_no_time_of_a_red_cell():

@@ -45,7 +45,7 @@ def sequence_program(row, sequence, *, compiled: bool) -> Program:
 
 
 def _training(gradient, arguments, compiled: bool):
-    """run() of the mode train: gradients, then a step of Adam on all parameters."""
+    """The mode train: run() does a step of Adam on all parameters, and returns them."""
     trained, x, v = arguments
     optimiser = optim.Adam(LEARNING_RATE)
     optimiser.init(trained)
@@ -57,7 +57,12 @@ def _training(gradient, arguments, compiled: bool):
         return loss
 
     f = mx.compile(step, inputs=state, outputs=state) if compiled else step
-    return lambda: mx.eval(f(x, v), state)
+
+    def run():
+        mx.eval(f(x, v), state)
+        return state[0]
+
+    return run
 
 
 def step_program(row, cell, *, compiled: bool) -> Program:

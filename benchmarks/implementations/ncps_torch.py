@@ -52,6 +52,7 @@ def _sequence_program(row, module, leaves, arguments, weights, torch) -> Program
     def train():
         gradients()
         optimiser.step()
+        return leaves
 
     return Program(check, train if row.mode == "train" else gradients)
 
