@@ -1,3 +1,4 @@
+// See thread_pool.h.
 #include "csrc/cpu/thread_pool.h"
 
 #include <pthread.h>
