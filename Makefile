@@ -1,5 +1,5 @@
 # make test       everything in tests/, with the native module built and required
-# make demo       train a CfC on the digits data set      DEMO_ARGS=--short
+# make demo       train a CfC and an LTC on handwritten digits      DEMO_ARGS=--short
 # make bench      the benchmarks                          BENCH_ARGS=...
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
