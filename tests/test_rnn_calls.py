@@ -365,24 +365,13 @@ def test_wrong_first_arguments_raise(layer):
         layer(I, wiring)
 
 
-@pytest.mark.parametrize("layer", [CfC, LTC])
-@pytest.mark.parametrize("option", ["mixed_memory", "bidirectional", "go_backwards", "stateful"])
-def test_options_of_later_raise_not_implemented(layer, option):
-    with pytest.raises(NotImplementedError, match=f"{option} must be False for now, got True"):
-        layer(I, 6, **{option: True})
-
-
-def test_other_options_of_later_raise_not_implemented():
+def test_options_of_later_raise_not_implemented():
     with pytest.raises(NotImplementedError, match="ode_solver must be 'semi_implicit' for now"):
         LTC(I, 6, ode_solver="explicit")
     with pytest.raises(NotImplementedError, match="variant must be 'torch' for now, got 'keras'"):
         CfC(I, 6, variant="keras")
     with pytest.raises(NotImplementedError, match=r"backbone_dropout must be 0\.0 for now"):
         CfC(I, 6, backbone_dropout=0.1)
-    with pytest.raises(NotImplementedError, match="merge_mode must be 'concat' for now"):
-        LTC(I, 6, merge_mode="sum")
-    with pytest.raises(NotImplementedError, match="mask must be None for now"):
-        CfC(I, 6)(normal(B, T, I), mask=mx.ones((B, T)))
 
 
 def test_unknown_options_raise():

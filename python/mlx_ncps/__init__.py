@@ -10,22 +10,28 @@ from .backends.cpu import (
     set_instruction_set,
     set_num_threads,
 )
-from .cells import CfCCell, LiquidCell, LTCCell, NCPRNNCell, WiredCfCCell
+from .cells import CfCCell, LiquidCell, LSTMCell, LTCCell, NCPRNNCell, WiredCfCCell
 from .dispatch import available_backends, describe, last_backend, use_backend
-from .rnn import LTC, CfC
+from .rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, carry_forward
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LTC",
+    "LTCRNN",
+    "MMRNN",
     "CfC",
     "CfCCell",
+    "CfCRNN",
+    "LSTMCell",
     "LTCCell",
     "LiquidCell",
+    "LiquidRNN",
     "NCPRNNCell",
     "WiredCfCCell",
     "__version__",
     "available_backends",
+    "carry_forward",
     "cells",
     "convert",
     "describe",

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from ..cells import CfCCell, LiquidCell, WiredCfCCell
 from ..wirings import Wiring
-from .sequence import SequenceLayer, call_contract, check_cell_alone, check_options
+from .layout import call_contract, check_cell_alone
+from .sequence import SequenceLayer
 
 VARIANTS = ("torch", "keras")
 
@@ -30,8 +31,14 @@ class CfC(SequenceLayer):
         backbone_units, backbone_layers: as in `CfCCell`; by default 128 x 1, and none with a
             wiring.
         return_state: return (output, state).
-        mixed_memory, backbone_dropout, variant, bidirectional, merge_mode, go_backwards, stateful:
-            only the default for now; NotImplementedError for another value.
+        mixed_memory: an LSTM in front of the cell (MATHS 4); the state is then (h, c).
+        bidirectional: a second cell, `backward`, with weights of its own, reads the whole sequence
+            from its end; its outputs are put back in the order of time, and both are merged.
+        merge_mode: "concat", "sum", "mul", "ave", or None for a pair (forward, backward).
+        go_backwards: read from the end; outputs come in the order of reading.
+        stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
+            the border of the calls.
+        variant: only "torch" for now.
     """
 
     op = "cfc"
@@ -59,15 +66,10 @@ class CfC(SequenceLayer):
     ):
         if variant not in VARIANTS:
             raise ValueError(f"[cfc] variant must be one of {VARIANTS}, got {variant!r}.")
-        check_options(
-            self.op,
-            mixed_memory=(mixed_memory, False),
-            variant=(variant, "torch"),
-            bidirectional=(bidirectional, False),
-            merge_mode=(merge_mode, "concat"),
-            go_backwards=(go_backwards, False),
-            stateful=(stateful, False),
-        )
+        if variant != "torch":
+            raise NotImplementedError(
+                f"[{self.op}] variant must be 'torch' for now, got {variant!r}."
+            )
         cell_first = isinstance(input_size, LiquidCell)
         if cell_first:
             check_cell_alone(
@@ -85,7 +87,17 @@ class CfC(SequenceLayer):
             cell_class = WiredCfCCell if isinstance(units, Wiring) else CfCCell
             cell = cell_class(_checked_size(input_size, units), units, mode, activation, *backbone)
         contract = call_contract(cell_first, return_sequences, return_state)
-        super().__init__(cell, contract, batch_first, proj_size)
+        super().__init__(
+            cell,
+            contract,
+            batch_first,
+            proj_size,
+            mixed_memory,
+            bidirectional,
+            merge_mode,
+            go_backwards,
+            stateful,
+        )
 
 
 def _checked_cell(cell):

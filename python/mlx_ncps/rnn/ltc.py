@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..cells import LiquidCell, LTCCell
 from ..wirings import Wiring
-from .sequence import SequenceLayer, call_contract, check_cell_alone, check_options
+from .layout import call_contract, check_cell_alone
+from .sequence import SequenceLayer
 
 
 class LTC(SequenceLayer):
@@ -25,8 +26,14 @@ class LTC(SequenceLayer):
             `LTCCell`.
         proj_size: outputs of a linear map after the cell; None for none.
         return_state: return (output, state).
-        mixed_memory, ode_solver, bidirectional, merge_mode, go_backwards, stateful: only the
-            default for now; NotImplementedError for another value.
+        mixed_memory: an LSTM in front of the cell (MATHS 4); the state is then (h, c).
+        bidirectional: a second cell, `backward`, with weights of its own, reads the whole sequence
+            from its end; its outputs are put back in the order of time, and both are merged.
+        merge_mode: "concat", "sum", "mul", "ave", or None for a pair (forward, backward).
+        go_backwards: read from the end; outputs come in the order of reading.
+        stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
+            the border of the calls.
+        ode_solver: as in `LTCCell`.
     """
 
     op = "ltc"
@@ -52,14 +59,6 @@ class LTC(SequenceLayer):
         go_backwards=False,
         stateful=False,
     ):
-        check_options(
-            self.op,
-            mixed_memory=(mixed_memory, False),
-            bidirectional=(bidirectional, False),
-            merge_mode=(merge_mode, "concat"),
-            go_backwards=(go_backwards, False),
-            stateful=(stateful, False),
-        )
         cell_first = isinstance(input_size, LiquidCell)
         if cell_first:
             check_cell_alone(
@@ -85,11 +84,22 @@ class LTC(SequenceLayer):
                 ode_solver,
             )
         contract = call_contract(cell_first, return_sequences, return_state)
-        super().__init__(cell, contract, batch_first, proj_size)
+        super().__init__(
+            cell,
+            contract,
+            batch_first,
+            proj_size,
+            mixed_memory,
+            bidirectional,
+            merge_mode,
+            go_backwards,
+            stateful,
+        )
 
     def apply_weight_constraints(self, ranges=None) -> None:
-        """As `LTCCell.apply_weight_constraints`."""
-        self.rnn_cell.apply_weight_constraints(ranges)
+        """As `LTCCell.apply_weight_constraints`, in every direction."""
+        for half in self.directions:
+            half.rnn_cell.apply_weight_constraints(ranges)
 
     apply_constraints = apply_weight_constraints
 

@@ -1,156 +1,76 @@
-"""Shapes, states, time spans and the two call contracts of the recurrent layers; `CfC` and `LTC`
-are this and a cell.
+"""The call of the recurrent layers: contract, layout, both directions, state kept between calls,
+streaming; `CfC`, `LTC` and `LiquidRNN` are this and a cell.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import mlx.core as mx
-import mlx.nn as nn
-import numpy as np
+from mlx.utils import tree_map
 
-from .. import dispatch
-from ..cells import LiquidCell
 from ..ops.checks import check_array
+from ..ops.timespans import normalise_timespans
+from .direction import Direction, Result, state_batch
+from .layout import Contract, Layout, one_of
+from .masks import Seen
+from .plan import Plan, make_plan
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
 
-class Contract(NamedTuple):
-    """What a call returns."""
+def merge(mode, first, second):
+    """The outputs of both directions as one, or as a pair when `mode` is None."""
+    if mode == "concat":
+        return mx.concatenate([first, second], axis=-1)
+    if mode == "sum":
+        return first + second
+    if mode == "mul":
+        return first * second
+    return (first + second) / 2 if mode == "ave" else (first, second)
 
-    return_sequences: bool
-    return_state: bool
 
-
-def call_contract(cell_first: bool, return_sequences, return_state) -> Contract:
-    """The contract of a layer: a cell as first argument follows the MLX guides (last output alone),
-    sizes follow ncps.torch (whole sequence and state); an argument that is not None wins.
+class SequenceLayer(Direction):
+    """A cell over sequences, in one direction or both: `rnn_cell`, `lstm`, `fc`, and the same under
+    `backward` for the other direction.
     """
-    default = Contract(False, False) if cell_first else Contract(True, True)
-    return Contract(
-        default.return_sequences if return_sequences is None else bool(return_sequences),
-        default.return_state if return_state is None else bool(return_state),
-    )
 
-
-def check_options(op: str, **options) -> None:
-    """Options not implemented yet: each is a pair (given, the only value taken for now)."""
-    if "merge_mode" in options and options["merge_mode"][0] not in MERGE_MODES:
-        raise ValueError(
-            f"[{op}] merge_mode must be one of {MERGE_MODES}, got {options['merge_mode'][0]!r}."
-        )
-    for name, (given, default) in options.items():
-        if given != default:
-            raise NotImplementedError(f"[{op}] {name} must be {default!r} for now, got {given!r}.")
-
-
-def check_cell_alone(op: str, **options) -> None:
-    """Options that a cell as first argument has already: each a pair (given, default)."""
-    for name, (given, default) in options.items():
-        if given != default:
+    def __init__(
+        self,
+        cell,
+        contract: Contract,
+        batch_first=True,
+        proj_size=None,
+        mixed_memory=False,
+        bidirectional=False,
+        merge_mode="concat",
+        go_backwards=False,
+        stateful=False,
+        backward_cell=None,
+    ):
+        super().__init__(cell, proj_size, mixed_memory)
+        if merge_mode not in MERGE_MODES:
             raise ValueError(
-                f"[{op}] {name} must be left out with a cell, which has its own, got {given!r}."
+                f"[{self.op}] merge_mode must be one of {MERGE_MODES}, got {merge_mode!r}."
             )
-
-
-def one_of(op: str, **aliases):
-    """The one argument that is not None among several spellings of it, or None."""
-    given = [name for name, value in aliases.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(
-            f"[{op}] one of {', '.join(aliases)} must be given, got {', '.join(given)}."
-        )
-    return aliases[given[0]] if given else None
-
-
-class Layout(NamedTuple):
-    """How a call's arrays lie; its methods bring them to [B, T, ...] and back."""
-
-    op: str
-    batched: bool
-    batch_first: bool
-
-    @classmethod
-    def of(cls, op: str, inputs, batch_first: bool) -> Layout:
-        """The layout of inputs [B, T, I], [T, B, I] unless `batch_first`, or [T, I]."""
-        if not isinstance(inputs, mx.array) or inputs.ndim not in (2, 3):
-            wanted = f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]"
-            got = inputs.shape if isinstance(inputs, mx.array) else type(inputs).__name__
-            raise ValueError(f"[{op}] inputs must be {wanted}, got {got}.")
-        return cls(op, inputs.ndim == 3, batch_first)
-
-    def inputs(self, inputs):
-        """The inputs as [B, T, I]."""
-        if not self.batched:
-            return inputs[None]
-        return inputs if self.batch_first else inputs.swapaxes(0, 1)
-
-    def timespans(self, ts, batch: int, steps: int):
-        """The time spans as None, a number, [], [T] or [B, T]."""
-        if not isinstance(ts, (mx.array, np.ndarray)) or ts.shape in ((), (steps,)):
-            return ts
-        if not self.batched:
-            symbols, shape = "[T]", (steps,)
-        elif self.batch_first:
-            symbols, shape = "[B, T]", (batch, steps)
-        else:
-            symbols, shape = "[T, B]", (steps, batch)
-        if ts.shape not in (shape, (*shape, 1)):
-            raise ValueError(f"[{self.op}] timespans must be {symbols} = {shape}, got {ts.shape}.")
-        ts = ts.reshape(shape)
-        return ts.T if self.batched and not self.batch_first else ts
-
-    def state(self, hx, batch: int, units: int, dtype):
-        """hx, or zeros, as [B, H]."""
-        if hx is None:
-            return mx.zeros((batch, units), dtype)
-        symbols, shape = ("[B, H]", (batch, units)) if self.batched else ("[H]", (units,))
-        check_array(self.op, "hx", hx, symbols, shape)
-        return (hx if self.batched else hx[None]).astype(dtype)
-
-    def sequences(self, output):
-        """Output [B, T, O] in the layout of the inputs."""
-        if not self.batched:
-            return output[0]
-        return output if self.batch_first else output.swapaxes(0, 1)
-
-    def single(self, array):
-        """Output [B, O] or state [B, H] in the layout of the inputs."""
-        return array if self.batched else array[0]
-
-
-class Plan(NamedTuple):
-    """What a call would run: the calls of fused operators in their order, each with the backend and
-    the reason.
-    """
-
-    calls: tuple  # of (op, dispatch.Choice)
-
-    def __str__(self) -> str:
-        return "\n".join(f"{op} over the whole sequence on {choice}" for op, choice in self.calls)
-
-
-class SequenceLayer(nn.Module):
-    """A cell over a sequence: `rnn_cell`, and `fc`, a linear map to `proj_size` outputs, when that
-    is given.
-    """
-
-    op = "rnn"
-
-    def __init__(self, cell: LiquidCell, contract: Contract, batch_first=True, proj_size=None):
-        super().__init__()
-        self.rnn_cell = cell
+        if backward_cell is not None and not bidirectional:
+            raise ValueError(f"[{self.op}] backward_cell wants bidirectional=True, got False.")
         self.return_sequences, self.return_state = contract
         self.batch_first = batch_first
-        self.proj_size = proj_size
-        if proj_size is not None:
-            self.fc = nn.Linear(cell.output_size, proj_size)
+        self.bidirectional = bool(bidirectional)
+        self.merge_mode = merge_mode
+        self.go_backwards = bool(go_backwards)
+        self.stateful = bool(stateful)
+        self._kept = {}  # of mx.compile's inputs and outputs when `state` is, and never a parameter
+        if bidirectional:
+            self.backward = self.other_direction(backward_cell)
 
     @property
-    def state_size(self) -> int:
-        """Number of neurons, H."""
+    def directions(self) -> tuple[Direction, ...]:
+        """This layer, and `backward` when it is bidirectional."""
+        return (self, self.backward) if self.bidirectional else (self,)
+
+    @property
+    def state_size(self):
+        """Number of neurons, H, of each direction."""
         return self.rnn_cell.state_size
 
     @property
@@ -165,8 +85,14 @@ class SequenceLayer(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Number of outputs of the cell, before `proj_size`."""
+        """Number of outputs of the cell, before `proj_size` and before directions are merged."""
         return self.rnn_cell.output_size
+
+    @property
+    def merged_size(self) -> int:
+        """Number of outputs of a call: after `proj_size`, of both directions."""
+        size = self.output_size if self.proj_size is None else self.proj_size
+        return 2 * size if self.bidirectional and self.merge_mode == "concat" else size
 
     @property
     def synapse_count(self) -> int:
@@ -192,38 +118,122 @@ class SequenceLayer(nn.Module):
         """The layer over a sequence; the class says what comes back.
 
         inputs: [B, T, I], [T, B, I] with batch_first=False, or [T, I]; float32, float16 or
-        bfloat16.
-        hx: state before the first step, [B, H], or [H] with inputs [T, I]; zeros when None.
-            Aliases `initial_state`, `initial_states`.
+            bfloat16.
+        hx: state before the first step, [B, H], or [H] with inputs [T, I]; a pair (h, c) of them
+            with mixed memory; (forward, backward) of all that when bidirectional. None: zeros, or
+            the state that `stateful` kept. Aliases `initial_state`, `initial_states`.
         timespans: time elapsed before each step: None (1.0), a number, or an array [], [T], [B, T],
-            [B, T, 1]; [T, B], [T, B, 1] with batch_first=False. Alias `time_delta`.
-        mask: not for now.
+            [B, T, 1]; [T, B], [T, B, 1] with batch_first=False. Alias `time_delta`. A direction
+            that reads backwards takes each step with its own time span.
+        mask: [B, T] ([T, B], [T]), 0 where a step is missing: it is never read, and state and
+            output of the step before it stay. Or [B, T, F] ([T, B, F], [T, F]) for inputs of F
+            features, 0 where a feature is missing: the cell reads its last seen values and the
+            mask, 2 F inputs, or also the time since each was seen, 3 F inputs (`carry_forward`).
 
         Without any step (T = 0) the state is the initial one, and so is what the last output is
         read from. Raises ValueError for a wrong rank, width, kind or dtype, for timespans of
         another length, and for a number that is negative or NaN; such an element of an array gives
         NaN from its step on.
         """
-        if mask is not None:
-            raise NotImplementedError(f"[{self.op}] mask must be None for now, got one.")
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
         layout = Layout.of(self.op, inputs, self.batch_first)
-        x = layout.inputs(inputs)  # [B, T, I]
-        batch, steps = x.shape[:2]
-        self.rnn_cell.build(x.shape)
+        x = layout.inputs(inputs)  # [B, T, F]
+        batch, steps, features = x.shape
+        check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
+        mask = layout.mask(mask, batch, steps, features)
+        for half in self.directions:
+            half.build(self.input_width(features, mask is not None and mask.ndim == 3))
         ts = layout.timespans(timespans, batch, steps)
-        state = layout.state(hx, batch, self.state_size, x.dtype)  # [B, H]
-        states = self.rnn_cell.sequence(x, state, ts)  # [B, T, H]
-        last = states[:, -1] if steps else state
-        if self.return_sequences:
-            output = layout.sequences(self._project(self.rnn_cell.readout(states)))
-        else:
-            output = layout.single(self._project(self.rnn_cell.readout(last)))
-        return (output, layout.single(last)) if self.return_state else output
+        ts = normalise_timespans(self.op, ts, batch, steps)
+        states = self._states(layout, hx, batch, x.dtype)
+        output, states = self._run(x, states, ts, mask)
+        output = layout.sequences(output) if self.return_sequences else layout.single(output)
+        return (output, layout.single(states)) if self.return_state else output
 
-    def _project(self, output):
-        return self.fc(output).astype(output.dtype) if "fc" in self else output
+    def step(self, x, state=None, ts=None):
+        """One step of a stream -> (output [B, O], new state), equal to a sequence cut into steps.
+
+        x: [B, I] or [I].  state: as `hx` of a call; None: zeros, or the state that `stateful` kept.
+        ts: time elapsed before the step: None (1.0), a number, or an array [], [B] or [B, 1].
+        Raises ValueError as a call does, and when the layer reads backwards, which a stream can't.
+        """
+        if self.bidirectional or self.go_backwards:
+            option = "bidirectional" if self.bidirectional else "go_backwards"
+            raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
+        if not isinstance(x, mx.array) or x.ndim not in (1, 2):
+            got = x.shape if isinstance(x, mx.array) else type(x).__name__
+            raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
+        layout = Layout(self.op, x.ndim == 2, True)
+        x = x[:, None] if layout.batched else x[None, None]  # [B, 1, I]
+        check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
+        self.build(x.shape[-1])
+        if hasattr(ts, "ndim") and ts.ndim > 0:
+            if ts.shape not in (x.shape[:1], (x.shape[0], 1)):
+                raise ValueError(f"[{self.op}] ts must be [B] = {x.shape[:1]}, got {ts.shape}.")
+            ts = ts.reshape(-1, 1)
+        ts = normalise_timespans(self.op, ts, x.shape[0], 1)
+        states = self._states(layout, state, x.shape[0], x.dtype)
+        result = self.run(x, states[0], ts, None, self._kept_seen(0), sequences=False)
+        self._keep([result])
+        return layout.single(result.output), layout.single(result.state)
+
+    def _run(self, x, states, ts, mask):
+        """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
+        results = []
+        for n, half in enumerate(self.directions):
+            arguments = (x, states[n], ts, mask, self._kept_seen(n))
+            if self.go_backwards != (n == 1):
+                arguments = _reversed(*arguments)
+            results.append(half.run(*arguments, sequences=self.return_sequences))
+        self._keep(results)
+        if not self.bidirectional:
+            return results[0].output, results[0].state
+        outputs = [result.output for result in results]
+        if self.return_sequences:
+            outputs[1] = outputs[1][:, ::-1]
+        return merge(self.merge_mode, *outputs), tuple(result.state for result in results)
+
+    # --- states ---
+
+    def _states(self, layout: Layout, hx, batch: int, dtype) -> tuple:
+        """The state of each direction before the first step, batched."""
+        sizes = self.state_sizes
+        if hx is None and self._kept:
+            return self._kept_states(batch)
+        if hx is None and sizes is None:
+            return tuple(half.free_initial_state(batch) for half in self.directions)
+        if self.bidirectional:
+            sizes = {"forward": sizes, "backward": sizes}
+        states = layout.state(hx, sizes, batch, dtype)
+        return states if self.bidirectional else (states,)
+
+    def _kept_states(self, batch: int) -> tuple:
+        kept = state_batch(self._kept["states"])
+        if kept != batch:
+            raise ValueError(
+                f"[{self.op}] inputs must be of the batch of the kept state, {kept}, got {batch}: "
+                "reset_states() starts anew."
+            )
+        return tuple(self._kept["states"])
+
+    def _kept_seen(self, n: int) -> Seen | None:
+        """What direction n knew of each feature at the end of the call before."""
+        seen = self._kept.get("seen", ())
+        return Seen(*seen[n]) if seen else None
+
+    def _keep(self, results: list[Result]) -> None:
+        """Keep where a call ended, without its past: gradients end at the border of a call."""
+        if self.stateful:
+            seen = [tuple(result.seen) for result in results if result.seen is not None]
+            kept = {"states": [result.state for result in results], "seen": seen}
+            self._kept = tree_map(mx.stop_gradient, kept)
+
+    def reset_states(self) -> None:
+        """Forget the state that `stateful` kept: the next call starts from zeros."""
+        self._kept = {}
+
+    # --- what runs ---
 
     def explain(self, shape, *, dtype=mx.float32, scalar_timespans=True) -> Plan:
         """What a call with inputs of this shape would run and why, as a printable `Plan`; computes
@@ -235,11 +245,15 @@ class SequenceLayer(nn.Module):
         batch, steps = (1, *shape)[-3:-1]
         if not self.batch_first and len(shape) == 3:
             batch, steps = steps, batch
-        self.rnn_cell.build(shape)
         facts = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
-        return Plan(
-            tuple(
-                (op, dispatch.explain(op, **facts, **of_cell))
-                for op, of_cell in self.rnn_cell.calls()
-            )
-        )
+        calls = []
+        for half in self.directions:
+            half.build(shape[-1])
+            calls += getattr(half.rnn_cell, "calls", list)()
+        return make_plan(calls, self.stepwise(), facts)
+
+
+def _reversed(x, state, ts, mask, seen):
+    """Inputs, time spans and mask in the opposite order of time."""
+    ts = ts[:, ::-1] if isinstance(ts, mx.array) and ts.ndim == 2 else ts
+    return x[:, ::-1], state, ts, None if mask is None else mask[:, ::-1], seen

@@ -1,0 +1,242 @@
+"""One direction of a recurrent layer: a cell over a sequence, with an LSTM in front of it for mixed
+memory (MATHS 4) and a linear map after it; `SequenceLayer` is one, and has another when it is
+bidirectional.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+
+from ..cells import LiquidCell, LSTMCell
+from .masks import Seen, Steps, masked_features, spread_states
+
+_MIXED = "the LSTM in front of the cell reads the state that the cell wrote one step before"
+
+
+class Trace(NamedTuple):
+    """All states of a run, [B, T, ...] each, and its outputs; None: they are the cell's readout."""
+
+    states: Any
+    outputs: mx.array | None
+
+
+class Result(NamedTuple):
+    """What a run gives: outputs [B, T, O] or the last one [B, O], the last state, and what is known
+    of each feature.
+    """
+
+    output: mx.array
+    state: Any
+    seen: Seen | None
+
+
+class Direction(nn.Module):
+    """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
+
+    op = "rnn"
+
+    def __init__(self, cell, proj_size=None, mixed_memory=False):
+        super().__init__()
+        self.rnn_cell = cell
+        self.proj_size = proj_size
+        self.mixed_memory = bool(mixed_memory)
+        if mixed_memory:
+            if not isinstance(getattr(cell, "state_size", None), int):
+                raise ValueError(
+                    f"[{self.op}] mixed_memory wants a cell whose state_size is a number, "
+                    f"got {getattr(cell, 'state_size', None)}."
+                )
+            self.lstm = LSTMCell(_width(cell), cell.state_size)
+        if proj_size is not None:
+            if getattr(cell, "output_size", None) is None:
+                raise ValueError(
+                    f"[{self.op}] proj_size wants a cell with an output_size, got {_name(cell)}."
+                )
+            self.fc = nn.Linear(cell.output_size, proj_size)
+
+    @property
+    def state_sizes(self):
+        """The form of the state, as `Layout.state` reads it."""
+        sizes = getattr(self.rnn_cell, "state_size", None)
+        if self.mixed_memory:
+            return {"h": sizes, "c": sizes}
+        if isinstance(sizes, tuple | list):
+            return {str(n): size for n, size in enumerate(sizes)}
+        return sizes
+
+    def other_direction(self, cell=None) -> Direction:
+        """A Direction of the same options, of `cell` or a copy with weights of its own."""
+        if cell is None:
+            cell = copy.deepcopy(self.rnn_cell)
+            if hasattr(cell, "redraw"):
+                cell.redraw()
+        twin = Direction(cell, self.proj_size, self.mixed_memory)
+        twin.op = self.op
+        return twin
+
+    def build(self, width: int) -> None:
+        """Make the weights that the number of inputs was missing for."""
+        if hasattr(self.rnn_cell, "build"):
+            self.rnn_cell.build(width)
+        if self.mixed_memory:
+            self.lstm.build(width)
+
+    def input_width(self, features: int, feature_mask: bool) -> int:
+        """The number of inputs of the cell for data of so many features."""
+        if not feature_mask:
+            return features
+        known = _width(self.rnn_cell)
+        return 2 * features if known is None else known
+
+    def stepwise(self) -> str:
+        """Why this runs step by step; "" when it runs over the whole sequence."""
+        if self.mixed_memory:
+            return _MIXED
+        if isinstance(self.rnn_cell, LiquidCell):
+            return self.rnn_cell.stepwise()
+        return f"{_name(self.rnn_cell)} is called once for each step"
+
+    def free_initial_state(self, batch: int):
+        """The first state of a cell that doesn't say its `state_size`."""
+        if hasattr(self.rnn_cell, "get_initial_state"):
+            return self.rnn_cell.get_initial_state(batch_size=batch)
+        raise ValueError(
+            f"[{self.op}] hx must be given for {_name(self.rnn_cell)}, which has neither "
+            "state_size nor get_initial_state, got None."
+        )
+
+    def run(self, x, state, ts, mask, seen, *, sequences: bool) -> Result:
+        """Run over x [B, T, I] from `state`; ts a number, [] or [B, T]; mask None, [B, T] or
+        [B, T, I]; `seen` what is known of each feature before.
+
+        `sequences`: the outputs of all steps; else that of the last.
+        """
+        if mask is not None and mask.ndim == 3:
+            width = self.input_width(x.shape[-1], True)
+            x, mask, seen = masked_features(self.op, x, mask, ts, width, seen)
+        if mask is None or x.shape[1] == 0:
+            trace = self._trace(x, state, ts)
+        else:
+            trace = self._masked_trace(x, state, ts, mask)
+        last = tree_map(lambda s: s[:, -1], trace.states) if x.shape[1] else state
+        if trace.outputs is None:
+            states = trace.states if sequences else last
+            output = self.rnn_cell.readout(states[0] if self.mixed_memory else states)
+        else:
+            output = trace.outputs if sequences else _last_output(trace.outputs)
+        return Result(self._project(output), last, seen)
+
+    def _project(self, output):
+        return self.fc(output).astype(output.dtype) if "fc" in self else output
+
+    def _masked_trace(self, x, state, ts, mask) -> Trace:
+        """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are."""
+        steps = Steps.of(mask)
+        ts = steps.take(ts, 1.0) if _is_array(ts) else ts
+        states, outputs = self._trace(steps.take(x, 0.0), state, ts)
+        if outputs is not None:
+            nothing = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
+            outputs = steps.spread(outputs, nothing)
+        return Trace(spread_states(steps, states, state), outputs)
+
+    def _trace(self, x, state, ts) -> Trace:
+        """Run over x [B, T, I] without a mask."""
+        if x.shape[1] == 0:
+            return self._empty_trace(x, state)
+        if isinstance(self.rnn_cell, LiquidCell) and not self.mixed_memory:
+            return Trace(self.rnn_cell.sequence(x, state, ts), None)
+        return self._step_trace(x, state, ts)
+
+    def _empty_trace(self, x, state) -> Trace:
+        outputs = None
+        if not isinstance(self.rnn_cell, LiquidCell):  # a step that is never computed tells O
+            hidden = state[0] if self.mixed_memory else state
+            output = self._step(mx.zeros((x.shape[0], x.shape[2]), x.dtype), hidden, 1.0)[0]
+            outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
+        return Trace(tree_map(lambda s: s[:, None][:, :0], state), outputs)
+
+    def _step_trace(self, x, state, ts) -> Trace:
+        """Run step by step, each with one call of the cell, in float32 with mixed memory."""
+        dtype = x.dtype
+        if self.mixed_memory:
+            x = x.astype(mx.float32)
+            state = tree_map(lambda s: s.astype(mx.float32), state)
+            drive = self.lstm.drive(x)  # [B, T, 4H]
+        states, outputs = [], []
+        for t in range(x.shape[1]):
+            span = ts[:, t : t + 1] if _is_array(ts) else ts
+            if self.mixed_memory:
+                h, c = self.lstm.gates(drive[:, t], *state)
+                output, h = self._step(x[:, t], h, span)
+                state = (h, c)
+            else:
+                output, state = self._step(x[:, t], state, span)
+            states.append(state)
+            outputs.append(output)
+        states = tree_map(lambda *parts: mx.stack(parts, axis=1), *states)
+        if self.mixed_memory:
+            states = tree_map(lambda s: s.astype(dtype), states)
+        if isinstance(self.rnn_cell, LiquidCell):
+            return Trace(states, None)
+        return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
+
+    def _step(self, x, state, ts):
+        """One step of any cell -> (output, new state); the output of a LiquidCell is left out."""
+        if isinstance(self.rnn_cell, LiquidCell):
+            return None, self.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
+        if _takes_time(self.rnn_cell):
+            result = self.rnn_cell(x, state, ts)
+        elif _is_array(ts) or isinstance(ts, mx.array) or ts != 1.0:
+            raise ValueError(
+                f"[{self.op}] timespans must be left out for {_name(self.rnn_cell)}, "
+                "which is called as cell(inputs, state), got some."
+            )
+        else:
+            result = self.rnn_cell(x, state)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError(
+                f"[{self.op}] {_name(self.rnn_cell)} must return (output, state), "
+                f"got {type(result).__name__}."
+            )
+        return result
+
+
+def _is_array(ts) -> bool:
+    return isinstance(ts, mx.array) and ts.ndim == 2
+
+
+def _last_output(outputs):
+    """The last of outputs [B, T, O]; zeros when there is none."""
+    if outputs.shape[1]:
+        return outputs[:, -1]
+    return mx.zeros((outputs.shape[0], *outputs.shape[2:]), outputs.dtype)
+
+
+def _width(cell) -> int | None:
+    """The number of inputs that a cell says to have."""
+    width = getattr(cell, "sensory_size", None)
+    return getattr(cell, "input_size", None) if width is None else width
+
+
+def _name(cell) -> str:
+    """The name of a cell in errors."""
+    return getattr(cell, "__name__", type(cell).__name__)
+
+
+def _takes_time(cell) -> bool:
+    """Whether a plain cell has a third positional argument, the elapsed time."""
+    kinds = [p.kind for p in inspect.signature(cell).parameters.values()]
+    positional = kinds.count(inspect.Parameter.POSITIONAL_ONLY)
+    positional += kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return positional > 2 or inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def state_batch(state) -> int:
+    """The batch of a state."""
+    return tree_flatten(state)[0][1].shape[0]

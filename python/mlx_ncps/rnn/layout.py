@@ -1,0 +1,147 @@
+"""Contracts and shapes of a call of a recurrent layer: how its arrays lie, and what its states are
+made of; `SequenceLayer` calls it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+
+from ..ops.checks import check_array
+
+
+class Contract(NamedTuple):
+    """What a call returns."""
+
+    return_sequences: bool
+    return_state: bool
+
+
+def call_contract(cell_first: bool, return_sequences, return_state) -> Contract:
+    """The contract of a layer: a cell as first argument follows the MLX guides (last output alone),
+    sizes follow ncps.torch (whole sequence and state); an argument that is not None wins.
+    """
+    default = Contract(False, False) if cell_first else Contract(True, True)
+    return Contract(
+        default.return_sequences if return_sequences is None else bool(return_sequences),
+        default.return_state if return_state is None else bool(return_state),
+    )
+
+
+def check_cell_alone(op: str, **options) -> None:
+    """Options that a cell as first argument has already: each a pair (given, default)."""
+    for name, (given, default) in options.items():
+        if given != default:
+            raise ValueError(
+                f"[{op}] {name} must be left out with a cell, which has its own, got {given!r}."
+            )
+
+
+def one_of(op: str, **aliases):
+    """The one argument that is not None among several spellings of it, or None."""
+    given = [name for name, value in aliases.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(
+            f"[{op}] one of {', '.join(aliases)} must be given, got {', '.join(given)}."
+        )
+    return aliases[given[0]] if given else None
+
+
+class Layout(NamedTuple):
+    """How a call's arrays lie; its methods bring them to [B, T, ...] and back.
+
+    A state is described by its `sizes`: a number H for an array [B, H], a dict of names and sizes
+    for a tuple of states, or None for a state of any form.
+    """
+
+    op: str
+    batched: bool
+    batch_first: bool
+
+    @classmethod
+    def of(cls, op: str, inputs, batch_first: bool) -> Layout:
+        """The layout of inputs [B, T, I], [T, B, I] unless `batch_first`, or [T, I]."""
+        if not isinstance(inputs, mx.array) or inputs.ndim not in (2, 3):
+            wanted = f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]"
+            got = inputs.shape if isinstance(inputs, mx.array) else type(inputs).__name__
+            raise ValueError(f"[{op}] inputs must be {wanted}, got {got}.")
+        return cls(op, inputs.ndim == 3, batch_first)
+
+    def inputs(self, inputs):
+        """The inputs as [B, T, I]."""
+        if not self.batched:
+            return inputs[None]
+        return inputs if self.batch_first else inputs.swapaxes(0, 1)
+
+    def _grid(self, batch: int, steps: int) -> tuple[str, tuple]:
+        """Symbols and shape of an array with one element per step, as the user writes it."""
+        if not self.batched:
+            return "[T]", (steps,)
+        return ("[B, T]", (batch, steps)) if self.batch_first else ("[T, B]", (steps, batch))
+
+    def timespans(self, ts, batch: int, steps: int):
+        """The time spans as None, a number, [], [T] or [B, T]."""
+        if not isinstance(ts, (mx.array, np.ndarray)) or ts.shape in ((), (steps,)):
+            return ts
+        symbols, shape = self._grid(batch, steps)
+        if ts.shape not in (shape, (*shape, 1)):
+            raise ValueError(f"[{self.op}] timespans must be {symbols} = {shape}, got {ts.shape}.")
+        ts = ts.reshape(shape)
+        return ts.T if self.batched and not self.batch_first else ts
+
+    def mask(self, mask, batch: int, steps: int, features: int):
+        """The mask, True where it is not 0, as None, [B, T] or [B, T, I]."""
+        if mask is None:
+            return None
+        symbols, shape = self._grid(batch, steps)
+        wide = f"{symbols[:-1]}, I]"
+        if not isinstance(mask, (mx.array, np.ndarray)):
+            raise ValueError(
+                f"[{self.op}] mask must be an array {symbols} or {wide}, got {type(mask).__name__}."
+            )
+        if mask.shape not in (shape, (*shape, features)):
+            raise ValueError(
+                f"[{self.op}] mask must be {symbols} = {shape} or {wide} = {(*shape, features)}, "
+                f"got {mask.shape}."
+            )
+        return self.inputs(mx.array(mask) != 0)
+
+    def state(self, hx, sizes, batch: int, dtype, name: str = "hx"):
+        """hx, or zeros, batched and of this dtype."""
+        if sizes is None:
+            return tree_map(lambda array: self._free_state(array, batch, name), hx)
+        if isinstance(sizes, dict):
+            if hx is None:
+                hx = (None,) * len(sizes)
+            if not isinstance(hx, tuple | list) or len(hx) != len(sizes):
+                got = f"{type(hx).__name__}{f' of {len(hx)}' * isinstance(hx, tuple | list)}"
+                raise ValueError(f"[{self.op}] {name} must be ({', '.join(sizes)}), got {got}.")
+            parts = zip(hx, sizes.items(), strict=True)
+            return tuple(self.state(h, n, batch, dtype, f"{name}.{key}") for h, (key, n) in parts)
+        if hx is None:
+            return mx.zeros((batch, sizes), dtype)
+        symbols, shape = ("[B, H]", (batch, sizes)) if self.batched else ("[H]", (sizes,))
+        check_array(self.op, name, hx, symbols, shape)
+        return (hx if self.batched else hx[None]).astype(dtype)
+
+    def _free_state(self, array, batch: int, name: str):
+        """An array of a state of any form, batched."""
+        array = array if self.batched else array[None]
+        if array.shape[:1] != (batch,):
+            raise ValueError(
+                f"[{self.op}] {name} must be [B, ...], B = {batch}, got {array.shape}."
+            )
+        return array
+
+    def sequences(self, output):
+        """Output [B, T, O], or several, in the layout of the inputs."""
+        if not self.batched:
+            return self.single(output)
+        return output if self.batch_first else tree_map(lambda o: o.swapaxes(0, 1), output)
+
+    def single(self, tree):
+        """Output [B, O] or state [B, H], or several, in the layout of the inputs."""
+        return tree if self.batched else tree_map(lambda array: array[0], tree)

@@ -1,0 +1,80 @@
+"""Layers of any cell: `LiquidRNN`, also of a user's own cell, and `MMRNN` with mixed memory (MATHS
+4).
+"""
+
+from __future__ import annotations
+
+from .layout import call_contract
+from .sequence import SequenceLayer
+
+
+class LiquidRNN(SequenceLayer):
+    """Any cell over sequences; like `CfC(cell)` and `LTC(cell)` it returns the last output [B, O],
+    or what `return_sequences` and `return_state` say.
+
+    Args:
+        cell: a `LiquidCell`, which runs over the whole sequence at once; or any callable
+            `cell(inputs [B, I], state, ts) -> (output [B, O], new state)`, a plain function too,
+            which is called once for each step, with ts a number or [B, 1]. One that takes
+            `(inputs, state)` alone can't be given time spans. A state is an array [B, ...] or a
+            tuple of arrays. Zeros of `cell.state_size`, a number or a tuple of them, or
+            `cell.get_initial_state(batch_size=B)` start it; without either a call needs hx.
+            Without a step the output is zeros.
+        return_sequences: the outputs of all steps, or of the last one.
+        return_state: return (output, state).
+        batch_first: inputs are [B, T, I], otherwise [T, B, I].
+        proj_size: outputs of a linear map after the cell; None for none.
+        mixed_memory: an LSTM in front of the cell (MATHS 4); the state is then (h, c).
+        bidirectional, merge_mode, go_backwards, stateful: as in `CfC`.
+        backward_cell: the cell of the other direction; None: a copy of `cell`, with weights drawn
+            anew if it has `redraw()`, as all cells of this package do.
+    """
+
+    def __init__(
+        self,
+        cell,
+        return_sequences=None,
+        return_state=None,
+        batch_first=True,
+        *,
+        proj_size=None,
+        mixed_memory=False,
+        bidirectional=False,
+        merge_mode="concat",
+        go_backwards=False,
+        stateful=False,
+        backward_cell=None,
+    ):
+        for name, given in (("cell", cell), ("backward_cell", backward_cell)):
+            if not callable(given) and (given is not None or name == "cell"):
+                raise ValueError(
+                    f"[{self.op}] {name} must be callable as cell(inputs, state, ts), "
+                    f"got {type(given).__name__}."
+                )
+        super().__init__(
+            cell,
+            call_contract(True, return_sequences, return_state),
+            batch_first,
+            proj_size,
+            mixed_memory,
+            bidirectional,
+            merge_mode,
+            go_backwards,
+            stateful,
+            backward_cell,
+        )
+
+
+class MMRNN(LiquidRNN):
+    """Mixed memory for any cell: a `LiquidRNN` with an LSTM in front of the cell (MATHS 4, Lechner
+    and Hasani 2020). The state is (h, c), each [B, H]; the arguments are those of `LiquidRNN`.
+    """
+
+    op = "mmrnn"
+
+    def __init__(self, cell, return_sequences=None, return_state=None, batch_first=True, **options):
+        if options.pop("mixed_memory", True) is not True:
+            raise ValueError("[mmrnn] mixed_memory must be True or left out, got False.")
+        super().__init__(
+            cell, return_sequences, return_state, batch_first, mixed_memory=True, **options
+        )

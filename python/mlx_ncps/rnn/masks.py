@@ -1,0 +1,130 @@
+"""Masks over steps and over features (MATHS 5) for sequences of unequal length and irregular data;
+`Direction` and users call it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+from mlx.utils import tree_map
+
+from ..ops.checks import check_array
+from ..ops.timespans import normalise_timespans
+
+
+class Steps(NamedTuple):
+    """The steps of a mask, moved to the front of each sample, and the way back.
+
+    The state after a masked step is that of the last step before it, so any cell runs over the
+    moved steps alone, fused or not: exact, in values and gradients, and the values of the mask need
+    not be known.
+    """
+
+    order: mx.array  # [B, T] the step that stands at each place, those of the mask first
+    seen: mx.array  # [B, T] steps of the mask up to each step, this one included
+    real: mx.array  # [B, T] whether the place holds a step of the mask
+
+    @classmethod
+    def of(cls, mask) -> Steps:
+        """The steps where mask [B, T] is True."""
+        steps = mask.shape[1]
+        t = mx.arange(steps)
+        seen = mx.cumsum(mask.astype(mx.int32), axis=1)
+        order = mx.argsort(mx.where(mask, t, t + steps), axis=1)  # distinct keys: stable
+        return cls(order, seen, t < seen[:, -1:])
+
+    def take(self, x, filler: float):
+        """The array x [B, T, ...] with the steps of the mask first, then `filler`."""
+        x = mx.take_along_axis(x, _like(self.order, x), axis=1)
+        return mx.where(_like(self.real, x), x, mx.array(filler, x.dtype))
+
+    def spread(self, x, before):
+        """The moved steps of x [B, T, ...] back at their places; a masked step has what the step
+        before it has, the first ones `before` [B, ...].
+        """
+        x = mx.concatenate([before[:, None].astype(x.dtype), x], axis=1)
+        return mx.take_along_axis(x, _like(self.seen, x), axis=1)
+
+
+def _like(index, x):
+    """An index [B, T] with as many axes as x [B, T, ...], whose sizes it takes."""
+    index = index.reshape(*index.shape, *(1,) * (x.ndim - 2))
+    return mx.broadcast_to(index, (*index.shape[:2], *x.shape[2:]))
+
+
+class Seen(NamedTuple):
+    """What is known of each feature: its last seen value and the time since then, each [B, I]."""
+
+    value: mx.array
+    time: mx.array
+
+
+def carry_forward(inputs, mask, ts=None, *, last: Seen | None = None):
+    """Fill the gaps of irregular data with the last seen values -> (values [B, T, I], time since
+    update [B, T, I], Seen after the last step).
+
+    values = m x + (1 - m) values_before; time = 0 where m = 1, else time_before + ts.
+
+    inputs: [B, T, I]; what stands at masked places is never read.
+    mask: [B, T, I], 0 where a feature is missing.
+    ts: elapsed time per step: None (1.0), a number >= 0, or an array [], [T], [B, T] or [B, T, 1].
+    last: the Seen of the call before, to continue a sequence; None: zeros.
+    A layer of 2 I or 3 I inputs reads [values, m] or [values, time, m] (Hasani et al. 2022).
+    Raises ValueError for a wrong shape or dtype.
+    """
+    op = "carry_forward"
+    check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
+    check_array(op, "mask", mask, "[B, T, I]", inputs.shape, ())
+    (B, T, I), mask = inputs.shape, mask != 0
+    ts = mx.broadcast_to(mx.array(normalise_timespans(op, ts, B, T)), (B, T))
+    if last is None:
+        last = Seen(mx.zeros((B, I), inputs.dtype), mx.zeros((B, I)))
+    for name, array in zip(Seen._fields, last, strict=True):
+        check_array(op, f"last.{name}", array, "[B, I]", (B, I))
+    if T == 0:
+        return inputs, mx.zeros((B, T, I)), last
+    t = mx.arange(1, T + 1)[:, None]
+    latest = mx.cummax(mx.where(mask, t, 0), axis=1)  # [B, T, I] 0: not seen yet
+    inputs = mx.where(mask, inputs, mx.array(0, inputs.dtype))
+    values = mx.concatenate([last.value[:, None].astype(inputs.dtype), inputs], axis=1)
+    values = mx.take_along_axis(values, latest, axis=1)
+    time = _time_since(mask, ts[:, :, None], last.time)
+    return values, time, Seen(values[:, -1], time[:, -1])
+
+
+def _time_since(mask, ts, before):
+    """time_t = (1 - m_t)(time_(t-1) + ts_t) in log2(T) passes, each of which doubles how far back a
+    sum reaches.
+    """
+    time = mx.concatenate([before[:, None] + ts[:, :1], mx.broadcast_to(ts, mask.shape)[:, 1:]], 1)
+    time, done = mx.where(mask, 0.0, time), mask  # [B, T, I]
+    distance = 1
+    while distance < mask.shape[1]:
+        earlier = mx.pad(time[:, :-distance], ((0, 0), (distance, 0), (0, 0)))
+        ended = mx.pad(done[:, :-distance], ((0, 0), (distance, 0), (0, 0)))
+        time = time + mx.where(done, 0.0, earlier)
+        done = done | ended
+        distance *= 2
+    return time
+
+
+def masked_features(op: str, x, mask, ts, width: int, last: Seen | None):
+    """What a layer of `width` inputs reads of x [B, T, I] and its feature mask [B, T, I] ->
+    ([B, T, width], row mask [B, T], Seen).
+    """
+    features = x.shape[-1]
+    if width not in (2 * features, 3 * features):
+        raise ValueError(
+            f"[{op}] a feature mask of {features} features wants a layer of {2 * features} inputs "
+            f"[values, mask] or {3 * features} [values, time since update, mask], got {width}."
+        )
+    values, time, last = carry_forward(x, mask, ts, last=last)
+    parts = [values, mask] if width == 2 * features else [values, time, mask]
+    inputs = mx.concatenate([part.astype(x.dtype) for part in parts], axis=-1)
+    return inputs, mx.any(mask, axis=-1), last
+
+
+def spread_states(steps: Steps, states, before):
+    """`Steps.spread` of every array of a state."""
+    return tree_map(steps.spread, states, before)

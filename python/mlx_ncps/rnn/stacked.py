@@ -1,0 +1,155 @@
+"""Several CfC or LTC layers on top of each other: `CfCRNN`, `LTCRNN`."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .cfc import CfC
+from .layout import one_of
+from .ltc import LTC
+from .plan import Plan
+
+
+class StackedRNN(nn.Module):
+    """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
+
+    Args:
+        input_size: number of inputs I.
+        hidden_size: number of neurons H of each layer, or a `Wiring`, of which each keeps a copy.
+        num_layers: how many layers, >= 1.
+        bidirectional: each layer reads in both directions, the next one what both gave, merged.
+        return_sequences: the outputs of all steps, or of the last one.
+        return_state: return (output, state).
+        proj_size: outputs of a linear map after the last layer; None for none.
+        options: of each layer, as in the layer's class: batch_first, merge_mode, mixed_memory,
+            stateful, mode, backbone_units, ode_unfolds, ...
+
+    Returns (output, state): the output [B, T, O] of the last layer, O twice the cell's when
+    bidirectional with merge_mode "concat", and the states, a tuple with that of each layer.
+    Raises ValueError for a bad number of layers or an option that doesn't stack.
+    """
+
+    layer_class: type
+    op = "rnn"
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bidirectional=False,
+        *,
+        return_sequences=True,
+        return_state=True,
+        proj_size=None,
+        **options,
+    ):
+        super().__init__()
+        if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
+            raise ValueError(f"[{self.op}] num_layers must be an integer >= 1, got {num_layers!r}.")
+        if options.get("go_backwards"):
+            raise ValueError(
+                f"[{self.op}] go_backwards must be False for stacked layers, got True."
+            )
+        merge_mode = options.get("merge_mode", "concat")
+        if bidirectional and merge_mode is None and num_layers > 1:
+            raise ValueError(
+                f"[{self.op}] merge_mode must give one output for the next layer, got None."
+            )
+        self.return_state = bool(return_state)
+        self.layers = []
+        width = input_size
+        for n in range(num_layers):
+            last = n == num_layers - 1
+            layer = self.layer_class(
+                width,
+                hidden_size,
+                return_sequences=bool(return_sequences) or not last,
+                return_state=True,
+                bidirectional=bidirectional,
+                proj_size=proj_size if last else None,
+                **options,
+            )
+            self.layers.append(layer)
+            width = layer.merged_size
+
+    def __call__(
+        self,
+        inputs,
+        hx=None,
+        timespans=None,
+        *,
+        mask=None,
+        time_delta=None,
+        initial_state=None,
+        initial_states=None,
+    ):
+        """The layers over a sequence; arguments as in a call of `CfC`, hx a tuple with one state
+        for each layer. Every layer gets the time spans and the mask; of a feature mask those above
+        the first get which steps had any feature.
+        """
+        hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
+        timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
+        output, states = inputs, []
+        for layer, state in zip(self.layers, self._states(hx), strict=True):
+            output, state = layer(output, state, timespans, mask=mask)
+            states.append(state)
+            if mask is not None and len(states) == 1 and mask.ndim == inputs.ndim:
+                mask = mx.any(mx.array(mask) != 0, axis=-1)
+        return (output, tuple(states)) if self.return_state else output
+
+    def step(self, x, state=None, ts=None):
+        """One step of a stream -> (output [B, O], new states); arguments as in `CfC.step`."""
+        states = []
+        for layer, below in zip(self.layers, self._states(state), strict=True):
+            x, new_state = layer.step(x, below, ts)
+            states.append(new_state)
+        return x, tuple(states)
+
+    def _states(self, hx):
+        """The state of each layer, None for each when hx is None."""
+        if hx is None:
+            return (None,) * len(self.layers)
+        if not isinstance(hx, tuple | list) or len(hx) != len(self.layers):
+            got = f"{len(hx)}" if isinstance(hx, tuple | list) else type(hx).__name__
+            raise ValueError(
+                f"[{self.op}] hx must be a tuple of {len(self.layers)} states, one per layer, "
+                f"got {got}."
+            )
+        return hx
+
+    def reset_states(self) -> None:
+        """Forget the states that `stateful` kept."""
+        for layer in self.layers:
+            layer.reset_states()
+
+    def explain(self, shape, *, dtype=mx.float32, scalar_timespans=True) -> Plan:
+        """What a call with inputs of this shape would run and why, as a printable `Plan`."""
+        calls, stepwise = (), ""
+        for layer in self.layers:
+            plan = layer.explain(shape, dtype=dtype, scalar_timespans=scalar_timespans)
+            calls, stepwise = calls + plan.calls, plan.stepwise
+            shape = (*tuple(shape)[:-1], layer.merged_size)
+        return Plan(calls, stepwise)
+
+
+class CfCRNN(StackedRNN):
+    """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`."""
+
+    layer_class = CfC
+    op = "cfc_rnn"
+
+
+class LTCRNN(StackedRNN):
+    """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`."""
+
+    layer_class = LTC
+    op = "ltc_rnn"
+
+    def apply_weight_constraints(self, ranges=None) -> None:
+        """As `LTCCell.apply_weight_constraints`, in every layer."""
+        for layer in self.layers:
+            layer.apply_weight_constraints(ranges)
+
+    apply_constraints = apply_weight_constraints
