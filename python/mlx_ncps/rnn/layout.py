@@ -107,7 +107,9 @@ class Layout(NamedTuple):
                 f"[{self.op}] mask must be {symbols} = {shape} or {wide} = {(*shape, features)}, "
                 f"got {mask.shape}."
             )
-        return self.inputs(mx.array(mask) != 0)
+        if isinstance(mask, np.ndarray):
+            mask = mx.array(np.ascontiguousarray(mask))  # MLX refuses negative strides
+        return self.inputs(mask != 0)
 
     def state(self, hx, sizes, batch: int, dtype, name: str = "hx"):
         """hx, or zeros, batched and of this dtype."""

@@ -96,7 +96,7 @@ class StackedRNN(nn.Module):
             output, state = layer(output, state, timespans, mask=mask)
             states.append(state)
             if mask is not None and len(states) == 1 and mask.ndim == inputs.ndim:
-                mask = mx.any(mx.array(mask) != 0, axis=-1)
+                mask = (mask != 0).any(axis=-1)
         return (output, tuple(states)) if self.return_state else output
 
     def step(self, x, state=None, ts=None):
