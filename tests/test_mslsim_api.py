@@ -339,7 +339,7 @@ def test_ziglang_commands(monkeypatch):
     monkeypatch.setenv("MSLSIM_CLANG", "python -m ziglang c++")
     ((clang, link, cxx),) = compiler._candidates()
     assert clang == ("python", "-m", "ziglang", "clang")
-    assert link == ("python", "-m", "ziglang", "cc")
+    assert link == ("python", "-m", "ziglang", "ld.lld")
     assert cxx[:4] == ("python", "-m", "ziglang", "c++")
 
 

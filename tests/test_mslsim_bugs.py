@@ -207,7 +207,10 @@ def test_race_names_both_lines():
     with pytest.raises(mslsim.RaceError) as caught:
         small.run_rnn(broken)
     assert any(f"rnn.source:{write}" in f.where.split(" and ") for f in caught.value.findings)
-    assert all("threadgroup 'h'" in f.text for f in caught.value.findings)
+    for finding in caught.value.findings:
+        assert "threadgroup 'h'" in finding.text
+        one, other = re.findall(r"thread \d+ of threadgroup \(\d,0,0\)", finding.text)
+        assert one != other
 
 
 def test_a_race_with_the_right_values_is_still_a_race():

@@ -65,8 +65,9 @@ def _clang(command):
 
 
 def _zig(command):
-    # `zig c++` does not know C++ for OpenCL, the plain clang inside it does.
-    return (*command, "clang"), (*command, "cc"), (*command, "c++", "-fno-sanitize=undefined")
+    # `zig c++` does not know C++ for OpenCL, the plain clang inside it does; and `zig cc` would
+    # link its own handlers of undefined behaviour, which end the process.
+    return (*command, "clang"), (*command, "ld.lld"), (*command, "c++", "-fno-sanitize=undefined")
 
 
 @functools.cache

@@ -134,7 +134,8 @@ class _Unit:
     def _key(self, *more: str) -> str:
         headers = [path.read_text() for path in sorted(STAND_IN.iterdir())]
         tools = compiler.toolchain()
-        return compiler.digest(tools.version, *headers, self.text, *self._command(*more)[1:])
+        command = [*tools.link, *self._command(*more)]
+        return compiler.digest(tools.version, *headers, self.text, *command)
 
     def findings(self) -> list[Finding]:
         """What the lint says, from the cache when it said it before."""
@@ -166,7 +167,7 @@ class _Unit:
             source.unlink()
             if done.returncode:
                 raise compiler.fail(self.kernel, done.stderr)
-            link = [*compiler.toolchain().link, "-shared", "-o", str(path), str(compiled), "-lm"]
+            link = [*compiler.toolchain().link, "-shared", "-o", str(path), str(compiled)]
             done = compiler.run(link)
             compiled.unlink()
             if done.returncode:

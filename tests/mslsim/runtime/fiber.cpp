@@ -52,7 +52,7 @@ void prepare_fiber(Fiber& fiber) {
   fiber.stack_pointer = top;
 }
 #elif defined(__aarch64__)
-// UNTESTED: no aarch64 machine has run this.
+// UNTESTED: no aarch64 machine has run this, only QEMU, and no test covers it.
 asm(R"(
 .text
 .globl mslsim_switch

@@ -58,8 +58,9 @@ void note_write(const Region& region, Cell& cell, u64 index, bool atomic, u64 pc
   const bool only_mine = cell.reader == me && cell.spread == kOneThread;
   if (cell.reader != 0 && !only_mine && !(atomic && cell.read_is_atomic) &&
       !reads_happened_before(cell, memory)) {
-    report_race(region, index, "write/read", cell.reader, cell.read_pc, pc,
-                cell.spread == kThreadgroups);
+    const bool last_is_me = cell.reader == me;
+    report_race(region, index, "write/read", last_is_me ? cell.earlier_reader : cell.reader,
+                last_is_me ? cell.earlier_pc : cell.read_pc, pc, cell.spread == kThreadgroups);
   }
   cell.writer = me;
   cell.write_event = worker->event;
@@ -88,6 +89,8 @@ void note_read(const Region& region, Cell& cell, u64 index, bool atomic, u64 pc)
                           : !same_simdgroup ? kOneThreadgroup
                                             : kOneSimdgroup;
     if (spread > cell.spread) cell.spread = spread;
+    cell.earlier_reader = cell.reader;
+    cell.earlier_pc = cell.read_pc;
   }
   cell.read_is_atomic = atomic && (first || cell.read_is_atomic);
   cell.reader = me;

@@ -28,6 +28,7 @@ enum Spread : u8 { kOneThread, kOneSimdgroup, kOneThreadgroup, kThreadgroups };
 struct Cell {
   u32 writer, write_event, write_pc;
   u32 reader, read_event, read_pc;
+  u32 earlier_reader, earlier_pc;  // another thread that read, when several did
   bool write_is_atomic, read_is_atomic, initialised;
   u8 spread;
 };
