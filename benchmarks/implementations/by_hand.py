@@ -54,9 +54,14 @@ def _sums(s, m, weights, v):
 
 
 def _unfold(v, cm, num, den, s, m, weights):
-    """One unfold: v, num, den [H, B], cm [H, 1] -> v' [H, B]."""
+    """One unfold: v, num, den [H, B], cm [H, 1] -> v' [H, B].
+
+    As a difference from v: the gradient of (cm v + n) / (cm + d) by cm would be two large sums over
+    all unfolds that nearly cancel.
+    """
     sums = _sums(s, m, weights, v)
-    return (cm * v + num + sums[:, 0]) / (den + sums[:, 1])
+    n, d = num + sums[:, 0], den + sums[:, 1]
+    return v + (n - d * v) / (cm + d)
 
 
 _compiled_sums, _compiled_unfold = mx.compile(_sums), mx.compile(_unfold)
@@ -64,8 +69,8 @@ _compiled_sums, _compiled_unfold = mx.compile(_sums), mx.compile(_unfold)
 
 def _drive(p, k, sums):
     """Both num and den [H, ...] but for the recurrent synapses, from sensory sums [H, 2, ...]."""
-    gleak, vleak, cm = (a[:, None] for a in (p.gleak, p.vleak, p.cm))
-    return k * gleak * vleak + sums[:, 0], cm + k * (gleak + 1e-8) + sums[:, 1]
+    gleak, vleak = p.gleak[:, None], p.vleak[:, None]
+    return k * gleak * vleak + sums[:, 0], k * (gleak + 1e-8) + sums[:, 1]
 
 
 def _ltc_sequence(unfolds: int):
