@@ -2,6 +2,7 @@
 // arrays have exactly the size that the contract names, and start as NaN where a kernel must write.
 // Values against the equations of MATHS in double, written here plainly; gradients against a
 // central difference along one random direction of all arguments at once.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -62,6 +63,25 @@ void check_close(const std::string& name, const Exact& got, const Numbers& want)
                 std::to_string(want[i]));
 }
 
+// Fails where a NaN in row 0 of `arguments` changes what run() writes into another row of
+// `outputs`.
+template <typename Run>
+void check_rows_apart(const std::string& name, size_t rows,
+                      const std::vector<const Exact*>& arguments,
+                      const std::vector<const Exact*>& outputs, Run run) {
+  std::vector<std::vector<float>> before;
+  for (const auto* each : outputs) before.emplace_back(each->get(), each->get() + each->size);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto* each : arguments)
+    std::fill_n(each->get(), each->size / std::max(rows, 1ul), nan);
+  for (const auto* each : outputs) std::fill_n(each->get(), each->size, nan);
+  run();
+  for (size_t o = 0; o < outputs.size(); ++o)
+    for (size_t i = outputs[o]->size / std::max(rows, 1ul); i < outputs[o]->size; ++i)
+      require(outputs[o]->data[i] == before[o][i],
+              name + ": row 0 reaches output " + std::to_string(o) + "[" + std::to_string(i) + "]");
+}
+
 template <typename Loss>
 void check_gradient(const std::string& name, const std::vector<Numbers>& arguments,
                     const std::vector<Exact>& gradients, Loss loss) {
@@ -118,7 +138,8 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
   return ordered;
 }
 
-// Every k-th synapse is absent (weights 0, and not in the lists); keep = 1: none is.
+// Only every keep-th synapse is present, the others' weights are 0 and not in the lists; keep = 0:
+// none is.
 void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
   Draw draw{std::mt19937(unsigned(n.B + 10 * n.H))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H;
@@ -133,7 +154,7 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
     for (int j = 0; j < n.H; ++j)
       for (int i = 0; i < (sensory ? n.I : n.H); ++i) {
         const long at = i * n.H + j;
-        if (at % keep == 0)
+        if (keep > 0 && at % keep == 0)
           lists[sensory].push_back({i, j});
         else
           a[sensory ? 12 : 8][at] = a[sensory ? 13 : 9][at] = 0;
@@ -155,8 +176,11 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
   p.dleak_num = out[4].get(), p.dleak_den = out[5].get();
   p.drecurrent = {out[6].get(), out[7].get(), out[8].get(), out[9].get()};
   p.dsensory = {out[10].get(), out[11].get(), out[12].get(), out[13].get()};
-  kernels().ltc_forward(p, batch_lanes);
-  kernels().ltc_backward(p, batch_lanes);
+  const auto run = [&] {
+    kernels().ltc_forward(p, batch_lanes);
+    kernels().ltc_backward(p, batch_lanes);
+  };
+  run();
   const std::string name = std::string(kernels().name) + (batch_lanes ? " lists" : " dense") +
                            " B" + std::to_string(B) + " T" + std::to_string(T) + " I" +
                            std::to_string(I) + " H" + std::to_string(H) + " U" +
@@ -167,6 +191,7 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
   if (keep == 1)
     check_gradient(name + " gradient", a, out,
                    [&](const auto& x) { return dot(ltc_states(n, x), cotangents); });
+  check_rows_apart(name, B, {&in[0], &in[1], &in[2], &dv}, {&v, &out[0], &out[1], &out[2]}, run);
 }
 
 // ---- CfC: arguments x, h0, ts, then backbone (W, b)*, heads (W, b)*, w_tau, A
@@ -266,8 +291,11 @@ void check_cfc(const CfcSizes& n) {
     p.w_tau = in[at].get(), p.A = in[at + 1].get(), p.dw_tau = out[at].get(),
     p.dA = out[at + 1].get();
   p.h = h.get(), p.saved = saved.get(), p.dh = dh.get();
-  kernels().cfc_forward(p);
-  kernels().cfc_backward(p);
+  const auto run = [&] {
+    kernels().cfc_forward(p);
+    kernels().cfc_backward(p);
+  };
+  run();
   const std::string name = std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" +
                            std::to_string(T) + " I" + std::to_string(I) + " H" + std::to_string(H) +
                            " K" + std::to_string(K) + " L" + std::to_string(n.layers) + " mode " +
@@ -276,6 +304,57 @@ void check_cfc(const CfcSizes& n) {
   check_close(name + " h", h, cfc_states(n, a));
   check_gradient(name + " gradient", a, out,
                  [&](const auto& x) { return dot(cfc_states(n, x), cotangents); });
+  check_rows_apart(name, B, {&in[0], &in[1], &dh}, {&h, &out[0], &out[1]}, run);
+  if (p.ts) check_rows_apart(name, B, {&in[2]}, {&out[2]}, run);
+}
+
+// ---- The functions of simd.inl, by kernels that hand them out
+
+void check_relative(const std::string& name, double at, double got, double want, double error) {
+  require(std::abs(got - want) <= error * std::abs(want), name + "(" + std::to_string(at) +
+                                                              "): got " + std::to_string(got) +
+                                                              ", want " + std::to_string(want));
+}
+
+// 1 / (1 + 2^z) of every z: one step of the LTC from v = 0 with cm = ts = 1, no leak and no w.
+Exact ltc_gates(const Numbers& z) {
+  const size_t H = z.size();
+  const Exact zero(Numbers(H * H, 0)), one(Numbers(H, 1)), s2(z), v(H);
+  LtcProblem p{};
+  p.B = p.T = p.I = p.U = 1, p.H = long(H);
+  p.x = p.ts = p.cm = one.get();
+  p.v0 = p.leak_num = p.leak_den = zero.get();
+  p.recurrent = {zero.get(), zero.get(), zero.get(), zero.get()};
+  p.sensory = {s2.get(), zero.get(), zero.get(), one.get()};
+  p.v = v.get();
+  kernels().ltc_forward(p, false);
+  return Exact(Numbers(v.get(), v.get() + H));
+}
+
+// F1 + g F2 of every (f1, f2, u); with a layer, F1 = tanh(0.1 activation(f1)).
+Exact cfc_outputs(const Numbers& f1, const Numbers& f2, const Numbers& u, int layers,
+                  int activation) {
+  const size_t H = f1.size(), fan_in = layers ? H : 1 + H;
+  Numbers first(H * (1 + H)), pass(H * fan_in), none(H * fan_in);
+  for (size_t j = 0; j < H; ++j) first[j * (1 + H)] = f1[j], pass[j * fan_in + j] = 0.1;
+  const Exact one(Numbers(1, 1)), zero(Numbers(H, 0)), layer(first), head(layers ? pass : first),
+      nothing(none), f2_bias(f2), u_bias(u), h(H);
+  CfcProblem p{};
+  p.B = p.T = p.I = 1, p.H = long(H);
+  p.layers = layers, p.mode = NCPS_CFC_NO_GATE, p.activation = activation, p.heads = 3;
+  p.x = one.get(), p.h0 = zero.get(), p.h = h.get();
+  if (layers) p.width[0] = long(H), p.weight[0] = layer.get(), p.bias[0] = zero.get();
+  p.head_weight[0] = head.get(), p.head_bias[0] = zero.get();
+  p.head_weight[1] = p.head_weight[2] = nothing.get();
+  p.head_bias[1] = f2_bias.get(), p.head_bias[2] = u_bias.get();
+  kernels().cfc_forward(p);
+  return Exact(Numbers(h.get(), h.get() + H));
+}
+
+Numbers range(double first, double last, size_t count) {
+  Numbers out(count);
+  for (size_t i = 0; i < count; ++i) out[i] = float(first + (last - first) * i / (count - 1));
+  return out;
 }
 
 template <typename Check>
@@ -298,7 +377,7 @@ NATIVE_TEST(ltc_kernels_equal_the_equations) {
                                 {17, 2, 7, 17, 3},
                                 {5, 40, 2, 3, 2},
                                 {9, 2, 33, 33, 1}})
-        for (const long keep : {1, 3}) check_ltc(n, batch_lanes, keep);
+        for (const long keep : {1, 3, 0}) check_ltc(n, batch_lanes, keep);
   });
 }
 
@@ -322,6 +401,7 @@ NATIVE_TEST(cfc_kernels_equal_the_equations) {
     for (int activation = NCPS_LECUN_TANH; activation <= NCPS_SIGMOID; ++activation)
       if (activation != NCPS_RELU) check_cfc({2, 30, 3, 4, 6, 2, NCPS_CFC_DEFAULT, activation, 4});
     check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});
+    check_cfc({8, 30, 2, 5, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});  // more than one chunk
   });
 }
 
@@ -329,6 +409,45 @@ NATIVE_TEST(cfc_kernels_accept_empty_batches_and_sequences) {
   for_each_isa([] {
     check_cfc({0, 3, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4});
     check_cfc({3, 0, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 3});
+  });
+}
+
+NATIVE_TEST(kernels_gate_is_accurate_and_saturates) {
+  for_each_isa([] {
+    const auto near = range(-60, 60, 401), far = range(-1000, 1000, 20);
+    const Exact close = ltc_gates(near), distant = ltc_gates(far);
+    for (size_t i = 0; i < near.size(); ++i)
+      check_relative("gate", near[i], close.data[i], 1 / (1 + std::exp2(near[i])), 3e-7);
+    for (size_t i = 0; i < far.size(); ++i)
+      require(far[i] < 0 ? distant.data[i] == 1
+                         : std::abs(distant.data[i] - std::exp2(-far[i])) <= 2e-22,
+              "gate(" + std::to_string(far[i]) + "): got " + std::to_string(distant.data[i]));
+    const double infinity = std::numeric_limits<double>::infinity();
+    const Exact edges = ltc_gates({infinity, -infinity, std::nan("")});
+    require(edges.data[0] >= 0 && edges.data[0] < 2e-38f, "gate(infinity)");
+    require(edges.data[1] == 1, "gate(-infinity)");
+    require(std::isnan(edges.data[2]), "gate(NaN)");
+  });
+}
+
+NATIVE_TEST(kernels_tanh_sigmoid_and_erf_are_accurate) {
+  for_each_isa([] {
+    const auto z = range(-12, 12, 201), small = range(-1e-3, 1e-3, 20);
+    const auto zeros = [](const Numbers& like) { return Numbers(like.size(), 0); };
+    for (const auto& f : {z, small}) {
+      const Exact tanh = cfc_outputs(f, zeros(f), zeros(f), 0, 0);
+      const Exact sigmoid = cfc_outputs(zeros(f), Numbers(f.size(), 1), f, 0, 0);
+      for (size_t i = 0; i < f.size(); ++i) {
+        check_relative("tanh", f[i], tanh.data[i], std::tanh(f[i]), 3e-7);
+        check_relative("sigmoid", f[i], sigmoid.data[i], std::tanh(1) / (1 + std::exp(-f[i])),
+                       1e-6);
+      }
+    }
+    const Exact gelu = cfc_outputs(z, zeros(z), zeros(z), 1, NCPS_GELU);
+    for (size_t i = 0; i < z.size(); ++i)
+      require(std::abs(gelu.data[i] - std::tanh(0.1 * activate(NCPS_GELU, z[i]))) <
+                  1e-7 * (1 + std::abs(z[i])),
+              "gelu(" + std::to_string(z[i]) + "): got " + std::to_string(gelu.data[i]));
   });
 }
 
