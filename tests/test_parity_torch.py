@@ -203,13 +203,11 @@ def test_wirings_of_users():
     assert from_torch(ncps_torch.LTC(3, Layers(5)), wiring=wirings.Random(5, 2)).state_size == 5
 
 
-def test_dropout_needs_to_be_left_out_by_name():
+def test_dropout_is_taken_over_and_numbers_the_backbone():
     module = ncps_torch.CfC(3, 5, backbone_layers=2, backbone_units=6, backbone_dropout=0.5)
-    with pytest.raises(
-        NotImplementedError, match=r"backbone_dropout must be 0\.0 for now, got 0\.5"
-    ):
-        from_torch(module)
-    layer = from_torch(module, backbone_dropout=0.0)
+    layer = from_torch(module)
+    assert layer.rnn_cell.backbone_options.dropout == 0.5
+    layer.eval()
     x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
     assert "rnn_cell.backbone.3.weight" not in module.state_dict()  # the dropout shifts no map yet
     want, _ = module.eval()(torch.from_numpy(x))

@@ -370,8 +370,6 @@ def test_options_of_later_raise_not_implemented():
         LTC(I, 6, ode_solver="explicit")
     with pytest.raises(NotImplementedError, match="variant must be 'torch' for now, got 'keras'"):
         CfC(I, 6, variant="keras")
-    with pytest.raises(NotImplementedError, match=r"backbone_dropout must be 0\.0 for now"):
-        CfC(I, 6, backbone_dropout=0.1)
 
 
 def test_unknown_options_raise():

@@ -15,6 +15,7 @@ from ..ops import CfCParams, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import check_mode
 from ..wirings import Wiring
 from .base import LiquidCell
+from .dropout import REASON, dropout_sequence
 
 
 class Backbone(NamedTuple):
@@ -23,6 +24,11 @@ class Backbone(NamedTuple):
     sizes: tuple[int, ...]
     activation: str
     dropout: float
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops anything: only what layers 2, 3, ... give is dropped."""
+        return self.dropout > 0.0 and len(self.sizes) > 1
 
 
 def backbone_options(activation, alias, units, layers, dropout, default_layers: int) -> Backbone:
@@ -36,8 +42,6 @@ def backbone_options(activation, alias, units, layers, dropout, default_layers: 
     dropout = 0.0 if dropout is None else dropout
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"[cfc] backbone_dropout must be in [0, 1), got {dropout}.")
-    if dropout > 0.0:
-        raise NotImplementedError(f"[cfc] backbone_dropout must be 0.0 for now, got {dropout}.")
     return Backbone(_backbone_sizes(units, layers, default_layers), activation, dropout)
 
 
@@ -80,7 +84,9 @@ class CfCCell(LiquidCell):
         backbone_units: width of the backbone's layers, or one width for each of them. Default 128.
         backbone_layers: number of backbone layers, 0 for none. Default 1; with a wiring and no
             `backbone_units` 0.
-        backbone_dropout: only 0.0 for now.
+        backbone_dropout: share of the outputs of backbone layers 2, 3, ... (as in ncps.torch; the
+            first is left alone) that is set to 0 in training, drawn anew at each step from MLX's
+            random state; `eval()` turns it off. Training then runs step by step.
         sparsity_mask: [K, H], multiplied into the weights of ff1 and ff2, where K is the last
             backbone width, or I + H without a backbone; its magnitude counts, it is saved and never
             trained.
@@ -200,6 +206,16 @@ class CfCCell(LiquidCell):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
+        if self.stepwise():
+            return dropout_sequence(
+                inputs,
+                state,
+                ts,
+                self.params(),
+                mode=self.mode,
+                activation=self.backbone_options.activation,
+                rate=self.backbone_options.dropout,
+            )
         return cfc_sequence(
             inputs,
             state,
@@ -210,8 +226,14 @@ class CfCCell(LiquidCell):
             training=self.training,
         )
 
+    def stepwise(self) -> str:
+        """Why `sequence` runs step by step now, which it does for dropout in training, or ""."""
+        return REASON if self.training and self.backbone_options.drops else ""
+
     def calls(self) -> list[tuple[str, dict]]:
-        """The one fused call of `sequence`, with the facts of this cell."""
+        """The one fused call of `sequence`, with the facts of this cell; none with dropout."""
+        if self.stepwise():
+            return []
         facts = {
             "inputs": self.input_size,
             "units": self.hidden_size,

@@ -11,6 +11,7 @@ from ..ops.checks import check_array, check_mode
 from ..wirings import Wiring
 from .base import FrozenKeys, NCPRNNCell
 from .cfc import CfCCell, backbone_options
+from .dropout import REASON
 
 
 class WiredCfCCell(NCPRNNCell):
@@ -146,8 +147,12 @@ class WiredCfCCell(NCPRNNCell):
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
 
+    def stepwise(self) -> str:
+        """Why the layers run step by step now, which they do for dropout in training, or ""."""
+        return REASON if self.training and self.backbone_options.drops else ""
+
     def calls(self) -> list[tuple[str, dict]]:
-        """The fused calls of `sequence`, one per layer."""
+        """The fused calls of `sequence`, one per layer; none with dropout."""
         return [call for n in range(self.num_layers) for call in self[f"layer_{n}"].calls()]
 
     def readout(self, states):

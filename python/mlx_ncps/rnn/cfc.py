@@ -28,8 +28,8 @@ class CfC(SequenceLayer):
         batch_first: inputs are [B, T, I], otherwise [T, B, I].
         mode: "default", "pure" or "no_gate".
         activation: of the backbone: "lecun_tanh", "tanh", "relu", "gelu" or "silu".
-        backbone_units, backbone_layers: as in `CfCCell`; by default 128 x 1, and none with a
-            wiring.
+        backbone_units, backbone_layers, backbone_dropout: as in `CfCCell`; by default 128 x 1, none
+            with a wiring, and 0.0.
         return_state: return (output, state).
         mixed_memory: an LSTM in front of the cell (MATHS 4); the state is then (h, c).
         bidirectional: a second cell, `backward`, with weights of its own, reads the whole sequence
