@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .backends import cpu, reference
+from .backends import cpu, cuda, metal, reference
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
+    (metal, "gpu"),
+    (cuda, "gpu"),
     (cpu, "cpu"),
     (reference, "any"),
 )

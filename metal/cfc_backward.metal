@@ -1,0 +1,129 @@
+// CfC recurrence, backward (MATHS 1), the twin of cfc_forward.metal: carries dL/dh from the end
+// over T and gives the gradients of every stage's pre-activations, from which matrix products over
+// the whole sequence make those of the weights. backends/_cfc_kernels.py calls it.
+//
+// As in the forward, PARTS neighbouring threads share a column of what a stage reads, and row r of
+// a column belongs to its part r % PARTS, dL/dh too. The gradients of one step's pre-activations
+// stand in threadgroup memory as [column][row]: LAYERS + 2 barriers per step. With ON_CHIP all
+// weights move to threadgroup memory first, else they are streamed. Rows past the batch repeat the
+// last one and write nothing. PARTS is 1, 2 or 4; threadgroups are of a multiple of 32 threads;
+// UNITS >= H, WIDTH >= each layer's width, CHIP >= the number of weights.
+// sizes: B, T, units, saved width, weights, width of each layer.  dstates [B, T, H];  saved [B, T,
+// saved width];  ts [B, T];  weights: of each stage [columns, depth];  w_tau, A [H] (pure); dh0 [B,
+// H];  dz [B, T, saved width] of the layers, then of the heads, HEADS H of them; pure: shares [B,
+// T, 3, H] of dw_tau, dA, dts.
+threadgroup float dh_buffer[UNITS * ROWS];
+threadgroup float head_buffer[HEADS * UNITS * ROWS];
+threadgroup float z_buffer[2][WIDTH * ROWS];
+#if ON_CHIP
+threadgroup float weights[CHIP];
+#endif
+const uint B = uint(sizes[0]), T = uint(sizes[1]), H = uint(sizes[2]), kept_width = uint(sizes[3]);
+const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
+const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
+const uint first = threadgroup_position_in_grid.x * uint(ROWS);
+
+uint batch[ROWS];
+bool mine[ROWS];
+for (int r = 0; r < ROWS; ++r) {
+  batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
+  mine[r] = uint(r) % uint(PARTS) == part;
+}
+uint weights_end = 0u, layers_width = 0u;
+for (int layer = 0; layer < LAYERS; ++layer) {
+  weights_end += (layer == 0 ? H : uint(sizes[4 + layer])) * uint(sizes[5 + layer]);
+  layers_width += uint(sizes[5 + layer]);
+}
+#if ON_CHIP
+for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
+  weights[at] = streamed_weights[at];  // first read after the heads' barrier
+}
+#endif
+for (uint j = slot; j < H; j += slots) {
+  for (int r = 0; r < ROWS; ++r) {
+    if (mine[r]) dh_buffer[j * uint(ROWS) + uint(r)] = 0.0f;
+  }
+}
+
+for (uint t = T; t-- > 0u;) {
+  for (uint j = slot; j < H; j += slots) {
+    for (int r = 0; r < ROWS; ++r) {
+      if (mine[r]) {
+        const uint row = batch[r] * T + t, kept = row * kept_width + layers_width;
+        const float dh = dh_buffer[j * uint(ROWS) + uint(r)] + dstates[row * H + j];
+        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#if PURE
+        const CfcPureGradient<float> g = cfc_pure_backward(dh, float(saved[kept + j]),
+                                                           float(w_tau[j]), float(A[j]),
+                                                           float(ts[row]));
+        d[0] = g.df;
+        if (first + uint(r) < B) {
+          shares[row * 3u * H + j] = g.dw_tau;
+          shares[(row * 3u + 1u) * H + j] = g.dA;
+          shares[(row * 3u + 2u) * H + j] = g.dts;
+        }
+#else
+        const CfcBlendGradient<float> g = cfc_blend_backward<MODE>(dh, float(saved[kept + j]),
+                                                                   float(saved[kept + H + j]),
+                                                                   float(saved[kept + 2u * H + j]));
+        d[0] = g.df1;
+        d[1] = g.df2;
+        d[2] = HEADS == 4 ? g.du * ts[HEADS == 4 ? row : 0u] : g.du;
+        d[3] = g.du;
+#endif
+        for (int head = 0; head < HEADS; ++head) {
+          const uint column = uint(head) * H + j;
+          head_buffer[column * uint(ROWS) + uint(r)] = d[head];
+          if (first + uint(r) < B) dz[kept + column] = d[head];
+        }
+      }
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+
+  uint weight_at = weights_end, kept_at = layers_width, columns = uint(HEADS) * H;
+  for (int stage = LAYERS; stage >= 0; --stage) {
+    const uint depth = stage == 0 ? H : uint(sizes[4 + stage]);
+    if (stage > 0) kept_at -= depth;
+    for (uint base = 0u; base < depth; base += slots) {
+      const uint i = base + slot;
+      const bool live = i < depth;
+      float sum[ROWS];
+      for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
+      for (uint c = part; c < columns; c += uint(PARTS)) {
+        const float w = weights[weight_at + c * depth + (live ? i : 0u)];
+        for (int r = 0; r < ROWS; ++r) {
+          const uint cell = c * uint(ROWS) + uint(r);
+          sum[r] += w * (stage == LAYERS ? head_buffer[cell] : z_buffer[(stage + 1) % 2][cell]);
+        }
+      }
+      for (int r = 0; r < ROWS; ++r) {
+        if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
+        if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
+      }
+      for (int r = 0; r < ROWS; ++r) {
+        if (live && mine[r]) {
+          const uint cell = i * uint(ROWS) + uint(r);
+          if (stage == 0) {
+            dh_buffer[cell] = sum[r];
+          } else {
+            const uint at = (batch[r] * T + t) * kept_width + kept_at + i;
+            const float d = sum[r] * ncps_activation_slope<ACTIVATION>(float(saved[at]));
+            z_buffer[stage % 2][cell] = d;
+            if (first + uint(r) < B) dz[at] = d;
+          }
+        }
+      }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    weight_at -= stage > 0 ? depth * (stage == 1 ? H : uint(sizes[3 + stage])) : 0u;
+    columns = depth;
+  }
+}
+for (uint j = slot; j < H; j += slots) {
+  for (int r = 0; r < ROWS; ++r) {
+    if (mine[r] && first + uint(r) < B) {
+      dh0[batch[r] * H + j] = dh_buffer[j * uint(ROWS) + uint(r)];
+    }
+  }
+}

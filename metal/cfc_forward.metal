@@ -1,0 +1,156 @@
+// CfC recurrence, forward (MATHS 1): all T steps of ROWS batch rows in one threadgroup, so that
+// each weight serves ROWS products. The first stage's product with the inputs, its bias included,
+// comes from outside. backends/_cfc_kernels.py calls it.
+//
+// Stages: LAYERS backbone layers, then the HEADS (3: ff1, ff2, t; 4: ff1, ff2, a, b; 1: ff1 in the
+// mode pure) side by side. PARTS neighbouring threads share an output column and split its sum; a
+// threadgroup walks over columns in strides of threads / PARTS, the same number of times in each
+// thread. Row r of a column belongs to its part r % PARTS. h is double-buffered in threadgroup
+// memory as [unit][row], the layers' outputs alternate between two buffers: LAYERS + 1 barriers per
+// step. With ON_CHIP all weights move to threadgroup memory first, else they are streamed. Rows
+// past the batch repeat the last one and write nothing. PARTS is 1, 2 or 4; threadgroups are of a
+// multiple of 32 threads; UNITS >= H, WIDTH >= each layer's width, CHIP >= the number of weights.
+// sizes: B, T, units, saved width, weights, width of each layer.  xz [B, T, N0];  h0 [B, H];  ts
+// [B, T]; weights: of each stage [depth, columns];  biases: of stages 1 .. LAYERS;  w_tau, A [H]
+// (pure); states [B, T, H];  with SAVE saved [B, T, saved width]: value or pre-activation of each
+// layer, then F1, F2, g (and a with 4 heads) or f.
+threadgroup float h_buffer[2][UNITS * ROWS];
+threadgroup float z_buffer[2][WIDTH * ROWS];
+#if ON_CHIP
+threadgroup float weights[CHIP];
+#endif
+const uint B = uint(sizes[0]), T = uint(sizes[1]), H = uint(sizes[2]), kept_width = uint(sizes[3]);
+const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
+const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
+const uint first = threadgroup_position_in_grid.x * uint(ROWS);
+const uint first_width = LAYERS > 0 ? uint(sizes[LAYERS > 0 ? 5 : 0]) : uint(HEADS) * H;
+
+uint batch[ROWS];
+bool mine[ROWS];
+for (int r = 0; r < ROWS; ++r) {
+  batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
+  mine[r] = uint(r) % uint(PARTS) == part;
+}
+#if ON_CHIP
+for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
+  weights[at] = streamed_weights[at];
+}
+#endif
+for (uint j = slot; j < H; j += slots) {
+  for (int r = 0; r < ROWS; ++r) {
+    if (mine[r]) h_buffer[0][j * uint(ROWS) + uint(r)] = h0[batch[r] * H + j];
+  }
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+
+uint now = 0u;
+for (uint t = 0u; t < T; ++t) {
+  uint weight_at = 0u, bias_at = 0u, kept_at = 0u, depth = H;
+  for (int layer = 0; layer < LAYERS; ++layer) {
+    const uint columns = uint(sizes[5 + layer]);
+    for (uint base = 0u; base < columns; base += slots) {
+      const uint c = base + slot;
+      const bool live = c < columns;
+      const uint column = live ? c : 0u;
+      float sum[ROWS];
+      for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
+      for (uint i = part; i < depth; i += uint(PARTS)) {
+        const float w = weights[weight_at + i * columns + column];
+        for (int r = 0; r < ROWS; ++r) {
+          const uint cell = i * uint(ROWS) + uint(r);
+          sum[r] += w * (layer == 0 ? h_buffer[now][cell] : z_buffer[(layer + 1) % 2][cell]);
+        }
+      }
+      for (int r = 0; r < ROWS; ++r) {
+        if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
+        if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
+      }
+      for (int r = 0; r < ROWS; ++r) {
+        if (live && mine[r]) {
+          const uint row = batch[r] * T + t;
+          float z = sum[r];
+          if (layer == 0) {
+            z += xz[row * first_width + c];
+          } else {
+            z += biases[bias_at + c];
+          }
+          const float value = ncps_activation<ACTIVATION>(z);
+          z_buffer[layer % 2][c * uint(ROWS) + uint(r)] = value;
+#if SAVE
+          if (first + uint(r) < B) {
+            saved[row * kept_width + kept_at + c] = ncps_slope_from_value<ACTIVATION>() ? value : z;
+          }
+#endif
+        }
+      }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    weight_at += depth * columns;
+    bias_at += layer == 0 ? 0u : columns;
+    kept_at += columns;
+    depth = columns;
+  }
+
+  for (uint base = 0u; base < H; base += slots) {
+    const uint j = base + slot;
+    const bool live = j < H;
+    float sum[HEADS][ROWS];
+    for (int head = 0; head < HEADS; ++head) {
+      for (int r = 0; r < ROWS; ++r) sum[head][r] = 0.0f;
+    }
+    for (uint i = part; i < depth; i += uint(PARTS)) {
+      float in[ROWS];
+      for (int r = 0; r < ROWS; ++r) {
+        const uint cell = i * uint(ROWS) + uint(r);
+        in[r] = LAYERS == 0 ? h_buffer[now][cell] : z_buffer[(LAYERS + 1) % 2][cell];
+      }
+      for (int head = 0; head < HEADS; ++head) {
+        const float w = weights[weight_at + (i * uint(HEADS) + uint(head)) * H + (live ? j : 0u)];
+        for (int r = 0; r < ROWS; ++r) sum[head][r] += w * in[r];
+      }
+    }
+    for (int head = 0; head < HEADS; ++head) {
+      for (int r = 0; r < ROWS; ++r) {
+        if (PARTS > 1) sum[head][r] += simd_shuffle_xor(sum[head][r], ushort(1));
+        if (PARTS > 2) sum[head][r] += simd_shuffle_xor(sum[head][r], ushort(2));
+      }
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      if (live && mine[r]) {
+        const uint row = batch[r] * T + t;
+        float z[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int head = 0; head < HEADS; ++head) {
+          const uint column = uint(head) * H + j;
+          z[head] = sum[head][r];
+          if (LAYERS == 0) {
+            z[head] += xz[row * first_width + column];
+          } else {
+            z[head] += biases[bias_at + column];
+          }
+        }
+        float h = 0.0f;
+#if PURE
+        h = cfc_pure(z[0], float(w_tau[j]), float(A[j]), float(ts[row]));
+#else
+        z[0] = ncps_tanh(z[0]);
+        z[1] = ncps_tanh(z[1]);
+        const float u = HEADS == 4 ? z[2] * ts[HEADS == 4 ? row : 0u] + z[3] : z[2];
+        z[3] = z[2];
+        z[2] = ncps_sigmoid(u);
+        h = cfc_blend<MODE>(z[0], z[1], z[2]);
+#endif
+        h_buffer[1u - now][j * uint(ROWS) + uint(r)] = h;
+        if (first + uint(r) < B) {
+          states[row * H + j] = h;
+#if SAVE
+          for (int head = 0; head < HEADS; ++head) {
+            saved[row * kept_width + kept_at + uint(head) * H + j] = z[head];
+          }
+#endif
+        }
+      }
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  now = 1u - now;
+}

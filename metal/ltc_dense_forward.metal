@@ -1,0 +1,66 @@
+// LTC recurrence, forward, dense, H <= 64 (MATHS 3): all T steps and U unfolds of one batch row in
+// one threadgroup. backends/_ltc_kernels.py calls it.
+//
+// PARTS threads share a target j; each keeps its PER = ceil(H / PARTS) synapses, source part + q
+// PARTS, in registers for the whole sequence. v is double-buffered in threadgroup memory: one
+// barrier per unfold. Padding targets compute and write nothing. One threadgroup per row, of a
+// multiple of 32 threads, >= PARTS H; PARTS is 4.
+// sizes: T, U, units.  num, den [B, T, H];  v0 [B, H];  ts [B, T];  cm [H];  synapses [H, H];
+// states [B, T, H];  with SAVE saved [B, T, U, 2, H] of n and d.
+threadgroup float v_buffer[2][PER * PARTS];
+const uint T = uint(sizes[0]), U = uint(sizes[1]), H = uint(sizes[2]);
+const uint lane = thread_position_in_threadgroup.x, b = threadgroup_position_in_grid.x;
+const uint part = lane % uint(PARTS), j = lane / uint(PARTS);
+const bool live = j < H, writes = live && part == 0u;
+
+float s2[PER], m2[PER], w[PER], we[PER];
+for (int q = 0; q < PER; ++q) {
+  const uint i = part + uint(q * PARTS);
+  const bool on = live && i < H;
+  const uint at = on ? i * H + j : 0u;
+  s2[q] = on ? float(synapse_s2[at]) : 0.0f;
+  m2[q] = on ? float(synapse_m2[at]) : 0.0f;
+  w[q] = on ? float(synapse_w[at]) : 0.0f;
+  we[q] = on ? float(synapse_we[at]) : 0.0f;
+}
+const float cm_j = live ? float(cm[j]) : 1.0f;
+float v = live ? float(v0[b * H + j]) : 0.0f;
+if (part == 0u && j < uint(PER * PARTS)) {
+  v_buffer[0][j] = v;
+  v_buffer[1][j] = 0.0f;
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+
+uint now = 0u;
+for (uint t = 0u; t < T; ++t) {
+  const uint row = b * T + t;
+  const float k = float(ts[row]) / float(U);
+  const float n0 = live ? float(num[row * H + j]) : 0.0f;
+  const float d0 = live ? float(den[row * H + j]) : 0.0f;
+  for (uint u = 0u; u < U; ++u) {
+    float n = 0.0f, d = 0.0f;
+    for (int q = 0; q < PER; ++q) {
+      const float gate = ltc_gate(v_buffer[now][part + uint(q * PARTS)], s2[q], m2[q]);
+      n += gate * we[q];
+      d += gate * w[q];
+    }
+    n += simd_shuffle_xor(n, ushort(1));
+    d += simd_shuffle_xor(d, ushort(1));
+    n += simd_shuffle_xor(n, ushort(2));
+    d += simd_shuffle_xor(d, ushort(2));
+    n += n0;
+    d += d0;
+    v = ltc_update(v, n, d, cm_j, k);
+    if (writes) {
+      v_buffer[1u - now][j] = v;
+#if SAVE
+      const uint at = 2u * (row * U + u) * H + j;
+      saved[at] = n;
+      saved[at + H] = d;
+#endif
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    now = 1u - now;
+  }
+  if (writes) states[row * H + j] = v;
+}

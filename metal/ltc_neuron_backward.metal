@@ -1,0 +1,33 @@
+// The neurons' own part of the LTC backward (MATHS 3) where the recurrence keeps only each unfold's
+// dL/dv' divided by its denominator: gradients of the sums n and d per unfold and per step, and the
+// shares of dcm and dts. backends/_ltc_kernels.py calls it, after ltc_streamed_backward.metal and
+// ltc_list_backward.metal.
+//
+// A thread owns one neuron of one step. No threadgroup memory, no barrier. The grid may be larger
+// than [neurons, B T]: checked here.
+// sizes: B, T, U, units.  grad, before [B, T, U, H];  saved [B, T, U, 2, H];  states [B, T, H]; ts
+// [B, T];  unfold_dn, unfold_dd [B, T, U, H];  dnum, dden, dcm, dts [B, T, H].
+const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
+const uint j = thread_position_in_grid.x, row = thread_position_in_grid.y;
+if (j >= H || row >= B * T) return;
+
+const float k = float(ts[row]) / float(U);
+float dn_step = 0.0f, dd_step = 0.0f, dcm_step = 0.0f, dk_step = 0.0f;
+float v_next = states[row * H + j];
+for (uint u = U; u-- > 0u;) {
+  const uint at = row * U + u;
+  const float g = grad[at * H + j], v = before[at * H + j];
+  const float n = saved[2u * at * H + j], d = saved[(2u * at + 1u) * H + j];
+  const float dn = g * k, dd = -dn * v_next;
+  unfold_dn[at * H + j] = dn;
+  unfold_dd[at * H + j] = dd;
+  dn_step += dn;
+  dd_step += dd;
+  dcm_step += g * (v - v_next);
+  dk_step += g * (n - v_next * d);
+  v_next = v;
+}
+dnum[row * H + j] = dn_step;
+dden[row * H + j] = dd_step;
+dcm[row * H + j] = dcm_step;
+dts[row * H + j] = dk_step / float(U);

@@ -1,0 +1,185 @@
+"""Launch geometry of the GPU kernels of metal/, in one place: pure functions of the shape, so that
+results depend on nothing else; _ltc_kernels.py and _cfc_kernels.py call them.
+
+Limits of every Apple GPU: SIMD groups of 32, 32 KiB of threadgroup memory, 1024 threads per
+threadgroup, fewer for a pipeline that needs many registers (1024 threads up to 52 float registers
+each, 512 up to 104, 384 up to 128). MLX runs a kernel lazily and can't be asked for a pipeline's
+limit, so there is nothing to retry: the geometry stays below what any pipeline allows. The kernels
+that stride over neurons run with any number of threads and stay at `thread_limit`; the one kernel
+with a fixed larger number (dense backward, 512 threads at 98 registers) gives way to the streamed
+one when `thread_limit` is lowered below what it needs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SIMD = 32
+MEMORY = 32 * 1024  # bytes of threadgroup memory
+thread_limit = 512  # threads per threadgroup; lower it for a pipeline that allows fewer
+
+DENSE_UNITS = 64  # up to here an LTC's synapses stay in registers
+CHUNK_UNFOLDS = 6 * 1024  # unfolds of one launch: a few milliseconds, far from the GPU's watchdog
+CHUNK_ELEMENTS = 2**30  # of the largest array of one launch: indices are 32 bits wide
+SENSORY_ROWS = 4  # rows that share a load of a synapse in ltc_sensory_forward.metal
+
+
+class Launch(NamedTuple):
+    """Threadgroups and threads of each, along x, y, z."""
+
+    groups: tuple
+    threads: tuple
+
+    @property
+    def grid(self) -> tuple:
+        """Threads in all, as mx.fast.metal_kernel counts."""
+        return tuple(g * t for g, t in zip(self.groups, self.threads, strict=True))
+
+
+class Blocked(NamedTuple):
+    """A launch of threadgroups that each own `rows` batch rows; `parts` threads share a neuron."""
+
+    launch: Launch
+    rows: int
+    parts: int
+
+
+def ceil_div(n: int, by: int) -> int:
+    """The quotient, rounded up."""
+    return -(-n // by)
+
+
+def round_up(n: int, to: int = SIMD) -> int:
+    """The next multiple of `to`."""
+    return ceil_div(n, to) * to
+
+
+def steps_per_launch(batch: int, units: int, unfolds: int, width: int) -> int:
+    """Steps T of one launch; longer sequences go in chunks. width: elements saved per row and
+    step.
+    """
+    steps = min(CHUNK_UNFOLDS // unfolds, CHUNK_ELEMENTS // (batch * max(width, units)))
+    return max(1, steps)
+
+
+def neurons_by_rows(units: int, rows: int) -> Launch:
+    """A thread per (neuron, row)."""
+    return Launch((ceil_div(units, SIMD), ceil_div(rows, 8), 1), (SIMD, 8, 1))
+
+
+def sensory_forward(rows: int, units: int) -> Launch:
+    """A thread per (target, block of SENSORY_ROWS rows)."""
+    return neurons_by_rows(units, ceil_div(rows, SENSORY_ROWS))
+
+
+def synapse_chunks(rows: int, sources: int, units: int) -> int:
+    """Chunks of rows whose gradients are summed apart: of >= 64 rows, while 2^19 threads last."""
+    return max(1, min(ceil_div(rows, 64), 2**19 // (sources * units)))
+
+
+def synapse_backward(sources: int, units: int, chunks: int) -> Launch:
+    """A thread per (synapse, chunk); a SIMD group per (32 targets, source, chunk)."""
+    y = min(8, sources)
+    return Launch((ceil_div(units, SIMD), ceil_div(sources, y), chunks), (SIMD, y, 1))
+
+
+def dense(units: int, groups: int, parts: int) -> Launch:
+    """`parts` threads per neuron; every padded neuron that others read has its threads."""
+    threads = round_up(parts * round_up(units, parts))
+    return Launch((groups, 1, 1), (threads, 1, 1))
+
+
+def dense_fits(units: int) -> bool:
+    """Whether the kernels with synapses in registers can run: forward 4, backward 8 threads per
+    neuron.
+    """
+    return units <= DENSE_UNITS and dense(units, 1, 8).threads[0] <= thread_limit
+
+
+def dense_groups(batch: int) -> int:
+    """Threadgroups of the dense backward, which own a slab of gradients each."""
+    return min(batch, 128)
+
+
+def blocked(batch: int, neurons: int, bytes_per_row: int, bytes_shared: int = 0) -> Blocked | None:
+    """Threadgroups of several batch rows, striding over `neurons`; None when not one row fits.
+
+    Rows: up to 8, as memory and a batch of at least 16 threadgroups allow. Parts: up to 4 threads
+    per neuron while they stay within `thread_limit`.
+    """
+    memory = MEMORY - bytes_shared
+    if bytes_per_row > memory:
+        return None
+    most = min(memory // bytes_per_row, batch // 16)
+    rows = next((r for r in (8, 4, 2) if r <= most), 1)
+    parts = next((p for p in (4, 2) if round_up(p * neurons) <= thread_limit), 1)
+    threads = min(round_up(parts * neurons), thread_limit)
+    return Blocked(Launch((ceil_div(batch, rows), 1, 1), (threads, 1, 1)), rows, parts)
+
+
+def streamed_forward(batch: int, units: int) -> Blocked | None:
+    """Each row keeps v, double-buffered."""
+    return blocked(batch, units, 2 * 4 * round_up(units))
+
+
+def streamed_backward(batch: int, units: int) -> Blocked | None:
+    """Each row keeps dn, dd and dv."""
+    return blocked(batch, units, 3 * 4 * round_up(units))
+
+
+def lists_pay(units: int, synapses: int) -> bool:
+    """Whether a list of the synapses beats the dense kernels: half of them missing, and one row's
+    state in threadgroup memory.
+    """
+    return 0 < 2 * synapses <= units * units and simds(1, units) > 0
+
+
+def simds(batch: int, units: int) -> int:
+    """Batch rows, a SIMD group each, of one threadgroup of the list kernels: dn, dd, dv of each."""
+    return min(4, batch, MEMORY // (3 * 4 * round_up(units)))
+
+
+def listed(batch: int, units: int) -> Launch:
+    """A SIMD group per batch row."""
+    rows = simds(batch, units)
+    return Launch((ceil_div(batch, rows), 1, 1), (SIMD * rows, 1, 1))
+
+
+def list_gradient(synapses: int, chunks: int) -> Launch:
+    """A thread per (synapse, chunk of rows)."""
+    return Launch((ceil_div(synapses, 128), chunks, 1), (128, 1, 1))
+
+
+class Cfc(NamedTuple):
+    """The launch of a CfC kernel; `chip`: weights that move to threadgroup memory, 0: none do."""
+
+    blocks: Blocked
+    units: int
+    width: int
+    chip: int
+
+
+def cfc(batch: int, units: int, widths: tuple, weights: int, buffers: tuple) -> Cfc | None:
+    """The CfC kernels: weights in threadgroup memory if they fit beside one row, else streamed.
+
+    buffers: how many states [units] and outputs of a layer [widest] one row keeps there. None when
+    not one row fits.
+    """
+    width = round_up(max(widths)) if widths else 1
+    neurons = max(units, *widths) if widths else units
+    bytes_per_row = 4 * (buffers[0] * round_up(units) + buffers[1] * width)
+    for chip in (round_up(weights, 1024), 0):
+        blocks = blocked(batch, neurons, bytes_per_row, 4 * chip)
+        if blocks is not None:
+            return Cfc(blocks, round_up(units), width, chip)
+    return None
+
+
+def cfc_forward(batch: int, units: int, widths: tuple, weights: int) -> Cfc | None:
+    """Each row keeps h and the layers' outputs, both double-buffered."""
+    return cfc(batch, units, widths, weights, (2, 2))
+
+
+def cfc_backward(batch: int, units: int, widths: tuple, heads: int, weights: int) -> Cfc | None:
+    """Each row keeps dh, the heads' gradients, and the layers', these double-buffered."""
+    return cfc(batch, units, widths, weights, (1 + heads, 2))

@@ -1,0 +1,304 @@
+"""LTC over whole sequences on a GPU: which kernels of metal/ltc_*.metal run, on what, and how their
+gradients join (MATHS 3); metal.py and cuda.py call `ltc_sequence` with their Runner.
+
+Plans: "dense" (synapses in registers, H <= 64), "streamed" (any H, several rows share a load) and
+"list" (sparse wirings, a SIMD group per row). The sums over the inputs are dense in all of them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mlx.core as mx
+
+from . import _launch
+from ._fold import fold_ltc
+from ._ltc_lists import lists_of
+
+SYNAPSE = ("synapse_s2", "synapse_m2", "synapse_w", "synapse_we")
+
+
+def unsupported(**facts) -> str:
+    """Why the kernels can't run this call; "" when they can."""
+    if facts["inputs"] == 0:
+        return "it needs at least one input"
+    if _launch.streamed_backward(1, facts["units"]) is None:
+        return f"the states of {facts['units']} neurons exceed threadgroup memory"
+    return ""
+
+
+def plan(units: int, synapses=None) -> str:
+    """The kernels of the recurrence."""
+    if synapses is not None and _launch.lists_pay(units, synapses.source.size):
+        return "list"
+    return "dense" if _launch.dense_fits(units) else "streamed"
+
+
+def ltc_sequence(run, inputs, state, ts, params, *, unfolds, epsilon, implicit, synapses, training):
+    """LTC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `run` is the backend's Runner."""
+    with mx.stream(run.stream):
+        (B, T, _), H = inputs.shape, state.shape[1]
+        folded = fold_ltc(params, implicit, epsilon)
+        x = inputs.astype(mx.float32)
+        ts = mx.broadcast_to(ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32), (B, T))
+        sensory, recurrence = (
+            _sensory(run),
+            _recurrence(run, unfolds, plan(H, synapses), synapses, training),
+        )
+        steps = _launch.steps_per_launch(B, H, unfolds, 2 * unfolds * H)
+        chunks = []
+        for t in range(0, T, steps):
+            chunk = slice(t, t + steps)
+            leaks = folded.leak_num, folded.leak_den
+            num, den = sensory(x[:, chunk], *leaks, *folded[7:])
+            states = recurrence(num, den, state, ts[:, chunk], folded.cm, *folded[3:7])[0]
+            state = states[:, -1]
+            chunks.append(states)
+        states = chunks[0] if len(chunks) == 1 else mx.concatenate(chunks, axis=1)
+        return states.astype(inputs.dtype)
+
+
+def _synapses(arrays) -> dict:
+    return dict(zip(SYNAPSE, arrays, strict=True))
+
+
+# --- the sums over the inputs ---------------------------------------------------------------------
+
+
+def _sensory(run):
+    """The operator (x [B, T, I], leak_num, leak_den [H], 4 x [I, H]) -> num, den [B, T, H]."""
+
+    def forward(x, leak_num, leak_den, *synapses):
+        (B, T, I), H = x.shape, leak_num.shape[0]
+        out = run(
+            "ltc_sensory_forward",
+            _launch.sensory_forward(B * T, H),
+            (B * T, I, H),
+            {"x": x, "leak_num": leak_num, "leak_den": leak_den, **_synapses(synapses)},
+            {"num": (B, T, H), "den": (B, T, H)},
+            ROWS=_launch.SENSORY_ROWS,
+        )
+        return out["num"], out["den"]
+
+    def backward(primals, cotangents, outputs):
+        x, _, _, *synapses = primals
+        dnum, dden = cotangents
+        dsynapses, dx = _synapse_gradients(run, x, dnum, dden, synapses, of_sources=True)
+        return dx, dnum.sum(axis=(0, 1)), dden.sum(axis=(0, 1)), *dsynapses
+
+    return run.operator(forward, backward)
+
+
+def _synapse_gradients(run, sources, dnum, dden, synapses, *, of_sources):
+    """Gradients of the four [S, H] and, if asked for, of the sources [..., S], from those of the
+    sums [..., H].
+    """
+    S, H = synapses[0].shape
+    rows = dnum.size // H
+    chunks = _launch.synapse_chunks(rows, S, H)
+    outputs = {"slabs": (chunks, 4, S, H)}
+    if of_sources:
+        outputs["dx"] = (*sources.shape, _launch.ceil_div(H, _launch.SIMD))
+    out = run(
+        "ltc_synapse_backward",
+        _launch.synapse_backward(S, H, chunks),
+        (rows, S, H, chunks),
+        {"x": sources, "dnum": dnum, "dden": dden, **_synapses(synapses)},
+        outputs,
+        flags={"SOURCE_GRADIENT": of_sources},
+    )
+    return tuple(out["slabs"].sum(axis=0)), out["dx"].sum(axis=-1) if of_sources else None
+
+
+# --- the recurrence -------------------------------------------------------------------------------
+
+
+def _recurrence(run, unfolds, kernels, lists, save):
+    """The operator (num, den [B, T, H], v0 [B, H], ts [B, T], cm [H], 4 x [H, H]) -> states
+    [B, T, H] and, with `save`, n and d of every unfold [B, T, U, 2, H].
+    """
+    forwards = {"dense": _dense_forward, "streamed": _streamed_forward, "list": _list_forward}
+    backwards = {"dense": _dense_backward, "streamed": _streamed_backward, "list": _list_backward}
+    run_forward, run_backward = forwards[kernels], backwards[kernels]
+    if kernels == "list":
+        lists = lists_of(lists)
+        run_forward, run_backward = partial(run_forward, lists), partial(run_backward, lists)
+
+    def forward(*primals, save=save):
+        num, den, v0, ts, cm, *synapses = primals
+        B, T, H = num.shape
+        inputs = {"num": num, "den": den, "v0": v0, "ts": ts, "cm": cm, **_synapses(synapses)}
+        outputs = {"states": (B, T, H)}
+        if save:
+            outputs["saved"] = (B, T, unfolds, 2, H)
+        return run_forward(run, (B, T, unfolds, H), inputs, outputs).values()
+
+    def backward(primals, cotangents, outputs):
+        num, _, v0, ts, cm, *synapses = primals
+        states, saved = outputs if save else forward(*primals, save=True)
+        B, T, H = num.shape
+        sizes = B, T, unfolds, H
+        kept = {"saved": saved, "states": states, "ts": ts, "cm": cm}
+        kept |= run(
+            "ltc_replay",
+            _launch.neurons_by_rows(H, B * T),
+            sizes,
+            {**kept, "v0": v0},
+            {"before": (B, T, unfolds, H)},
+        )
+        grads = run_backward(run, sizes, cotangents[0], kept, synapses)
+        dts = grads["dts"].sum(axis=-1)
+        return grads["dnum"], grads["dden"], grads["dv0"], dts, grads["dcm"], *grads["synapses"]
+
+    return run.operator(forward, backward)
+
+
+def _dense_forward(run, sizes, inputs, outputs):
+    B, T, U, H = sizes
+    return run(
+        "ltc_dense_forward",
+        _launch.dense(H, B, 4),
+        (T, U, H),
+        inputs,
+        outputs,
+        flags={"SAVE": "saved" in outputs},
+        PER=_launch.ceil_div(H, 4),
+        PARTS=4,
+    )
+
+
+def _dense_backward(run, sizes, dstates, kept, synapses):
+    B, T, _, H = sizes
+    groups = _launch.dense_groups(B)
+    steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
+    out = run(
+        "ltc_dense_backward",
+        _launch.dense(H, groups, 8),
+        (*sizes, groups),
+        {"dstates": dstates, **kept, **_synapses(synapses)},
+        {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": (groups, 4, H, H)},
+        PER=_launch.ceil_div(H, 8),
+        PARTS=8,
+    )
+    return out | {"dcm": out["dcm"].sum(axis=0), "synapses": tuple(out["slabs"].sum(axis=0))}
+
+
+def _streamed_forward(run, sizes, inputs, outputs):
+    B, _, _, H = sizes
+    blocks = _launch.streamed_forward(B, H)
+    return run(
+        "ltc_streamed_forward",
+        blocks.launch,
+        sizes,
+        inputs,
+        outputs,
+        flags={"SAVE": "saved" in outputs},
+        ROWS=blocks.rows,
+        PARTS=blocks.parts,
+        UNITS=_launch.round_up(H),
+    )
+
+
+def _streamed_backward(run, sizes, dstates, kept, synapses):
+    B, T, U, H = sizes
+    blocks = _launch.streamed_backward(B, H)
+    out = run(
+        "ltc_streamed_backward",
+        blocks.launch,
+        sizes,
+        {"dstates": dstates, **kept, **_synapses([p.T for p in synapses])},
+        {"dv0": (B, H), "grad": (B, T, U, H)},
+        ROWS=blocks.rows,
+        PARTS=blocks.parts,
+        UNITS=_launch.round_up(H),
+    )
+    grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)
+    dsynapses, _ = _synapse_gradients(
+        run,
+        kept["before"],
+        grads.pop("unfold_dn"),
+        grads.pop("unfold_dd"),
+        synapses,
+        of_sources=False,
+    )
+    return out | grads | {"synapses": dsynapses}
+
+
+def _list_forward(lists, run, sizes, inputs, outputs):
+    B, _, _, H = sizes
+    by = lists.by_target
+    entries = by.gather([inputs[name] for name in SYNAPSE])
+    return run(
+        "ltc_list_forward",
+        _launch.listed(B, H),
+        (*sizes, by.begins.size - 1),
+        {
+            **inputs,
+            **_synapses(entries),
+            "neurons": by.neurons,
+            "begins": by.begins,
+            "sources": by.others,
+        },
+        outputs,
+        flags={"SAVE": "saved" in outputs},
+        SIMDS=_launch.simds(B, H),
+        UNITS=_launch.round_up(H),
+    )
+
+
+def _list_backward(lists, run, sizes, dstates, kept, synapses):
+    B, T, U, H = sizes
+    by = lists.by_source
+    out = run(
+        "ltc_list_backward",
+        _launch.listed(B, H),
+        (*sizes, by.begins.size - 1),
+        {
+            "dstates": dstates,
+            **kept,
+            **_synapses(by.gather(synapses)),
+            "neurons": by.neurons,
+            "begins": by.begins,
+            "targets": by.others,
+        },
+        {"dv0": (B, H), "grad": (B, T, U, H)},
+        SIMDS=_launch.simds(B, H),
+        UNITS=_launch.round_up(H),
+    )
+    grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)
+    unfolds = grads.pop("unfold_dn"), grads.pop("unfold_dd")
+    dsynapses = _list_gradients(run, lists, kept["before"], *unfolds, synapses)
+    return out | grads | {"synapses": dsynapses}
+
+
+def _list_gradients(run, lists, before, dnum, dden, synapses):
+    """Gradients of the four [H, H] from those of the sums of every unfold [B, T, U, H]."""
+    H, count = synapses[0].shape[0], lists.source.size
+    rows = dnum.size // H
+    chunks = _launch.synapse_chunks(rows, count, 1)
+    listed = [mx.take(p.reshape(-1), lists.places) for p in synapses]
+    ends = {"sources": lists.source, "targets": lists.target}
+    out = run(
+        "ltc_list_gradient",
+        _launch.list_gradient(count, chunks),
+        (rows, count, H, chunks),
+        {"before": before, "dnum": dnum, "dden": dden, **ends, **_synapses(listed)},
+        {"slabs": (chunks, 4, count)},
+    )
+    return tuple(lists.scatter(g, H) for g in out["slabs"].sum(axis=0))
+
+
+def _neuron_gradients(run, sizes, grad, kept):
+    """From each unfold's dL/dv' over its denominator: the gradients of its sums, of the steps'
+    sums, of cm, and of ts per neuron.
+    """
+    B, T, U, H = sizes
+    steps = dict.fromkeys(("dnum", "dden", "dcm", "dts"), (B, T, H))
+    out = run(
+        "ltc_neuron_backward",
+        _launch.neurons_by_rows(H, B * T),
+        sizes,
+        {"grad": grad, **{name: kept[name] for name in ("before", "saved", "states", "ts")}},
+        {"unfold_dn": (B, T, U, H), "unfold_dd": (B, T, U, H), **steps},
+    )
+    return out | {"dcm": out["dcm"].sum(axis=(0, 1))}

@@ -1,0 +1,63 @@
+"""The texts of the library's kernels that the simulator judges are the texts that MLX compiles."""
+
+import mlx.core as mx
+import mslsim
+import pytest
+from case_arrays import to_mlx
+from cases import CfcCase, LtcCase, make
+from mlx_ncps import ops
+from mlx_ncps.backends import _cfc_kernels, _kernels, _ltc_kernels
+
+CASES = [
+    LtcCase(units=5),
+    LtcCase(units=65),
+    LtcCase(units=33, density=0.2),
+    CfcCase(timespans="per_batch"),
+    CfcCase(units=100, mode="pure", layers=0),
+]
+
+
+def check_text(inputs, named, called):
+    """Name and text of one call of mx.fast.metal_kernel, against the simulator's."""
+    original, simulated = mx.fast.metal_kernel(**named), mslsim.metal_kernel(**named)
+    nodes = []
+
+    def note(node):
+        if node.get("name") == "CustomKernel":
+            nodes.append(node["arguments"])
+
+    mx.export_function(note, lambda *arrays: original(inputs=list(arrays), **called), *inputs)
+    ((name, text, *_),) = nodes
+    described = [(a, str(a.dtype).split(".")[-1]) for a in inputs]
+    dtypes = ["float32"] * len(called["output_shapes"])
+    assert simulated.text(described, dtypes, called["template"]) == (name, text)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_kernel_text_is_what_mlx_compiles(case):
+    checked = []
+
+    def register(**named):
+        def kernel(*, inputs, stream, **called):
+            check_text(inputs, named, called)
+            checked.append(named["name"])
+            return [mx.zeros(shape) for shape in called["output_shapes"]]
+
+        return kernel
+
+    run = _kernels.Runner("metal", register, mx.cpu)
+    call = to_mlx(make(case))
+    ts = 1.0 if call.ts is None else call.ts
+    if isinstance(case, LtcCase):
+        masks = make(case).params
+        lists = None if masks.mask is None else ops.SynapseLists(masks.mask, masks.sensory_mask)
+        options = {"unfolds": 2, "epsilon": 1e-8, "implicit": False, "synapses": lists}
+        op = _ltc_kernels.ltc_sequence
+    else:
+        op, options = _cfc_kernels.cfc_sequence, call.keywords
+
+    def f(x):
+        return op(run, x, call.state, ts, call.params, training=True, **options)
+
+    mx.eval(mx.vjp(f, [call.inputs], [call.cotangents]))
+    assert len(checked) >= 2
