@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -12,6 +13,7 @@
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/ltc.h"
+#include "csrc/metallib.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -49,6 +51,20 @@ NB_MODULE(_ext, m) {
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "merged"_a = false, "save"_a = true,
         "stream"_a = nb::none());
 
+  m.def("metallib_available", &mlx_ncps::metallib_available);
+  m.def("metallib_max_threads", &mlx_ncps::metallib_max_threads, "function"_a);
+  m.def(
+      "metallib_kernel",
+      [](const std::string& function, const mlx_ncps::Arrays& inputs,
+         const std::vector<std::vector<int>>& output_shapes, mlx_ncps::Size3 grid,
+         mlx_ncps::Size3 threadgroup, mlx::core::StreamOrDevice stream) {
+        std::vector<mlx::core::Shape> shapes;
+        for (const auto& shape : output_shapes) shapes.emplace_back(shape.begin(), shape.end());
+        return mlx_ncps::metallib_kernel(function, inputs, shapes, grid, threadgroup, stream);
+      },
+      "function"_a, "inputs"_a, "output_shapes"_a, "grid"_a, "threadgroup"_a,
+      "stream"_a = nb::none(), "Runs a function of the metallib; outputs are float32.");
+
   m.def("num_threads", &mlx_ncps::num_threads);
   m.def("set_num_threads", &mlx_ncps::set_num_threads, "n"_a);
   m.def(
@@ -61,6 +77,9 @@ NB_MODULE(_ext, m) {
   });
   m.def(
       "set_isa", [](const std::string& name) { mlx_ncps::choose_kernels(name.c_str()); }, "name"_a);
+  m.def(
+      "vector_limit", [](const std::string& kind) { return mlx_ncps::vector_limit(kind.c_str()); },
+      "kind"_a, "Measured 'sigmoid' gates or 'fma' multiply-adds per second, all threads.");
   m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
         "Fill outputs with NaN before kernels write them (for tests).");
   m.def(

@@ -1,6 +1,7 @@
 // Chooses the kernels' instruction set (once, at first use, or by name) and gives the
 // instruction-set files their memory and threads.
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
@@ -30,7 +31,7 @@ const Kernels* table(const std::string& name) {
   if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return &kernels_avx2();
 #endif
-  return name == kernels_baseline().name ? &kernels_baseline() : nullptr;
+  return name == "baseline" || name == kernels_baseline().name ? &kernels_baseline() : nullptr;
 }
 
 const Kernels& find(const std::string& name) {
@@ -73,6 +74,28 @@ const char* const* available_kernels() {
   }();
   (void)once;
   return runnable;
+}
+
+double vector_limit(const char* kind) {
+  const bool gates = std::string(kind) == "sigmoid";
+  if (!gates && std::string(kind) != "fma")
+    throw std::invalid_argument("[vector_limit] kind must be 'sigmoid' or 'fma', got '" +
+                                std::string(kind) + "'.");
+  const Kernels& k = kernels();
+  const auto run = gates ? k.run_gates : k.run_multiply_adds;
+  const long rounds = gates ? 20000 : 200000;
+  const std::size_t threads = std::size_t(num_threads());
+  std::atomic<float> sink{0};
+  using Clock = std::chrono::steady_clock;
+  double best = 0;
+  for (const auto end = Clock::now() + std::chrono::milliseconds(200); Clock::now() < end;) {
+    const auto start = Clock::now();
+    parallel_for(threads, [&](std::size_t) { sink = run(rounds); });
+    const std::chrono::duration<double> seconds = Clock::now() - start;
+    const double done = double(rounds) * k.limit_block * k.lanes * double(threads);
+    if (done / seconds.count() > best) best = done / seconds.count();
+  }
+  return best;
 }
 
 void run_parallel(long count, void (*body)(void* context, long index), void* context) {

@@ -66,6 +66,10 @@ struct Kernels {
   void (*ltc_backward)(const LtcProblem&, bool batch_lanes);
   void (*cfc_forward)(const CfcProblem&);
   void (*cfc_backward)(const CfcProblem&);
+  // The arithmetic alone, for the benchmarks: `limit_block` vectors a round.
+  int limit_block;
+  float (*run_gates)(long rounds);
+  float (*run_multiply_adds)(long rounds);
 };
 
 // What the instruction-set files may use of the C++ library, compiled once for the baseline
@@ -73,6 +77,10 @@ struct Kernels {
 void run_parallel(long count, void (*body)(void* context, long index), void* context);
 float* allocate_floats(long count);  // 64-byte aligned; throws std::bad_alloc
 void free_floats(float* p);
+
+// Gates ("sigmoid") or multiply-adds ("fma") per second that all threads reach together, measured
+// for about 0.2 s; std::invalid_argument for another kind.
+double vector_limit(const char* kind);
 
 const Kernels& kernels();                // the chosen table
 void choose_kernels(const char* name);   // or "auto"; std::invalid_argument where this CPU lacks it

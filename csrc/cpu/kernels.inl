@@ -13,3 +13,4 @@
 #include "csrc/cpu/gemm.inl"
 #include "csrc/cpu/cfc.inl"
 #include "csrc/cpu/cfc_backward.inl"
+#include "csrc/cpu/limits.inl"

@@ -11,8 +11,9 @@ namespace {
 }  // namespace
 
 const Kernels& kernels_avx2() {
-  static constexpr Kernels table{"avx2",       int(W),      ltc_forward,
-                                 ltc_backward, cfc_forward, cfc_backward};
+  static constexpr Kernels table{"avx2",           int(W),      ltc_forward,
+                                 ltc_backward,     cfc_forward, cfc_backward,
+                                 int(LIMIT_BLOCK), run_gates,   run_multiply_adds};
   return table;
 }
 }  // namespace mlx_ncps

@@ -16,8 +16,9 @@ namespace {
 #endif
 
 const Kernels& kernels_baseline() {
-  static constexpr Kernels table{NAME,         int(W),      ltc_forward,
-                                 ltc_backward, cfc_forward, cfc_backward};
+  static constexpr Kernels table{
+      NAME,         int(W),           ltc_forward, ltc_backward,     cfc_forward,
+      cfc_backward, int(LIMIT_BLOCK), run_gates,   run_multiply_adds};
   return table;
 }
 }  // namespace mlx_ncps
