@@ -191,6 +191,11 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
   if (keep == 1)
     check_gradient(name + " gradient", a, out,
                    [&](const auto& x) { return dot(ltc_states(n, x), cotangents); });
+  p.saved = nullptr;  // no backward will follow
+  std::fill_n(v.get(), v.size, std::numeric_limits<float>::quiet_NaN());
+  kernels().ltc_forward(p, batch_lanes);
+  check_close(name + " v without saved", v, ltc_states(n, a));
+  p.saved = saved.get();
   check_rows_apart(name, B, {&in[0], &in[1], &in[2], &dv}, {&v, &out[0], &out[1], &out[2]}, run);
 }
 
@@ -304,6 +309,11 @@ void check_cfc(const CfcSizes& n) {
   check_close(name + " h", h, cfc_states(n, a));
   check_gradient(name + " gradient", a, out,
                  [&](const auto& x) { return dot(cfc_states(n, x), cotangents); });
+  p.saved = nullptr;  // no backward will follow
+  std::fill_n(h.get(), h.size, std::numeric_limits<float>::quiet_NaN());
+  kernels().cfc_forward(p);
+  check_close(name + " h without saved", h, cfc_states(n, a));
+  p.saved = saved.get();
   check_rows_apart(name, B, {&in[0], &in[1], &dh}, {&h, &out[0], &out[1]}, run);
   if (p.ts) check_rows_apart(name, B, {&in[2]}, {&out[2]}, run);
 }
