@@ -33,6 +33,7 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   src/bindings.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
+  csrc/metallib.cpp
   csrc/primitive.cpp)
 target_link_libraries(_ext PRIVATE mlx_ncps_cpu mlx)
 
@@ -52,19 +53,27 @@ if(APPLE)
 
   # Kernels compiled ahead of time, where Xcode's `metal` compiler exists; without it the same
   # text is compiled at run time by mx.fast.metal_kernel.
-  file(GLOB _metal_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metal/*.metal)
-  file(GLOB _metal_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metal/*.h)
+  file(GLOB _metal_text CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metal/*)
   execute_process(COMMAND xcrun -sdk macosx -find metal
     RESULT_VARIABLE _no_metal OUTPUT_QUIET ERROR_QUIET)
-  if(_metal_sources AND _no_metal EQUAL 0 AND MLX_BUILD_METAL)
+  if(_no_metal EQUAL 0 AND MLX_BUILD_METAL)
     set(MLX_NCPS_HAS_METALLIB True)
+    set(_metal_source ${PROJECT_BINARY_DIR}/mlx_ncps_kernels.metal)
+    execute_process(
+      COMMAND "${Python_EXECUTABLE}" ${PROJECT_SOURCE_DIR}/build_backend/metallib_source.py
+        ${_metal_source} COMMAND_ERROR_IS_FATAL ANY)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${_metal_text})
     mlx_build_metallib(TARGET mlx_ncps_metallib TITLE mlx_ncps
-      SOURCES ${_metal_sources} DEPS ${_metal_headers}
-      INCLUDE_DIRS ${PROJECT_SOURCE_DIR} ${MLX_INCLUDE_DIRS}
+      SOURCES ${_metal_source} INCLUDE_DIRS ${MLX_INCLUDE_DIRS}
       OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
     add_dependencies(_ext mlx_ncps_metallib)
     install(FILES ${PROJECT_BINARY_DIR}/mlx_ncps.metallib DESTINATION mlx_ncps)
   endif()
+endif()
+if(MLX_NCPS_HAS_METALLIB)
+  target_compile_definitions(_ext PRIVATE MLX_NCPS_HAS_METALLIB=1)
+else()
+  target_compile_definitions(_ext PRIVATE MLX_NCPS_HAS_METALLIB=0)
 endif()
 
 # ---- Installation: `cmake --install` removes the build tree's own rpath -----------------------

@@ -20,15 +20,18 @@ def fake(name, *, available=True, unsupported=""):
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch):
-    """Sets the modules that dispatch knows; by default all four, and all run."""
+    """Sets the modules that dispatch knows; by default all, and all run."""
     monkeypatch.setattr(dispatch, "_environment", "auto")
     monkeypatch.setattr(dispatch, "_process", [])
 
     def set_table(*modules):
-        homes = {"metal": "gpu", "cuda": "gpu", "cpu": "cpu", "reference": "any"}
+        homes = dict.fromkeys(("metal", "metallib", "cuda"), "gpu") | {
+            "cpu": "cpu",
+            "reference": "any",
+        }
         monkeypatch.setattr(dispatch, "_TABLE", tuple((m, homes[m.NAME]) for m in modules))
 
-    set_table(*map(fake, ("metal", "cuda", "cpu", "reference")))
+    set_table(*map(fake, ("metal", "metallib", "cuda", "cpu", "reference")))
     return set_table
 
 
@@ -104,7 +107,7 @@ def test_forced_backend_is_used_on_any_device(monkeypatch):
 
 @pytest.mark.parametrize("name", ["fast", "", None, 3, "CPU"])
 def test_unknown_name_is_refused_with_the_known(name):
-    with pytest.raises(ValueError, match="must be one of auto, metal, cuda, cpu, reference, got"):
+    with pytest.raises(ValueError, match="one of auto, metal, metallib, cuda, cpu, reference, got"):
         use_backend(name)
 
 
@@ -177,7 +180,7 @@ def test_describe_lists_every_backend(table):
     assert rows["cpu"] == (False, "no cpu here", False)
     assert rows["reference"] == (True, "it runs", True)
     assert rows["metal"] == (False, "it is not part of this build", False)
-    assert list(rows) == ["metal", "cuda", "cpu", "reference"]
+    assert list(rows) == ["metal", "metallib", "cuda", "cpu", "reference"]
     assert dispatch.available_backends() == ["reference"]
 
 

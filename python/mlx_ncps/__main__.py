@@ -14,7 +14,7 @@ import numpy as np
 from . import __version__, _loader, dispatch
 
 _VARIABLES = {
-    "MLX_NCPS_BACKEND": "backend to use: auto, reference, cpu, metal, cuda",
+    "MLX_NCPS_BACKEND": "backend to use: auto, reference, cpu, metal, metallib, cuda",
     "MLX_NCPS_NUM_THREADS": "threads of the CPU kernels",
     "MLX_NCPS_ISA": "instruction set of the CPU kernels: baseline, avx2, avx512, neon",
     "MLX_NCPS_DISABLE_NATIVE": "1: leave the native module alone",

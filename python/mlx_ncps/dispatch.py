@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .backends import cpu, cuda, metal, reference
+from .backends import cpu, cuda, metal, metallib, reference
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
     (metal, "gpu"),
+    (metallib, "gpu"),
     (cuda, "gpu"),
     (cpu, "cpu"),
     (reference, "any"),
 )
-_NAMES = ("metal", "cuda", "cpu", "reference")
+_NAMES = ("metal", "metallib", "cuda", "cpu", "reference")
 _VARIABLE = "MLX_NCPS_BACKEND"
 
 _lock = threading.Lock()
@@ -57,9 +58,9 @@ class use_backend:
     """Use the backend `name` from now on, in the whole process: `use_backend("reference")`;
     or for a block, in this thread alone: `with use_backend("reference"): ...`.
 
-    name: "auto" (the fastest that can run on the default device), "reference", "cpu", "metal" or
-    "cuda". The innermost block wins, then the last call, then the environment's MLX_NCPS_BACKEND,
-    then "auto".
+    name: "auto" (the fastest that can run on the default device), "reference", "cpu", "metal",
+    "metallib" (the kernels of "metal", compiled ahead of time) or "cuda". The innermost block wins,
+    then the last call, then the environment's MLX_NCPS_BACKEND, then "auto".
     Raises ValueError for another name, RuntimeError when that backend can't run here.
     """
 
