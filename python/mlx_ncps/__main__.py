@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 import numpy as np
 
-from . import __version__, _loader, dispatch
+from . import __version__, _loader, dispatch, plans
+from .ops import MODES
 
 _VARIABLES = {
     "MLX_NCPS_BACKEND": "backend to use: auto, reference, cpu, metal, metallib, cuda",
@@ -62,12 +63,40 @@ def status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def explain(arguments: argparse.Namespace) -> int:
+    """Print what a call of this shape would run: kernels, launches, the least time they take."""
+    options = {"training": arguments.training}
+    try:
+        if arguments.op == "ltc":
+            sizes = plans.parse_sizes(arguments.sizes, "BTIHU")
+            lines = plans.explain_ltc(**sizes, **options)
+        else:
+            sizes = plans.parse_sizes(arguments.sizes, "BTIHKL")
+            lines = plans.explain_cfc(**sizes, mode=arguments.mode, **options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(lines))
+    return 0
+
+
+def _add_explain(commands) -> None:
+    parser = commands.add_parser("explain", help=explain.__doc__)
+    parser.set_defaults(run=explain)
+    parser.add_argument("op", choices=("ltc", "cfc"))
+    letters = "B batch, T steps, I inputs, H neurons, U unfolds; K units and L layers of a backbone"
+    parser.add_argument("sizes", nargs="*", metavar="B64", help=letters)
+    parser.add_argument("--training", action="store_true", help="with the gradient")
+    parser.add_argument("--mode", choices=MODES, default="default", help="of a CfC")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; without any, `status`."""
     parser = argparse.ArgumentParser(prog="python -m mlx_ncps", description=__doc__)
     parser.set_defaults(run=status)
     commands = parser.add_subparsers(metavar="command")
     commands.add_parser("status", help=status.__doc__).set_defaults(run=status)
+    _add_explain(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 
