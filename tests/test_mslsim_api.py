@@ -283,6 +283,20 @@ def test_address_reservation(clang, stride_log2):
             mslsim.launch(kernel, large, (5, 1, 1), (8, 1, 1), stride_log2=stride_log2)
 
 
+def test_memory_of_the_process_is_out_of_bounds(clang):
+    """An access that leaves even the reservation must not read what lies there."""
+    text = "kernel void stray(device float* y [[buffer(0)]], constant ulong& at [[buffer(1)]]) {"
+    kernel = mslsim.Kernel(text + " y[0] = *(const device float*)at; }", "stray")
+    elsewhere = np.ones(1, np.float32)
+    buffers = {
+        "y": mslsim.Buffer(np.zeros(1, np.float32), output=True),
+        "at": mslsim.Buffer(np.array([elsewhere.ctypes.data], np.uint64), constant=True),
+    }
+    with pytest.raises(mslsim.OutOfBoundsError, match="outside of any buffer") as caught:
+        mslsim.launch(kernel, buffers, (1, 1, 1), (1, 1, 1))
+    assert caught.value.findings[0].where == "kernel.metal:1"
+
+
 def run_python(code, **environ):
     tests = str(Path(__file__).parent)
     path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])

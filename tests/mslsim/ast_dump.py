@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _NODE = re.compile(r"^([|`\- ]*)([A-Za-z]+)(?: 0x([0-9a-f]+))?")
@@ -44,6 +44,15 @@ class Node:
         """The node's type, aliases resolved."""
         match = _TYPE.search(self.body)
         return (match.group(2) or match.group(1)) if match else ""
+
+
+def skip_to(dump: str, files: Iterable[str]) -> str:
+    """The dump from the first declaration on that has to do with these files.
+
+    What comes before is the stand-in and MLX's headers: most of the dump, and nobody's kernel.
+    """
+    found = [at for at in (dump.find(f"{file}:") for file in files) if at >= 0]
+    return dump[dump.rfind("\n|-", 0, min(found)) + 1 :] if found else ""
 
 
 def nodes(dump: str, first_declaration: dict[str, str]) -> Iterator[Node]:

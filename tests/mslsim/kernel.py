@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from .errors import Finding, LanguageError
 from .launcher import Slot, launcher
 from .lint import lint
 from .preprocess import preprocess
-from .rewrite import reserved_words, rewrite
+from .rewrite import Rewritten, reserved_words, rewrite
 from .scan import scan
 from .tokens import FrontEndError, tokenize
 
@@ -101,6 +102,21 @@ class Kernel:
             raise LanguageError(self.name, errors)
 
 
+@functools.lru_cache(maxsize=16)  # language levels mostly share their expanded text
+def _front_end(expanded, file, kernel, constants, user_files) -> tuple[str, list[Slot], Rewritten]:
+    """(text for clang, the kernel's slots, what the rewrite noted)."""
+    tokens = tokenize(expanded, file)
+    reserved = reserved_words(tokens, user_files)
+    if reserved:
+        raise LanguageError(kernel, reserved)
+    declared = scan(tokens)
+    rewritten = rewrite(tokens, declared, dict(constants))
+    entry, slots = launcher(declared, kernel)
+    body = f'#include "stdlib.h"\n# 1 "{file}"\n{rewritten.text}{entry}'
+    # flags of line markers (entering, leaving, system header) mean nothing after the rewrite
+    return re.sub(r'^(# \d+ "[^"\n]*").*$', r"\1", body, flags=re.M), slots, rewritten
+
+
 class _Unit:
     """A kernel's text at one language level, rewritten."""
 
@@ -109,19 +125,14 @@ class _Unit:
         self.file = file
         self.user_files = user_files
         self.version = version
-        tokens = tokenize(preprocess(text, file, version, includes, defines), file)
-        reserved = reserved_words(tokens, user_files)
-        if reserved:
-            raise LanguageError(kernel, reserved)
+        expanded = preprocess(text, file, version, includes, defines)
+        values = tuple(sorted(constants.items(), key=str))
         try:
-            declared = scan(tokens)
-            self.rewritten = rewrite(tokens, declared, constants)
-            entry, self.slots = launcher(declared, kernel)
+            self.text, self.slots, self.rewritten = _front_end(
+                expanded, file, kernel, values, frozenset(user_files)
+            )
         except FrontEndError as error:
             raise LanguageError(kernel, [Finding("front-end", file, str(error))]) from error
-        body = f'#include "stdlib.h"\n# 1 "{file}"\n{self.rewritten.text}{entry}'
-        # flags of line markers (entering, leaving, system header) mean nothing after the rewrite
-        self.text = re.sub(r'^(# \d+ "[^"\n]*").*$', r"\1", body, flags=re.M)
 
     def _command(self, *flags: str) -> list[str]:
         return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from . import words
-from .ast_dump import Node, nodes
+from .ast_dump import Node, nodes, skip_to
 from .errors import Finding
 
 _FUNCTIONS = ("FunctionDecl", "CXXMethodDecl", "CXXConstructorDecl", "CXXConversionDecl")
@@ -38,7 +38,7 @@ _WARNING = re.compile(r"^([^:\n]+):(\d+):\d+: warning: (.*?) \[-W([\w-]+)\]$", r
 def lint(dump: str, warnings: str, metal_version: int, user_files: set[str]) -> list[Finding]:
     """Findings in the text whose syntax tree and compiler warnings these are."""
     linter = _Linter(metal_version, user_files)
-    for node in nodes(dump, linter.first_declaration):
+    for node in nodes(skip_to(dump, user_files), linter.first_declaration):
         linter.visit(node)
     linter.find_recursion()
     linter.read_warnings(warnings)

@@ -10,7 +10,6 @@ extern "C" void mslsim_trampoline();
 
 namespace mslsim {
 namespace {
-constexpr u64 kStackBytes = 256 * 1024;
 constexpr u64 kPage = 4096;
 }  // namespace
 

@@ -1,6 +1,8 @@
 // One dispatch: places the buffers, runs the threadgroups on host threads, collects the findings.
 #include "launch.h"
 
+#include <link.h>
+
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -156,7 +158,20 @@ void collect_output(u32 i) {
          static_cast<unsigned long long>(elements), static_cast<unsigned long long>(first));
 }
 
+// Finds how much memory the kernel's object takes.
+int note_object(dl_phdr_info* object, size_t, void*) {
+  if (object->dlpi_addr != dispatch->launch->object_base) return 0;
+  for (int i = 0; i < object->dlpi_phnum; i++) {
+    const auto& segment = object->dlpi_phdr[i];
+    if (segment.p_type != PT_LOAD) continue;
+    dispatch->object_bytes =
+        std::max<u64>(dispatch->object_bytes, segment.p_vaddr + segment.p_memsz);
+  }
+  return 1;
+}
+
 void run_all() {
+  dl_iterate_phdr(note_object, nullptr);
   struct sigaction action{};
   action.sa_sigaction = on_crash;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;

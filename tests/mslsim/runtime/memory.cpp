@@ -112,6 +112,21 @@ void note_read(const Region& region, Cell& cell, u64 index, bool atomic, u64 pc)
   abandon_fiber();
 }
 
+// The running thread's own stack, or a table of constants.
+bool is_private(u64 address) {
+  const u64 stack = reinterpret_cast<u64>(worker->current->stack);
+  return address - stack < kStackBytes ||
+         address - dispatch->launch->object_base < dispatch->object_bytes;
+}
+
+// Only a reservation that had to be small lets an index of 32 bits get this far.
+[[noreturn]] void nowhere(u64 address, u32 size, bool write, u64 pc) {
+  report("oob", pc, 0, "%s %u bytes outside of any buffer, at 0x%llx; %s",
+         write ? "write of" : "read of", size, static_cast<unsigned long long>(address),
+         thread_name(this_thread()).c_str());
+  abandon_fiber();
+}
+
 // The order "chaos": other threads may run before any single access.
 void maybe_preempt() {
   if ((next_random(worker->random) & 7) != 0) return;
@@ -121,9 +136,12 @@ void maybe_preempt() {
 
 inline __attribute__((always_inline)) void access(u64 address, u32 size, bool write, u64 pc,
                                                   bool atomic = false) {
-  const u64 from_base = address - reserved_base;
-  if (from_base >= reserved_bytes()) return;  // a thread's own stack, or a table of constants
   if (!worker || !worker->current) return;
+  const u64 from_base = address - reserved_base;
+  if (from_base >= reserved_bytes()) {
+    if (!is_private(address)) nowhere(address, size, write, pc);
+    return;
+  }
   if (dispatch->launch->order == kChaos && !atomic) maybe_preempt();
   Region& region = dispatch->regions[from_base >> stride_log2];
   const u64 offset = (from_base & ((u64{1} << stride_log2) - 1)) - half_stride();

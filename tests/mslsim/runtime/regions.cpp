@@ -30,13 +30,15 @@ bool try_reserve(u32 log2) {
 
 }  // namespace
 
-// 6 TiB of addresses cost nothing, yet a container or a limit on virtual memory may refuse them:
-// then less, down to 6 GiB. A stretch bounds the size of a buffer and how far a stray access may
-// miss and still be named.
+// Does nothing while the reservation is what is wanted. 6 TiB of addresses cost nothing, yet a
+// container or a limit on virtual memory may refuse them: then less, down to 6 GiB. A stretch
+// bounds the size of a buffer and how far a stray access may miss and still be named.
 bool reserve_addresses(u32 wanted_log2) {
-  if (stride_log2 != 0 && (wanted_log2 == 0 || wanted_log2 == stride_log2)) return true;
+  static u32 last_wanted = 0;
+  if (stride_log2 != 0 && wanted_log2 == last_wanted) return true;
   if (stride_log2 != 0) munmap(reinterpret_cast<void*>(reserved_base), reserved_bytes());
   stride_log2 = 0;
+  last_wanted = wanted_log2;
   if (wanted_log2 != 0) return try_reserve(wanted_log2);
   for (u32 log2 : {36u, 34u, 32u, 30u, 28u, 26u}) {
     if (try_reserve(log2)) return true;

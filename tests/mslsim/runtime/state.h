@@ -80,7 +80,8 @@ struct Dispatch {
   Launch* launch;
   std::vector<Region> regions = std::vector<Region>(kRegions);
   u64 groups[3];
-  u32 group_size;  // threads of a full threadgroup
+  u32 group_size;        // threads of a full threadgroup
+  u64 object_bytes = 0;  // of the kernel's object in memory, with its tables of constants
   std::atomic<u64> next_group{0};
   std::atomic<bool> stop{false};
   std::atomic<u64> switches{0}, barriers{0}, simd_ops{0};
@@ -101,6 +102,7 @@ u32 this_thread();
 
 // fiber.cpp
 void prepare_fiber(Fiber& fiber);
+constexpr u64 kStackBytes = 256 * 1024;
 char* new_stack();
 void free_stack(char* stack);
 void run_fiber(Fiber& fiber);
