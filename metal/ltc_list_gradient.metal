@@ -1,13 +1,14 @@
-// Gradients of the synapses of a list from those of their sums, over B T U rows (MATHS 3); the
-// sparse twin of ltc_synapse_backward.metal. backends/_ltc_kernels.py calls it.
+// Gradients of the synapses of a list from those of their sums (MATHS 3): of the recurrent ones over
+// B T U rows, of the sensory ones over B T; the sparse twin of ltc_synapse_backward.metal.
+// backends/_ltc_kernels.py calls it.
 //
 // A thread owns one synapse and one chunk of rows; its four gradients stay in registers and leave
 // in the chunk's slab, to be summed over chunks in a fixed order. No threadgroup memory, no
 // barrier. The grid may be larger than [synapses, chunks]: checked here.
-// sizes: rows, synapses, units, chunks.  before, dnum, dden [rows, H];  sources, targets, synapses:
-// of the list;  slabs [chunks, 4, synapses] of s2, m2, w, we.
-const uint rows = uint(sizes[0]), count = uint(sizes[1]), H = uint(sizes[2]);
-const uint chunks = uint(sizes[3]);
+// sizes: rows, synapses, sources, units, chunks.  x [rows, S];  dnum, dden [rows, H];  sources,
+// targets, synapses: of the list;  slabs [chunks, 4, synapses] of s2, m2, w, we.
+const uint rows = uint(sizes[0]), count = uint(sizes[1]), S = uint(sizes[2]), H = uint(sizes[3]);
+const uint chunks = uint(sizes[4]);
 const uint e = thread_position_in_grid.x, chunk = thread_position_in_grid.y;
 if (e >= count || chunk >= chunks) return;
 
@@ -18,7 +19,7 @@ float ds2 = 0.0f, dm2 = 0.0f, dw = 0.0f, dwe = 0.0f;
 const uint per_chunk = (rows + chunks - 1u) / chunks;
 const uint end = (chunk + 1u) * per_chunk < rows ? (chunk + 1u) * per_chunk : rows;
 for (uint row = chunk * per_chunk; row < end; ++row) {
-  const float v = before[row * H + i], dn = dnum[row * H + j], dd = dden[row * H + j];
+  const float v = x[row * S + i], dn = dnum[row * H + j], dd = dden[row * H + j];
   const float gate = ltc_gate(v, s2, m2);
   const float dz = ltc_gate_backward(gate, w, we, dn, dd);
   dw += gate * dd;

@@ -15,10 +15,11 @@ VERSIONS = (310, 400)  # Metal 3.1 and 4.0: every kernel must be valid in both
 
 @contextlib.contextmanager
 def simulated(order="forward", change=None, **options):
-    """Within the block the backend "metal" runs in the simulator.
+    """Within the block the backend "metal" runs in the simulator; skips the test without clang.
 
     change: a pair (file of metal/, function of its text), for planted errors.
     """
+    mslsim.require()
     saved = metal.run, metal.available, _kernels.text
     metal.run = _kernels.Runner("metal", mslsim.metal_kernel, mx.cpu)
     metal.available = lambda: (True, "simulated")

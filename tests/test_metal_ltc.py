@@ -2,13 +2,14 @@
 access checked, in every order.
 """
 
+import mlx.core as mx
 import mslsim
 import numpy as np
 import pytest
 from cases import LTC_CASES, LTC_EMPTY_CASES, LTC_WIRED_CASES, LtcCase, make
 from mlx_ncps import ops
-from mlx_ncps.backends import _launch, _ltc_kernels
-from running import check_gradients, check_states, gradients, states
+from mlx_ncps.backends import _launch, _ltc_kernels, _ltc_lists
+from running import check_gradients, check_states, gradients, problem, states
 from simulated_metal import ORDERS, replaced, simulated
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
@@ -95,6 +96,7 @@ def test_ltc_with_synapse_lists_equals_numpy(case):
     masks = make(case).params
     lists = ops.SynapseLists(masks.mask, masks.sensory_mask)
     assert _ltc_kernels.plan(case.units, lists) == "list"
+    assert _ltc_lists.lists_of(lists)[1] is not None
     for order in ORDERS:
         with simulated(order):
             check_states(case, "metal", synapses=True, training=False)
@@ -106,6 +108,25 @@ def test_ltc_with_a_list_of_no_synapse_equals_numpy():
     with simulated():
         check_states(case, "metal", synapses=True)
         check_gradients(case, "metal", synapses=True)
+
+
+NOT_A_NUMBER = [  # a call for each kind of recurrence
+    (LtcCase(units=5, timespans="per_batch"), False),
+    (LtcCase(batch=33, units=65, unfolds=2, timespans="per_batch"), False),
+    (LtcCase(units=33, unfolds=2, density=0.2, timespans="per_batch"), True),
+]
+
+
+@pytest.mark.parametrize(("case", "synapses"), NOT_A_NUMBER, ids=str)
+def test_ltc_negative_timespan_gives_nan_in_its_row_from_there_on(case, synapses):
+    f, leaves, _ = problem(case, synapses=synapses)
+    with simulated(metal_versions=(310,)):
+        want = np.array(f(*leaves.values()))
+        ts = np.array(leaves["ts"])
+        ts[1, 1] = -1.0
+        got = np.array(f(*(leaves | {"ts": mx.array(ts)}).values()))
+    want[1, 1:] = np.nan
+    assert np.array_equal(got, want, equal_nan=True)
 
 
 PLANTED = [  # (file, a barrier with what follows, what is left)

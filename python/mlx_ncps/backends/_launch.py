@@ -127,11 +127,14 @@ def streamed_backward(batch: int, units: int) -> Blocked | None:
     return blocked(batch, units, 3 * 4 * round_up(units))
 
 
-def lists_pay(units: int, synapses: int) -> bool:
-    """Whether a list of the synapses beats the dense kernels: half of them missing, and one row's
-    state in threadgroup memory.
-    """
-    return 0 < 2 * synapses <= units * units and simds(1, units) > 0
+def list_pays(sources: int, units: int, synapses: int) -> bool:
+    """Whether a list of the synapses beats the dense kernels: half of them missing."""
+    return 0 < 2 * synapses <= sources * units
+
+
+def recurrent_list_pays(units: int, synapses: int) -> bool:
+    """`list_pays`, and one row's state fits threadgroup memory."""
+    return list_pays(units, units, synapses) and simds(1, units) > 0
 
 
 def simds(batch: int, units: int) -> int:
@@ -143,6 +146,11 @@ def listed(batch: int, units: int) -> Launch:
     """A SIMD group per batch row."""
     rows = simds(batch, units)
     return Launch((ceil_div(batch, rows), 1, 1), (SIMD * rows, 1, 1))
+
+
+def list_sensory(rows: int, slices: int) -> Launch:
+    """A thread per (neuron of a slice, block of SENSORY_ROWS rows)."""
+    return neurons_by_rows(SIMD * slices, ceil_div(rows, SENSORY_ROWS))
 
 
 def list_gradient(synapses: int, chunks: int) -> Launch:

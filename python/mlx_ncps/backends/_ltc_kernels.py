@@ -2,7 +2,7 @@
 gradients join (MATHS 3); metal.py and cuda.py call `ltc_sequence` with their Runner.
 
 Plans: "dense" (synapses in registers, H <= 64), "streamed" (any H, several rows share a load) and
-"list" (sparse wirings, a SIMD group per row). The sums over the inputs are dense in all of them.
+"list" (sparse wirings, a SIMD group per row).
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ import mlx.core as mx
 from . import _launch
 from ._fold import fold_ltc
 from ._ltc_lists import lists_of
-
-SYNAPSE = ("synapse_s2", "synapse_m2", "synapse_w", "synapse_we")
+from ._ltc_synapses import (
+    SYNAPSE,
+    dense_gradients,
+    listed_gradients,
+    named,
+    sensory_dense,
+    sensory_listed,
+)
 
 
 def unsupported(**facts) -> str:
@@ -29,7 +35,7 @@ def unsupported(**facts) -> str:
 
 def plan(units: int, synapses=None) -> str:
     """The kernels of the recurrence."""
-    if synapses is not None and _launch.lists_pay(units, synapses.source.size):
+    if lists_of(synapses)[0] is not None:
         return "list"
     return "dense" if _launch.dense_fits(units) else "streamed"
 
@@ -41,10 +47,9 @@ def ltc_sequence(run, inputs, state, ts, params, *, unfolds, epsilon, implicit, 
         folded = fold_ltc(params, implicit, epsilon)
         x = inputs.astype(mx.float32)
         ts = mx.broadcast_to(ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32), (B, T))
-        sensory, recurrence = (
-            _sensory(run),
-            _recurrence(run, unfolds, plan(H, synapses), synapses, training),
-        )
+        recurrent, sensory = lists_of(synapses)
+        sensory = sensory_dense(run) if sensory is None else sensory_listed(run, sensory)
+        recurrence = _recurrence(run, unfolds, plan(H, synapses), recurrent, training)
         steps = _launch.steps_per_launch(B, H, unfolds, 2 * unfolds * H)
         chunks = []
         for t in range(0, T, steps):
@@ -58,61 +63,6 @@ def ltc_sequence(run, inputs, state, ts, params, *, unfolds, epsilon, implicit, 
         return states.astype(inputs.dtype)
 
 
-def _synapses(arrays) -> dict:
-    return dict(zip(SYNAPSE, arrays, strict=True))
-
-
-# --- the sums over the inputs ---------------------------------------------------------------------
-
-
-def _sensory(run):
-    """The operator (x [B, T, I], leak_num, leak_den [H], 4 x [I, H]) -> num, den [B, T, H]."""
-
-    def forward(x, leak_num, leak_den, *synapses):
-        (B, T, I), H = x.shape, leak_num.shape[0]
-        out = run(
-            "ltc_sensory_forward",
-            _launch.sensory_forward(B * T, H),
-            (B * T, I, H),
-            {"x": x, "leak_num": leak_num, "leak_den": leak_den, **_synapses(synapses)},
-            {"num": (B, T, H), "den": (B, T, H)},
-            ROWS=_launch.SENSORY_ROWS,
-        )
-        return out["num"], out["den"]
-
-    def backward(primals, cotangents, outputs):
-        x, _, _, *synapses = primals
-        dnum, dden = cotangents
-        dsynapses, dx = _synapse_gradients(run, x, dnum, dden, synapses, of_sources=True)
-        return dx, dnum.sum(axis=(0, 1)), dden.sum(axis=(0, 1)), *dsynapses
-
-    return run.operator(forward, backward)
-
-
-def _synapse_gradients(run, sources, dnum, dden, synapses, *, of_sources):
-    """Gradients of the four [S, H] and, if asked for, of the sources [..., S], from those of the
-    sums [..., H].
-    """
-    S, H = synapses[0].shape
-    rows = dnum.size // H
-    chunks = _launch.synapse_chunks(rows, S, H)
-    outputs = {"slabs": (chunks, 4, S, H)}
-    if of_sources:
-        outputs["dx"] = (*sources.shape, _launch.ceil_div(H, _launch.SIMD))
-    out = run(
-        "ltc_synapse_backward",
-        _launch.synapse_backward(S, H, chunks),
-        (rows, S, H, chunks),
-        {"x": sources, "dnum": dnum, "dden": dden, **_synapses(synapses)},
-        outputs,
-        flags={"SOURCE_GRADIENT": of_sources},
-    )
-    return tuple(out["slabs"].sum(axis=0)), out["dx"].sum(axis=-1) if of_sources else None
-
-
-# --- the recurrence -------------------------------------------------------------------------------
-
-
 def _recurrence(run, unfolds, kernels, lists, save):
     """The operator (num, den [B, T, H], v0 [B, H], ts [B, T], cm [H], 4 x [H, H]) -> states
     [B, T, H] and, with `save`, n and d of every unfold [B, T, U, 2, H].
@@ -121,13 +71,12 @@ def _recurrence(run, unfolds, kernels, lists, save):
     backwards = {"dense": _dense_backward, "streamed": _streamed_backward, "list": _list_backward}
     run_forward, run_backward = forwards[kernels], backwards[kernels]
     if kernels == "list":
-        lists = lists_of(lists)
         run_forward, run_backward = partial(run_forward, lists), partial(run_backward, lists)
 
     def forward(*primals, save=save):
         num, den, v0, ts, cm, *synapses = primals
         B, T, H = num.shape
-        inputs = {"num": num, "den": den, "v0": v0, "ts": ts, "cm": cm, **_synapses(synapses)}
+        inputs = {"num": num, "den": den, "v0": v0, "ts": ts, "cm": cm, **named(synapses)}
         outputs = {"states": (B, T, H)}
         if save:
             outputs["saved"] = (B, T, unfolds, 2, H)
@@ -175,7 +124,7 @@ def _dense_backward(run, sizes, dstates, kept, synapses):
         "ltc_dense_backward",
         _launch.dense(H, groups, 8),
         (*sizes, groups),
-        {"dstates": dstates, **kept, **_synapses(synapses)},
+        {"dstates": dstates, **kept, **named(synapses)},
         {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": (groups, 4, H, H)},
         PER=_launch.ceil_div(H, 8),
         PARTS=8,
@@ -206,14 +155,14 @@ def _streamed_backward(run, sizes, dstates, kept, synapses):
         "ltc_streamed_backward",
         blocks.launch,
         sizes,
-        {"dstates": dstates, **kept, **_synapses([p.T for p in synapses])},
+        {"dstates": dstates, **kept, **named([p.T for p in synapses])},
         {"dv0": (B, H), "grad": (B, T, U, H)},
         ROWS=blocks.rows,
         PARTS=blocks.parts,
         UNITS=_launch.round_up(H),
     )
     grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)
-    dsynapses, _ = _synapse_gradients(
+    dsynapses, _ = dense_gradients(
         run,
         kept["before"],
         grads.pop("unfold_dn"),
@@ -234,7 +183,7 @@ def _list_forward(lists, run, sizes, inputs, outputs):
         (*sizes, by.begins.size - 1),
         {
             **inputs,
-            **_synapses(entries),
+            **named(entries),
             "neurons": by.neurons,
             "begins": by.begins,
             "sources": by.others,
@@ -256,7 +205,7 @@ def _list_backward(lists, run, sizes, dstates, kept, synapses):
         {
             "dstates": dstates,
             **kept,
-            **_synapses(by.gather(synapses)),
+            **named(by.gather(synapses)),
             "neurons": by.neurons,
             "begins": by.begins,
             "targets": by.others,
@@ -267,25 +216,8 @@ def _list_backward(lists, run, sizes, dstates, kept, synapses):
     )
     grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)
     unfolds = grads.pop("unfold_dn"), grads.pop("unfold_dd")
-    dsynapses = _list_gradients(run, lists, kept["before"], *unfolds, synapses)
+    dsynapses = listed_gradients(run, lists, kept["before"], *unfolds, synapses)
     return out | grads | {"synapses": dsynapses}
-
-
-def _list_gradients(run, lists, before, dnum, dden, synapses):
-    """Gradients of the four [H, H] from those of the sums of every unfold [B, T, U, H]."""
-    H, count = synapses[0].shape[0], lists.source.size
-    rows = dnum.size // H
-    chunks = _launch.synapse_chunks(rows, count, 1)
-    listed = [mx.take(p.reshape(-1), lists.places) for p in synapses]
-    ends = {"sources": lists.source, "targets": lists.target}
-    out = run(
-        "ltc_list_gradient",
-        _launch.list_gradient(count, chunks),
-        (rows, count, H, chunks),
-        {"before": before, "dnum": dnum, "dden": dden, **ends, **_synapses(listed)},
-        {"slabs": (chunks, 4, count)},
-    )
-    return tuple(lists.scatter(g, H) for g in out["slabs"].sum(axis=0))
 
 
 def _neuron_gradients(run, sizes, grad, kept):

@@ -21,45 +21,59 @@ class Slices(NamedTuple):
     neurons: mx.array  # [32 slices] a neuron, or -1
     begins: mx.array  # [slices + 1] first entry of each slice
     others: mx.array  # [32 entries] the neuron at the synapse's other end
-    places: mx.array  # [32 entries] the synapse's place in a flat matrix [H, H]
+    places: mx.array  # [32 entries] the synapse's place in a flat matrix [S, H]
     real: mx.array  # [32 entries] whether it is a synapse, not padding
 
     def gather(self, synapses) -> list:
-        """Matrices [H, H] as entries, 0 for padding."""
+        """Matrices [S, H] as entries, 0 for padding."""
         return [mx.where(self.real, mx.take(p.reshape(-1), self.places), 0.0) for p in synapses]
 
 
 class Lists(NamedTuple):
-    """A SynapseLists for the kernels."""
+    """The synapses of one matrix [S, H] for the kernels."""
 
     by_target: Slices
     by_source: Slices
     source: mx.array  # [synapses]
     target: mx.array  # [synapses]
-    places: mx.array  # [synapses] in a flat matrix [H, H]
-    index: mx.array  # [H H] the synapse at this place, or their number where there is none
+    places: mx.array  # [synapses] in a flat matrix [S, H]
+    index: mx.array  # [S H] the synapse at this place, or their number where there is none
 
-    def scatter(self, values, units: int):
-        """Values of the synapses as a matrix [H, H], 0 where there is no synapse."""
+    def pick(self, synapses) -> list:
+        """Matrices [S, H] as values of the synapses."""
+        return [mx.take(p.reshape(-1), self.places) for p in synapses]
+
+    def scatter(self, values, shape):
+        """Values of the synapses as a matrix [S, H], 0 where there is no synapse."""
         padded = mx.concatenate([values, mx.zeros(1)])
-        return mx.take(padded, self.index).reshape(units, units)
+        return mx.take(padded, self.index).reshape(shape)
 
 
-def lists_of(synapses) -> Lists:
-    """The lists of a SynapseLists that has at least one synapse."""
+def lists_of(synapses) -> tuple:
+    """(recurrent, sensory) of a SynapseLists or None: Lists where they pay, else None."""
+    if synapses is None:
+        return None, None
     lists = _lists.get(synapses)
     if lists is None:
-        lists = _lists[synapses] = _make(synapses.source, synapses.target, synapses.units)
+        s = synapses
+        lists = _lists[synapses] = (
+            _make(s.source, s.target, s.units, s.units)
+            if _launch.recurrent_list_pays(s.units, s.source.size)
+            else None,
+            _make(s.sensory_source, s.sensory_target, s.inputs, s.units)
+            if _launch.list_pays(s.inputs, s.units, s.sensory_source.size)
+            else None,
+        )
     return lists
 
 
-def _make(source, target, units) -> Lists:
-    places = source.astype(np.int64) * units + target
-    index = np.full(units * units, source.size)
+def _make(source, target, sources, targets) -> Lists:
+    places = source.astype(np.int64) * targets + target
+    index = np.full(sources * targets, source.size)
     index[places] = np.arange(source.size)
     return Lists(
-        _slices(target, source, places, units),
-        _slices(source, target, places, units),
+        _slices(target, source, places, targets),
+        _slices(source, target, places, sources),
         *(mx.array(a.astype(np.int32)) for a in (source, target, places, index)),
     )
 
