@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,8 +10,9 @@ import time
 from pathlib import Path
 
 from . import report
+from .explained import EXPLAINED
 from .native import Native, SameCode, Sanitized, Threads
-from .pytests import Extension, Metal
+from .pytests import Extension, Metal, Pytest
 from .select import METAL_HEADERS, Mutant, kernel_files, order, share
 from .tree import Tree
 
@@ -36,7 +38,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, help="stop after so long")
     parser.add_argument("--compiler", default="c++")
-    parser.add_argument("--metal-tests", nargs="*", help="what pytest runs for Metal kernels")
     parser.add_argument("--quick", action="store_true", help="the C++ tests alone judge C++")
     return parser.parse_args()
 
@@ -53,7 +54,7 @@ class Judges:
         cpu, metal = Tree(ROOT, folder / "cpu"), Tree(ROOT, folder / "metal")
         native = [stage(cpu, options.compiler) for stage in (Native, Sanitized, Threads, SameCode)]
         self.cpu = native if options.quick else [*native, Extension(cpu)]
-        judge = Metal(metal, options.metal_tests)
+        judge = Metal(metal, options.out.parent.resolve() / "simulator")
         self.metal = [judge] if judge.available else []
         self.tree = cpu
 
@@ -73,8 +74,11 @@ class Judges:
     def judge(self, mutant: Mutant) -> report.Result:
         """Run the stages until one kills the mutant."""
         start = time.monotonic()
+        explained = (mutant.path, mutant.before, mutant.after) in EXPLAINED
         stage, verdict, cause = None, "survived", ""
         for stage in self.stages(mutant.path):
+            if explained and isinstance(stage, Pytest):
+                break  # minutes each, and somebody has read these lines
             verdict, cause = stage.judge(mutant)
             if verdict != "survived":
                 break
@@ -83,25 +87,26 @@ class Judges:
 
 
 def run(options: argparse.Namespace, judges: Judges, known: dict[str, report.Result]):
-    """Yield every file's results until its share of mutants counts or the time is over."""
+    """Yield results, the files in turns, until each file's share counts or the time is over."""
     paths = kernel_files(judges.tree.folder, options.kernels)
     if options.files:
         paths = [path for path in paths if any(part in path for part in options.files)]
     texts = {path: judges.tree.text(path) for path in paths if judges.stages(path)}
     stop = time.monotonic() + 60 * (options.minutes or 1e9)
-    for path, text in texts.items():
-        counted, wanted = 0, share(text, densities(options)[judges.group(path)])
-        for mutant in order(path, text, options.seed):
-            old = known.get(mutant.key)
+    queues = {path: iter(order(path, text, options.seed)) for path, text in texts.items()}
+    left = {path: share(texts[path], densities(options)[judges.group(path)]) for path in texts}
+    while any(left.values()):
+        for path in [path for path, count in left.items() if count]:
+            mutant = next(queues[path], None)
+            old = mutant and known.get(mutant.key)
             if old and options.again and old.verdict == "survived":
                 old = None
-            if not old and time.monotonic() > stop:
-                break
+            if not mutant or (not old and time.monotonic() > stop):
+                left[path] = 0
+                continue
             now = old or judges.judge(mutant)
             yield now, old is None
-            counted += now.verdict in ("killed", "survived")
-            if counted == wanted:
-                break
+            left[path] -= now.verdict in ("killed", "survived")
 
 
 def commit() -> str:
@@ -122,14 +127,15 @@ def main() -> int:
         return 0
     facts = {"commit": commit(), "seed": options.seed, "density": densities(options)}
     known = report.load(options.out) if options.resume else {}
-    results = []
+    results, rest = [], dict(known)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the copies go in any case
     folder = Path(tempfile.mkdtemp(prefix="mlx_ncps_mutation_"))
     try:
         for result, new in run(options, Judges(folder, options), known):
             results.append(result)
+            rest.pop(result.key, None)
             if new:
-                rest = [r for key, r in known.items() if key not in {r.key for r in results}]
-                report.save(options.out, facts, results + rest)
+                report.save(options.out, facts, [*results, *rest.values()])
                 where = f"{result.path}:{result.line} {result.operator}"
                 why = f"{result.stage} {result.cause}".strip()
                 print(f"{result.seconds:6.1f} s  {result.verdict:8} {where}  {why}", flush=True)
@@ -137,7 +143,7 @@ def main() -> int:
                     print(f"    - {result.before}\n    + {result.after}", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report.save(options.out, facts, results)
+    report.save(options.out, facts, [*results, *rest.values()])
     print(report.markdown(results))
     return int(report.rate(results)[1] > 0)
 

@@ -3,17 +3,16 @@ kernels by the simulator.
 """
 
 import re
-import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from .native import must
 from .select import Mutant
 from .tree import Run, Tree, run
 
 EXTENSION_TESTS = ("tests/test_cpu_backend.py",)
-METAL_TESTS = "test_metal_*.py"
 
 
 class Pytest:
@@ -23,9 +22,7 @@ class Pytest:
 
     def __init__(self, tree: Tree, *, tests: list[str], limit: float = 900.0, **environ):
         self.tree, self.tests, self.limit = tree, tests, limit
-        cache = str(tree.folder / "build/simulator")  # mutants do not fill the user's own
-        paths = {"PYTHONPATH": str(tree.folder / "python"), "MSLSIM_CACHE": cache}
-        self.environ = paths | environ
+        self.environ = {"PYTHONPATH": str(tree.folder / "python"), **environ}
         self.ready = False
 
     def prepare(self) -> None:
@@ -35,10 +32,10 @@ class Pytest:
             self.limit = max(60.0, 5 * result.seconds)
             self.ready = True
 
-    def run_tests(self) -> Run:
+    def run_tests(self, tests: list[str] | None = None) -> Run:
         """The tests, stopping at the first failure."""
         command = [sys.executable, "-m", "pytest", "-xq", "--tb=line", "-pno:cacheprovider"]
-        command += shlex.split(" ".join(self.tests))
+        command += tests or self.tests
         return run(command, limit=self.limit, cwd=self.tree.folder, **self.environ)
 
     def judge(self, mutant: Mutant) -> tuple[str, str]:
@@ -90,16 +87,47 @@ class Metal(Pytest):
     """The tests of the Metal kernels, each body compiled and checked by the simulator."""
 
     name = "metal"
+    # Not the tests that plant errors of their own: they look for texts that a mutant may change.
+    chosen = "not caught"
+    # Part of a kernel's name -> one case that runs it, to begin with; "" any other kernel.
+    first: ClassVar = {
+        "ltc_list": "synapse_lists and B5T2",
+        "ltc_streamed": "edges and B33T2 and forward",
+        "ltc": "edges and H63 and forward",
+        "": "edges and B3T2 and H63",
+    }
 
-    def __init__(self, tree: Tree, tests: list[str] | None = None):
-        found = sorted((tree.folder / "tests").glob(METAL_TESTS))
-        default = [str(path.relative_to(tree.folder)) for path in found]
-        super().__init__(tree, tests=tests or default, MSLSIM_REQUIRE="1")
+    def __init__(self, tree: Tree, cache: Path):
+        super().__init__(tree, tests=[], MSLSIM_REQUIRE="1", MSLSIM_CACHE=str(cache))
+        self.seen: dict[tuple, float] = {}
 
     @property
     def available(self) -> bool:
         """Whether the tree has such tests."""
-        return bool(self.tests)
+        return (self.tree.folder / "tests/simulated_metal.py").is_file()
+
+    def selections(self, path: str) -> list[list[str]]:
+        """Arguments of pytest: one case that runs the kernel, then all tests of its family."""
+        stem = Path(path).stem
+        families = [family for family in ("ltc", "cfc") if stem.startswith(family)]
+        files = [f"tests/test_metal_{family}.py" for family in families or ("ltc", "cfc")]
+        first = next(tests for part, tests in self.first.items() if part in stem)
+        return [[*files, "-k", f"({first}) and {self.chosen}"], [*files, "-k", self.chosen]]
+
+    def judge(self, mutant: Mutant) -> tuple[str, str]:
+        """("killed", by what), ("survived", "") or ("invalid", why)."""
+        for tests in self.selections(mutant.path):
+            if tuple(tests) not in self.seen:
+                self.seen[tuple(tests)] = must(self.run_tests(tests)).seconds
+            self.limit = max(120.0, 5 * self.seen[tuple(tests)])
+            with self.tree.mutated(mutant):
+                result = self.run_tests(tests)
+            if re.search(r"CompileError|LanguageError", result.output):
+                return "invalid", "does not compile"
+            verdict = _verdict(result)
+            if verdict[0] == "killed":
+                return verdict
+        return "survived", ""
 
 
 def _verdict(result: Run) -> tuple[str, str]:
@@ -107,5 +135,7 @@ def _verdict(result: Run) -> tuple[str, str]:
         return "survived", ""
     if result.code is None:
         return "killed", "timeout"
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", result.output, re.MULTILINE)
-    return "killed", failed.group(1) if failed else f"crash ({result.code})"
+    failed = re.search(
+        r"^(?:FAILED|ERROR) \S+::(\S+)(?: - (.{0,60}))?", result.output, re.MULTILINE
+    )
+    return "killed", " ".join(filter(None, failed.groups())) if failed else f"crash ({result.code})"
