@@ -138,7 +138,9 @@ def test_gradients_equal_those_of_the_shorter_sequences(name, kind, backend):
         return total
 
     with dispatch.use_backend(backend):
-        got, want = gradients(layer, loss, x, ts), gradients(layer, short_loss, x, ts)
+        got = gradients(layer, loss, x, ts)
+        assert dispatch.last_backend() == backend
+        want = gradients(layer, short_loss, x, ts)
     assert_all_close(got, want, GRADIENT)
     assert not np.array(got["arrays.0"])[~np.array(mask)].any()
     assert not np.array(got["arrays.1"])[~np.array(mask)].any()
@@ -233,8 +235,10 @@ def test_a_mask_can_be_an_input_of_a_compiled_function(name):
         assert_trees_close("result", compiled(x, ts, m), want, SAME)
 
 
-def test_masks_map_over_samples_with_vmap():
-    layer, (mask, x, ts) = make("ltc_wired"), masked("holes")
+@pytest.mark.parametrize("name", ["cfc", "ltc_wired"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_masks_map_over_samples_with_vmap(name, mixed):
+    layer, (mask, x, ts) = make(name, mixed_memory=mixed), masked("holes")
     want, _ = layer(x, None, ts, mask=mask)
     got, _ = mx.vmap(lambda x, ts, m: layer(x, None, ts, mask=m))(x, ts, mask)
     assert_close("output", got, want, SAME)

@@ -31,7 +31,7 @@ class Steps(NamedTuple):
         steps = mask.shape[1]
         t = mx.arange(steps)
         seen = mx.cumsum(mask.astype(mx.int32), axis=1)
-        order = mx.argsort(mx.where(mask, t, t + steps), axis=1)  # distinct keys: stable
+        order = mx.argsort(mx.where(mask, t, steps), axis=1)
         return cls(order, seen, t < seen[:, -1:])
 
     def take(self, x, filler: float):
@@ -86,7 +86,6 @@ def carry_forward(inputs, mask, ts=None, *, last: Seen | None = None):
         return inputs, mx.zeros((B, T, I)), last
     t = mx.arange(1, T + 1)[:, None]
     latest = mx.cummax(mx.where(mask, t, 0), axis=1)  # [B, T, I] 0: not seen yet
-    inputs = mx.where(mask, inputs, mx.array(0, inputs.dtype))
     values = mx.concatenate([last.value[:, None].astype(inputs.dtype), inputs], axis=1)
     values = mx.take_along_axis(values, latest, axis=1)
     time = _time_since(mask, ts[:, :, None], last.time)
