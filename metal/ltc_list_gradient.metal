@@ -1,5 +1,5 @@
-// Gradients of the synapses of a list from those of their sums (MATHS 3): of the recurrent ones over
-// B T U rows, of the sensory ones over B T; the sparse twin of ltc_synapse_backward.metal.
+// Gradients of the synapses of a list from those of their sums (MATHS 3): of the recurrent ones
+// over B T U rows, of the sensory ones over B T; the sparse twin of ltc_synapse_backward.metal.
 // backends/_ltc_kernels.py calls it.
 //
 // A thread owns one synapse and one chunk of rows; its four gradients stay in registers and leave

@@ -3,7 +3,8 @@
 // ltc_list_forward.metal. backends/_ltc_kernels.py calls it.
 //
 // A thread owns one target and ROWS rows, so that a synapse's parameters serve ROWS gates. No
-// threadgroup memory, no barrier. The grid may be larger than [32 slices, row blocks]: checked here.
+// threadgroup memory, no barrier. The grid may be larger than [32 slices, row blocks]: checked
+// here.
 // sizes: rows, inputs, units, slices.  neurons, begins: of the slices;  sources, synapses: of the
 // entries;  x [rows, I];  leaks [H];  num, den [rows, H].
 const uint rows = uint(sizes[0]), I = uint(sizes[1]), H = uint(sizes[2]), slices = uint(sizes[3]);
