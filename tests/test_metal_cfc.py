@@ -103,3 +103,28 @@ def test_cfc_missing_barrier_is_caught(file, old, new):
     race = pytest.raises(mslsim.MSLError, match=r"\[race\]")
     with simulated(change=change, metal_versions=(310,)), race:
         gradients(case, "metal")
+
+
+PRODUCTS = [
+    CfcCase(batch=3, units=33, backbone_units=17, layers=2, timespans="per_batch"),
+    CfcCase(batch=2, units=9, layers=0, mode="no_gate", activation="gelu"),
+    CfcCase(batch=5, units=31, mode="pure", timespans="per_batch"),
+    CfcCase(batch=2, units=32, mode="pure", timespans="scalar", activation="relu"),
+    CfcCase(units=65, dtype="float16", timespans="per_step"),
+    CfcCase(batch=1, units=1, backbone_units=1, timespans="zero"),
+]
+
+
+@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+def test_cfc_by_products_equals_numpy(monkeypatch, case):
+    monkeypatch.setattr(_launch, "PRODUCT_ELEMENTS", 0)
+    for order, training in zip(ORDERS, (True, False, True), strict=True):
+        with simulated(order):
+            check_states(case, "metal", training=training)
+            check_gradients(case, "metal", training=training)
+
+
+def test_cfc_by_products_where_one_row_exceeds_threadgroup_memory():
+    assert _launch.cfc_takes_products(1, 3000, ())
+    assert _launch.cfc_takes_products(256, 256, (128,))
+    assert not _launch.cfc_takes_products(64, 128, (128,))

@@ -5,7 +5,7 @@ backends say of themselves where no GPU is.
 import mlx.core as mx
 import pytest
 from case_arrays import to_mlx
-from cases import CfcCase, LtcCase, make
+from cases import LtcCase, make
 from mlx_ncps import dispatch, ops
 from mlx_ncps.backends import _kernels, _launch, _ltc_kernels, cuda, metal
 
@@ -68,18 +68,16 @@ def test_plan_follows_size_density_and_thread_limit(monkeypatch):
     assert [_ltc_kernels.plan(h) for h in (32, 64)] == ["dense", "streamed"]
 
 
-@pytest.mark.parametrize(
-    ("op", "case"),
-    [
-        ("ltc_sequence", LtcCase(units=3000, inputs=1, steps=1)),
-        ("cfc_sequence", CfcCase(units=2000, backbone_units=2000)),
-    ],
-)
-def test_a_state_beyond_threadgroup_memory_is_refused_with_the_reason(op, case):
-    facts = {"units": case.units, "inputs": 1, "mode": "default", "backbone": (2000,)}
-    assert "exceed threadgroup memory" in metal.unsupported(op, **facts)
-    assert metal.unsupported(op, **facts | {"units": 64, "backbone": (64,)}) == ""
-    assert "input" in metal.unsupported(op, **facts | {"units": 64, "inputs": 0})
+def test_an_ltc_state_beyond_threadgroup_memory_is_refused_with_the_reason():
+    facts = {"units": 3000, "inputs": 1}
+    assert "exceed threadgroup memory" in metal.unsupported("ltc_sequence", **facts)
+    assert metal.unsupported("ltc_sequence", **facts | {"units": 64}) == ""
+
+
+@pytest.mark.parametrize("op", ["ltc_sequence", "cfc_sequence"])
+def test_no_inputs_are_refused_with_the_reason(op):
+    facts = {"units": 64, "inputs": 0, "mode": "default", "backbone": (64,)}
+    assert "input" in metal.unsupported(op, **facts)
 
 
 @pytest.mark.parametrize("backend", [metal, cuda], ids=lambda b: b.NAME)

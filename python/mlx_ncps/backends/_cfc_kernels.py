@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from . import _launch
+from . import _cfc_gemm, _launch
 from ._fold import fold_cfc
 from .reference import ACTIVATIONS
 
@@ -35,9 +35,6 @@ def unsupported(**facts) -> str:
     """Why the kernels can't run this call; "" when they can."""
     if facts["inputs"] == 0:
         return "it needs at least one input"
-    heads = 1 if facts["mode"] == "pure" else 4
-    if _launch.cfc_backward(1, facts["units"], facts["backbone"], heads, _launch.MEMORY) is None:
-        return f"the states of {facts['units']} neurons and their layers exceed threadgroup memory"
     return ""
 
 
@@ -56,6 +53,11 @@ def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, training):
         if shape.timespans:
             ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
             ts = mx.broadcast_to(ts, (B, T))
+        if _launch.cfc_takes_products(B, state.shape[1], [w.shape[0] for w, _ in folded.backbone]):
+            stages = [(weight[:, I:], bias), *stages[1:]]
+            activate, tail = ACTIVATIONS[activation], folded.tail
+            states = _cfc_gemm.states(run, shape, xz, state, ts, stages, tail, activate, training)
+            return states.astype(inputs.dtype)
         op = _recurrence(run, shape, training)
         chunks = []
         for t in range(0, T, CHUNK_STEPS):

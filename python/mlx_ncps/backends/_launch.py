@@ -21,6 +21,7 @@ thread_limit = 512  # threads per threadgroup; lower it for a pipeline that allo
 DENSE_UNITS = 64  # up to here an LTC's synapses stay in registers
 CHUNK_UNFOLDS = 6 * 1024  # unfolds of one launch: a few milliseconds, far from the GPU's watchdog
 CHUNK_ELEMENTS = 2**30  # of the largest array of one launch: indices are 32 bits wide
+PRODUCT_ELEMENTS = 256 * 256  # rows x neurons from which MLX's products beat streamed weights
 SENSORY_ROWS = 4  # rows that share a load of a synapse in ltc_sensory_forward.metal
 
 
@@ -191,3 +192,12 @@ def cfc_forward(batch: int, units: int, widths: tuple, weights: int) -> Cfc | No
 def cfc_backward(batch: int, units: int, widths: tuple, heads: int, weights: int) -> Cfc | None:
     """Each row keeps dh, the heads' gradients, and the layers', these double-buffered."""
     return cfc(batch, units, widths, weights, (1 + heads, 2))
+
+
+def cfc_takes_products(batch: int, units: int, widths) -> bool:
+    """Whether a CfC runs step by step on MLX's matrix products: where one step's product fills a
+    GPU by itself, or where the backward of one row exceeds threadgroup memory.
+    """
+    if batch * units >= PRODUCT_ELEMENTS:
+        return True
+    return cfc_backward(1, units, tuple(widths), 4, MEMORY) is None
