@@ -1,0 +1,4 @@
+// Stub: metal-cpp's headers name the type only.
+#pragma once
+
+typedef struct __IOSurface* IOSurfaceRef;
