@@ -73,4 +73,6 @@ def native_requirements() -> list[str]:
         # built against the CPU wheel loads with both.
         f"mlx[cpu]{wanted}; platform_system == 'Linux'",
         f"nanobind=={nanobind}",
+        # On macOS the build asks the package itself for its kernels (metallib_source.py).
+        "numpy; platform_system != 'Linux'",
     ]

@@ -54,7 +54,8 @@ if(APPLE)
   # Kernels compiled ahead of time, where Xcode's `metal` compiler exists; without it the same
   # text is compiled at run time by mx.fast.metal_kernel.
   file(GLOB _metal_text CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metal/*)
-  execute_process(COMMAND xcrun -sdk macosx -find metal
+  # Run it: Xcode 26 finds a `metal` that only says that the Metal toolchain must be downloaded.
+  execute_process(COMMAND xcrun -sdk macosx metal --version
     RESULT_VARIABLE _no_metal OUTPUT_QUIET ERROR_QUIET)
   if(_no_metal EQUAL 0 AND MLX_BUILD_METAL)
     set(MLX_NCPS_HAS_METALLIB True)

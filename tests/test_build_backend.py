@@ -57,6 +57,7 @@ def test_native_requirements_pin_the_installed_mlx(monkeypatch):
         "mlx==0.32.2; platform_system != 'Linux'",
         "mlx[cpu]==0.32.2; platform_system == 'Linux'",
         "nanobind==2.15.0",
+        "numpy; platform_system != 'Linux'",
     ]
 
 
