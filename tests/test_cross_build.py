@@ -1,12 +1,17 @@
-"""tools/cross_macos: the stand-ins of Apple's tools; the build that uses them is its `run`."""
+"""What is built for macOS elsewhere: the stand-ins of Apple's tools in tools/cross_macos (the build
+that uses them is its script `run`), and the source of all kernels for Apple's Metal compiler.
+"""
 
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-CROSS = Path(__file__).resolve().parent.parent / "tools" / "cross_macos"
+ROOT = Path(__file__).resolve().parent.parent
+CROSS = ROOT / "tools" / "cross_macos"
 
 
 def call(tool, *arguments, **variables):
@@ -56,3 +61,27 @@ def test_xcrun_has_metal_and_nothing_else(tmp_path):
     assert call("xcrun", "-sdk", "macosx", "metal", "--version", XCRUN_LOG=log).returncode == 0
     assert call("xcrun", "--find", "tapi", XCRUN_LOG=log).returncode != 0
     assert not log.exists()
+
+
+def test_metal_source_has_every_kernel_as_a_function(tmp_path):
+    script, output = ROOT / "tools" / "metal_source.py", tmp_path / "kernels.metal"
+    done = subprocess.run(
+        [sys.executable, script, output], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    functions = re.findall(r"\[\[kernel\]\] void ncps_(\w+)\(", output.read_text())
+    assert len(functions) == len(set(functions))
+    for path in (ROOT / "metal").glob("*.metal"):
+        assert any(name.startswith(path.stem) for name in functions), path.name
+
+
+def test_metal_source_names_a_kernel_that_no_case_launches(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import metal_source
+
+    (tmp_path / "metal").mkdir()
+    (tmp_path / "metal" / "ltc_new.metal").touch()
+    monkeypatch.setattr(metal_source, "ROOT", tmp_path)
+    monkeypatch.setattr(metal_source, "record", lambda: metal_source.Source("", None))
+    assert metal_source.main(str(tmp_path / "kernels.metal")) == 1
+    assert "ltc_new.metal" in capsys.readouterr().err
