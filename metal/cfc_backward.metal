@@ -53,9 +53,8 @@ for (uint t = T; t-- > 0u;) {
         const float dh = dh_buffer[j * uint(ROWS) + uint(r)] + dstates[row * H + j];
         float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #if PURE
-        const CfcPureGradient<float> g = cfc_pure_backward(dh, float(saved[kept + j]),
-                                                           float(w_tau[j]), float(A[j]),
-                                                           float(ts[row]));
+        const CfcPureGradient<float> g = cfc_pure_backward(
+            dh, float(saved[kept + j]), float(w_tau[j]), float(A[j]), float(ts[row]));
         d[0] = g.df;
         if (first + uint(r) < B) {
           shares[row * 3u * H + j] = g.dw_tau;
@@ -63,9 +62,9 @@ for (uint t = T; t-- > 0u;) {
           shares[(row * 3u + 2u) * H + j] = g.dts;
         }
 #else
-        const CfcBlendGradient<float> g = cfc_blend_backward<MODE>(dh, float(saved[kept + j]),
-                                                                   float(saved[kept + H + j]),
-                                                                   float(saved[kept + 2u * H + j]));
+        const CfcBlendGradient<float> g =
+            cfc_blend_backward<MODE>(dh, float(saved[kept + j]), float(saved[kept + H + j]),
+                                     float(saved[kept + 2u * H + j]));
         d[0] = g.df1;
         d[1] = g.df2;
         d[2] = HEADS == 4 ? g.du * ts[HEADS == 4 ? row : 0u] : g.du;

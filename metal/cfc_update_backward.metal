@@ -16,9 +16,8 @@ if (j < H && b < B) {
   shares[B * H + cell] = g.dA;
   shares[2u * B * H + cell] = g.dts;
 #else
-  const CfcBlendGradient<float> g =
-      cfc_blend_backward<MODE>(float(dh[cell]), float(saved[at]), float(saved[at + H]),
-                               float(saved[at + 2u * H]));
+  const CfcBlendGradient<float> g = cfc_blend_backward<MODE>(
+      float(dh[cell]), float(saved[at]), float(saved[at + H]), float(saved[at + 2u * H]));
   dz[at] = g.df1;
   dz[at + H] = g.df2;
   dz[at + 2u * H] = HEADS == 4 ? g.du * ts[HEADS == 4 ? b : 0u] : g.du;
