@@ -87,6 +87,7 @@ LISTED = [  # sparse enough for the kernels of synapse lists
     LtcCase(batch=1, steps=1, inputs=1, units=2, unfolds=1, density=0.4, timespans="per_batch"),
     LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="zero"),
     LtcCase(batch=3, steps=2, units=100, unfolds=2, density=0.05, implicit=True),
+    LtcCase(batch=17, steps=4, units=33, unfolds=2, density=0.2),  # several chunks of rows
     LTC_WIRED_CASES[1],
 ]
 
