@@ -60,4 +60,27 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "x = x < -8.5f ? splat(-8.5f) : x;",
         "x = x <= -8.5f ? splat(-8.5f) : x;",
     ): "equivalent: both give -8.5 there",
+    (
+        "metal/ltc_dense_forward.metal",
+        "m2[q] = on ? float(synapse_m2[at]) : 0.0f;",
+        "m2[q] = (float(synapse_m2[at]));",
+    ): "equivalent: where `on` is false, w and we are 0 and `at` is 0",
+    (
+        "metal/ltc_list_sensory_backward.metal",
+        "if (slice >= slices || first >= rows) return;",
+        "if (slice >= slices && first >= rows) return;",
+    ): (
+        "speed only: the grid has no surplus slices, and surplus rows are clamped where they are "
+        "read and not written"
+    ),
+    (
+        "metal/ltc_synapse_backward.metal",
+        "const float dz = ltc_gate_backward(gate, w, we, dn, dd);",
+        "const float dz = ltc_gate_backward(gate, w, dn, we, dd);",
+    ): "equivalent: the function multiplies the two",
+    (
+        "metal/ltc_dense_backward.metal",
+        "const float dz = ltc_gate_backward(gate, w[q], we[q], dn_j, dd_j);",
+        "const float dz = ltc_gate_backward(gate, w[q], dn_j, we[q], dd_j);",
+    ): "equivalent: the function multiplies the two",
 }
