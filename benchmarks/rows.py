@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -39,7 +40,7 @@ class Row:
         """Whether the row computes gradients."""
         return self.mode in ("fwd+bwd", "train")
 
-    @property
+    @cached_property  # builds the wiring: not in the time of a call
     def outputs(self) -> int:
         """The number O of neurons that are read out: the first O of the state."""
         wired = self.is_ltc and self.case.wiring
