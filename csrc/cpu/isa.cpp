@@ -83,7 +83,7 @@ double vector_limit(const char* kind) {
                                 std::string(kind) + "'.");
   const Kernels& k = kernels();
   const auto run = gates ? k.run_gates : k.run_multiply_adds;
-  const long rounds = gates ? 20000 : 200000;
+  const long rounds = gates ? 200000 : 2000000;  // some ms each: a worker is awake by then
   const std::size_t threads = std::size_t(num_threads());
   std::atomic<float> sink{0};
   using Clock = std::chrono::steady_clock;
