@@ -23,6 +23,8 @@ EDGES = [
     CfcCase(batch=2, steps=2, units=100, backbone_units=128, mode="pure", timespans="scalar"),
     CfcCase(batch=64, steps=2, units=65, backbone_units=64, timespans="per_batch"),
     CfcCase(batch=1, steps=2, units=200, layers=0),
+    CfcCase(batch=3, steps=1, units=64, backbone_units=64, timespans="per_batch"),
+    CfcCase(batch=1, steps=2, units=128, backbone_units=128, mode="no_gate"),
 ]
 KINDS = [
     *(CfcCase(activation=a, layers=2, steps=2) for a in ACTIVATIONS),

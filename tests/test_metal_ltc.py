@@ -19,6 +19,7 @@ SIMD_BARRIER = "simdgroup_barrier(mem_flags::mem_threadgroup);"
 EDGES = [
     LtcCase(batch=1, steps=1, inputs=1, units=1, unfolds=1, timespans="per_batch"),
     LtcCase(batch=3, steps=2, inputs=33, units=31, unfolds=1, timespans="zero"),
+    LtcCase(batch=3, steps=17, inputs=1, units=2, unfolds=6, timespans="per_step"),
     LtcCase(batch=2, steps=2, inputs=1, units=32, unfolds=2, density=0.3),
     LtcCase(batch=1, steps=17, inputs=3, units=33, unfolds=1, timespans="per_step"),
     LtcCase(batch=2, steps=2, inputs=3, units=63, unfolds=2, implicit=True),
