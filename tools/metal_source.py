@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / folder) for folder in ("python", "tests", "build_backend")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "build_backend")]
+sys.path.append(str(ROOT / "python"))  # where the package is not installed
 
 from cases import CFC_CASES, LTC_CASES, LTC_WIRED_CASES, CfcCase, LtcCase, make  # noqa: E402
 from metallib_source import Source  # noqa: E402

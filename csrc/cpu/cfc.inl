@@ -125,7 +125,7 @@ static inline void cfc_heads_of(const Cfc& k, const float* z, const float* bias,
 static void cfc_forward_rows(const Cfc& k, long b, long rows) {
   const CfcProblem& p = k.p;
   const long T = p.T, I = p.I, H = p.H;
-  const long chunk = min_of(T, CFC_CHUNK_ROWS / rows > 0 ? CFC_CHUNK_ROWS / rows : 1);
+  const long chunk = min_of(T, CFC_CHUNK_ROWS / rows);
   long floats = rows * (chunk * k.stride[0] + k.Hn);
   for (int s = 1; s <= p.layers; ++s) floats += rows * k.stride[s];
   Scratch scratch(floats);
@@ -166,10 +166,9 @@ static void cfc_forward_rows(const Cfc& k, long b, long rows) {
   }
 }
 
+// Four tasks while the batch is small; more rows than 16 gain nothing in the GEMM.
 static inline long cfc_rows_per_task(long B) {
-  const long rows =
-      (B + 3) /
-      4;  // four tasks while the batch is small; more rows than 16 gain nothing in the GEMM
+  const long rows = (B + 3) / 4;
   return rows < 4 ? 4 : rows > 16 ? 16 : rows;
 }
 

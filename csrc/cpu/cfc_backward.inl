@@ -208,7 +208,7 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
 static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSlab& g, long b,
                               long rows) {
   const CfcProblem& p = k.p;
-  const long chunk = min_of(p.T, CFC_CHUNK_ROWS / rows > 0 ? CFC_CHUNK_ROWS / rows : 1);
+  const long chunk = min_of(p.T, CFC_CHUNK_ROWS / rows);
   Carver count{nullptr};
   make_buffers(k, rows, chunk, count);
   Scratch scratch(count.used);
@@ -217,8 +217,6 @@ static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSla
   const CfcBackwardBuffers f = make_buffers(k, rows, chunk, memory);
   for (long end = p.T; end > 0; end -= chunk) {
     const long t0 = end > chunk ? end - chunk : 0, steps = end - t0;
-    if (steps != chunk)
-      for (int s = 0; s <= p.layers; ++s) fill(f.dz[s], rows * chunk * k.stride[s], 0.0f);
     for (long t = end - 1; t >= t0; --t) cfc_backward_step(k, w, g, f, b, rows, t, t0, steps);
     cfc_backward_chunk(k, w, g, f, b, rows, t0, steps);
   }
