@@ -2,6 +2,7 @@
 // adds h, saved, dh, and returns one gradient for each of the former.
 #include "csrc/cfc.h"
 
+#include <array>
 #include <stdexcept>
 
 #include "csrc/cpu/kernels.h"
@@ -16,7 +17,7 @@ struct CfcOp {
   static constexpr const char *NAME = "CfcSequence", *BACKWARD_NAME = "CfcSequenceBackward",
                               *CALL = "cfc_sequence";
 
-  int layers, mode, activation, heads;
+  int layers, mode, activation, head_activation, heads;
 
   bool operator==(const CfcOp&) const = default;
   bool timed() const { return heads != 3; }
@@ -39,6 +40,7 @@ struct CfcOp {
     CfcProblem p{};
     p.B = in[0].shape(0), p.T = in[0].shape(1), p.I = in[0].shape(2), p.H = in[1].shape(1);
     p.layers = layers, p.mode = mode, p.activation = activation, p.heads = heads;
+    p.head_activation = head_activation;
     p.x = in[0].data<float>(), p.h0 = in[1].data<float>(),
     p.ts = timed() ? in[2].data<float>() : nullptr;
     int at = first_weight();
@@ -88,12 +90,15 @@ int index_of(const char* what, const std::string& name, const std::vector<const 
   throw std::invalid_argument("[cfc_sequence] " + message);
 }
 
-CfcOp op_of(const std::string& mode, const std::string& activation, int layers, bool merged) {
+CfcOp op_of(const std::string& mode, const std::string& activation,
+            const std::string& head_activation, int layers, bool merged) {
   CfcOp op{};
   op.layers = layers;
   op.mode = index_of("mode", mode, {"default", "no_gate", "pure"});
   op.activation =
       index_of("activation", activation, {"lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid"});
+  op.head_activation = std::array{NCPS_TANH, NCPS_LECUN_TANH, NCPS_IDENTITY}[index_of(
+      "head_activation", head_activation, {"tanh", "lecun_tanh", "identity"})];
   op.heads = op.mode == NCPS_CFC_PURE ? 1 : merged ? 3 : 4;
   if (layers < 0 || layers > MAX_CFC_LAYERS - 1)
     fail("layers must lie in [0, " + std::to_string(MAX_CFC_LAYERS - 1) + "], got " +
@@ -106,12 +111,12 @@ CfcOp op_of(const std::string& mode, const std::string& activation, int layers, 
 
 mx::array cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
                        const Arrays& weights, int layers, const std::string& mode,
-                       const std::string& activation, bool merged, bool save,
-                       mx::StreamOrDevice s_) {
+                       const std::string& activation, const std::string& head_activation,
+                       bool merged, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
   if (x.ndim() != 3) fail("x must be [B, T, I], got " + std::to_string(x.ndim()) + " dimensions.");
   if (h0.ndim() != 2) fail("h0 must be [B, H], got " + std::to_string(h0.ndim()) + " dimensions.");
-  const auto op = op_of(mode, activation, layers, merged);
+  const auto op = op_of(mode, activation, head_activation, layers, merged);
   const int B = x.shape(0), T = x.shape(1), I = x.shape(2), H = h0.shape(1);
   Arrays inputs;
   const auto add = [&](const char* name, const mx::array& a, const mx::Shape& wanted,

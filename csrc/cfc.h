@@ -14,12 +14,13 @@ namespace mlx_ncps {
 // ff2, t = ts time_a + time_b, or in pure mode ff1; then in pure mode w_tau [H], A [H]. Four heads
 // and pure mode read ts [B, T]; with `merged` it is not looked at.
 //   x [B, T, I], h0 [B, H]; mode "default" | "no_gate" | "pure"; activation "lecun_tanh" | "tanh" |
-//   "relu" | "gelu" | "silu" |
-// "sigmoid".
+//   "relu" | "gelu" | "silu" | "sigmoid"; head_activation of ff1 and ff2 "tanh" | "lecun_tanh" |
+//   "identity", not looked at in pure mode.
 // Returns h after every step [B, T, H], of x's dtype. With `save` the forward keeps what the
 // backward reads; without, a backward runs the forward again.
 mx::array cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
                        const Arrays& weights, int layers, const std::string& mode,
-                       const std::string& activation, bool merged, bool save, mx::StreamOrDevice s);
+                       const std::string& activation, const std::string& head_activation,
+                       bool merged, bool save, mx::StreamOrDevice s);
 
 }  // namespace mlx_ncps

@@ -13,6 +13,7 @@ enum NcpsActivation {
   NCPS_GELU = 3,
   NCPS_SILU = 4,
   NCPS_SIGMOID = 5,
+  NCPS_IDENTITY = 6,
 };
 
 template <typename V>
@@ -38,6 +39,7 @@ inline V ncps_activation(V z) {
   if (ACTIVATION == NCPS_RELU) return ncps_select(z < 0.0f, V{}, z);
   if (ACTIVATION == NCPS_GELU) return ncps_gelu(z);
   if (ACTIVATION == NCPS_SIGMOID) return ncps_sigmoid(z);
+  if (ACTIVATION == NCPS_IDENTITY) return z;
   return z * ncps_sigmoid(z);
 }
 
@@ -45,7 +47,7 @@ inline V ncps_activation(V z) {
 template <int ACTIVATION>
 inline bool ncps_slope_from_value() {
   return ACTIVATION == NCPS_LECUN_TANH || ACTIVATION == NCPS_TANH || ACTIVATION == NCPS_RELU ||
-         ACTIVATION == NCPS_SIGMOID;
+         ACTIVATION == NCPS_SIGMOID || ACTIVATION == NCPS_IDENTITY;
 }
 
 // d activation / dz, from `kept`: the activation's value where ncps_slope_from_value, else z
@@ -60,6 +62,7 @@ inline V ncps_activation_slope(V kept) {
     return ncps_erf(kept * 0.70710678118654752f) * 0.5f + 0.5f + kept * density;
   }
   if (ACTIVATION == NCPS_SIGMOID) return kept * (1.0f - kept);
+  if (ACTIVATION == NCPS_IDENTITY) return V{} + 1.0f;
   const V s = ncps_sigmoid(kept);
   return s + s * (1.0f - s) * kept;
 }

@@ -8,7 +8,8 @@ enum NcpsCfcMode {
   NCPS_CFC_PURE = 2,
 };
 
-// h' from F1 = tanh(f1), F2 = tanh(f2) and the time gate g = sigmoid(a ts + b)
+// h' from F = activation(f) of the heads f1 and f2 (tanh, lecun_tanh or identity: MATHS 1's
+// variants) and the time gate g = sigmoid(a ts + b)
 template <int MODE, typename V>
 inline V cfc_blend(V F1, V F2, V g) {
   if (MODE == NCPS_CFC_NO_GATE) return F1 + g * F2;
@@ -20,11 +21,12 @@ struct CfcBlendGradient {
   V df1, df2, du;  // with respect to f1, f2 and u = a ts + b
 };
 
-template <int MODE, typename V>
+template <int MODE, int HEAD_ACTIVATION, typename V>
 inline CfcBlendGradient<V> cfc_blend_backward(V dh, V F1, V F2, V g) {
   const V dF1 = MODE == NCPS_CFC_NO_GATE ? dh : dh * (1.0f - g);
   const V dg = MODE == NCPS_CFC_NO_GATE ? dh * F2 : dh * (F2 - F1);
-  return {dF1 * (1.0f - F1 * F1), dh * g * (1.0f - F2 * F2), dg * g * (1.0f - g)};
+  return {dF1 * ncps_activation_slope<HEAD_ACTIVATION>(F1),
+          dh * g * ncps_activation_slope<HEAD_ACTIVATION>(F2), dg * g * (1.0f - g)};
 }
 
 // h' = A - A exp(-ts (|w_tau| + |f|)) f

@@ -62,9 +62,9 @@ for (uint t = T; t-- > 0u;) {
           shares[(row * 3u + 2u) * H + j] = g.dts;
         }
 #else
-        const CfcBlendGradient<float> g =
-            cfc_blend_backward<MODE>(dh, float(saved[kept + j]), float(saved[kept + H + j]),
-                                     float(saved[kept + 2u * H + j]));
+        const CfcBlendGradient<float> g = cfc_blend_backward<MODE, HEAD_ACTIVATION>(
+            dh, float(saved[kept + j]), float(saved[kept + H + j]),
+            float(saved[kept + 2u * H + j]));
         d[0] = g.df1;
         d[1] = g.df2;
         d[2] = HEADS == 4 ? g.du * ts[HEADS == 4 ? row : 0u] : g.du;

@@ -132,8 +132,8 @@ for (uint t = 0u; t < T; ++t) {
 #if PURE
         h = cfc_pure(z[0], float(w_tau[j]), float(A[j]), float(ts[row]));
 #else
-        z[0] = ncps_tanh(z[0]);
-        z[1] = ncps_tanh(z[1]);
+        z[0] = ncps_activation<HEAD_ACTIVATION>(z[0]);
+        z[1] = ncps_activation<HEAD_ACTIVATION>(z[1]);
         const float u = HEADS == 4 ? z[2] * ts[HEADS == 4 ? row : 0u] + z[3] : z[2];
         z[3] = z[2];
         z[2] = ncps_sigmoid(u);

@@ -16,7 +16,7 @@ if (j < H && b < B) {
   shares[B * H + cell] = g.dA;
   shares[2u * B * H + cell] = g.dts;
 #else
-  const CfcBlendGradient<float> g = cfc_blend_backward<MODE>(
+  const CfcBlendGradient<float> g = cfc_blend_backward<MODE, HEAD_ACTIVATION>(
       float(dh[cell]), float(saved[at]), float(saved[at + H]), float(saved[at + 2u * H]));
   dz[at] = g.df1;
   dz[at + H] = g.df2;

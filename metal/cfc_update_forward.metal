@@ -16,7 +16,8 @@ if (j < H && b < B) {
   saved[at] = f;
 #endif
 #else
-  const float F1 = ncps_tanh(float(z[at])), F2 = ncps_tanh(float(z[at + H]));
+  const float F1 = ncps_activation<HEAD_ACTIVATION>(float(z[at]));
+  const float F2 = ncps_activation<HEAD_ACTIVATION>(float(z[at + H]));
   const float a = float(z[at + 2u * H]);
   const float u = HEADS == 4 ? a * ts[HEADS == 4 ? b : 0u] + z[at + uint(HEADS - 1) * H] : a;
   const float g = ncps_sigmoid(u);

@@ -48,8 +48,8 @@ NB_MODULE(_ext, m) {
       "B"_a, "I"_a, "H"_a, "unfolds"_a, "synapses"_a.none() = nb::none(),
       "Which LTC kernel runs this shape: 'dense' or 'lists'.");
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
-        nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "merged"_a = false, "save"_a = true,
-        "stream"_a = nb::none());
+        nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
+        "merged"_a = false, "save"_a = true, "stream"_a = nb::none());
 
   m.def("metallib_available", &mlx_ncps::metallib_available);
   m.def("metallib_max_threads", &mlx_ncps::metallib_max_threads, "function"_a);

@@ -75,7 +75,8 @@ def make_cfc(case):
     w_tau = rng.normal(0.0, 0.5, case.units) if pure else None
     A = rng.normal(1.0, 0.2, case.units) if pure else None
     params = truth.CfCParams(tuple(backbone), *(heads + [None] * 3)[:4], w_tau, A)
-    return _call(case, rng, params, {"mode": case.mode, "activation": case.activation})
+    keywords = {"mode": case.mode, "activation": case.activation, "variant": case.variant}
+    return _call(case, rng, params, keywords)
 
 
 def _call(case, rng, params, keywords):

@@ -28,6 +28,7 @@ __all__ = [
     "TOLERANCES",
     "UNFOLDS",
     "UNITS",
+    "VARIANTS",
     "CfcCase",
     "LtcCase",
     "assert_all_close",
@@ -72,6 +73,8 @@ BATCHES = (1, 3, 5, 17)
 INPUTS = (1, 3, 33)
 TIMESPANS = ("none", "scalar", "per_step", "per_batch", "zero")
 MODES = ("default", "no_gate", "pure")
+VARIANTS = ("torch", "keras", "paper")
+VARIED = [(m, v) for m in MODES[:2] for v in VARIANTS[1:]] + [("pure", "keras")]
 ACTIVATIONS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid")
 LETTERS = {"batch": "B", "steps": "T", "inputs": "I", "units": "H"}  # in the names of cases
 
@@ -113,6 +116,7 @@ class CfcCase:
     layers: int = 1
     mode: str = "default"
     activation: str = "lecun_tanh"
+    variant: str = "torch"
     density: float = 1.0
     timespans: str = "none"
     dtype: str = "float32"
@@ -169,6 +173,8 @@ CFC_CASES = [
     *(CfcCase(timespans=t, mode=m) for t in TIMESPANS for m in MODES),
     *(CfcCase(batch=b, units=17, backbone_units=33) for b in BATCHES),
     *(CfcCase(inputs=i, units=33, layers=n) for i in INPUTS for n in (0, 1)),
+    *(CfcCase(timespans=t, mode=m, variant=v) for t in TIMESPANS for m, v in VARIED),
+    *(CfcCase(units=33, layers=n, mode=m, variant=v) for n in (0, 2) for m, v in VARIED),
     CfcCase(batch=1, steps=1, inputs=1, units=1, backbone_units=1),
     CfcCase(batch=2, steps=65, timespans="per_step"),
     *(CfcCase(units=33, dtype=t, mode=m) for t in ("float16", "bfloat16") for m in MODES),
@@ -209,6 +215,7 @@ def random_cfc_cases(count, seed=0):
             layers=int(rng.integers(0, 4)),
             mode=str(rng.choice(MODES)),
             activation=str(rng.choice(ACTIVATIONS)),
+            variant=str(rng.choice(VARIANTS)),
             density=float(rng.choice([1.0, 0.5])),
             timespans=str(rng.choice(TIMESPANS)),
             seed=1000 + i,

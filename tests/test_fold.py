@@ -9,6 +9,8 @@ from mlx_ncps.backends import reference
 from mlx_ncps.backends._fold import fold_cfc, fold_ltc
 from running import check_epsilon, check_gradients, check_states
 
+HEADS = {"tanh": mx.tanh, "lecun_tanh": reference.lecun_tanh, "identity": lambda f: f}
+
 
 class Folded:
     """A backend that reads folded parameters and is otherwise plain MLX."""
@@ -39,8 +41,8 @@ class Folded:
         return mx.stack(states, axis=1).astype(inputs.dtype)
 
     @staticmethod
-    def cfc_sequence(inputs, state, ts, params, *, mode, activation, **_):
-        p = fold_cfc(params, ts, mode)
+    def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant, **_):
+        p = fold_cfc(params, ts, mode, variant)
         x, act = inputs.astype(mx.float32), reference.ACTIVATIONS[activation]
         assert p.merged == (mode != "pure" and np.ndim(ts) == 0)
         times = mx.broadcast_to(mx.array(ts), inputs.shape[:2])
@@ -52,10 +54,11 @@ class Folded:
             f = [z @ weight.T + bias for weight, bias in p.heads]
             if mode == "pure":
                 state = reference.cfc_update_pure(*f, *p.tail, times[:, t, None])
-            elif p.merged:
-                state = reference.cfc_update(f[0], f[1], mx.zeros_like(f[2]), f[2], 1.0, mode=mode)
             else:
-                state = reference.cfc_update(*f, times[:, t, None], mode=mode)
+                head = HEADS[p.head_activation]
+                F1, F2, u = head(f[0]), head(f[1]), f[2]
+                g = mx.sigmoid(u if p.merged else u * times[:, t, None] + f[3])
+                state = F1 + g * F2 if mode == "no_gate" else F1 + g * (F2 - F1)
             states.append(state)
         return mx.stack(states, axis=1).astype(inputs.dtype)
 

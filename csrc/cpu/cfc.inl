@@ -89,9 +89,27 @@ static void pack_cfc(const Cfc& k) {
   }
 }
 
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+// f(mode, activation of the heads) with both as compile-time constants.
+template <typename F>
+static inline auto with_heads(const CfcProblem& p, F f) {
+  const auto of_mode = [&](auto mode) {
+    if (p.head_activation == NCPS_IDENTITY) return f(mode, Constant<NCPS_IDENTITY>{});
+    if (p.head_activation == NCPS_LECUN_TANH) return f(mode, Constant<NCPS_LECUN_TANH>{});
+    return f(mode, Constant<NCPS_TANH>{});
+  };
+  if (p.mode == NCPS_CFC_PURE) return f(Constant<NCPS_CFC_PURE>{}, Constant<NCPS_IDENTITY>{});
+  if (p.mode == NCPS_CFC_NO_GATE) return of_mode(Constant<NCPS_CFC_NO_GATE>{});
+  return of_mode(Constant<NCPS_CFC_DEFAULT>{});
+}
+
 // h' of one row from its heads' pre-activations z [heads][Hn]; bias: null where z already holds it.
 // Keeps F1, F2, g, a (or f).
-template <int MODE>
+template <int MODE, int HEAD_ACTIVATION>
 static inline void cfc_heads(const Cfc& k, const float* z, const float* bias, float ts, float* h,
                              float* kept) {
   const long H = k.p.H, Hn = k.Hn;
@@ -104,7 +122,8 @@ static inline void cfc_heads(const Cfc& k, const float* z, const float* bias, fl
       if (kept) store_partial(kept + q, f, H - q);
       continue;
     }
-    const vf F1 = ncps_tanh(head(q)), F2 = ncps_tanh(head(Hn + q)), a = head(2 * Hn + q);
+    const vf F1 = ncps_activation<HEAD_ACTIVATION>(head(q)),
+             F2 = ncps_activation<HEAD_ACTIVATION>(head(Hn + q)), a = head(2 * Hn + q);
     const vf g = ncps_sigmoid(merged ? a : a * ts + head(3 * Hn + q));
     store(h + q, cfc_blend<MODE>(F1, F2, g));
     if (!kept) continue;
@@ -117,9 +136,9 @@ static inline void cfc_heads(const Cfc& k, const float* z, const float* bias, fl
 
 static inline void cfc_heads_of(const Cfc& k, const float* z, const float* bias, float ts, float* h,
                                 float* kept) {
-  if (k.p.mode == NCPS_CFC_DEFAULT) return cfc_heads<NCPS_CFC_DEFAULT>(k, z, bias, ts, h, kept);
-  if (k.p.mode == NCPS_CFC_NO_GATE) return cfc_heads<NCPS_CFC_NO_GATE>(k, z, bias, ts, h, kept);
-  cfc_heads<NCPS_CFC_PURE>(k, z, bias, ts, h, kept);
+  with_heads(k.p, [&](auto mode, auto activation) {
+    cfc_heads<mode.value, activation.value>(k, z, bias, ts, h, kept);
+  });
 }
 
 static void cfc_forward_rows(const Cfc& k, long b, long rows) {

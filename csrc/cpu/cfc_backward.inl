@@ -81,7 +81,7 @@ static CfcTransposed make_transposed(const Cfc& k, const float* zeros, Carver& m
 }
 
 // dL/d(heads' pre-activations) [heads][Hn] of one row from dh [Hn]; returns dL/dts.
-template <int MODE>
+template <int MODE, int HEAD_ACTIVATION>
 static inline float cfc_heads_backward(const Cfc& k, const float* dh, const float* kept, float ts,
                                        float* dz, const CfcSlab& g) {
   const long H = k.p.H, Hn = k.Hn;
@@ -97,9 +97,9 @@ static inline float cfc_heads_backward(const Cfc& k, const float* dh, const floa
       dts += d.dts;
       continue;
     }
-    const auto d = cfc_blend_backward<MODE>(load(dh + q), load_partial(kept + q, live),
-                                            load_partial(kept + H + q, live),
-                                            load_partial(kept + 2 * H + q, live));
+    const auto d = cfc_blend_backward<MODE, HEAD_ACTIVATION>(
+        load(dh + q), load_partial(kept + q, live), load_partial(kept + H + q, live),
+        load_partial(kept + 2 * H + q, live));
     store(dz + q, d.df1), store(dz + Hn + q, d.df2);
     store(dz + 2 * Hn + q, merged ? d.du : d.du * ts);
     if (merged) continue;
@@ -111,11 +111,9 @@ static inline float cfc_heads_backward(const Cfc& k, const float* dh, const floa
 
 static inline float cfc_heads_backward_of(const Cfc& k, const float* dh, const float* kept,
                                           float ts, float* dz, const CfcSlab& g) {
-  if (k.p.mode == NCPS_CFC_DEFAULT)
-    return cfc_heads_backward<NCPS_CFC_DEFAULT>(k, dh, kept, ts, dz, g);
-  if (k.p.mode == NCPS_CFC_NO_GATE)
-    return cfc_heads_backward<NCPS_CFC_NO_GATE>(k, dh, kept, ts, dz, g);
-  return cfc_heads_backward<NCPS_CFC_PURE>(k, dh, kept, ts, dz, g);
+  return with_heads(k.p, [&](auto mode, auto activation) {
+    return cfc_heads_backward<mode.value, activation.value>(k, dh, kept, ts, dz, g);
+  });
 }
 
 // Buffers of one task; dz[s] is [rows][steps][stride[s]].

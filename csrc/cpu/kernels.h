@@ -40,11 +40,12 @@ constexpr int MAX_CFC_LAYERS = 16;
 
 // A whole CfC sequence (MATHS 1). Stage s < layers is a backbone layer, stage `layers` the heads
 // side by side. `saved` [B, T, S] holds per step what the backward needs: each backbone layer's
-// output (or pre-activation, where the slope needs it), then tanh(f1), tanh(f2), g, and a unless
-// merged; in pure mode f.
+// output (or pre-activation, where the slope needs it), then F1, F2, g, and a unless merged; in
+// pure mode f.
 struct CfcProblem {
   long B, T, I, H;
   int layers, mode, activation, heads;  // heads: 4 [f1, f2, a, b], 3 merged [f1, f2, u], 1 pure [f]
+  int head_activation;                  // F = activation(f): NCPS_TANH, _LECUN_TANH or _IDENTITY
   long width[MAX_CFC_LAYERS];           // units of each backbone layer
   const float *x, *h0, *ts;             // ts [B, T]; null when merged
   const float *weight[MAX_CFC_LAYERS], *bias[MAX_CFC_LAYERS];  // backbone, [out, in]

@@ -12,7 +12,7 @@ from .backends.cpu import (
 )
 from .cells import CfCCell, LiquidCell, LSTMCell, LTCCell, NCPRNNCell, WiredCfCCell
 from .dispatch import available_backends, describe, last_backend, use_backend
-from .rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, carry_forward
+from .rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, carry_forward, chunked_value_and_grad
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "available_backends",
     "carry_forward",
     "cells",
+    "chunked_value_and_grad",
     "convert",
     "describe",
     "get_instruction_set",

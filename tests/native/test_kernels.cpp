@@ -203,7 +203,7 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
 
 struct CfcSizes {
   long B, T, I, H, K;
-  int layers, mode, activation, heads;
+  int layers, mode, activation, heads, head_activation = NCPS_TANH;
 };
 
 double activate(int activation, double z) {
@@ -218,6 +218,8 @@ double activate(int activation, double z) {
       return z * 0.5 * (1 + std::erf(z / std::sqrt(2.0)));
     case NCPS_SIGMOID:
       return 1 / (1 + std::exp(-z));
+    case NCPS_IDENTITY:
+      return z;
     default:
       return z / (1 + std::exp(-z));
   }
@@ -252,8 +254,8 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a) {
           continue;
         }
         const double u = n.heads == 3 ? head[2][j] : head[2][j] * ts + head[3][j];
-        const double g = 1 / (1 + std::exp(-u)), F1 = std::tanh(head[0][j]),
-                     F2 = std::tanh(head[1][j]);
+        const double g = 1 / (1 + std::exp(-u)), F1 = activate(n.head_activation, head[0][j]),
+                     F2 = activate(n.head_activation, head[1][j]);
         h[j] = n.mode == NCPS_CFC_NO_GATE ? F1 + g * F2 : F1 * (1 - g) + g * F2;
       }
       for (long j = 0; j < n.H; ++j) states[(b * n.T + t) * n.H + j] = h[j];
@@ -278,7 +280,7 @@ void check_cfc(const CfcSizes& n) {
   const auto cotangents = draw(B * T * H, -1, 1);
   CfcProblem p{};
   p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.layers = n.layers, p.mode = n.mode,
-  p.activation = n.activation, p.heads = n.heads;
+  p.activation = n.activation, p.heads = n.heads, p.head_activation = n.head_activation;
   p.saved_width = n.layers * n.K + n.heads * n.H;
   const Exact h(B * T * H), saved(B * T * p.saved_width), dh(cotangents);
   p.x = in[0].get(), p.h0 = in[1].get(), p.dx = out[0].get(), p.dh0 = out[1].get();
@@ -305,7 +307,8 @@ void check_cfc(const CfcSizes& n) {
                            std::to_string(T) + " I" + std::to_string(I) + " H" + std::to_string(H) +
                            " K" + std::to_string(K) + " L" + std::to_string(n.layers) + " mode " +
                            std::to_string(n.mode) + " activation " + std::to_string(n.activation) +
-                           " heads " + std::to_string(n.heads);
+                           " heads " + std::to_string(n.heads) + " of activation " +
+                           std::to_string(n.head_activation);
   check_close(name + " h", h, cfc_states(n, a));
   check_gradient(name + " gradient", a, out,
                  [&](const auto& x) { return dot(cfc_states(n, x), cotangents); });
@@ -352,6 +355,7 @@ Exact cfc_outputs(const Numbers& f1, const Numbers& f2, const Numbers& u, int la
   CfcProblem p{};
   p.B = p.T = p.I = 1, p.H = long(H);
   p.layers = layers, p.mode = NCPS_CFC_NO_GATE, p.activation = activation, p.heads = 3;
+  p.head_activation = NCPS_TANH;
   p.x = one.get(), p.h0 = zero.get(), p.h = h.get();
   if (layers) p.width[0] = long(H), p.weight[0] = layer.get(), p.bias[0] = zero.get();
   p.head_weight[0] = head.get(), p.head_bias[0] = zero.get();
@@ -408,6 +412,10 @@ NATIVE_TEST(cfc_kernels_equal_the_equations) {
           check_cfc({3, 3, 2, 5, 7, layers, mode, NCPS_LECUN_TANH, kept});
           check_cfc({17, 2, 3, 33, 17, layers, mode, NCPS_SILU, kept});
         }
+    for (const int head_activation : {NCPS_LECUN_TANH, NCPS_IDENTITY})
+      for (const int mode : {NCPS_CFC_DEFAULT, NCPS_CFC_NO_GATE})
+        for (const int heads : {3, 4})
+          check_cfc({5, 3, 2, 9, 7, 1, mode, NCPS_TANH, heads, head_activation});
     for (int activation = NCPS_LECUN_TANH; activation <= NCPS_SIGMOID; ++activation)
       check_cfc({2, 30, 3, 4, 6, 2, NCPS_CFC_DEFAULT, activation, 4});
     check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});

@@ -8,7 +8,8 @@ A backend module has
     unsupported(op, **facts) -> str     "" when it can run this call, else why not
     ltc_sequence(inputs, state, ts, params, *, ode_unfolds, epsilon, implicit_param_constraints,
                  synapses, training) -> states  # [B, T, H]
-    cfc_sequence(inputs, state, ts, params, *, mode, activation, training) -> states  # [B, T, H]
+    cfc_sequence(inputs, state, ts, params, *, mode, activation, variant,
+                 training) -> states  # [B, T, H]
 
 What `ops` guarantees: shapes and dtypes are checked; B, T, H >= 1; `inputs` is float32, float16 or
 bfloat16 and the result has its dtype; `state`, `ts` (when an array) and every leaf of `params` are

@@ -65,8 +65,10 @@ def _facts(shape, primals):
     ts = rest.pop(0) if shape.timespans else mx.zeros(1)  # not read
     inputs = {"ts": ts, **dict(zip(("w_tau", "A"), rest, strict=False))}
     modes = ("default", "no_gate", "pure")  # NcpsCfcMode
+    heads = {"lecun_tanh": 0, "tanh": 1, "identity": 6}  # NcpsActivation
     options = {"flags": {"PURE": shape.mode == "pure"}, "HEADS": shape.heads}
     options["MODE"] = modes.index(shape.mode)
+    options["HEAD_ACTIVATION"] = heads[shape.head_activation]
     return (z.shape[0], z.shape[1] // shape.heads), inputs, options
 
 

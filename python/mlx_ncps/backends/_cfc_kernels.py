@@ -16,7 +16,7 @@ from ._fold import fold_cfc
 from .reference import ACTIVATIONS
 
 MODES = ("default", "no_gate", "pure")  # NcpsCfcMode
-KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid")  # NcpsActivation
+KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid", "identity")  # NcpsActivation
 KEEPS_INPUT = ("gelu", "silu")  # the slope does not follow from the value
 CHUNK_STEPS = 4096  # time steps of one launch: tens of milliseconds, far from the GPU's watchdog
 
@@ -28,6 +28,7 @@ class _Shape(NamedTuple):
     heads: int
     mode: str
     activation: str
+    head_activation: str
     timespans: bool  # ts is an array [B, T] that the kernels read
 
 
@@ -38,13 +39,14 @@ def unsupported(**facts) -> str:
     return ""
 
 
-def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, training):
+def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="torch", training):
     """CfC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `run` is the backend's Runner."""
     with mx.stream(run.stream):
         B, T, I = inputs.shape
-        folded = fold_cfc(params, ts, mode)
+        folded = fold_cfc(params, ts, mode, variant)
         heads, layers = len(folded.heads), len(folded.backbone)
-        shape = _Shape(layers, heads, mode, activation, not folded.merged)
+        kinds = activation, folded.head_activation
+        shape = _Shape(layers, heads, mode, *kinds, not folded.merged)
         head = tuple(mx.concatenate(parts) for parts in zip(*folded.heads, strict=True))
         stages = [*folded.backbone, head]
         weight, bias = stages[0]
@@ -121,6 +123,7 @@ def _common(shape, call, launch):
         "HEADS": shape.heads,
         "MODE": MODES.index(shape.mode),
         "ACTIVATION": KINDS.index(shape.activation),
+        "HEAD_ACTIVATION": KINDS.index(shape.head_activation),
         "ROWS": launch.blocks.rows,
         "PARTS": launch.blocks.parts,
         "UNITS": launch.units,

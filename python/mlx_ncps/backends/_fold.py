@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .reference import softplus
+from .reference import HEAD_ACTIVATIONS, softplus
 
 LOG2E = math.log2(math.e)
 
@@ -66,6 +66,7 @@ class FoldedCfC(NamedTuple):
     heads: tuple  # ff1, ff2, t when merged | ff1, ff2, time_a, time_b | ff1 in the mode pure
     tail: tuple  # w_tau [H], A [H] in the mode pure, else empty
     merged: bool
+    head_activation: str  # of ff1 and ff2: tanh, lecun_tanh or identity
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -73,18 +74,24 @@ class FoldedCfC(NamedTuple):
         return [a for layer in (*self.backbone, *self.heads) for a in layer] + list(self.tail)
 
 
-def fold_cfc(params, ts, mode: str) -> FoldedCfC:
-    """CfCParams -> FoldedCfC; a scalar `ts` (number or 0-d array) is merged into the time heads."""
+def fold_cfc(params, ts, mode: str, variant: str = "torch") -> FoldedCfC:
+    """CfCParams -> FoldedCfC; a scalar `ts` (number or 0-d array) is merged into the time heads,
+    and the sign of time_a in the variants "keras" and "paper" into its weights.
+    """
     p = params
     backbone = tuple(tuple(layer) for layer in p.backbone)
     if mode == "pure":
-        return FoldedCfC(backbone, (p.ff1,), (p.w_tau, p.A), False)
+        return FoldedCfC(backbone, (p.ff1,), (p.w_tau, p.A), False, "identity")
     if isinstance(ts, mx.array) and ts.ndim > 0:
-        return FoldedCfC(backbone, (p.ff1, p.ff2, p.time_a, p.time_b), (), False)
-    time = tuple(_merge(a, b, ts) for a, b in zip(p.time_a, p.time_b, strict=True))
-    return FoldedCfC(backbone, (p.ff1, p.ff2, time), (), True)
+        time_a = p.time_a if variant == "torch" else tuple(-a for a in p.time_a)
+        heads = (p.ff1, p.ff2, time_a, p.time_b)
+        return FoldedCfC(backbone, heads, (), False, HEAD_ACTIVATIONS[variant])
+    minus = variant != "torch"
+    time = tuple(_merge(a, b, ts, minus) for a, b in zip(p.time_a, p.time_b, strict=True))
+    return FoldedCfC(backbone, (p.ff1, p.ff2, time), (), True, HEAD_ACTIVATIONS[variant])
 
 
-def _merge(a, b, ts):
-    """The head ts a + b, without a product when ts is the number 1."""
-    return a + b if isinstance(ts, float) and ts == 1.0 else ts * a + b
+def _merge(a, b, ts, minus):
+    """The head ts a + b, or b - ts a, without a product when ts is the number 1."""
+    a = a if isinstance(ts, float) and ts == 1.0 else ts * a
+    return b - a if minus else a + b

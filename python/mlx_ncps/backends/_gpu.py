@@ -44,12 +44,20 @@ def functions(runner):
             training=training,
         )
 
-    def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
+    def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch", training):
         """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves
         for the gradient.
         """
         return _cfc_kernels.cfc_sequence(
-            runner(), inputs, state, ts, params, mode=mode, activation=activation, training=training
+            runner(),
+            inputs,
+            state,
+            ts,
+            params,
+            mode=mode,
+            activation=activation,
+            variant=variant,
+            training=training,
         )
 
     return ltc_sequence, cfc_sequence

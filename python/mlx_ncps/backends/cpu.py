@@ -59,12 +59,12 @@ def ltc_sequence(
         )
 
 
-def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
+def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch", training):
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient.
     """
     with mx.stream(mx.cpu):
-        folded = fold_cfc(params, ts, mode)
+        folded = fold_cfc(params, ts, mode, variant)
         return _loader.native.cfc_sequence(
             inputs,
             state,
@@ -73,6 +73,7 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
             layers=len(folded.backbone),
             mode=mode,
             activation=activation,
+            head_activation=folded.head_activation,
             merged=folded.merged,
             save=training,
             stream=mx.cpu,

@@ -69,15 +69,20 @@ ACTIVATIONS = {
     "sigmoid": sigmoid,
 }
 
+# Activation of the heads f1 and f2 by CfC variant (MATHS 1); all but torch have sigmoid(b - a ts).
+HEAD_ACTIVATIONS = {"torch": "tanh", "keras": "identity", "paper": "lecun_tanh"}
+
 # --- CfC, MATHS 1 ---------------------------------------------------------------------------------
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode: str):
+def cfc_update(f1, f2, a, b, ts, *, mode: str, variant: str = "torch"):
     """The pointwise update of the modes default and no_gate; ts broadcasts against the heads."""
-    gate = mx.sigmoid(a * ts + b)
+    gate = mx.sigmoid(a * ts + b if variant == "torch" else b - a * ts)
+    if variant != "keras":
+        f1, f2 = (ACTIVATIONS[HEAD_ACTIVATIONS[variant]](f) for f in (f1, f2))
     if mode == "no_gate":
-        return mx.tanh(f1) + gate * mx.tanh(f2)
-    return mx.tanh(f1) * (1.0 - gate) + gate * mx.tanh(f2)
+        return f1 + gate * f2
+    return f1 * (1.0 - gate) + gate * f2
 
 
 def cfc_update_pure(f1, w_tau, A, ts):
@@ -90,7 +95,7 @@ def _linear(layer, z):
     return z @ weight.T + bias
 
 
-def _cfc_step(x, h, ts, params, mode, activation):
+def _cfc_step(x, h, ts, params, mode, activation, variant):
     """One step: x [B, I], h [B, H], ts a number or [B, 1] -> h' [B, H]."""
     z = mx.concatenate([x, h], axis=-1)  # [B, I+H]
     for layer in params.backbone:
@@ -99,12 +104,13 @@ def _cfc_step(x, h, ts, params, mode, activation):
     if mode == "pure":
         return cfc_update_pure(f1, params.w_tau, params.A, ts)
     f2, a, b = (_linear(p, z) for p in (params.ff2, params.time_a, params.time_b))
-    return cfc_update(f1, f2, a, b, ts, mode=mode)
+    return cfc_update(f1, f2, a, b, ts, mode=mode, variant=variant)
 
 
-def cfc_sequence(inputs, state, ts, params, *, mode, activation, training):
+def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch", training):
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
-    step = partial(_cfc_step, params=params, mode=mode, activation=ACTIVATIONS[activation])
+    options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
+    step = partial(_cfc_step, params=params, **options)
     return _scan(step, inputs, state, ts)
 
 

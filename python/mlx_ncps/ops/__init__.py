@@ -14,7 +14,7 @@ from .activations import (
     tanh,
 )
 from .cfc import CfCParams, cfc_sequence, cfc_step, cfc_update, cfc_update_pure
-from .checks import MODES
+from .checks import MODES, VARIANTS
 from .initializers import lecun_normal, lecun_uniform, orthogonal, uniform, xavier_uniform
 from .ltc import LTCParams, ltc_sequence, ltc_step
 from .synapses import SynapseLists
@@ -22,6 +22,7 @@ from .synapses import SynapseLists
 __all__ = [
     "ACTIVATIONS",
     "MODES",
+    "VARIANTS",
     "CfCParams",
     "LTCParams",
     "SynapseLists",

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from .. import dispatch
 from ..backends import reference
-from .checks import check_array, check_cfc, check_mode
+from .checks import check_array, check_cfc, check_mode, check_variant
 from .timespans import normalise_step_timespans, normalise_timespans
 
 
@@ -39,6 +39,7 @@ def cfc_sequence(
     *,
     mode: str = "default",
     activation: str = "lecun_tanh",
+    variant: str = "torch",
     training: bool = True,
 ) -> mx.array:
     """CfC over a sequence -> states [B, T, H] after each step.
@@ -51,13 +52,17 @@ def cfc_sequence(
         on.
     params: CfCParams.  mode: "default", "no_gate" or "pure".
     activation: of the backbone: lecun_tanh, tanh, relu, gelu (exact), silu or sigmoid.
+    variant: of the model, without effect in the mode pure. "torch": heads tanh(f1), tanh(f2) and
+        gate sigmoid(a ts + b), as ncps.torch. "keras": heads f1, f2 and gate sigmoid(b - a ts), as
+        ncps.tf and ncps.keras. "paper": as keras with heads lecun_tanh(f1), lecun_tanh(f2), as the
+        paper's code.
     training: save what the gradient needs; False saves memory, and a gradient still comes out the
         same.
     Raises ValueError for wrong shapes, dtypes or options; RuntimeError when a forced backend can't
     run.
-    Source: Hasani et al. 2022, "Closed-form continuous-time neural networks", equal to ncps.torch.
+    Source: Hasani et al. 2022, "Closed-form continuous-time neural networks"; equal to ncps.torch.
     """
-    B, T, I, H = check_cfc(inputs, state, params, mode, activation)
+    B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     ts = normalise_timespans("cfc", ts, B, T)
     facts = {
         "batch": B,
@@ -69,6 +74,7 @@ def cfc_sequence(
         "training": training,
         "mode": mode,
         "activation": activation,
+        "variant": variant,
         "backbone": tuple(weight.shape[0] for weight, _ in params.backbone),
     }
     backend = dispatch.choose("cfc_sequence", **facts)
@@ -81,6 +87,7 @@ def cfc_sequence(
         _float32(params),
         mode=mode,
         activation=activation,
+        variant=variant,
         training=bool(training),
     )
 
@@ -96,19 +103,21 @@ def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
     return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode: str = "default") -> mx.array:
+def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch") -> mx.array:
     """The pointwise update of one step from its heads, each [..., H] -> h' [..., H].
 
-    default: tanh(f1) (1 - g) + g tanh(f2);  no_gate: tanh(f1) + g tanh(f2);  g = sigmoid(a ts + b).
+    default: F1 (1 - g) + g F2;  no_gate: F1 + g F2.  Variant torch: F = tanh(f), g = sigmoid(a ts +
+    b);  keras: F = f, g = sigmoid(b - a ts);  paper: F = lecun_tanh(f), g as keras.
     ts: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
-    Raises ValueError for another mode, or heads of unequal shapes.
+    Raises ValueError for another mode or variant, or heads of unequal shapes.
     """
     check_mode(mode, ("default", "no_gate"))
+    check_variant(variant)
     for name, head in (("f1", f1), ("f2", f2), ("a", a), ("b", b)):
         check_array("cfc", name, head, "[..., H]", getattr(f1, "shape", ()))
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
     heads = (head.astype(mx.float32) for head in (f1, f2, a, b))
-    return reference.cfc_update(*heads, ts, mode=mode).astype(f1.dtype)
+    return reference.cfc_update(*heads, ts, mode=mode, variant=variant).astype(f1.dtype)
 
 
 def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:

@@ -14,6 +14,7 @@ from .synapses import SynapseLists
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 MODES = ("default", "no_gate", "pure")
+VARIANTS = ("torch", "keras", "paper")
 
 
 def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES) -> None:
@@ -90,12 +91,15 @@ def check_synapses(synapses, params) -> None:
         )
 
 
-def check_cfc(inputs, state, params, mode: str, activation: str) -> tuple[int, int, int, int]:
+def check_cfc(
+    inputs, state, params, mode: str, activation: str, variant: str
+) -> tuple[int, int, int, int]:
     """Every array and option of a CfC call; returns B, T, I, H. Leaves that the mode doesn't use
     are not read.
     """
     op = "cfc"
     check_mode(mode)
+    check_variant(variant)
     get_activation(activation)
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
     _check_pair(op, "params.ff1", params.ff1)
@@ -116,6 +120,12 @@ def check_mode(mode: str, modes=MODES) -> None:
     """`mode` is one of `modes`."""
     if mode not in modes:
         raise ValueError(f"[cfc] mode must be one of {', '.join(modes)}, got {mode!r}.")
+
+
+def check_variant(variant: str) -> None:
+    """`variant` is one of the three."""
+    if variant not in VARIANTS:
+        raise ValueError(f"[cfc] variant must be one of {', '.join(VARIANTS)}, got {variant!r}.")
 
 
 def _check_pair(op: str, name: str, layer) -> None:

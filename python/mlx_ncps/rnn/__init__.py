@@ -1,11 +1,23 @@
 """Recurrent layers, cells over whole sequences: `CfC` and `LTC`, stacked `CfCRNN` and `LTCRNN`,
-`LiquidRNN` and `MMRNN` of any cell; `carry_forward` for irregular data.
+`LiquidRNN` and `MMRNN` of any cell; `carry_forward` for irregular data; `chunked_value_and_grad`
+for long sequences.
 """
 
 from .cfc import CfC
+from .chunked import chunked_value_and_grad
 from .liquid import MMRNN, LiquidRNN
 from .ltc import LTC
 from .masks import Seen, carry_forward
 from .stacked import LTCRNN, CfCRNN
 
-__all__ = ["LTC", "LTCRNN", "MMRNN", "CfC", "CfCRNN", "LiquidRNN", "Seen", "carry_forward"]
+__all__ = [
+    "LTC",
+    "LTCRNN",
+    "MMRNN",
+    "CfC",
+    "CfCRNN",
+    "LiquidRNN",
+    "Seen",
+    "carry_forward",
+    "chunked_value_and_grad",
+]

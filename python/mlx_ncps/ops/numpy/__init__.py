@@ -19,6 +19,7 @@ from .activations import (
 )
 from .cfc import (
     MODES,
+    VARIANTS,
     CfCParams,
     cfc_sequence,
     cfc_sequence_backward,
@@ -31,6 +32,7 @@ from .ltc import LTCParams, ltc_sequence, ltc_sequence_backward, ltc_step
 __all__ = [
     "ACTIVATIONS",
     "MODES",
+    "VARIANTS",
     "CfCParams",
     "LTCParams",
     "cfc_sequence",

@@ -8,13 +8,16 @@ One step reads the inputs x, the state h and the elapsed time ts:
     default:  h' = tanh(f1) (1 - g) + g tanh(f2)
     no_gate:  h' = tanh(f1) + g tanh(f2)
     pure:     h' = A - A exp(-ts (|w_tau| + |f1|)) f1      (f1 alone; w_tau and A are parameters)
+
+That is the variant torch. The others have g = sigmoid(b - a ts), and in place of tanh(f1), tanh(f2)
+the heads as they are (keras) or lecun_tanh(f1), lecun_tanh(f2) (paper); pure is the same in all.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activations import get_activation, get_activation_derivative, sigmoid
+from .activations import get_activation, get_activation_derivative, lecun_tanh, sigmoid
 from .arrays import (
     as_float64,
     check_cotangents,
@@ -25,7 +28,14 @@ from .arrays import (
 )
 
 MODES = ("default", "no_gate", "pure")
+VARIANTS = ("torch", "keras", "paper")
 _HEADS = ("ff1", "ff2", "time_a", "time_b")
+_HEAD_ACTIVATIONS = {"torch": np.tanh, "keras": lambda f: f, "paper": lecun_tanh}
+_HEAD_SLOPES = {  # by the value of the head
+    "torch": lambda F: 1.0 - F**2,
+    "keras": np.ones_like,
+    "paper": lambda F: 0.666 * (1.7159 - F**2 / 1.7159),
+}
 
 
 class CfCParams(NamedTuple):
@@ -41,7 +51,15 @@ class CfCParams(NamedTuple):
 
 
 def cfc_sequence(
-    inputs, state, ts, params, *, mode="default", activation="lecun_tanh", training=True
+    inputs,
+    state,
+    ts,
+    params,
+    *,
+    mode="default",
+    activation="lecun_tanh",
+    variant="torch",
+    training=True,
 ):
     """Runs a CfC over a sequence and returns the state after every step, [B, T, H] float64.
 
@@ -53,12 +71,13 @@ def cfc_sequence(
         params: CfCParams, or any object with its fields.
         mode: default, no_gate or pure.
         activation: of the backbone: lecun_tanh, tanh, relu, gelu, silu or sigmoid.
+        variant: torch, keras or paper.
         training: a hint to fused backends, without effect here.
     """
     p = _float64(params, mode)
     act = get_activation(activation)
     x, h, ts = _arguments(inputs, state, ts, p)
-    return _states(x, h, ts, p, mode, act)
+    return _states(x, h, ts, p, act, mode=mode, variant=variant)
 
 
 def cfc_step(inputs, state, ts, params, **keywords):
@@ -70,18 +89,30 @@ def cfc_step(inputs, state, ts, params, **keywords):
     return cfc_sequence(as_float64(inputs)[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode="default"):
-    """The new state [B, H] from the four heads [B, H].
+def cfc_update(f1, f2, a, b, ts, *, mode="default", variant="torch"):
+    """The new state [B, H] from the four heads [B, H], as the file's head has it.
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
     """
     if mode not in ("default", "no_gate"):
         raise ValueError(f"[cfc] mode must be one of default, no_gate, got {mode!r}.")
-    f1, f2, a, b = (as_float64(head) for head in (f1, f2, a, b))
-    g = sigmoid(a * timespans_column("cfc", ts, len(f1)) + b)
+    F1, F2, g = _gated(f1, f2, a, b, timespans_column("cfc", ts, len(f1)), variant)
     if mode == "no_gate":
-        return np.tanh(f1) + g * np.tanh(f2)
-    return np.tanh(f1) * (1.0 - g) + g * np.tanh(f2)
+        return F1 + g * F2
+    return F1 * (1.0 - g) + g * F2
+
+
+def _gated(f1, f2, a, b, ts, variant):
+    """F1, F2 and the time gate g, [B, H] each."""
+    _check_variant(variant)
+    f1, f2, a, b = (as_float64(head) for head in (f1, f2, a, b))
+    u = a * ts + b if variant == "torch" else b - a * ts
+    return _HEAD_ACTIVATIONS[variant](f1), _HEAD_ACTIVATIONS[variant](f2), sigmoid(u)
+
+
+def _check_variant(variant):
+    if variant not in VARIANTS:
+        raise ValueError(f"[cfc] variant must be one of {', '.join(VARIANTS)}, got {variant!r}.")
 
 
 def cfc_update_pure(f1, w_tau, A, ts):
@@ -94,14 +125,15 @@ def cfc_update_pure(f1, w_tau, A, ts):
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 
 
-def _states(x, h, ts, p, mode, act):
+def _states(x, h, ts, p, act, *, mode, variant):
+    _check_variant(variant)
     states = np.empty((*x.shape[:2], h.shape[1]))
     for t in range(x.shape[1]):
         heads = _heads(_backbone(x[:, t], h, p, act)[-1], p)
         if mode == "pure":
             h = cfc_update_pure(heads["ff1"], p.w_tau, p.A, ts[:, t])
         else:
-            h = cfc_update(*heads.values(), ts[:, t], mode=mode)
+            h = cfc_update(*heads.values(), ts[:, t], mode=mode, variant=variant)
         states[:, t] = h
     return states
 
@@ -124,7 +156,16 @@ def _heads(z, p):
 
 
 def cfc_sequence_backward(
-    cotangents, inputs, state, ts, params, *, mode="default", activation="lecun_tanh", training=True
+    cotangents,
+    inputs,
+    state,
+    ts,
+    params,
+    *,
+    mode="default",
+    activation="lecun_tanh",
+    variant="torch",
+    training=True,
 ):
     """The gradient of sum(cotangents * cfc_sequence(...)).
 
@@ -137,7 +178,9 @@ def cfc_sequence_backward(
     act, derivative = get_activation(activation), get_activation_derivative(activation)
     given_ts = ts
     x, h, ts = _arguments(inputs, state, ts, p)
-    before = np.concatenate([h[:, None], _states(x, h, ts, p, mode, act)], axis=1)  # [B, T + 1, H]
+    options = {"mode": mode, "variant": variant}
+    states = _states(x, h, ts, p, act, **options)
+    before = np.concatenate([h[:, None], states], axis=1)  # [B, T + 1, H]
     cotangents = as_float64(cotangents)
     check_cotangents("cfc", cotangents, before[:, 1:])
 
@@ -147,7 +190,9 @@ def cfc_sequence_backward(
     for t in reversed(range(x.shape[1])):
         zs = _backbone(x[:, t], before[:, t], p, act)
         dh = dh + cotangents[:, t]
-        dheads, dts[:, t] = update_backward(dh, _heads(zs[-1], p), ts[:, t, None], p, mode, grads)
+        dheads, dts[:, t] = update_backward(
+            dh, _heads(zs[-1], p), ts[:, t, None], p, grads, **options
+        )
         dz = sum(
             _linear_backward(d, zs[-1], getattr(p, name), getattr(grads, name))
             for name, d in dheads.items()
@@ -160,23 +205,23 @@ def cfc_sequence_backward(
     return dx, dh, timespans_gradient(given_ts, dts), grads
 
 
-def _update_backward(dh, heads, ts, p, mode, grads):
+def _update_backward(dh, heads, ts, p, grads, *, mode, variant):
     """Gradients of `cfc_update` [B, H]: by its heads, a dict, and by ts, [B]."""
-    f1, f2, a, b = heads.values()
-    tanh1, tanh2, g = np.tanh(f1), np.tanh(f2), sigmoid(a * ts + b)
-    dtanh1 = dh * (1.0 - g) if mode == "default" else dh
-    dg = dh * (tanh2 - tanh1) if mode == "default" else dh * tanh2
-    du = dg * g * (1.0 - g)  # u = a ts + b
+    F1, F2, g = _gated(*heads.values(), ts, variant)
+    slope, sign = _HEAD_SLOPES[variant], 1.0 if variant == "torch" else -1.0
+    dF1 = dh * (1.0 - g) if mode == "default" else dh
+    dg = dh * (F2 - F1) if mode == "default" else dh * F2
+    du = dg * g * (1.0 - g)  # u = b + sign a ts
     dheads = {
-        "ff1": dtanh1 * (1.0 - tanh1**2),
-        "ff2": dh * g * (1.0 - tanh2**2),
-        "time_a": du * ts,
+        "ff1": dF1 * slope(F1),
+        "ff2": dh * g * slope(F2),
+        "time_a": sign * du * ts,
         "time_b": du,
     }
-    return dheads, (du * a).sum(axis=1)
+    return dheads, (sign * du * heads["time_a"]).sum(axis=1)
 
 
-def _update_pure_backward(dh, heads, ts, p, mode, grads):
+def _update_pure_backward(dh, heads, ts, p, grads, **options):
     """Gradients of `cfc_update_pure` by its head and ts; adds those of w_tau, A to ``grads``."""
     f = heads["ff1"]
     rate = np.abs(p.w_tau) + np.abs(f)
