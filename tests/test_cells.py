@@ -89,8 +89,9 @@ def test_cfc_starts_as_xavier_uniform_and_torch_biases():
         assert abs(layer.weight.mean().item()) < 0.05 * bound
         assert 0.8 * columns**-0.5 < mx.abs(layer.bias).max().item() <= columns**-0.5
     pure = CfCCell(I, 60, "pure")
-    assert mx.all(pure.w_tau == 0)
-    assert mx.all(pure.A == 1)
+    for name in ("w_tau", "A"):  # ncps.torch draws every trainable matrix, these [1, H] too
+        bound = np.sqrt(6 / 61)
+        assert 0.8 * bound < mx.abs(pure[name]).max().item() <= bound
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def test_explain_tells_the_backend_all_it_may_ask(monkeypatch):
     (ltc, ltc_facts), (cfc, cfc_facts) = seen
     assert (ltc, cfc) == ("ltc_sequence", "cfc_sequence")
     assert set(ltc_facts) == shared | {"ode_unfolds", "synapses"}
-    assert set(cfc_facts) == shared | {"mode", "activation", "backbone"}
+    assert set(cfc_facts) == shared | {"mode", "activation", "variant", "backbone"}
     assert (ltc_facts["batch"], ltc_facts["steps"], ltc_facts["scalar_ts"]) == (B, T, False)
 
 
@@ -368,8 +368,6 @@ def test_wrong_first_arguments_raise(layer):
 def test_options_of_later_raise_not_implemented():
     with pytest.raises(NotImplementedError, match="ode_solver must be 'semi_implicit' for now"):
         LTC(I, 6, ode_solver="explicit")
-    with pytest.raises(NotImplementedError, match="variant must be 'torch' for now, got 'keras'"):
-        CfC(I, 6, variant="keras")
 
 
 def test_unknown_options_raise():

@@ -167,7 +167,7 @@ def test_the_other_direction_has_weights_of_its_own(name):
     same = [n for n in own if np.array_equal(weights[n], weights[f"backward.{n}"])]
     for key in same:  # what starts as a constant, or as the wiring says
         assert key.split(".")[-1] in {
-            "input_w", "input_b", "output_w", "output_b", "erev", "sensory_erev", "w_tau", "A",
+            "input_w", "input_b", "output_w", "output_b", "erev", "sensory_erev",
         }, key  # fmt: skip
     masks = {n: a for n, a in tree_flatten(layer.parameters()) if "mask" in n or "wiring" in n}
     for key in (n for n in masks if not n.startswith("backward.")):

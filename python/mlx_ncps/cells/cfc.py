@@ -12,23 +12,22 @@ import mlx.nn as nn
 import numpy as np
 
 from ..ops import CfCParams, cfc_sequence, get_activation, xavier_uniform
-from ..ops.checks import check_mode
+from ..ops.checks import check_mode, check_variant
 from ..wirings import Wiring
 from .base import LiquidCell
-from .dropout import REASON, dropout_sequence
+from .dropout import REASON, dropout_sequence, first_dropped
 
 
 class Backbone(NamedTuple):
-    """The hidden layers in front of a CfC's heads, and the dropout between them."""
+    """The hidden layers in front of a CfC's heads, and the dropout behind them."""
 
     sizes: tuple[int, ...]
     activation: str
     dropout: float
 
-    @property
-    def drops(self) -> bool:
-        """Whether training drops anything: only what layers 2, 3, ... give is dropped."""
-        return self.dropout > 0.0 and len(self.sizes) > 1
+    def drops(self, variant: str) -> bool:
+        """Whether training drops anything of what the layers give."""
+        return self.dropout > 0.0 and len(self.sizes) > first_dropped(variant)
 
 
 def backbone_options(activation, alias, units, layers, dropout, default_layers: int) -> Backbone:
@@ -85,11 +84,15 @@ class CfCCell(LiquidCell):
         backbone_layers: number of backbone layers, 0 for none. Default 1; with a wiring and no
             `backbone_units` 0.
         backbone_dropout: share of the outputs of backbone layers 2, 3, ... (as in ncps.torch; the
-            first is left alone) that is set to 0 in training, drawn anew at each step from MLX's
-            random state; `eval()` turns it off. Training then runs step by step.
+            first is left alone), in the other variants of every layer (as in ncps.keras), that is
+            set to 0 in training, drawn anew at each step from MLX's random state; `eval()` turns it
+            off. Training then runs step by step. Default 0.0 in all variants.
         sparsity_mask: [K, H], multiplied into the weights of ff1 and ff2, where K is the last
-            backbone width, or I + H without a backbone; its magnitude counts, it is saved and never
-            trained.
+            backbone width, or I + H without a backbone; it is saved and never trained. Its
+            magnitude counts, in the other variants than "torch" its sign too, as in ncps.keras.
+        variant: "torch", "keras" or "paper" (`ops.cfc_sequence`); the modes default and no_gate
+            differ in heads and gate, pure does not. Weights start as in the original: of "torch"
+            biases are uniform and w_tau, A Xavier; of the others biases and w_tau are 0 and A is 1.
 
     Parameters: `backbone.{n}`, `ff1`, `ff2`, `time_a`, `time_b` with `weight` [out, in] and `bias`
     [out]; in pure mode `ff1`, `w_tau` [1, H] and `A` [1, H].
@@ -120,10 +123,13 @@ class CfCCell(LiquidCell):
         sparsity_mask=None,
         *,
         activation=None,
+        variant="torch",
     ):
         super().__init__()
         check_mode(mode)
+        check_variant(variant)
         self.mode = mode
+        self.variant = variant
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.backbone_options = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 1
@@ -166,24 +172,25 @@ class CfCCell(LiquidCell):
         return self.input_size * self.hidden_size
 
     def _create(self, width: int) -> None:
-        hidden = self.hidden_size
+        hidden, torch = self.hidden_size, self.variant == "torch"
         sizes = (width + hidden, *self.backbone_options.sizes)
-        self.backbone = [_linear(n, m) for n, m in pairwise(sizes)]
-        self.ff1 = _linear(sizes[-1], hidden)
+        self.backbone = [_linear(n, m, torch) for n, m in pairwise(sizes)]
+        self.ff1 = _linear(sizes[-1], hidden, torch)
         if self.mode == "pure":
-            self.w_tau = mx.zeros((1, hidden))
-            self.A = mx.ones((1, hidden))
+            self.w_tau = xavier_uniform((1, hidden)) if torch else mx.zeros((1, hidden))
+            self.A = xavier_uniform((1, hidden)) if torch else mx.ones((1, hidden))
         else:
-            self.ff2 = _linear(sizes[-1], hidden)
-            self.time_a = _linear(sizes[-1], hidden)
-            self.time_b = _linear(sizes[-1], hidden)
+            self.ff2 = _linear(sizes[-1], hidden, torch)
+            self.time_a = _linear(sizes[-1], hidden, torch)
+            self.time_b = _linear(sizes[-1], hidden, torch)
 
     def _torch_mask(self, mask) -> mx.array:
         """The mask [K, H] of the constructor, as the float32 [H, K] that multiplies a weight."""
         mask, wanted = np.asarray(mask), self.ff1.weight.shape[::-1]
         if mask.shape != wanted:
             raise ValueError(f"[cfc] sparsity_mask must be [K, H] = {wanted}, got {mask.shape}.")
-        return mx.array(np.abs(mask.T).astype(np.float32))
+        mask = np.abs(mask.T) if self.variant == "torch" else mask.T
+        return mx.array(mask.astype(np.float32))
 
     def params(self) -> CfCParams:
         """The weights as the op reads them, mask applied."""
@@ -214,6 +221,7 @@ class CfCCell(LiquidCell):
                 self.params(),
                 mode=self.mode,
                 activation=self.backbone_options.activation,
+                variant=self.variant,
                 rate=self.backbone_options.dropout,
             )
         return cfc_sequence(
@@ -223,12 +231,13 @@ class CfCCell(LiquidCell):
             self.params(),
             mode=self.mode,
             activation=self.backbone_options.activation,
+            variant=self.variant,
             training=self.training,
         )
 
     def stepwise(self) -> str:
         """Why `sequence` runs step by step now, which it does for dropout in training, or ""."""
-        return REASON if self.training and self.backbone_options.drops else ""
+        return REASON if self.training and self.backbone_options.drops(self.variant) else ""
 
     def calls(self) -> list[tuple[str, dict]]:
         """The one fused call of `sequence`, with the facts of this cell; none with dropout."""
@@ -239,6 +248,7 @@ class CfCCell(LiquidCell):
             "units": self.hidden_size,
             "mode": self.mode,
             "activation": self.backbone_options.activation,
+            "variant": self.variant,
             "backbone": self.backbone_options.sizes,
             "training": self.training,
         }
@@ -249,10 +259,12 @@ class CfCCell(LiquidCell):
         return states
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map: weight [out, in] Xavier uniform, bias [out] uniform within 1/sqrt(in), as
-    ncps.torch starts.
+def _linear(inputs: int, outputs: int, torch: bool) -> nn.Linear:
+    """A linear map: weight [out, in] Xavier uniform, bias [out] uniform within 1/sqrt(in) as
+    ncps.torch starts, or 0 as ncps.keras.
     """
     layer = nn.Linear(inputs, outputs)
     layer.weight = xavier_uniform((outputs, inputs))
+    if not torch:
+        layer.bias = mx.zeros((outputs,))
     return layer

@@ -7,7 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ..ops.checks import check_array, check_mode
+from ..ops.checks import check_array, check_mode, check_variant
 from ..wirings import Wiring
 from .base import FrozenKeys, NCPRNNCell
 from .cfc import CfCCell, backbone_options
@@ -29,6 +29,8 @@ class WiredCfCCell(NCPRNNCell):
             that have a synapse into the layer.
         fully_recurrent: neurons of one layer all read each other; False: only along the wiring's
             synapses.
+        variant: as in `CfCCell`; in the variants "keras" and "paper" the polarity of a synapse
+            multiplies its weights, as in ncps.keras.
 
     `layer_{l}` is the CfCCell of layer l. The state is the concatenation of the layers' states in
     their order; the output is the last layer's state, or the first `output_dim` neurons of a wiring
@@ -49,14 +51,17 @@ class WiredCfCCell(NCPRNNCell):
         *,
         activation=None,
         fully_recurrent=True,
+        variant="torch",
     ):
         super().__init__()
         check_mode(mode)
+        check_variant(variant)
         if isinstance(input_size, Wiring) and wiring is None:
             input_size, wiring = None, input_size
         if not isinstance(wiring, Wiring):
             raise ValueError(f"[cfc] wiring must be a Wiring, got {type(wiring).__name__}.")
         self.mode = mode
+        self.variant = variant
         self.fully_recurrent = fully_recurrent
         self.backbone_options = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 0
@@ -112,13 +117,14 @@ class WiredCfCCell(NCPRNNCell):
                 len(sizes),
                 dropout,
                 None if sizes else mask,
+                variant=self.variant,
             )
             if sizes:
                 self[source_masks[n]] = mx.array(mask[:inputs].any(axis=1).astype(np.float32))
 
     def synapses_into(self, layer: int) -> np.ndarray:
-        """Which of layer n's sources [inputs of the layer, own neurons] reach its neurons: [in +
-        H_n, H_n] of 0, 1.
+        """How layer n's sources [inputs of the layer, own neurons] reach its neurons: [in + H_n,
+        H_n] of -1, 0, 1.
         """
         neurons = self.wiring.get_neurons_of_layer(layer)
         adjacency = self.wiring.adjacency
@@ -129,7 +135,7 @@ class WiredCfCCell(NCPRNNCell):
         own = adjacency[np.ix_(neurons, neurons)]
         if self.fully_recurrent:
             own = np.ones_like(own)
-        return np.abs(np.concatenate([incoming, own])).astype(np.float32)
+        return np.concatenate([incoming, own]).astype(np.float32)
 
     def sequence(self, inputs, state, ts):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
@@ -149,7 +155,7 @@ class WiredCfCCell(NCPRNNCell):
 
     def stepwise(self) -> str:
         """Why the layers run step by step now, which they do for dropout in training, or ""."""
-        return REASON if self.training and self.backbone_options.drops else ""
+        return REASON if self.training and self.backbone_options.drops(self.variant) else ""
 
     def calls(self) -> list[tuple[str, dict]]:
         """The fused calls of `sequence`, one per layer; none with dropout."""

@@ -9,8 +9,6 @@ from ..wirings import Wiring
 from .layout import call_contract, check_cell_alone
 from .sequence import SequenceLayer
 
-VARIANTS = ("torch", "keras")
-
 
 class CfC(SequenceLayer):
     """Closed-form continuous-time network.
@@ -38,7 +36,7 @@ class CfC(SequenceLayer):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        variant: only "torch" for now.
+        variant: "torch", "keras" or "paper", as in `CfCCell`.
     """
 
     op = "cfc"
@@ -64,12 +62,6 @@ class CfC(SequenceLayer):
         go_backwards=False,
         stateful=False,
     ):
-        if variant not in VARIANTS:
-            raise ValueError(f"[cfc] variant must be one of {VARIANTS}, got {variant!r}.")
-        if variant != "torch":
-            raise NotImplementedError(
-                f"[{self.op}] variant must be 'torch' for now, got {variant!r}."
-            )
         cell_first = isinstance(input_size, LiquidCell)
         if cell_first:
             check_cell_alone(
@@ -80,12 +72,14 @@ class CfC(SequenceLayer):
                 backbone_units=(backbone_units, None),
                 backbone_layers=(backbone_layers, None),
                 backbone_dropout=(backbone_dropout, None),
+                variant=(variant, "torch"),
             )
             cell = _checked_cell(input_size)
         else:
             backbone = (backbone_units, backbone_layers, backbone_dropout)
             cell_class = WiredCfCCell if isinstance(units, Wiring) else CfCCell
-            cell = cell_class(_checked_size(input_size, units), units, mode, activation, *backbone)
+            size = _checked_size(input_size, units)
+            cell = cell_class(size, units, mode, activation, *backbone, variant=variant)
         contract = call_contract(cell_first, return_sequences, return_state)
         super().__init__(
             cell,
