@@ -1,0 +1,110 @@
+"""Setting the weights of a module as a whole or not at all: `load_weights` and `save_weights` of
+every layer and cell, and the last step of every conversion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from .weight_files import Stored, open_arrays, save_arrays
+
+_MASKS = ("sparsity_mask", "source_mask")  # what a NaN would turn into synapses
+
+
+class WeightFiles:
+    """`load_weights` and `save_weights` of every layer and cell, in place of those of
+    `mlx.nn.Module`.
+    """
+
+    def load_weights(self, file_or_weights, strict=True):
+        """Load all weights, masks and wirings, or raise and leave the module as it was.
+
+        Args:
+            file_or_weights: path of a `.safetensors` or `.npz` file, or a list of pairs (name,
+                `mx.array`).
+            strict: the names must be exactly those of the module. False: unknown names are ignored
+                and missing ones keep their values; shapes must fit all the same.
+
+        Floating arrays keep the dtype of the file (float64 becomes float32). Raises ValueError
+        when a file is corrupt, truncated or claims sizes that it hasn't, when a name is missing,
+        unknown or given twice, for a wrong shape and a wrong kind of dtype; FileNotFoundError.
+        """
+        stored = _entries(file_or_weights)
+        current = dict(tree_flatten(self.parameters()))
+        if strict:
+            check_names("load_weights", set(current), set(stored))
+        chosen = {name: stored[name] for name in current if name in stored}
+        for name, entry in chosen.items():
+            check_shape("load_weights", name, current[name].shape, entry.shape)
+        values = {name: entry.read() for name, entry in chosen.items()}
+        for name, value in values.items():
+            check_values("load_weights", name, value, current[name])
+        replace(self, values)
+        return self
+
+    def save_weights(self, file):
+        """Write all weights, masks and wirings to a `.safetensors` file, with checksums that
+        `load_weights` checks, or to an `.npz` file, whose format has some.
+        """
+        save_arrays("save_weights", file, dict(tree_flatten(self.parameters())))
+
+
+def replace(module, values: dict[str, mx.array]) -> None:
+    """Set these parameters, whose names and shapes are checked; none when one is refused."""
+    before = module.parameters()
+    try:
+        module.update(tree_unflatten(list(values.items())))
+        mx.eval(module.parameters())
+    except BaseException:
+        module.update(before)
+        raise
+
+
+def check_names(op: str, wanted: set, given: set) -> None:
+    """Raise ValueError with the names that are missing or unknown."""
+    if missing := sorted(wanted - given):
+        raise ValueError(f"[{op}] source must have {_list(missing)}, got none of them.")
+    if extra := sorted(given - wanted):
+        raise ValueError(f"[{op}] the layer must have {_list(extra)}, got none of them.")
+
+
+def check_shape(op: str, name: str, wanted: tuple, given: tuple) -> None:
+    """Raise ValueError when the shapes differ."""
+    if tuple(wanted) != tuple(given):
+        raise ValueError(f"[{op}] {name} must be {tuple(wanted)}, got {tuple(given)}.")
+
+
+def check_values(op: str, name: str, value: mx.array, current: mx.array) -> None:
+    """Raise ValueError when the dtype is of another kind, or a mask is not finite."""
+    floating = mx.issubdtype(current.dtype, mx.floating)
+    if mx.issubdtype(value.dtype, mx.floating) != floating:
+        kind = "floating" if floating else "integer"
+        raise ValueError(f"[{op}] {name} must be of a {kind} dtype, got {value.dtype}.")
+    is_mask = name.rpartition(".")[2].removeprefix("sensory_").startswith(_MASKS)
+    if is_mask and not mx.all(mx.isfinite(value)).item():
+        raise ValueError(f"[{op}] {name} must be finite, got NaN or infinity.")
+
+
+def _entries(source) -> dict[str, Stored]:
+    if isinstance(source, (str, Path)):
+        return open_arrays("load_weights", source)
+    entries = {}
+    for name, value in source:
+        if not isinstance(value, mx.array):
+            raise ValueError(
+                f"[load_weights] {name} must be an mx.array, got {type(value).__name__}."
+            )
+        if name in entries:
+            raise ValueError(f"[load_weights] {name} must be given once, got it twice.")
+        if value.dtype == mx.float64:
+            value = value.astype(mx.float32, stream=mx.cpu)
+        entries[name] = Stored(value.shape, lambda value=value: value)
+    return entries
+
+
+def _list(names: list[str], most: int = 20) -> str:
+    rest = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
