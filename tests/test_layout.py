@@ -15,9 +15,13 @@ MAY_IMPORT = {
     "backends": {"_loader"},
     "dispatch": {"backends"},
     "ops": {"dispatch", "backends"},
-    "wirings": set(),
-    "cells": {"ops", "wirings", "dispatch"},
-    "rnn": {"cells", "ops", "wirings", "dispatch"},
+    "config": set(),
+    "weight_files": set(),
+    "weights": {"weight_files"},
+    "wirings": {"config", "weights"},
+    "layers": {"config", "weights", "ops", "wirings"},
+    "cells": {"config", "layers", "ops", "wirings", "dispatch"},
+    "rnn": {"config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
 }
 
 

@@ -20,14 +20,7 @@ from mlx_ncps import available_backends, last_backend, ops, use_backend
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.ops.numpy.arrays import as_float64
 
-MLX_ONLY = {
-    "SynapseLists",
-    "uniform",
-    "xavier_uniform",
-    "lecun_uniform",
-    "lecun_normal",
-    "orthogonal",
-}
+MLX_ONLY = {"SynapseLists"}  # tells fused backends what to skip
 NUMPY_ONLY = {"ltc_sequence_backward", "cfc_sequence_backward"}
 FORWARD = tolerance("float32", "forward")
 

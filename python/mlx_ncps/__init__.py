@@ -2,7 +2,7 @@
 names.
 """
 
-from . import cells, convert, ops, rnn, wirings
+from . import cells, config, convert, layers, ops, rnn, wirings
 from .backends.cpu import (
     get_instruction_set,
     get_num_threads,
@@ -10,8 +10,23 @@ from .backends.cpu import (
     set_instruction_set,
     set_num_threads,
 )
-from .cells import CfCCell, LiquidCell, LSTMCell, LTCCell, NCPRNNCell, WiredCfCCell
+from .cells import (
+    CfCCell,
+    CTGRUCell,
+    CTRNNCell,
+    ELTCCell,
+    LiquidCell,
+    LSTMCell,
+    LTCCell,
+    NCPRNNCell,
+    NeuralODECell,
+    ODELSTMCell,
+    ODERNNCell,
+    WiredCfCCell,
+)
+from .config import register
 from .dispatch import available_backends, describe, last_backend, use_backend
+from .layers import NCPDense, NCPLayer
 from .rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, carry_forward, chunked_value_and_grad
 
 __version__ = "0.1.0"
@@ -20,27 +35,38 @@ __all__ = [
     "LTC",
     "LTCRNN",
     "MMRNN",
+    "CTGRUCell",
+    "CTRNNCell",
     "CfC",
     "CfCCell",
     "CfCRNN",
+    "ELTCCell",
     "LSTMCell",
     "LTCCell",
     "LiquidCell",
     "LiquidRNN",
+    "NCPDense",
+    "NCPLayer",
     "NCPRNNCell",
+    "NeuralODECell",
+    "ODELSTMCell",
+    "ODERNNCell",
     "WiredCfCCell",
     "__version__",
     "available_backends",
     "carry_forward",
     "cells",
     "chunked_value_and_grad",
+    "config",
     "convert",
     "describe",
     "get_instruction_set",
     "get_num_threads",
     "instruction_sets",
     "last_backend",
+    "layers",
     "ops",
+    "register",
     "rnn",
     "set_instruction_set",
     "set_num_threads",

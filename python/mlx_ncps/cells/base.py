@@ -1,13 +1,14 @@
-"""What every cell shares: the one-step call, building on first use, sizes, arrays that are never
+"""What every cell shares: the one-step call, sizes, the first state, arrays that are never
 trained; the layers in `rnn` drive cells through `sequence` and `readout`.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
+from ..layers.base import NCPLayer, output_shape
+from ..ops import initial_state
 from ..ops.checks import check_array
 
 
@@ -29,12 +30,12 @@ class FrozenKeys(set):
         self.update(self.fixed)
 
 
-class LiquidCell(nn.Module):
+class LiquidCell(NCPLayer):
     """Base of all cells: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`.
 
     The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the
-    sizes, `_create(width)`, `sequence` and `readout`, and `calls` if it makes any. Array names in
-    `fixed_keys` are saved with the weights and never trained.
+    sizes, `_create(width)` or `build(input_shape)`, `sequence` and `readout`, and `calls` if it
+    makes any. Array names in `fixed_keys` are saved with the weights and never trained.
     """
 
     op = "cell"
@@ -43,7 +44,6 @@ class LiquidCell(nn.Module):
     def __init__(self):
         super().__init__()
         self._no_grad = FrozenKeys(self.fixed_keys)
-        self.built = False
 
     # --- what a subclass gives ---
 
@@ -93,26 +93,6 @@ class LiquidCell(nn.Module):
 
     # --- shared ---
 
-    def build(self, input_shape) -> None:
-        """Make the weights for inputs of this width, an int or a shape whose last size counts;
-        once.
-
-        Raises ValueError when the cell is built for another width.
-        """
-        width = input_shape if isinstance(input_shape, int) else tuple(input_shape)[-1]
-        if not self.built:
-            self._create(width)
-            self.built = True
-        elif width != self.sensory_size:
-            raise ValueError(
-                f"[{self.op}] inputs must have {self.sensory_size} features, got {width}."
-            )
-
-    def redraw(self) -> None:
-        """Draw new weights, if there are any yet."""
-        if self.built:
-            self._create(self.sensory_size)
-
     def get_initial_state(self, inputs=None, batch_size=None) -> mx.array:
         """Zeros [B, H], where B is `batch_size` or the first size of `inputs`, whose dtype it
         takes.
@@ -121,7 +101,14 @@ class LiquidCell(nn.Module):
             raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
         batch = inputs.shape[0] if batch_size is None else batch_size
         dtype = mx.float32 if inputs is None else inputs.dtype
-        return mx.zeros((batch, self.state_size), dtype)
+        return initial_state(batch, self.state_size, dtype=dtype)
+
+    def compute_output_shape(self, input_shape) -> tuple:
+        """The shape (B, O) of the output of a step with inputs of shape (B, I); None is any size.
+
+        Raises ValueError for another rank or width.
+        """
+        return output_shape(self.op, input_shape, 2, self.sensory_size, self.output_size)
 
     def __call__(self, inputs, state, ts=1.0):
         """One step of length `ts`: a number, [B] or [B, 1].
@@ -161,6 +148,11 @@ class NCPRNNCell(LiquidCell):
     def state_size(self) -> int:
         """Number of neurons, H."""
         return self.wiring.units
+
+    @property
+    def units(self) -> int:
+        """Number of neurons, H, as the MLX guides call it."""
+        return self.state_size
 
     @property
     def sensory_size(self) -> int | None:

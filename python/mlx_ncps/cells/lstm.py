@@ -8,11 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..ops import orthogonal, uniform, xavier_uniform
+from ..layers.base import NCPLayer, output_shape
+from ..ops import initial_state, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array
 
 
-class LSTMCell(nn.Module):
+class LSTMCell(NCPLayer):
     """LSTM cell: `cell(inputs [B, I], state (h, c)) -> (output, (h', c'))`, output = h', all
     [B, H].
 
@@ -31,7 +32,6 @@ class LSTMCell(nn.Module):
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()
         self.hidden_size = _size("hidden_size", hidden_size)
-        self.sensory_size = None
         if input_size is not None:
             self.build(_size("input_size", input_size))
 
@@ -46,28 +46,22 @@ class LSTMCell(nn.Module):
         return self.hidden_size
 
     @property
-    def built(self) -> bool:
-        """Whether the weights exist."""
-        return self.sensory_size is not None
+    def sensory_size(self) -> int | None:
+        """Number of inputs, I; None before the cell is built."""
+        return self.built_width
 
-    def build(self, input_shape) -> None:
-        """Make the weights for inputs of this width, an int or a shape whose last size counts;
-        once.
-
-        Raises ValueError when the cell is built for another width.
+    def get_initial_state(self, inputs=None, batch_size=None):
+        """Zeros (h, c), [B, H] each, where B is `batch_size` or the first size of `inputs`, whose
+        dtype they take.
         """
-        width = input_shape if isinstance(input_shape, int) else tuple(input_shape)[-1]
-        if not self.built:
-            self._create(width)
-        elif width != self.sensory_size:
-            raise ValueError(
-                f"[{self.op}] inputs must have {self.sensory_size} features, got {width}."
-            )
+        if inputs is None and batch_size is None:
+            raise ValueError("[lstm] get_initial_state needs inputs or batch_size, got none.")
+        batch = inputs.shape[0] if batch_size is None else batch_size
+        return initial_state(batch, self.state_size, dtype=getattr(inputs, "dtype", None))
 
-    def redraw(self) -> None:
-        """Draw new weights, if there are any yet."""
-        if self.built:
-            self._create(self.sensory_size)
+    def compute_output_shape(self, input_shape) -> tuple:
+        """The shape (B, H) of the output for inputs of shape (B, I), where None is any size."""
+        return output_shape(self.op, input_shape, 2, self.sensory_size, self.hidden_size)
 
     def _create(self, width: int) -> None:
         rows, hidden = 4 * self.hidden_size, self.hidden_size
@@ -76,7 +70,6 @@ class LSTMCell(nn.Module):
         self.input_map.bias = uniform(-0.1, 0.1, (rows,))
         self.recurrent_map = nn.Linear(hidden, rows, bias=False)
         self.recurrent_map.weight = orthogonal((rows, hidden))
-        self.sensory_size = width
 
     def drive(self, inputs):
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""

@@ -1,5 +1,5 @@
-"""The functional layer: sequence and step operators, activations, initialisers; `ops.numpy` has the
-same in NumPy.
+"""The functional layer: sequence and step operators, activations, initialisers, states; `ops.numpy`
+has the same in NumPy.
 """
 
 from .activations import (
@@ -15,8 +15,16 @@ from .activations import (
 )
 from .cfc import CfCParams, cfc_sequence, cfc_step, cfc_update, cfc_update_pure
 from .checks import MODES, VARIANTS
-from .initializers import lecun_normal, lecun_uniform, orthogonal, uniform, xavier_uniform
+from .initializers import (
+    lecun_normal,
+    lecun_uniform,
+    orthogonal,
+    uniform,
+    xavier_normal,
+    xavier_uniform,
+)
 from .ltc import LTCParams, ltc_sequence, ltc_step
+from .states import detach_state, initial_state, reset_state
 from .synapses import SynapseLists
 
 __all__ = [
@@ -30,8 +38,10 @@ __all__ = [
     "cfc_step",
     "cfc_update",
     "cfc_update_pure",
+    "detach_state",
     "gelu",
     "get_activation",
+    "initial_state",
     "lecun_normal",
     "lecun_tanh",
     "lecun_uniform",
@@ -39,10 +49,12 @@ __all__ = [
     "ltc_step",
     "orthogonal",
     "relu",
+    "reset_state",
     "sigmoid",
     "silu",
     "softplus",
     "tanh",
     "uniform",
+    "xavier_normal",
     "xavier_uniform",
 ]

@@ -14,6 +14,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from ..cells import LiquidCell, LSTMCell
+from ..layers.base import drawing_from
+from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
 
 _MIXED = "the LSTM in front of the cell reads the state that the cell wrote one step before"
@@ -36,7 +38,7 @@ class Result(NamedTuple):
     seen: Seen | None
 
 
-class Direction(nn.Module):
+class Direction(WeightFiles, nn.Module):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
@@ -79,6 +81,22 @@ class Direction(nn.Module):
         twin = Direction(cell, self.proj_size, self.mixed_memory)
         twin.op = self.op
         return twin
+
+    @property
+    def cell(self):
+        """`rnn_cell`, as the MLX guides call it."""
+        return self.rnn_cell
+
+    def redraw(self, key=None) -> None:
+        """Draw new weights of the cell, if it has `redraw()`, of the LSTM and of the map after the
+        cell: from `key`, an `mx.random.key`, always the same.
+        """
+        with drawing_from(key):
+            for module in (self.rnn_cell, self.get("lstm")):
+                if hasattr(module, "redraw"):
+                    module.redraw()
+            if "fc" in self:
+                self.fc = nn.Linear(self.rnn_cell.output_size, self.proj_size)
 
     def build(self, width: int) -> None:
         """Make the weights that the number of inputs was missing for."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from ..config import Configurable
+from ..layers.base import drawing_from, output_shape
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .direction import Direction, Result, state_batch
@@ -28,7 +30,7 @@ def merge(mode, first, second):
     return (first + second) / 2 if mode == "ave" else (first, second)
 
 
-class SequenceLayer(Direction):
+class SequenceLayer(Configurable, Direction):
     """A cell over sequences, in one direction or both: `rnn_cell`, `lstm`, `fc`, and the same under
     `backward` for the other direction.
     """
@@ -232,6 +234,35 @@ class SequenceLayer(Direction):
     def reset_states(self) -> None:
         """Forget the state that `stateful` kept: the next call starts from zeros."""
         self._kept = {}
+
+    # --- shapes, weights, configuration ---
+
+    def compute_output_shape(self, input_shape) -> tuple:
+        """The shape of the output, without the state, for inputs of this shape, [B, T, I],
+        [T, B, I] or [T, I], where None is any size; a pair of shapes for `merge_mode=None`.
+
+        Raises ValueError for another rank.
+        """
+        batched = len(tuple(input_shape)) != 2
+        rank = 3 if batched else 2
+        shape = output_shape(self.op, input_shape, rank, None, self.merged_size)
+        if not self.return_sequences:
+            shape = (shape[0 if self.batch_first else 1], shape[2]) if batched else shape[1:]
+        return (shape, shape) if self.bidirectional and self.merge_mode is None else shape
+
+    def redraw(self, key=None) -> None:
+        """Draw new weights, in both directions: from `key`, an `mx.random.key`, always the same."""
+        with drawing_from(key):
+            super().redraw()
+            if self.bidirectional:
+                self.backward.redraw()
+
+    def _built_for(self) -> int | None:
+        return self.rnn_cell.sensory_size if getattr(self.rnn_cell, "built", False) else None
+
+    def _build_for(self, width: int) -> None:
+        for half in self.directions:
+            half.build(width)
 
     # --- what runs ---
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..config import Configurable
+from ..layers.base import drawing_from
+from ..weights import WeightFiles
 from .cfc import CfC
 from .layout import one_of
 from .ltc import LTC
 from .plan import Plan
 
 
-class StackedRNN(nn.Module):
+class StackedRNN(Configurable, WeightFiles, nn.Module):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -118,6 +121,27 @@ class StackedRNN(nn.Module):
                 f"got {got}."
             )
         return hx
+
+    def compute_output_shape(self, input_shape) -> tuple:
+        """The shape of the output for inputs of this shape; as in `CfC.compute_output_shape`."""
+        for layer in self.layers:
+            output = layer.compute_output_shape(input_shape)
+            input_shape = (*tuple(input_shape)[:-1], layer.merged_size)
+        return output
+
+    def redraw(self, key=None) -> None:
+        """Draw new weights in every layer: from `key`, an `mx.random.key`, always the same."""
+        with drawing_from(key):
+            for layer in self.layers:
+                layer.redraw()
+
+    def _built_for(self) -> int | None:
+        return self.layers[0]._built_for()
+
+    def _build_for(self, width: int) -> None:
+        for layer in self.layers:
+            layer._build_for(width)
+            width = layer.merged_size
 
     def reset_states(self) -> None:
         """Forget the states that `stateful` kept."""

@@ -8,10 +8,12 @@ import functools
 import mlx.core as mx
 import numpy as np
 
+from ..config import register
 from . import _checks, draw
 from ._matrices import MATRICES, SynapseMatrices
 
 
+@register
 class Wiring(SynapseMatrices):
     """Synapses between neurons, and from the inputs to the neurons.
 
@@ -48,8 +50,11 @@ class Wiring(SynapseMatrices):
         if input_dim is not None:
             self.build(input_dim)
 
+    copied_as_argument = True  # what `config` records of a constructor is a copy
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        register(cls)
         if "build" in cls.__dict__:
             cls.build = _build_once(cls.build)
 
@@ -206,6 +211,9 @@ class Wiring(SynapseMatrices):
     def copy(self):
         """An independent copy, random state included: what a layer keeps for itself."""
         return copy.deepcopy(self)
+
+    def __copy__(self):
+        return self.copy()  # a shared random state would make the copy draw other synapses
 
     def _extra_repr(self):
         return (

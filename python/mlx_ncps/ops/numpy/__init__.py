@@ -27,7 +27,16 @@ from .cfc import (
     cfc_update,
     cfc_update_pure,
 )
+from .initializers import (
+    lecun_normal,
+    lecun_uniform,
+    orthogonal,
+    uniform,
+    xavier_normal,
+    xavier_uniform,
+)
 from .ltc import LTCParams, ltc_sequence, ltc_sequence_backward, ltc_step
+from .states import detach_state, initial_state, reset_state
 
 __all__ = [
     "ACTIVATIONS",
@@ -40,15 +49,24 @@ __all__ = [
     "cfc_step",
     "cfc_update",
     "cfc_update_pure",
+    "detach_state",
     "gelu",
     "get_activation",
+    "initial_state",
+    "lecun_normal",
     "lecun_tanh",
+    "lecun_uniform",
     "ltc_sequence",
     "ltc_sequence_backward",
     "ltc_step",
+    "orthogonal",
     "relu",
+    "reset_state",
     "sigmoid",
     "silu",
     "softplus",
     "tanh",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
 ]

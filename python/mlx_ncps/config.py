@@ -1,0 +1,191 @@
+"""Configurations: how cells, layers and wirings become JSON and come back; `Configurable` is their
+base, and `register` admits a user's own cell.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+
+_CLASSES: dict[str, type] = {}  # by name; the only ones that a configuration can name
+_BUILT_FOR = "built_for"
+
+
+def register(cls: type) -> type:
+    """Let configurations name `cls`, which has `get_config()` and a class method `from_config`.
+
+    A decorator for cells that are plain classes or modules; subclasses of `NCPLayer`, `LiquidCell`,
+    the layers and `Wiring` are registered when they are defined. A name of this package stays its
+    own; of two other classes of one name the later counts.
+    """
+    known = _CLASSES.get(cls.__name__)
+    if known is None or not _is_ours(known) or _is_ours(cls):
+        _CLASSES[cls.__name__] = cls
+    return cls
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == __name__.split(".")[0]
+
+
+class Configurable:
+    """`get_config()` and `from_config()` by the arguments of the constructor, recorded once.
+
+    The arguments may be what JSON knows, arrays, wirings, other configurable objects, and lists and
+    dicts of these. Wirings are copied when they are recorded, so a configuration is that of the
+    object as it was made, and of the number of inputs that it was built for.
+    """
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        register(cls)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recorded(cls.__init__)
+
+    def get_config(self) -> dict:
+        """What `from_config` needs, compatible with JSON: the constructor's arguments, a wiring or
+        cell among them as {"class": name, "config": its configuration}, and `built_for`, the number
+        of inputs once it is known. Weights are not in it.
+
+        Raises ValueError for an argument that has no such form, as a plain function.
+        """
+        name = type(self).__name__
+        arguments = self.__dict__.get("_arguments", {})
+        if any(key.startswith("*") for key in arguments):
+            raise ValueError(f"[get_config] {name} must define it itself, as it was given *args.")
+        config = {key: _encode(f"{name}.{key}", value) for key, value in arguments.items()}
+        width = self._built_for()
+        return config if width is None else {**config, _BUILT_FOR: width}
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """An object of this class from a `get_config()`, with new weights; `load_weights` fills it.
+
+        Only registered classes are made, whatever the configuration names.
+        Raises ValueError for another class or arguments that this class does not take.
+        """
+        arguments = {key: _decode(value) for key, value in _mapping(cls, config).items()}
+        width = arguments.pop(_BUILT_FOR, None)
+        try:
+            inspect.signature(cls.__init__).bind(None, **arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"[from_config] config must hold the arguments of {cls.__name__}, got {error}."
+            ) from error
+        made = cls(**arguments)
+        if width is not None:
+            made._build_for(width)
+        return made
+
+    def _built_for(self) -> int | None:
+        """The number of inputs that this is built for."""
+        return None
+
+    def _build_for(self, width: int) -> None:
+        """Make the weights for so many inputs."""
+
+    def __copy__(self):
+        """A shallow copy: the arrays and modules are the same, what is frozen is its own."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.__dict__["_no_grad"] = copy.copy(self._no_grad)
+        dict.update(twin, self)
+        return twin
+
+
+def _recorded(init):
+    """`init` that keeps its arguments, unless the constructor of a subclass has done so already."""
+
+    @functools.wraps(init)
+    def recording(self, *args, **kwargs):
+        if "_arguments" not in self.__dict__:
+            self.__dict__["_arguments"] = _bound(init, self, args, kwargs)
+        init(self, *args, **kwargs)
+
+    return recording
+
+
+def _bound(init, self, args, kwargs) -> dict:
+    """The arguments of a call by name, defaults included, options in a **dict as the others."""
+    signature = inspect.signature(init)
+    try:
+        bound = signature.bind(self, *args, **kwargs)
+    except TypeError:
+        return {}  # the call itself is about to raise this
+    bound.apply_defaults()
+    kinds = {key: p.kind for key, p in signature.parameters.items()}
+    arguments = {}
+    for key, value in list(bound.arguments.items())[1:]:
+        if kinds[key] is inspect.Parameter.VAR_POSITIONAL:
+            arguments.update({f"*{key}": value} if value else {})
+        else:
+            arguments.update(value if kinds[key] is inspect.Parameter.VAR_KEYWORD else {key: value})
+    return {key: _snapshot(value) for key, value in arguments.items()}
+
+
+def _snapshot(value):
+    """A wiring's copy: the user's own may be built or edited later."""
+    return value.copy() if getattr(value, "copied_as_argument", False) else value
+
+
+def _encode(name: str, value):
+    """`value` in the form that JSON knows."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if type(value) is dict:
+        return {str(key): _encode(f"{name}[{key!r}]", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(f"{name}[{n}]", item) for n, item in enumerate(value)]
+    if hasattr(value, "get_config"):
+        return to_config(value)
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    kind = getattr(value, "__name__", type(value).__name__)
+    raise ValueError(
+        f"[get_config] {name} must be JSON, an array, or have get_config() and from_config() and "
+        f"be registered with mlx_ncps.register, got {kind}."
+    )
+
+
+def _decode(value):
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if isinstance(value, dict):
+        if set(value) == {"class", "config"}:
+            return from_config(value)
+        return {key: _decode(item) for key, item in value.items()}
+    return value
+
+
+def to_config(value) -> dict:
+    """{"class": name, "config": configuration} of a cell, layer or wiring, for `from_config`.
+
+    Raises ValueError when its class is not registered.
+    """
+    name = type(value).__name__
+    if _CLASSES.get(name) is not type(value):
+        hint = "that name is taken" if name in _CLASSES else "use mlx_ncps.register"
+        raise ValueError(f"[get_config] {name} must be a registered class, got none: {hint}.")
+    return {"class": name, "config": value.get_config()}
+
+
+def from_config(config: dict):
+    """The cell, layer or wiring of a `to_config`, with new weights.
+
+    Raises ValueError when it isn't of that form or names a class that is not registered.
+    """
+    if not isinstance(config, dict) or set(config) != {"class", "config"}:
+        raise ValueError(f"[from_config] config must hold class and config, got {config!r}.")
+    name = config["class"]
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ValueError(f"[from_config] class must be registered, got {name!r}.")
+    return _CLASSES[name].from_config(_mapping(_CLASSES[name], config["config"]))
+
+
+def _mapping(cls: type, config) -> dict:
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"[from_config] config of {cls.__name__} must be a dict, got {type(config).__name__}."
+        )
+    return config

@@ -1,0 +1,142 @@
+"""What builds its weights on first use: `NCPLayer`, the base of `NCPDense` and of all cells."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..config import Configurable
+from ..weights import WeightFiles
+
+
+@contextlib.contextmanager
+def drawing_from(key):
+    """Within it MLX's global random numbers come from `key`, [2] uint32, or go on when it is None;
+    afterwards they go on as if nothing was drawn.
+    """
+    if key is None:
+        yield
+        return
+    kept = mx.random.state[0]
+    mx.random.seed(_seed(key))
+    try:
+        yield
+    finally:
+        mx.random.seed(_seed(kept))
+
+
+def _seed(key) -> int:
+    """The seed of a key: `mx.random.key(seed)` is that key."""
+    high, low = (int(word) for word in np.array(key))
+    return high << 32 | low
+
+
+def _build_once(build):
+    """`build` that does nothing when the layer is built for this width already."""
+
+    @functools.wraps(build)
+    def build_once(self, input_shape) -> None:
+        width = _width(self.op, input_shape)
+        if self.built:
+            if width != self.built_width:
+                raise ValueError(
+                    f"[{self.op}] inputs must have {self.built_width} features, got {width}."
+                )
+            return
+        build(self, input_shape)
+        self.built_width = width
+        self.built = True
+
+    return build_once
+
+
+def _width(op: str, input_shape) -> int:
+    """The number of inputs: an int, or the last size of a shape."""
+    width = input_shape if isinstance(input_shape, int) else tuple(input_shape)[-1]
+    if not isinstance(width, int) or width < 0:
+        raise ValueError(f"[{op}] input_shape must end with a number of inputs, got {input_shape}.")
+    return width
+
+
+class NCPLayer(Configurable, WeightFiles, nn.Module):
+    """Base of layers whose weights are made at the first call, when the number of inputs is known.
+
+    A subclass makes its weights in `build(input_shape)`, ending with `super().build(input_shape)`,
+    or in `_create(width)`; computes in `call(inputs, ...)`; and tells the shape of its output in
+    `compute_output_shape`. `build` is made to run once: for the same width it does nothing
+    afterwards, for another it raises ValueError. `get_config` and `from_config` follow from the
+    constructor.
+
+    Attributes: `op`, the name in errors; `built`; `built_width`, the number of inputs or None.
+    """
+
+    op = "layer"
+
+    def __init__(self):
+        super().__init__()
+        self.built = False
+        self.built_width = None
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "build" in cls.__dict__:
+            cls.build = _build_once(cls.build)
+
+    @_build_once
+    def build(self, input_shape) -> None:
+        """Make the weights for inputs of this shape, or of this width if it is an int; once.
+
+        Only the last size of the shape counts, the others may be None.
+        Raises ValueError when this is built for another width.
+        """
+        self._create(_width(self.op, input_shape))
+
+    def _create(self, width: int) -> None:
+        """Make the weights for `width` inputs."""
+
+    def redraw(self, key=None) -> None:
+        """Draw new weights, if there are any yet: from `key`, an `mx.random.key`, always the same,
+        else from MLX's global random state.
+        """
+        if self.built:
+            self.built = False
+            with drawing_from(key):
+                self.build(self.built_width)
+
+    def call(self, inputs, *args, **kwargs):
+        """The outputs of inputs [..., I]; a subclass gives it."""
+        raise NotImplementedError(f"[{self.op}] {type(self).__name__} must define call().")
+
+    def __call__(self, inputs, *args, **kwargs):
+        """Builds the layer if it isn't yet, then `call(inputs, ...)`."""
+        self.build(inputs.shape)
+        return self.call(inputs, *args, **kwargs)
+
+    def compute_output_shape(self, input_shape) -> tuple:
+        """The shape of the output for inputs of this shape, where None is any size."""
+        raise NotImplementedError(
+            f"[{self.op}] {type(self).__name__} must define compute_output_shape()."
+        )
+
+    def _built_for(self) -> int | None:
+        return self.built_width if self.built else None
+
+    def _build_for(self, width: int) -> None:
+        self.build(width)
+
+
+def output_shape(op: str, input_shape, rank: int | None, width: int | None, units: int) -> tuple:
+    """`input_shape` [..., I] with `units` in place of I, after checks: I is `width` unless either
+    is None, and there are `rank` sizes unless that is None.
+    """
+    shape = tuple(input_shape)
+    if not shape or (rank is not None and len(shape) != rank):
+        wanted = f"{rank} sizes" if rank else "one size or more"
+        raise ValueError(f"[{op}] input_shape must have {wanted}, got {shape}.")
+    if None not in (width, shape[-1]) and shape[-1] != width:
+        raise ValueError(f"[{op}] input_shape must end with {width}, got {shape}.")
+    return (*shape[:-1], units)

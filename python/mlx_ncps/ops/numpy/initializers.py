@@ -1,0 +1,113 @@
+"""Initial values of parameters; for the same key the numbers of ``mlx_ncps.ops``, up to rounding.
+
+MLX's generator is Threefry-2x32 (Salmon et al. 2011), counter-based: a key and a position give 32
+bits, whatever machine draws them. ``key`` is an ``mx.random.key`` ([2] uint32) or its seed, an int;
+None takes a key from NumPy's global random state.
+"""
+
+from statistics import NormalDist
+
+import numpy as np
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_inverse_normal = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
+
+
+def uniform(low, high, shape, *, dtype=None, key=None):
+    """Uniform in [low, high), of ``shape``; float64 unless ``dtype`` says another."""
+    return (low + (high - low) * _unit(shape, key)).astype(_dtype(dtype))
+
+
+def xavier_uniform(shape, *, gain=1.0, dtype=None, key=None):
+    """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), shape [out, in] (Glorot and Bengio 2010)."""
+    bound = gain * np.sqrt(6.0 / max(sum(_fans("xavier_uniform", shape)), 1))
+    return uniform(-bound, bound, shape, dtype=dtype, key=key)
+
+
+def xavier_normal(shape, *, gain=1.0, dtype=None, key=None):
+    """Normal with variance gain^2 2 / (fan_in + fan_out), shape [out, in] (Glorot and Bengio
+    2010).
+    """
+    scale = gain * np.sqrt(2.0 / max(sum(_fans("xavier_normal", shape)), 1))
+    return (scale * _normal(shape, key)).astype(_dtype(dtype))
+
+
+def lecun_uniform(shape, *, dtype=None, key=None):
+    """Uniform in +-sqrt(3 / fan_in), shape [out, in] (LeCun et al. 1998)."""
+    bound = np.sqrt(3.0 / max(_fans("lecun_uniform", shape)[1], 1))
+    return uniform(-bound, bound, shape, dtype=dtype, key=key)
+
+
+def lecun_normal(shape, *, dtype=None, key=None):
+    """Normal with variance 1 / fan_in, shape [out, in] (LeCun et al. 1998)."""
+    scale = np.sqrt(1.0 / max(_fans("lecun_normal", shape)[1], 1))
+    return (scale * _normal(shape, key)).astype(_dtype(dtype))
+
+
+def orthogonal(shape, *, gain=1.0, dtype=None, key=None):
+    """Rows or columns, whichever are fewer, orthogonal and of length ``gain``; shape [out, in]
+    (Saxe et al. 2013).
+    """
+    rows, columns = _fans("orthogonal", shape)
+    q, r = np.linalg.qr(_normal((max(rows, columns), min(rows, columns)), key))
+    q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform
+    return (gain * (q.T if rows < columns else q)).astype(_dtype(dtype))
+
+
+def _unit(shape, key):
+    """Uniform in [0, 1): 32 random bits over 2^32 - 1, below 1."""
+    shape = tuple(shape)
+    drawn = _bits(_key(key), int(np.prod(shape))).astype(np.float64) / (2**32 - 1)
+    return np.minimum(drawn, float(np.nextafter(np.float32(1), np.float32(0)))).reshape(shape)
+
+
+def _normal(shape, key):
+    """Standard normal: the quantiles of uniform numbers in (0, 1)."""
+    low = float(np.nextafter(np.float32(-1), np.float32(0)))
+    drawn = low + (1.0 - low) * _unit(shape, key)  # in (-1, 1), as MLX draws
+    return np.asarray(_inverse_normal((1.0 + drawn) / 2.0), dtype=np.float64).reshape(tuple(shape))
+
+
+def _bits(key, count):
+    """``count`` random uint32: Threefry of the pairs (0, h), (1, h + 1), ..., the first words of
+    all, then the second ones; the word in the middle of an odd count is that of the pair (h, 0).
+    """
+    half = count // 2
+    left, right = np.arange(half), np.arange(half) + half + count % 2
+    if count % 2:
+        left, right = np.append(left, half), np.append(right, 0)
+    first, second = _threefry(key, left.astype(np.uint32), right.astype(np.uint32))
+    return np.concatenate([first, second[:half]])
+
+
+def _threefry(key, x, y):
+    """The 20 rounds of Threefry-2x32 on the counters x, y."""
+    first, second = key[:1], key[1:]  # arrays, which wrap around without a warning
+    words = (first, second, first ^ second ^ np.uint32(0x1BD11BDA))
+    x, y = x + words[0], y + words[1]
+    for n in range(5):
+        for r in _ROTATIONS[n % 2]:
+            x = x + y
+            y = (y << np.uint32(r) | y >> np.uint32(32 - r)) ^ x
+        x = x + words[(n + 1) % 3]
+        y = y + words[(n + 2) % 3] + np.uint32(n + 1)
+    return x, y
+
+
+def _key(key):
+    """The key as an array [2] uint32."""
+    if key is None:
+        return np.random.randint(0, 2**32, 2, dtype=np.uint32)
+    if isinstance(key, int):
+        return np.array([key >> 32 & 0xFFFFFFFF, key & 0xFFFFFFFF], dtype=np.uint32)
+    return np.asarray(key).astype(np.uint32)
+
+
+def _dtype(dtype):
+    return np.float64 if dtype is None else dtype
+
+
+def _fans(name, shape):
+    if len(shape) != 2:
+        raise ValueError(f"[{name}] shape must be (out, in), got {tuple(shape)}.")
+    return tuple(shape)

@@ -1,0 +1,34 @@
+"""States of recurrent cells: zeros to start from, their past cut off, rows set back."""
+
+import numpy as np
+
+from .arrays import as_float64
+
+
+def initial_state(batch_size, units, *, dtype=None):
+    """Zeros [B, H], float64 unless ``dtype`` says another; a tuple of them when ``units`` is one,
+    as for the (h, c) of mixed memory.
+    """
+    if isinstance(units, (tuple, list)):
+        return tuple(initial_state(batch_size, size, dtype=dtype) for size in units)
+    return np.zeros((batch_size, units), np.float64 if dtype is None else dtype)
+
+
+def detach_state(state):
+    """The state as it is: NumPy records no past."""
+    if isinstance(state, (tuple, list)):
+        return tuple(detach_state(part) for part in state)
+    return as_float64(state)
+
+
+def reset_state(state, done):
+    """The state, [B, ...] or a tuple of such, with zeros in the rows where ``done`` [B] is true.
+
+    Raises ValueError when ``done`` isn't [B].
+    """
+    if isinstance(state, (tuple, list)):
+        return tuple(reset_state(part, done) for part in state)
+    state, done = as_float64(state), np.asarray(done)
+    if done.shape != state.shape[:1]:
+        raise ValueError(f"[reset_state] done must be [B] = {state.shape[:1]}, got {done.shape}.")
+    return np.where(done.astype(bool).reshape(-1, *[1] * (state.ndim - 1)), 0.0, state)
