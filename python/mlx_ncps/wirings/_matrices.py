@@ -4,6 +4,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..weights import WeightFiles
+
 MATRICES = ("adjacency_matrix", "sensory_adjacency_matrix")
 
 
@@ -21,7 +23,7 @@ class _FrozenKeys(set):
         self.update(MATRICES)
 
 
-class SynapseMatrices(nn.Module):
+class SynapseMatrices(WeightFiles, nn.Module):
     """Holds ``adjacency_matrix`` and ``sensory_adjacency_matrix``; a subclass sets ``units``.
 
     Each is kept twice: as the ``mx.array`` that MLX saves and loads, and as a NumPy copy that can
