@@ -23,7 +23,8 @@ CASES = [
     CfcCase(timespans="per_batch"),
     CfcCase(batch=64, units=128, backbone_units=128, layers=2, activation="gelu"),
     CfcCase(units=64, layers=0, mode="pure", activation="silu"),
-    CfcCase(units=100, layers=3, mode="no_gate", activation="sigmoid"),
+    CfcCase(units=100, layers=3, mode="no_gate", activation="sigmoid", variant="keras"),
+    CfcCase(units=20, variant="paper"),
 ]
 
 

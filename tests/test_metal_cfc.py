@@ -31,6 +31,10 @@ KINDS = [
     *(CfcCase(activation=a, mode="pure", timespans="zero", steps=2) for a in ("gelu", "tanh")),
     CfcCase(mode="no_gate", timespans="per_batch"),
     CfcCase(mode="no_gate", layers=0, timespans="scalar"),
+    CfcCase(variant="keras", timespans="per_batch", steps=3),
+    CfcCase(variant="keras", mode="no_gate", layers=2, timespans="scalar", steps=3),
+    CfcCase(variant="paper", layers=0, timespans="zero", density=0.5),
+    CfcCase(variant="paper", mode="no_gate", units=33, steps=2),
     CfcCase(steps=33, timespans="per_step"),
     *(CfcCase(units=33, dtype=t, timespans="per_batch") for t in ("float16", "bfloat16")),
 ]
@@ -112,6 +116,8 @@ PRODUCTS = [
     CfcCase(batch=2, units=9, layers=0, mode="no_gate", activation="gelu"),
     CfcCase(batch=5, units=31, mode="pure", timespans="per_batch"),
     CfcCase(batch=2, units=32, mode="pure", timespans="scalar", activation="relu"),
+    CfcCase(batch=2, variant="keras", timespans="per_batch"),
+    CfcCase(batch=2, variant="paper", mode="no_gate", timespans="scalar"),
     CfcCase(units=65, dtype="float16", timespans="per_step"),
     CfcCase(batch=1, units=1, backbone_units=1, timespans="zero"),
 ]

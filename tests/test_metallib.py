@@ -90,9 +90,16 @@ def test_metallib_has_every_bit_of_metal():
         assert np.array_equal(np.array(got[name]), np.array(array)), name
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        CfcCase(units=32, backbone_units=7),
+        CfcCase(units=32, backbone_units=128, variant="keras"),
+    ],
+    ids=str,
+)
 @pytest.mark.usefixtures("native")
-def test_metallib_names_the_variant_that_it_lacks():
-    case = CfcCase(units=32, backbone_units=7)
+def test_metallib_names_the_variant_that_it_lacks(case):
     with pytest.raises(
         RuntimeError, match=r'\[metallib\] ncps_cfc_forward.*use_backend\("metal"\)'
     ):
