@@ -145,6 +145,11 @@ class CfCCell(LiquidCell):
         return self.hidden_size
 
     @property
+    def units(self) -> int:
+        """Number of neurons, H, as the MLX guides call it."""
+        return self.hidden_size
+
+    @property
     def sensory_size(self) -> int:
         """Number of inputs, I."""
         return self.input_size

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ..cells import CfCCell, LiquidCell, WiredCfCCell
 from ..wirings import Wiring
-from .layout import call_contract, check_cell_alone
+from .layout import call_contract, check_cell_alone, one_of
 from .sequence import SequenceLayer
 
 
@@ -36,6 +36,7 @@ class CfC(SequenceLayer):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
+        cell: another spelling of `input_size` for a cell, as in the MLX guides.
         variant: "torch", "keras" or "paper", as in `CfCCell`.
     """
 
@@ -43,7 +44,7 @@ class CfC(SequenceLayer):
 
     def __init__(
         self,
-        input_size,
+        input_size=None,
         units=None,
         proj_size=None,
         return_sequences=None,
@@ -61,7 +62,9 @@ class CfC(SequenceLayer):
         merge_mode="concat",
         go_backwards=False,
         stateful=False,
+        cell=None,
     ):
+        input_size = one_of(self.op, input_size=input_size, cell=cell)
         cell_first = isinstance(input_size, LiquidCell)
         if cell_first:
             check_cell_alone(

@@ -125,6 +125,8 @@ class Layout(NamedTuple):
             return tuple(self.state(h, n, batch, dtype, f"{name}.{key}") for h, (key, n) in parts)
         if hx is None:
             return mx.zeros((batch, sizes), dtype)
+        if isinstance(hx, list) and len(hx) == 1:  # the list of one state of the MLX guides
+            hx = hx[0]
         symbols, shape = ("[B, H]", (batch, sizes)) if self.batched else ("[H]", (sizes,))
         check_array(self.op, name, hx, symbols, shape)
         return (hx if self.batched else hx[None]).astype(dtype)

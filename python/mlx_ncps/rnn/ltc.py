@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..cells import LiquidCell, LTCCell
 from ..wirings import Wiring
-from .layout import call_contract, check_cell_alone
+from .layout import call_contract, check_cell_alone, one_of
 from .sequence import SequenceLayer
 
 
@@ -33,6 +33,7 @@ class LTC(SequenceLayer):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
+        cell: another spelling of `input_size` for a cell, as in the MLX guides.
         ode_solver: as in `LTCCell`.
     """
 
@@ -40,7 +41,7 @@ class LTC(SequenceLayer):
 
     def __init__(
         self,
-        input_size,
+        input_size=None,
         units=None,
         return_sequences=None,
         batch_first=True,
@@ -58,7 +59,9 @@ class LTC(SequenceLayer):
         merge_mode="concat",
         go_backwards=False,
         stateful=False,
+        cell=None,
     ):
+        input_size = one_of(self.op, input_size=input_size, cell=cell)
         cell_first = isinstance(input_size, LiquidCell)
         if cell_first:
             check_cell_alone(

@@ -1,0 +1,83 @@
+"""The names of the MLX guides: after `import mlx_ncps.alias`, `ncps.mlx` is this package.
+
+`from ncps.mlx import CfC, CfCCell` and `from ncps.mlx.wirings import AutoNCP` then give the classes
+of `mlx_ncps` themselves, before or after `import ncps`, whether or not ncps is installed. An
+installed ncps stays as it is, its `ncps.wirings` and `ncps.torch` included. Without one, `ncps` is a
+package made here that has `ncps.mlx` and `ncps.wirings`, both from `mlx_ncps`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+class _Loader(importlib.abc.Loader):
+    """Gives the module `target` under another name, untouched."""
+
+    def __init__(self, target: str):
+        self.target = target
+
+    def create_module(self, spec):
+        module = importlib.import_module(self.target)
+        self.own_spec = module.__spec__
+        return module
+
+    def exec_module(self, module) -> None:
+        module.__spec__ = self.own_spec  # the import system has just set that of the alias
+
+
+class _Aliases(importlib.abc.MetaPathFinder):
+    """Finds modules named `alias` or below it as those of `target`."""
+
+    def __init__(self, alias: str, target: str):
+        self.alias, self.target = alias, target
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.alias and not fullname.startswith(self.alias + "."):
+            return None
+        real = self.target + fullname.removeprefix(self.alias)
+        found = importlib.util.find_spec(real)
+        if found is None:
+            return None
+        package = found.submodule_search_locations is not None
+        return importlib.machinery.ModuleSpec(fullname, _Loader(real), is_package=package)
+
+
+class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Makes the package `ncps` where nothing else finds one."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "ncps":
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module) -> None:
+        module.__doc__ = f"Made by {__name__}: `ncps.mlx` and `ncps.wirings` of {_PACKAGE}."
+        _install(_Aliases("ncps.wirings", f"{_PACKAGE}.wirings"), first=True)
+
+
+def _install(finder, *, first: bool) -> None:
+    """Put a finder before or after all others, once."""
+    key = (type(finder).__name__, vars(finder))
+    if key not in [
+        (type(other).__name__, getattr(other, "__dict__", {})) for other in sys.meta_path
+    ]:
+        sys.meta_path.insert(0 if first else len(sys.meta_path), finder)
+
+
+if sys.modules.get("ncps.mlx", sys.modules[_PACKAGE]) is not sys.modules[_PACKAGE]:
+    raise ImportError(
+        "[alias] ncps.mlx must not be imported before mlx_ncps.alias, "
+        f"got {sys.modules['ncps.mlx']!r}."
+    )
+_install(_Aliases("ncps.mlx", _PACKAGE), first=True)
+_install(_Absent(), first=False)
