@@ -2,8 +2,8 @@
 
 `from ncps.mlx import CfC, CfCCell` and `from ncps.mlx.wirings import AutoNCP` then give the classes
 of `mlx_ncps` themselves, before or after `import ncps`, whether or not ncps is installed. An
-installed ncps stays as it is, its `ncps.wirings` and `ncps.torch` included. Without one, `ncps` is a
-package made here that has `ncps.mlx` and `ncps.wirings`, both from `mlx_ncps`.
+installed ncps stays as it is, `ncps.wirings` and `ncps.torch` included. Without one, a package
+`ncps` is made that has `ncps.mlx` and `ncps.wirings`, both of `mlx_ncps`, and no more.
 """
 
 from __future__ import annotations
@@ -67,10 +67,8 @@ class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _install(finder, *, first: bool) -> None:
     """Put a finder before or after all others, once."""
-    key = (type(finder).__name__, vars(finder))
-    if key not in [
-        (type(other).__name__, getattr(other, "__dict__", {})) for other in sys.meta_path
-    ]:
+    known = [(type(other).__name__, getattr(other, "__dict__", None)) for other in sys.meta_path]
+    if (type(finder).__name__, vars(finder)) not in known:
         sys.meta_path.insert(0 if first else len(sys.meta_path), finder)
 
 
