@@ -1,9 +1,26 @@
-"""One-step cells: `CfCCell`, `WiredCfCCell`, `LTCCell`, `LSTMCell` and their bases."""
+"""One-step cells: `CfCCell`, `WiredCfCCell`, `LTCCell`, `LSTMCell`, their bases, and
+continuous-time baselines from the literature.
+"""
 
 from .base import LiquidCell, NCPRNNCell
 from .cfc import CfCCell
+from .continuous import CTRNNCell, ELTCCell, NeuralODECell
+from .gated import CTGRUCell, ODELSTMCell, ODERNNCell
 from .lstm import LSTMCell
 from .ltc import LTCCell
 from .wired_cfc import WiredCfCCell
 
-__all__ = ["CfCCell", "LSTMCell", "LTCCell", "LiquidCell", "NCPRNNCell", "WiredCfCCell"]
+__all__ = [
+    "CTGRUCell",
+    "CTRNNCell",
+    "CfCCell",
+    "ELTCCell",
+    "LSTMCell",
+    "LTCCell",
+    "LiquidCell",
+    "NCPRNNCell",
+    "NeuralODECell",
+    "ODELSTMCell",
+    "ODERNNCell",
+    "WiredCfCCell",
+]

@@ -1,0 +1,208 @@
+"""Continuous-time baselines whose state follows an ODE while the input is held: CT-RNN, neural ODE,
+and the ELTC of earlier MLX ports; plain MLX operations, run by `LiquidRNN`.
+"""
+
+from __future__ import annotations
+
+import numbers
+from itertools import pairwise
+
+import mlx.core as mx
+import numpy as np
+
+from ..ops import get_activation, xavier_uniform
+from ..wirings import FullyConnected, Wiring
+from .base import NCPRNNCell
+from .stepwise import (
+    SOLVERS,
+    DenseCell,
+    StepMixin,
+    dense,
+    positive_size,
+    solve,
+    solver_name,
+    tanh_network,
+)
+
+
+class CTRNNCell(DenseCell):
+    """Continuous-time RNN: dh/dt = -h / tau + tanh(Wx x + Wh h + b), over ts with x held.
+
+    `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`, both [B, H]. The model is
+    that of Funahashi and Nakamura (1993), with the tanh around the sum as in the comparisons of
+    Hasani et al. (2021), who take tau = 1 and 6 explicit steps.
+
+    Args:
+        input_size: number of inputs I; None: that of the first call.
+        hidden_size: number of neurons H.
+        tau: time constant, a number > 0.
+        learn_tau: train it, one for each neuron, through its logarithm `log_tau` [H].
+        ode_unfolds: solver steps per time step.
+        ode_solver: "explicit", "runge_kutta" or "semi_implicit" (the leak is implicit).
+
+    Parameters: `input_map.{weight [H, I], bias [H]}`, `recurrent_map.weight` [H, H], `log_tau`.
+    """
+
+    op = "ctrnn"
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        tau=1.0,
+        learn_tau=False,
+        ode_unfolds=6,
+        ode_solver="explicit",
+    ):
+        super().__init__(input_size, hidden_size)
+        if not isinstance(tau, numbers.Real) or not 0 < tau < float("inf"):
+            raise ValueError(f"[ctrnn] tau must be a number > 0, got {tau!r}.")
+        self.tau = float(tau)
+        self.learn_tau = bool(learn_tau)
+        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self.ode_solver = solver_name(self.op, ode_solver)
+        self._build_known()
+
+    def _create(self, width: int) -> None:
+        self.input_size = width
+        self.input_map = dense(width, self.hidden_size)
+        self.recurrent_map = dense(self.hidden_size, self.hidden_size, bias=False)
+        if self.learn_tau:
+            self.log_tau = mx.full((self.hidden_size,), float(np.log(self.tau)))
+
+    def _drive(self, inputs):
+        return self.input_map(inputs)
+
+    def _step(self, drive, state, ts):
+        leak = mx.exp(-self.log_tau) if self.learn_tau else 1.0 / self.tau
+
+        def field(h):
+            return mx.tanh(drive + self.recurrent_map(h))
+
+        return solve(field, state, ts, self.ode_solver, self.ode_unfolds, leak)
+
+
+class NeuralODECell(DenseCell):
+    """Neural ODE: dh/dt = tanh(network([x, h])), over ts with x held (Chen et al. 2018).
+
+    `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`, both [B, H]. The default,
+    one layer and 6 Runge-Kutta steps, is the baseline of Hasani et al. (2021).
+
+    Args:
+        input_size: number of inputs I; None: that of the first call.
+        hidden_size: number of neurons H.
+        field_units: widths of tanh layers between [x, h] and the last layer; none by default.
+        ode_unfolds: solver steps per time step.
+        ode_solver: "runge_kutta" or "explicit"; there is no leak to be implicit.
+
+    Parameters: `input_map.{weight, bias}` and `recurrent_map.weight`, the first layer;
+    `field.{n}.{weight, bias}`, those after it.
+    """
+
+    op = "neural_ode"
+
+    def __init__(
+        self, input_size, hidden_size, field_units=(), ode_unfolds=6, ode_solver="runge_kutta"
+    ):
+        super().__init__(input_size, hidden_size)
+        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in field_units)
+        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
+        self._build_known()
+
+    def _create(self, width: int) -> None:
+        self.input_size = width
+        first, *rest = *self._field_units, self.hidden_size
+        self.input_map = dense(width, first)
+        self.recurrent_map = dense(self.hidden_size, first, bias=False)
+        sizes = [first, *rest]
+        self.field = [dense(*pair) for pair in pairwise(sizes)]
+
+    def _drive(self, inputs):
+        return self.input_map(inputs)
+
+    def _step(self, drive, state, ts):
+        def field(h):
+            h = mx.tanh(drive + self.recurrent_map(h))
+            return mx.tanh(tanh_network(self.field, h)) if self.field else h
+
+        return solve(field, state, ts, self.ode_solver, self.ode_unfolds)
+
+
+class ELTCCell(StepMixin, NCPRNNCell):
+    """The "enhanced LTC" of earlier MLX ports: dv/dt = act(x Wx + v W + b) - v, with the synapses
+    of a wiring.
+
+    `cell(inputs [B, I], state [B, H], ts=1.0) -> (output [B, O], new state [B, H])`. No paper
+    defines it. It is no liquid time-constant network, whose conductances change the time constant
+    (`LTCCell` with `ode_solver` is that), but a CT-RNN with tau = 1 and the synapses of a wiring.
+
+    Args:
+        wiring: a `Wiring`, of which the cell keeps its own copy, or a number of fully connected
+            neurons. Polarities of synapses are not read: weights are of either sign.
+        in_features: number of inputs I; None: that of the wiring, or of the first call.
+        activation: "tanh", "lecun_tanh", "relu", "gelu", "silu" or "sigmoid".
+        ode_solver: "runge_kutta", "explicit" or "semi_implicit" (the leak is implicit).
+        ode_unfolds: solver steps per time step.
+
+    Parameters: `w` [H, H] and `sensory_w` [I, H], indexed [source, target], `b` [H].
+    `sparsity_mask` [H, H] and `sensory_sparsity_mask` [I, H] are saved and never trained.
+    """
+
+    op = "eltc"
+    fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
+
+    def __init__(
+        self,
+        wiring,
+        in_features=None,
+        activation="tanh",
+        ode_solver="runge_kutta",
+        ode_unfolds=4,
+    ):
+        super().__init__()
+        get_activation(activation)
+        self.activation = activation
+        self.ode_solver = solver_name(self.op, ode_solver)
+        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        if not isinstance(wiring, Wiring):
+            wiring = FullyConnected(positive_size(self.op, "wiring", wiring))
+        self._set_wiring(wiring, in_features)
+
+    def _create(self, width: int) -> None:
+        self.wiring.build(width)
+        hidden = self.state_size
+        self.w = xavier_uniform((hidden, hidden))
+        self.sensory_w = xavier_uniform((width, hidden))
+        self.b = mx.zeros((hidden,))
+        self.sparsity_mask = _magnitude(self.wiring.adjacency)
+        self.sensory_sparsity_mask = _magnitude(self.wiring.sensory_adjacency)
+
+    def _drive(self, inputs):
+        return inputs @ (self.sensory_w * self.sensory_sparsity_mask) + self.b
+
+    def _step(self, drive, state, ts):
+        weight, activation = self.w * self.sparsity_mask, get_activation(self.activation)
+
+        def field(v):
+            return activation(drive + v @ weight)
+
+        return solve(field, state, ts, self.ode_solver, self.ode_unfolds, 1.0)
+
+    def readout(self, states):
+        """Outputs [..., O] of states [..., H]: the motor neurons."""
+        return states[..., : self.output_size]
+
+    @property
+    def synapse_count(self) -> int:
+        """Synapses between neurons."""
+        return int(np.count_nonzero(np.array(self.sparsity_mask)))
+
+    @property
+    def sensory_synapse_count(self) -> int:
+        """Synapses from inputs to neurons."""
+        return int(np.count_nonzero(np.array(self.sensory_sparsity_mask)))
+
+
+def _magnitude(adjacency) -> mx.array:
+    return mx.array(np.abs(np.array(adjacency)).astype(np.float32))

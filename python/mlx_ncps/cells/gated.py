@@ -1,0 +1,240 @@
+"""Gated continuous-time baselines: CT-GRU, ODE-RNN and ODE-LSTM; plain MLX operations, run by
+`LiquidRNN`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import mlx.core as mx
+import numpy as np
+
+from ..ops.checks import check_array
+from ..ops.timespans import normalise_timespans
+from .lstm import LSTMCell
+from .stepwise import (
+    SOLVERS,
+    DenseCell,
+    dense,
+    positive_size,
+    solve,
+    solver_name,
+    tanh_network,
+)
+
+
+class CTGRUCell(DenseCell):
+    """Continuous-time GRU: each unit keeps M traces that decay at fixed time scales (Mozer et al.
+    2017).
+
+        h = sum_i g_i                                            g_i [B, H], i = 1..M
+        r_i = softmax_i(-(lnR - ln tau_i)^2)                     lnR = Wr [x, h] + br
+        q = tanh(Wq [x, sum_i r_i g_i] + bq)
+        s_i = softmax_i(-(lnS - ln tau_i)^2)                     lnS = Ws [x, h] + bs
+        g_i <- ((1 - s_i) g_i + s_i q) exp(-ts / tau_i)          tau_i = tau 10^((i-1)/2)
+
+    `cell(inputs [B, I], state [B, H M], ts=1.0) -> (output [B, H], new state [B, H M])`; the output
+    is h after the step, the state is [B, H, M] laid out flat. The input acts at once, then the
+    traces decay for ts. (The code of Hasani et al. 2021 divides by ln tau_i instead of tau_i, which
+    is 0 for the first scale, and learns lnR and lnS for each scale; this is the paper's form.)
+
+    Args:
+        input_size: number of inputs I; None: that of the first call.
+        hidden_size: number of units H.
+        scales: number of traces M.
+        tau: the shortest time scale, a number > 0.
+
+    Parameters: `retrieve`, `detect`, `store`, each with `weight` [H, I + H] and `bias` [H].
+    """
+
+    op = "ctgru"
+
+    def __init__(self, input_size, hidden_size, scales=8, tau=1.0):
+        super().__init__(input_size, hidden_size)
+        self.scales = positive_size(self.op, "scales", scales)
+        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 < tau < np.inf:
+            raise ValueError(f"[ctgru] tau must be a number > 0, got {tau!r}.")
+        self.tau = float(tau)
+        self._build_known()
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in a state, H M."""
+        return self.hidden_size * self.scales
+
+    def _create(self, width: int) -> None:
+        self.input_size = width
+        for name in ("retrieve", "detect", "store"):
+            self[name] = dense(width + self.hidden_size, self.hidden_size)
+
+    def _step(self, drive, state, ts):
+        log_tau = np.log(self.tau) + np.log(10.0) / 2.0 * np.arange(self.scales)
+        ln, rate = mx.array(log_tau.astype(np.float32)), mx.array(np.exp(-log_tau), mx.float32)
+        traces = state.reshape(-1, self.hidden_size, self.scales)  # [B, H, M]
+        inputs = mx.concatenate([drive, traces.sum(axis=-1)], axis=-1)
+
+        def share(layer):
+            return mx.softmax(-mx.square(layer(inputs)[..., None] - ln), axis=-1)  # [B, H, M]
+
+        retrieved = (share(self.retrieve) * traces).sum(axis=-1)
+        signal = mx.tanh(self.detect(mx.concatenate([drive, retrieved], axis=-1)))
+        stored = share(self.store)
+        traces = (1.0 - stored) * traces + stored * signal[..., None]
+        span = ts[..., None] if isinstance(ts, mx.array) and ts.ndim else ts
+        return (traces * mx.exp(-span * rate)).reshape(state.shape)
+
+    def readout(self, states):
+        """Outputs [..., H] of states [..., H M]: the sums of the traces."""
+        traces = states.reshape(*states.shape[:-1], self.hidden_size, self.scales)
+        return traces.astype(mx.float32).sum(axis=-1).astype(states.dtype)
+
+
+class FieldCell(DenseCell):
+    """Base of the cells that let a state evolve by itself: dh/dt = network(h), a tanh network."""
+
+    def __init__(self, input_size, hidden_size, field_units, ode_unfolds, ode_solver):
+        super().__init__(input_size, hidden_size)
+        units = (self.hidden_size,) if field_units is None else field_units
+        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in units)
+        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
+
+    def _create_field(self) -> None:
+        sizes = [self.hidden_size, *self._field_units, self.hidden_size]
+        self.field = [dense(n, m) for n, m in pairwise(sizes)]
+
+    def _evolve(self, h, ts):
+        """The state h [B, H] after a time ts without input."""
+
+        def field(h):
+            return tanh_network(self.field, h)
+
+        return solve(field, h, ts, self.ode_solver, self.ode_unfolds)
+
+
+class ODERNNCell(FieldCell):
+    """ODE-RNN: the state evolves by itself until an input comes, and a GRU reads it (Rubanova et
+    al. 2019, algorithm 1, with a GRU as RNNCell; Cho et al. 2014).
+
+        h- = h(ts) of dh/dt = network(h)
+        r, z = sigmoid(W [x, h-] + b) ;  n = tanh(Wn [x, r h-] + bn) ;  h' = (1 - z) n + z h-
+
+    `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`, both [B, H]; ts is the time
+    elapsed before the input.
+
+    Args:
+        input_size: number of inputs I; None: that of the first call.
+        hidden_size: number of neurons H.
+        field_units: widths of the network's tanh layers; None: one of H.
+        ode_unfolds: solver steps per time step.
+        ode_solver: "explicit" or "runge_kutta".
+
+    Parameters: `gates.{weight [2H, I + H], bias}`, `candidate.{weight [H, I + H], bias}`,
+    `field.{n}.{weight, bias}`.
+    """
+
+    op = "ode_rnn"
+
+    def __init__(
+        self, input_size, hidden_size, field_units=None, ode_unfolds=4, ode_solver="explicit"
+    ):
+        super().__init__(input_size, hidden_size, field_units, ode_unfolds, ode_solver)
+        self._build_known()
+
+    def _create(self, width: int) -> None:
+        self.input_size = width
+        self.gates = dense(width + self.hidden_size, 2 * self.hidden_size)
+        self.candidate = dense(width + self.hidden_size, self.hidden_size)
+        self._create_field()
+
+    def _step(self, drive, state, ts):
+        h = self._evolve(state, ts)
+        r, z = mx.split(mx.sigmoid(self.gates(mx.concatenate([drive, h], axis=-1))), 2, axis=-1)
+        n = mx.tanh(self.candidate(mx.concatenate([drive, r * h], axis=-1)))
+        return (1.0 - z) * n + z * h
+
+
+class ODELSTMCell(FieldCell):
+    """ODE-LSTM: an LSTM reads the input, then its output evolves by itself for ts, which leaves the
+    memory c alone (Lechner and Hasani 2020).
+
+        (h*, c') = LSTM(x, (h, c))  (`LSTMCell`) ;  h' = h(ts) of dh/dt = network(h) from h*
+
+    `cell(inputs [B, I], state (h, c), ts=1.0) -> (output, (h', c'))`, output = h', all [B, H]; with
+    ts = 0 it is the LSTM.
+
+    Args:
+        input_size: number of inputs I; None: that of the first call.
+        hidden_size: number of neurons H.
+        field_units: widths of the network's tanh layers; None: one of H.
+        ode_unfolds: solver steps per time step.
+        ode_solver: "explicit" or "runge_kutta".
+
+    Parameters: `lstm.{input_map.{weight, bias}, recurrent_map.weight}`, `field.{n}.{weight, bias}`.
+    """
+
+    op = "ode_lstm"
+
+    def __init__(
+        self, input_size, hidden_size, field_units=None, ode_unfolds=4, ode_solver="explicit"
+    ):
+        super().__init__(input_size, hidden_size, field_units, ode_unfolds, ode_solver)
+        self._build_known()
+
+    @property
+    def state_size(self) -> tuple[int, int]:
+        """The sizes of h and c."""
+        return (self.hidden_size, self.hidden_size)
+
+    def _create(self, width: int) -> None:
+        self.input_size = width
+        self.lstm = LSTMCell(width, self.hidden_size)
+        self._create_field()
+
+    def get_initial_state(self, inputs=None, batch_size=None):
+        """Zeros (h, c), each [B, H], where B is `batch_size` or the first size of `inputs`, whose
+        dtype they take.
+        """
+        if inputs is None and batch_size is None:
+            raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
+        batch = inputs.shape[0] if batch_size is None else batch_size
+        dtype = mx.float32 if inputs is None else inputs.dtype
+        return tuple(mx.zeros((batch, size), dtype) for size in self.state_size)
+
+    def __call__(self, inputs, state, ts=1.0):
+        """One step of length `ts`: a number, [B] or [B, 1].
+
+        inputs: [B, I]; state: (h, c), each [B, H]. Returns (output [B, H], (h', c')). Raises
+        ValueError for a wrong shape, width or dtype, and for a number ts that is negative or NaN.
+        """
+        check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
+        self.build(inputs.shape)
+        span = self._step_timespans(ts, inputs.shape[0])
+        h, c = (states[:, 0] for states in self.sequence(inputs[:, None], state, span))
+        return h, (h, c)
+
+    def sequence(self, inputs, state, ts):
+        """Run over a sequence: inputs [B, T, I], state (h, c), ts None, a number or [B, T] -> all
+        h and all c, each [B, T, H], in the dtype of the inputs.
+        """
+        check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        batch, steps, width = inputs.shape
+        self.build(width)
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
+        for name, part in zip("hc", state, strict=True):
+            check_array(self.op, f"state {name}", part, "[B, H]", (batch, self.hidden_size))
+        ts = normalise_timespans(self.op, ts, batch, steps)
+        h, c = (part.astype(mx.float32) for part in state)
+        drive, states = self.lstm.drive(inputs), [(h, c)]
+        for t in range(steps):
+            span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
+            h, c = self.lstm.gates(drive[:, t], h, c)
+            h = self._evolve(h, span)
+            states.append((h, c))
+        parts = (mx.stack(part, axis=1)[:, 1:] for part in zip(*states, strict=True))
+        return tuple(part.astype(inputs.dtype) for part in parts)
+
+    def readout(self, states):
+        """Outputs [..., H] of states (h, c): h."""
+        return states[0]

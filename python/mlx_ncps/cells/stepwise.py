@@ -1,0 +1,144 @@
+"""What the plain reference cells share: solvers, sizes, running step by step in MLX operations;
+`continuous` and `gated` build on it.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..ops import xavier_uniform
+from ..ops.checks import check_array
+from ..ops.timespans import normalise_timespans
+from .base import LiquidCell
+
+SOLVERS = ("explicit", "runge_kutta", "semi_implicit")
+
+
+def solve(field, h, ts, solver: str, unfolds: int, leak=0.0):
+    """The state h [B, H] after `unfolds` steps of ts / unfolds of dh/dt = field(h) - leak h.
+
+    ts: a number or [B, 1]; leak: a number or [H].  solver: "explicit" is Euler's method (order 1),
+    "runge_kutta" the classical one (order 4), "semi_implicit" Euler's with an implicit leak, stable
+    for any step (order 1).
+    """
+    dt = ts / unfolds
+
+    def slope(h):
+        return field(h) - leak * h
+
+    for _ in range(unfolds):
+        if solver == "semi_implicit":
+            h = (h + dt * field(h)) / (1.0 + dt * leak)
+        elif solver == "explicit":
+            h = h + dt * slope(h)
+        else:
+            k1 = slope(h)
+            k2 = slope(h + 0.5 * dt * k1)
+            k3 = slope(h + 0.5 * dt * k2)
+            k4 = slope(h + dt * k3)
+            h = h + dt / 6.0 * (k1 + 2.0 * (k2 + k3) + k4)
+    return h
+
+
+def dense(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear map, Xavier weights and a bias of 0."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer.weight = xavier_uniform((outputs, inputs))
+    if bias:
+        layer.bias = mx.zeros((outputs,))
+    return layer
+
+
+def tanh_network(layers, x):
+    """Linear maps with tanh between them."""
+    for layer in layers[:-1]:
+        x = mx.tanh(layer(x))
+    return layers[-1](x)
+
+
+def positive_size(op: str, name: str, size) -> int:
+    """`size`, which must be an integer >= 1."""
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
+    return int(size)
+
+
+def solver_name(op: str, solver, solvers=SOLVERS) -> str:
+    """`solver`, which must be one of `solvers`."""
+    if solver not in solvers:
+        raise ValueError(f"[{op}] ode_solver must be one of {', '.join(solvers)}, got {solver!r}.")
+    return solver
+
+
+class StepMixin:
+    """Gives a LiquidCell its `sequence`: one `_step` after the other, in float32 MLX operations."""
+
+    def stepwise(self) -> str:
+        """Why `sequence` runs step by step."""
+        return f"{type(self).__name__} is a reference cell of MLX operations"
+
+    def readout(self, states):
+        """Outputs [..., H] of states [..., H]: the states."""
+        return states
+
+    def sequence(self, inputs, state, ts):
+        """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
+        states [B, T, H], in the dtype of the inputs.
+        """
+        check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        batch, steps, width = inputs.shape
+        self.build(width)
+        self._check_state(state, batch)
+        ts = normalise_timespans(self.op, ts, batch, steps)
+        drive = self._drive(inputs.astype(mx.float32))
+        state, states = state.astype(mx.float32), []
+        for t in range(steps):
+            span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
+            state = self._step(drive[:, t], state, span)
+            states.append(state)
+        states = mx.stack(states, axis=1) if steps else state[:, None][:, :0]
+        return states.astype(inputs.dtype)
+
+    def _check_state(self, state, batch: int) -> None:
+        check_array(self.op, "state", state, "[B, H]", (batch, self.state_size))
+
+    def _drive(self, inputs):
+        """What a step reads of the inputs [B, T, I], for all steps at once."""
+        return inputs
+
+    def _step(self, drive, state, ts):
+        """One step of length ts, a number or [B, 1]: drive [B, ...], state [B, H] -> state."""
+        raise NotImplementedError
+
+
+class DenseCell(StepMixin, LiquidCell):
+    """Base of the baselines without a wiring: sizes, and building at the first call."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__()
+        self.hidden_size = positive_size(self.op, "hidden_size", hidden_size)
+        self.input_size = input_size
+        if input_size is not None:
+            self.input_size = positive_size(self.op, "input_size", input_size)
+
+    def _build_known(self) -> None:
+        """Build when the number of inputs is known; the last line of a constructor."""
+        if self.input_size is not None:
+            self.build(self.input_size)
+
+    @property
+    def state_size(self) -> int:
+        """Number of neurons, H."""
+        return self.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs, H."""
+        return self.hidden_size
+
+    @property
+    def sensory_size(self) -> int | None:
+        """Number of inputs, I; None before the cell is built."""
+        return self.input_size
