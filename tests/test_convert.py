@@ -85,11 +85,9 @@ def test_bfloat16_tensors():
 
 def test_torch_files_that_run_code_are_refused(tmp_path):
     torch = pytest.importorskip("torch")
-    import pickle
-
     path = tmp_path / "model.pt"
     torch.save({"rnn_cell.gleak": print}, path)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"model\.pt: must be .* got UnpicklingError"):
         from_torch(path)
 
 
@@ -245,18 +243,12 @@ def test_masks_of_another_wiring_are_refused():
     )
 
 
-def test_mixed_memory_is_refused():
-    case, _ = golden("cfc")
-    arrays = state_dict(case) | {"lstm.input_map.weight": np.zeros((4, 4))}
-    refused("cfc", arrays, "mixed_memory must be False for now", NotImplementedError)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda a: from_torch(3), r"source must be a module, a state dict or a path, got int"),
         (lambda a: from_torch("model.ckpt"), r"source must end in .*, got 'model.ckpt'"),
-        (lambda a: from_torch({"x": 1.0}), "x must be a tensor or an array, got float"),
+        (lambda a: from_torch({"x": 1.0}), "x must be a tensor or an array of numbers, got float"),
         (lambda a: from_torch({"x": np.ones(2)}), r"source must have rnn_cell\.gleak \(LTC\) or"),
         (lambda a: from_torch(a, wiring=AutoNCP(10, 2)), "wiring must be None for a CfC without"),
         (lambda a: from_torch(a, CfC(3, 4), mode="pure"), "layer has its own options, got mode"),

@@ -222,5 +222,3 @@ def test_dropout_is_taken_over_and_numbers_the_backbone():
 def test_other_modules_are_refused():
     with pytest.raises(ValueError, match=r"source must be an ncps.torch CfC or LTC, got Linear"):
         from_torch(torch.nn.Linear(2, 2))
-    with pytest.raises(NotImplementedError, match="mixed_memory must be False for now"):
-        from_torch(ncps_torch.LTC(3, 5, mixed_memory=True))

@@ -107,7 +107,7 @@ def _open_safetensors(broken, path: Path) -> dict[str, Stored]:
         if length > MAX_HEADER:
             raise broken(f"the header must be at most {MAX_HEADER} bytes, got {length}.")
         header = _json(broken, file.read(length))
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}  # MLX writes null
     if not isinstance(metadata, dict):
         raise broken(f"__metadata__ must be an object, got {type(metadata).__name__}.")
     facts = {name: _facts(broken, name, entry) for name, entry in header.items()}
