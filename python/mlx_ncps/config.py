@@ -41,7 +41,7 @@ class Configurable:
         super().__init_subclass__(**options)
         register(cls)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _recorded(cls.__init__)
+            cls.__init__ = recorded(cls.__init__)
 
     def get_config(self) -> dict:
         """What `from_config` needs, compatible with JSON: the constructor's arguments, a wiring or
@@ -50,11 +50,7 @@ class Configurable:
 
         Raises ValueError for an argument that has no such form, as a plain function.
         """
-        name = type(self).__name__
-        arguments = self.__dict__.get("_arguments", {})
-        if any(key.startswith("*") for key in arguments):
-            raise ValueError(f"[get_config] {name} must define it itself, as it was given *args.")
-        config = {key: _encode(f"{name}.{key}", value) for key, value in arguments.items()}
+        config = encoded_arguments(self)
         width = self._built_for()
         return config if width is None else {**config, _BUILT_FOR: width}
 
@@ -94,7 +90,7 @@ class Configurable:
         return twin
 
 
-def _recorded(init):
+def recorded(init):
     """`init` that keeps its arguments, unless the constructor of a subclass has done so already."""
 
     @functools.wraps(init)
@@ -127,6 +123,14 @@ def _bound(init, self, args, kwargs) -> dict:
 def _snapshot(value):
     """A wiring's copy: the user's own may be built or edited later."""
     return value.copy() if getattr(value, "copied_as_argument", False) else value
+
+
+def encoded_arguments(made) -> dict:
+    """The recorded arguments of an object in the form that JSON knows."""
+    name, arguments = type(made).__name__, made.__dict__.get("_arguments", {})
+    if any(key.startswith("*") for key in arguments):
+        raise ValueError(f"[get_config] {name} must define it itself, as it was given *args.")
+    return {key: _encode(f"{name}.{key}", value) for key, value in arguments.items()}
 
 
 def _encode(name: str, value):

@@ -1,7 +1,7 @@
 """Wirings: which neuron excites or inhibits which; bit-exact with ncps, read by the cells."""
 
-from .base import Wiring
+from .base import Synapse, Wiring
 from .dense import FullyConnected, Random
 from .ncp import NCP, AutoNCP
 
-__all__ = ["NCP", "AutoNCP", "FullyConnected", "Random", "Wiring"]
+__all__ = ["NCP", "AutoNCP", "FullyConnected", "Random", "Synapse", "Wiring"]

@@ -4,13 +4,22 @@ unfold) and the masks of a wired CfC cell; base of all wirings.
 
 import copy
 import functools
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from ..config import register
+from ..config import encoded_arguments, recorded, register
 from . import _checks, draw
 from ._matrices import MATRICES, SynapseMatrices
+
+
+class Synapse(NamedTuple):
+    """From a neuron, or an input, to a neuron: polarity +1 (excitatory) or -1 (inhibitory)."""
+
+    source: int
+    target: int
+    polarity: int
 
 
 @register
@@ -32,9 +41,9 @@ class Wiring(SynapseMatrices):
         sensory_adjacency_matrix: ``mx.array`` int32 ``[I, H]``; ``None`` before :meth:`build`.
 
     A subclass draws its recurrent synapses in ``__init__`` and its sensory ones in
-    ``build(input_dim)``, after ``super().build(input_dim)``; that ``build`` is made idempotent.
-    If its constructor takes other arguments than ``units`` and ``output_dim``, it returns them from
-    ``get_config``.
+    ``build(input_dim)``, after ``super().build(input_dim)``; that ``build`` is made idempotent. The
+    arguments of its constructor are recorded for ``get_config``. With ``num_layers`` and
+    ``get_neurons_of_layer`` of its own a wired CfC follows its layers.
 
     Raises:
         ValueError: a size is not a positive integer, or ``output_dim`` exceeds ``units``.
@@ -55,6 +64,8 @@ class Wiring(SynapseMatrices):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         register(cls)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = recorded(cls.__init__)
         if "build" in cls.__dict__:
             cls.build = _build_once(cls.build)
 
@@ -132,6 +143,27 @@ class Wiring(SynapseMatrices):
         self._require_built("sensory_erev_initializer")
         return _as_initial("sensory_erev_initializer", self.sensory_adjacency, shape, dtype)
 
+    def get_synapses(self, source=None, target=None, *, sensory=False):
+        """The synapses between neurons, or those from the inputs when ``sensory``, as a list of
+        ``Synapse(source, target, polarity)``: all, or those of one source, one target, or both.
+
+        Raises:
+            ValueError: no such neuron or input; ``sensory`` before :meth:`build`.
+        """
+        if sensory:
+            self._require_built("get_synapses")
+        matrix = self.sensory_adjacency if sensory else self.adjacency
+        for name, given, size in zip(
+            ("source", "target"), (source, target), matrix.shape, strict=True
+        ):
+            if given is not None:
+                _checks.integer("get_synapses", name, given, 0, size)
+        return [
+            Synapse(int(a), int(b), int(matrix[a, b]))
+            for a, b in np.argwhere(matrix)
+            if source in (None, a) and target in (None, b)
+        ]
+
     # Neurons
 
     @property
@@ -149,17 +181,19 @@ class Wiring(SynapseMatrices):
         neuron_id = _checks.integer("get_type_of_neuron", "neuron_id", neuron_id, 0, self.units)
         return "motor" if neuron_id < (self.output_dim or 0) else "inter"
 
+    def get_neurons_of_type(self, neuron_type):
+        """Ids of all neurons whose :meth:`get_type_of_neuron` is ``neuron_type``, as a list."""
+        return [n for n in range(self.units) if self.get_type_of_neuron(n) == neuron_type]
+
     # Saving and copying
 
     def get_config(self):
-        """Everything that :meth:`from_config` needs, JSON-compatible."""
+        """Everything that :meth:`from_config` needs, JSON-compatible: the constructor's arguments,
+        the number of inputs and the matrices.
+        """
+        arguments = encoded_arguments(self) or {"units": self.units, "output_dim": self.output_dim}
         matrices = {name: _as_list(self._host(name)) for name in MATRICES}
-        return {
-            "units": self.units,
-            "output_dim": self.output_dim,
-            "input_dim": self.input_dim,
-            **matrices,
-        }
+        return {**arguments, "input_dim": self.input_dim, **matrices}
 
     @classmethod
     def from_config(cls, config):
@@ -180,6 +214,8 @@ class Wiring(SynapseMatrices):
 
     def _config_of(self, cls, arguments):
         """``arguments`` of ``cls``, and the matrices if ``cls`` draws others (edited, loaded)."""
+        if type(self).__init__ is not cls.__init__:  # a user's subclass with arguments of its own
+            cls, arguments = type(self), encoded_arguments(self)
         config = {**arguments, "input_dim": self.input_dim}
         drawn = cls.from_config(config)
         for name in MATRICES:
