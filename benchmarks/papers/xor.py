@@ -48,7 +48,7 @@ class Setup:
     optimizer: str
     batch: int
     learning_rate: float
-    decay: float  # of the learning rate, per epoch of 200
+    decay: float  # of the learning rate, per epoch
     clip: float  # of the norm of each array's gradient
     weight_decay: float  # L2 on the matrices of the CfC
     published: str  # test accuracy, % (3 runs)
@@ -123,6 +123,7 @@ def build(model: str, setup: Setup):
     return CfC(
         1,
         setup.units,
+        variant="paper",
         mode=model if model in ("no_gate", "pure") else "default",
         mixed_memory=model == "mixed",
         activation=setup.activation,
@@ -131,12 +132,10 @@ def build(model: str, setup: Setup):
     )
 
 
-def make_optimizer(setup: Setup, epochs: int, steps: int):
-    """The paper's optimiser; with fewer epochs than 200 the learning rate decays faster, to the
-    same end.
-    """
-    decay = setup.decay ** (PAPER_EPOCHS / epochs / steps)
-    rate = optim.exponential_decay(setup.learning_rate, decay)
+def make_optimizer(setup: Setup, first: int, steps: int):
+    """The paper's optimiser, its learning rate that of epoch `first` on, of `steps` steps each."""
+    start = setup.learning_rate * setup.decay**first
+    rate = optim.exponential_decay(start, setup.decay ** (1 / steps))
     if setup.optimizer == "adam":
         return optim.Adam(rate, eps=1e-7, bias_correction=True)
     return optim.RMSprop(rate, alpha=0.9, eps=1e-7)
@@ -201,16 +200,19 @@ def accuracy(predict, events: Events) -> float:
 
 
 def train(model_name, seed, epochs, data, path, *, setup=None, stop=None, quiet=False) -> Run:
-    """Train one model, or go on with it; data: (training events, test events)."""
+    """Train one model, or go on with it; data: (training events, test events).
+
+    epochs: (first, end), the part of the paper's schedule of the learning rate that runs.
+    """
     setup = setup or SETUPS[model_name]
     train_events, test_events = data
     mx.random.seed(seed)
     model = build(model_name, setup)
     samples = len(train_events.count)
     steps = math.ceil(samples / setup.batch)
-    optimizer = make_optimizer(setup, epochs, steps)
+    optimizer = make_optimizer(setup, epochs[0], steps)
     optimizer.init(model.trainable_parameters())
-    facts = {"model": model_name, "seed": seed, "epochs": epochs, "samples": samples}
+    facts = {"model": model_name, "seed": seed, "epochs": list(epochs), "samples": samples}
     run = Run(path, {**facts, "setup": asdict(setup)}, model, optimizer)
     step = make_step(model, optimizer, setup)
     predict = mx.compile(
@@ -224,7 +226,7 @@ def train(model_name, seed, epochs, data, path, *, setup=None, stop=None, quiet=
             losses.append(step(train_events, order[start : start + setup.batch]))
         return {"loss": float(np.mean(losses)), "accuracy": accuracy(predict, test_events)}
 
-    run.epochs(epochs, train_epoch, stop=stop, quiet=quiet)
+    run.epochs(epochs[1] - epochs[0], train_epoch, stop=stop, quiet=quiet)
     return run
 
 
@@ -235,11 +237,12 @@ def results_table(entries) -> str:
     """Markdown: final test accuracy of each model, mean and spread over seeds."""
     rows = []
     for model, setup in SETUPS.items():
-        for epochs in sorted({e["epochs"] for e in entries if e["model"] == model}):
-            chosen = [e for e in entries if (e["model"], e["epochs"]) == (model, epochs)]
+        for epochs in sorted({tuple(e["epochs"]) for e in entries if e["model"] == model}):
+            chosen = [e for e in entries if (e["model"], tuple(e["epochs"])) == (model, epochs)]
             minutes = np.mean([e["seconds"] for e in chosen]) / 60
             measured = spread(e["accuracy"] for e in chosen)
-            rows.append([model, setup.published, measured, len(chosen), epochs, f"{minutes:.0f}"])
+            part = f"{epochs[0]} to {epochs[1]}"
+            rows.append([model, setup.published, measured, len(chosen), part, f"{minutes:.0f}"])
     head = ["model", "published, %", "test accuracy, %", "seeds", "epochs", "minutes a run"]
     return table(head, rows)
 
@@ -249,7 +252,8 @@ def main(argv=None) -> int:
     parser.add_argument("command", choices=("train", "table"))
     parser.add_argument("--model", choices=tuple(SETUPS), default="cfc")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=PAPER_EPOCHS)
+    parser.add_argument("--first", type=int, default=0, help="first epoch of the schedule")
+    parser.add_argument("--epochs", type=int, default=PAPER_EPOCHS, help="end of the schedule")
     parser.add_argument("--threads", type=int, help="of the fused kernels")
     parser.add_argument("--checkpoints", default=CHECKPOINTS / "xor", help="folder of the runs")
     parser.add_argument("--results", default=RESULTS / "xor.json", help="file of the results")
@@ -261,9 +265,10 @@ def main(argv=None) -> int:
         mlx_ncps.set_num_threads(options.threads)
     mx.set_default_device(mx.cpu)
     data = make_events(100_000, 1), make_events(10_000, 2)
+    epochs = (options.first, options.epochs)
     for seed in options.seed:
-        path = f"{options.checkpoints}/{options.model}-{options.epochs}-{seed}"
-        run = train(options.model, seed, options.epochs, data, path)
+        path = f"{options.checkpoints}/{options.model}-{epochs[0]}-{epochs[1]}-{seed}"
+        run = train(options.model, seed, epochs, data, path)
         entry = {name: run.facts[name] for name in ("model", "seed", "epochs")}
         entry |= {"accuracy": run.log[-1]["accuracy"], "seconds": round(run.seconds)}
         add_result(options.results, entry)
