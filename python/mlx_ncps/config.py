@@ -63,13 +63,7 @@ class Configurable:
         """
         arguments = {key: _decode(value) for key, value in _mapping(cls, config).items()}
         width = arguments.pop(_BUILT_FOR, None)
-        try:
-            inspect.signature(cls.__init__).bind(None, **arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"[from_config] config must hold the arguments of {cls.__name__}, got {error}."
-            ) from error
-        made = cls(**arguments)
+        made = construct(cls, arguments)
         if width is not None:
             made._build_for(width)
         return made
@@ -88,6 +82,17 @@ class Configurable:
         twin.__dict__["_no_grad"] = copy.copy(self._no_grad)
         dict.update(twin, self)
         return twin
+
+
+def construct(cls: type, arguments: dict):
+    """`cls(**arguments)`; ValueError when the constructor doesn't take these arguments."""
+    try:
+        inspect.signature(cls.__init__).bind(None, **arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"[from_config] config must hold the arguments of {cls.__name__}: {error}."
+        ) from error
+    return cls(**arguments)
 
 
 def recorded(init):

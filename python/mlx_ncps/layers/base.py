@@ -47,7 +47,7 @@ def _build_once(build):
                     f"[{self.op}] inputs must have {self.built_width} features, got {width}."
                 )
             return
-        build(self, input_shape)
+        build(self, (width,) if isinstance(input_shape, int) else tuple(input_shape))
         self.built_width = width
         self.built = True
 
@@ -65,11 +65,11 @@ def _width(op: str, input_shape) -> int:
 class NCPLayer(Configurable, WeightFiles, nn.Module):
     """Base of layers whose weights are made at the first call, when the number of inputs is known.
 
-    A subclass makes its weights in `build(input_shape)`, ending with `super().build(input_shape)`,
-    or in `_create(width)`; computes in `call(inputs, ...)`; and tells the shape of its output in
-    `compute_output_shape`. `build` is made to run once: for the same width it does nothing
-    afterwards, for another it raises ValueError. `get_config` and `from_config` follow from the
-    constructor.
+    A subclass makes its weights in `build(input_shape)`, where `input_shape[-1]` is that number,
+    and ends it with `super().build(input_shape)`; or it makes them in `_create(width)`. It computes
+    in `call(inputs, ...)` and tells the shape of its output in `compute_output_shape`. `build` is
+    made to run once: for the same width it does nothing afterwards, for another it raises
+    ValueError. `get_config` and `from_config` follow from the constructor.
 
     Attributes: `op`, the name in errors; `built`; `built_width`, the number of inputs or None.
     """
@@ -93,7 +93,7 @@ class NCPLayer(Configurable, WeightFiles, nn.Module):
         Only the last size of the shape counts, the others may be None.
         Raises ValueError when this is built for another width.
         """
-        self._create(_width(self.op, input_shape))
+        self._create(input_shape[-1])
 
     def _create(self, width: int) -> None:
         """Make the weights for `width` inputs."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..config import encoded_arguments, recorded, register
+from ..config import construct, encoded_arguments, recorded, register
 from . import _checks, draw
 from ._matrices import MATRICES, SynapseMatrices
 
@@ -204,7 +204,7 @@ class Wiring(SynapseMatrices):
         arguments = dict(config)
         matrices = {name: arguments.pop(name, None) for name in MATRICES}
         input_dim = arguments.pop("input_dim", None)
-        wiring = cls(**arguments)
+        wiring = construct(cls, arguments)
         if input_dim is not None:
             wiring.build(input_dim)
         for name, matrix in matrices.items():
