@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "csrc/cpu/kernels.h"
+#include "csrc/mixed_memory.h"
 #include "csrc/sequence_primitive.h"
 #include "metal/activations.h"
 #include "metal/cfc.h"
@@ -15,7 +16,10 @@ namespace {
 
 struct CfcOp {
   static constexpr const char *NAME = "CfcSequence", *BACKWARD_NAME = "CfcSequenceBackward",
+                              *MIXED_NAME = "CfcMixedSequence",
+                              *MIXED_BACKWARD_NAME = "CfcMixedSequenceBackward",
                               *CALL = "cfc_sequence";
+  static constexpr int STATES = 1;
 
   int layers, mode, activation, head_activation, heads;
 
@@ -26,14 +30,15 @@ struct CfcOp {
     return first_weight() + 2 * (layers + heads) + (mode == NCPS_CFC_PURE ? 2 : 0);
   }
   int batched() const { return first_weight(); }
-  int saved_batch_axis() const { return 0; }
+  mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
+  std::vector<int> saved_batch_axes() const { return {0}; }
   int saved_width(const Arrays& in) const {
     int width = heads * in[1].shape(1);
     for (int l = 0; l < layers; ++l) width += in[first_weight() + 2 * l].shape(0);
     return width;
   }
-  mx::Shape saved_shape(const Arrays& in) const {
-    return {in[0].shape(0), in[0].shape(1), saved_width(in)};
+  std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
+    return {{in[0].shape(0), in[0].shape(1), saved_width(in)}};
   }
 
   CfcProblem problem(const Arrays& in) const {
@@ -54,13 +59,15 @@ struct CfcOp {
     return p;
   }
 
-  auto forward(const Arrays& in, float* states, float* saved) const {
+  CfcProblem forward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
-    p.h = states, p.saved = saved;
-    return [p] { kernels().cfc_forward(p); };
+    p.h = outputs[0].data<float>();
+    p.saved = outputs.size() > 1 ? outputs[1].data<float>() : nullptr;
+    return p;
   }
+  void forward(const CfcProblem& p) const { kernels().cfc_forward(p); }
 
-  auto backward(const Arrays& in, Arrays& outputs) const {
+  CfcProblem backward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
     const auto out = [&](int i) { return outputs[i].data<float>(); };
     p.h = const_cast<float*>(in[inputs()].data<float>());
@@ -72,8 +79,9 @@ struct CfcOp {
     for (int i = 0; i < heads; ++i, at += 2)
       p.dhead_weight[i] = out(at), p.dhead_bias[i] = out(at + 1);
     if (mode == NCPS_CFC_PURE) p.dw_tau = out(at), p.dA = out(at + 1);
-    return [p] { kernels().cfc_backward(p); };
+    return p;
   }
+  void backward(const CfcProblem& p) const { kernels().cfc_backward(p); }
 };
 
 int index_of(const char* what, const std::string& name, const std::vector<const char*>& valid) {
@@ -109,10 +117,10 @@ CfcOp op_of(const std::string& mode, const std::string& activation,
 
 }  // namespace
 
-mx::array cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
-                       const Arrays& weights, int layers, const std::string& mode,
-                       const std::string& activation, const std::string& head_activation,
-                       bool merged, bool save, mx::StreamOrDevice s_) {
+States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
+                    const Arrays& weights, int layers, const std::string& mode,
+                    const std::string& activation, const std::string& head_activation, bool merged,
+                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
   if (x.ndim() != 3) fail("x must be [B, T, I], got " + std::to_string(x.ndim()) + " dimensions.");
   if (h0.ndim() != 2) fail("h0 must be [B, H], got " + std::to_string(h0.ndim()) + " dimensions.");
@@ -149,7 +157,8 @@ mx::array cfc_sequence(const mx::array& x, const mx::array& h0, const std::optio
     add("head bias", weights[2 * i + 1], {H}, "[H]");
   }
   for (int i = 2 * (layers + op.heads); i < count; ++i) add("w_tau and A", weights[i], {H}, "[H]");
-  return sequence_states(op, inputs, save, x.dtype(), s);
+  if (memory) return mixed_states(op, inputs, *memory, save, x.dtype(), s);
+  return sequence_states(op, inputs, save, x.dtype(), s)[0];
 }
 
 }  // namespace mlx_ncps

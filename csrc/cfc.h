@@ -18,9 +18,11 @@ namespace mlx_ncps {
 //   "identity", not looked at in pure mode.
 // Returns h after every step [B, T, H], of x's dtype. With `save` the forward keeps what the
 // backward reads; without, a backward runs the forward again.
-mx::array cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
-                       const Arrays& weights, int layers, const std::string& mode,
-                       const std::string& activation, const std::string& head_activation,
-                       bool merged, bool save, mx::StreamOrDevice s);
+// memory: c0 [B, H], input_weight [4H, I], bias [4H], recurrent_weight [4H, H] of an LSTM in front
+// of the cell (MATHS 4); c comes out beside h.
+States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
+                    const Arrays& weights, int layers, const std::string& mode,
+                    const std::string& activation, const std::string& head_activation, bool merged,
+                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s);
 
 }  // namespace mlx_ncps

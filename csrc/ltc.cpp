@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "csrc/mixed_memory.h"
 #include "csrc/sequence_primitive.h"
 
 namespace mlx_ncps {
@@ -20,7 +21,10 @@ SynapseMatrices matrices(const Arrays& in, int first) {
 
 struct LtcOp {
   static constexpr const char *NAME = "LtcSequence", *BACKWARD_NAME = "LtcSequenceBackward",
+                              *MIXED_NAME = "LtcMixedSequence",
+                              *MIXED_BACKWARD_NAME = "LtcMixedSequenceBackward",
                               *CALL = "ltc_sequence";
+  static constexpr int STATES = 1;
 
   int unfolds;
   bool batch_lanes;  // the kernel with synapse lists, and its layout of `saved`
@@ -29,10 +33,11 @@ struct LtcOp {
   bool operator==(const LtcOp&) const = default;
   int inputs() const { return INPUTS; }
   int batched() const { return 3; }
-  int saved_batch_axis() const { return batch_lanes ? 4 : 0; }
-  mx::Shape saved_shape(const Arrays& in) const {
+  mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
+  std::vector<int> saved_batch_axes() const { return {batch_lanes ? 4 : 0}; }
+  std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
     const int B = in[0].shape(0), T = in[0].shape(1), H = in[1].shape(1);
-    return batch_lanes ? mx::Shape{T, unfolds, 2, H, B} : mx::Shape{B, T, unfolds, 2, H};
+    return {batch_lanes ? mx::Shape{T, unfolds, 2, H, B} : mx::Shape{B, T, unfolds, 2, H}};
   }
 
   LtcProblem problem(const Arrays& in) const {
@@ -50,13 +55,15 @@ struct LtcOp {
     return p;
   }
 
-  auto forward(const Arrays& in, float* states, float* saved) const {
+  LtcProblem forward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
-    p.v = states, p.saved = saved;
-    return [p, op = *this] { kernels().ltc_forward(p, op.batch_lanes); };
+    p.v = outputs[0].data<float>();
+    p.saved = outputs.size() > 1 ? outputs[1].data<float>() : nullptr;
+    return p;
   }
+  void forward(const LtcProblem& p) const { kernels().ltc_forward(p, batch_lanes); }
 
-  auto backward(const Arrays& in, Arrays& outputs) const {
+  LtcProblem backward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
     const auto out = [&](int i) { return outputs[i].data<float>(); };
     p.v = const_cast<float*>(in[INPUTS].data<float>());
@@ -66,8 +73,9 @@ struct LtcOp {
     p.dleak_den = out(5);
     p.drecurrent = {out(6), out(7), out(8), out(9)};
     p.dsensory = {out(10), out(11), out(12), out(13)};
-    return [p, op = *this] { kernels().ltc_backward(p, op.batch_lanes); };
+    return p;
   }
+  void backward(const LtcProblem& p) const { kernels().ltc_backward(p, batch_lanes); }
 };
 
 std::vector<Synapse> sorted(const std::vector<int>& source, const std::vector<int>& target,
@@ -131,14 +139,13 @@ const char* ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* syn
   return prefers_lists(B, I, H, unfolds, recurrent, sensory) ? "lists" : "dense";
 }
 
-mx::array ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
-                       const mx::array& cm, const mx::array& leak_num, const mx::array& leak_den,
-                       const mx::array& s2, const mx::array& m2, const mx::array& w,
-                       const mx::array& we, const mx::array& sensory_s2,
-                       const mx::array& sensory_m2, const mx::array& sensory_w,
-                       const mx::array& sensory_we, int unfolds,
-                       std::shared_ptr<const SynapseLists> synapses, bool save,
-                       mx::StreamOrDevice s_) {
+States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
+                    const mx::array& cm, const mx::array& leak_num, const mx::array& leak_den,
+                    const mx::array& s2, const mx::array& m2, const mx::array& w,
+                    const mx::array& we, const mx::array& sensory_s2, const mx::array& sensory_m2,
+                    const mx::array& sensory_w, const mx::array& sensory_we, int unfolds,
+                    std::shared_ptr<const SynapseLists> synapses,
+                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
   if (x.ndim() != 3)
     throw std::invalid_argument("[ltc_sequence] x must be [B, T, I], got " +
@@ -170,7 +177,8 @@ mx::array ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array&
                                 std::to_string(synapses->units) + ").");
   LtcOp op{unfolds, ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l', nullptr};
   if (op.batch_lanes) op.synapses = synapses ? synapses : all_synapses(I, H);
-  return sequence_states(std::move(op), inputs, save, x.dtype(), s);
+  if (memory) return mixed_states(std::move(op), inputs, *memory, save, x.dtype(), s);
+  return sequence_states(std::move(op), inputs, save, x.dtype(), s)[0];
 }
 
 }  // namespace mlx_ncps

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "csrc/cpu/kernels.h"
 #include "csrc/primitive.h"
@@ -24,16 +25,17 @@ struct SynapseLists {
 // [B, T, H], of x's dtype.
 //   x [B, T, I], v0 [B, H], ts [B, T], cm leak_num leak_den [H], s2 m2 w we [H, H], sensory ones
 //   [I, H]
+// memory: c0 [B, H], input_weight [4H, I], bias [4H], recurrent_weight [4H, H] of an LSTM in front
+// of the cell (MATHS 4); c comes out beside v.
 // With `save` the forward keeps what the backward reads; without, a backward runs the forward
 // again.
-mx::array ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
-                       const mx::array& cm, const mx::array& leak_num, const mx::array& leak_den,
-                       const mx::array& s2, const mx::array& m2, const mx::array& w,
-                       const mx::array& we, const mx::array& sensory_s2,
-                       const mx::array& sensory_m2, const mx::array& sensory_w,
-                       const mx::array& sensory_we, int unfolds,
-                       std::shared_ptr<const SynapseLists> synapses, bool save,
-                       mx::StreamOrDevice s);
+States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
+                    const mx::array& cm, const mx::array& leak_num, const mx::array& leak_den,
+                    const mx::array& s2, const mx::array& m2, const mx::array& w,
+                    const mx::array& we, const mx::array& sensory_s2, const mx::array& sensory_m2,
+                    const mx::array& sensory_w, const mx::array& sensory_we, int unfolds,
+                    std::shared_ptr<const SynapseLists> synapses,
+                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s);
 
 // "lists" or "dense": which kernel ltc_sequence would run for this shape.
 const char* ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "mlx/mlx.h"
@@ -14,6 +15,7 @@ namespace mlx_ncps {
 
 namespace mx = mlx::core;
 using Arrays = std::vector<mx::array>;
+using States = std::variant<Arrays, mx::array>;  // h of every step; with mixed memory h and c
 
 // float32 and row-contiguous, as the kernels read it.
 mx::array ready(const mx::array& a, mx::Stream s);

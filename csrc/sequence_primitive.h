@@ -2,12 +2,18 @@
 // backward that its vjp builds. LTC and CfC differ in their Op only.
 //
 // An Op is a small value (compared by ==) with
-//   NAME, BACKWARD_NAME, CALL      class names, and the function's name in errors
-//   int inputs() const             arrays that the forward reads; the backward adds states, saved
-//   and the states' cotangent int batched() const            how many of the first of them have the
-//   batch as axis 0 mx::Shape saved_shape(inputs) const, int saved_batch_axis() const
-//   forward(inputs, states, saved or null) const, backward(inputs, outputs) const
-//                                  void() functions that run the kernels on the arrays' memory
+//   NAME, BACKWARD_NAME, CALL   class names, and the function's name in errors
+//   STATES                      how many states of the shape states_shape(inputs) come out
+//   int inputs() const          arrays that the forward reads
+//   int batched() const         how many of the first of them have the batch as axis 0
+//   saved_shapes(inputs), saved_batch_axes()
+//                               of what the forward keeps for the backward
+//   forward_problem(inputs, outputs), backward_problem(inputs, outputs)
+//                               the kernels' argument; outputs of the forward: states, and what is
+//                               kept where it is; inputs of the backward: those of the forward,
+//                               states, kept, the states' cotangents; it gives a gradient for each
+//                               input of the forward
+//   forward(problem), backward(problem)   run the kernels
 #pragma once
 
 #include <memory>
@@ -17,7 +23,7 @@
 
 namespace mlx_ncps {
 
-// The states [B, T, H] of x [B, T, I] and state [B, H], the first two inputs.
+// The states [B, T, H] of x [B, T, I] and state [B, H], the first two inputs of a cell.
 inline mx::Shape states_shape(const Arrays& in) {
   return {in[0].shape(0), in[0].shape(1), in[1].shape(1)};
 }
@@ -51,7 +57,8 @@ class SequenceBackward : public mx::Primitive {
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     check_contiguous(Op::CALL, inputs);
     allocate(outputs);
-    dispatch(stream(), inputs, outputs, op_.backward(inputs, outputs));
+    dispatch(stream(), inputs, outputs,
+             [op = op_, p = op_.backward_problem(inputs, outputs)] { op.backward(p); });
   }
   void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }
   Arrays vjp(const Arrays&, const Arrays&, const std::vector<int>&, const Arrays&) override {
@@ -91,9 +98,8 @@ class Sequence : public mx::Primitive {
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     check_contiguous(Op::CALL, inputs);
     allocate(outputs);
-    dispatch(
-        stream(), inputs, outputs,
-        op_.forward(inputs, outputs[0].data<float>(), save_ ? outputs[1].data<float>() : nullptr));
+    dispatch(stream(), inputs, outputs,
+             [op = op_, p = op_.forward_problem(inputs, outputs)] { op.forward(p); });
   }
   void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }
 
@@ -101,7 +107,8 @@ class Sequence : public mx::Primitive {
              const Arrays& outputs) override {
     auto in = primals;
     const auto kept = save_ ? outputs : run(primals, true);
-    in.insert(in.end(), {kept[0], kept[1], ready(cotangents[0], stream())});
+    in.insert(in.end(), kept.begin(), kept.end());
+    for (int i = 0; i < Op::STATES; ++i) in.push_back(ready(cotangents[i], stream()));
     const auto all = outputs_of(std::make_shared<SequenceBackward<Op>>(stream(), op_), in);
     Arrays wanted;
     for (int i : argnums) wanted.push_back(all[i]);
@@ -114,7 +121,9 @@ class Sequence : public mx::Primitive {
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
     const auto call = [this](const Arrays& in) { return run(all_ready(in, stream()), save_); };
     if (!only_first_mapped(axes, op_.batched())) return map_by_loop(call, inputs, axes, stream());
-    return map_by_batch(call, inputs, axes, op_.batched(), {0, op_.saved_batch_axis()}, stream());
+    std::vector<int> batch_axes(Op::STATES, 0);
+    for (int axis : op_.saved_batch_axes()) batch_axes.push_back(axis);
+    return map_by_batch(call, inputs, axes, op_.batched(), batch_axes, stream());
   }
 
   const char* name() const override { return Op::NAME; }
@@ -123,8 +132,9 @@ class Sequence : public mx::Primitive {
     return op_ == o.op_ && save_ == o.save_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    std::vector<mx::Shape> shapes{states_shape(in)};
-    if (save_) shapes.push_back(op_.saved_shape(in));
+    std::vector<mx::Shape> shapes(Op::STATES, op_.states_shape(in));
+    const auto saved = op_.saved_shapes(in);
+    if (save_) shapes.insert(shapes.end(), saved.begin(), saved.end());
     return shapes;
   }
 
@@ -139,9 +149,11 @@ class Sequence : public mx::Primitive {
 
 // The states of a sequence of prepared inputs, in the dtype of x.
 template <typename Op>
-mx::array sequence_states(Op op, const Arrays& inputs, bool save, mx::Dtype dtype, mx::Stream s) {
-  return mx::astype(outputs_of(std::make_shared<Sequence<Op>>(s, std::move(op), save), inputs)[0],
-                    dtype, s);
+Arrays sequence_states(Op op, const Arrays& inputs, bool save, mx::Dtype dtype, mx::Stream s) {
+  auto outputs = outputs_of(std::make_shared<Sequence<Op>>(s, std::move(op), save), inputs);
+  Arrays states;
+  for (int i = 0; i < Op::STATES; ++i) states.push_back(mx::astype(outputs[i], dtype, s));
+  return states;
 }
 
 }  // namespace mlx_ncps

@@ -39,7 +39,7 @@ NB_MODULE(_ext, m) {
   m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "cm"_a, "leak_num"_a,
         "leak_den"_a, "s2"_a, "m2"_a, "w"_a, "we"_a, "sensory_s2"_a, "sensory_m2"_a, "sensory_w"_a,
         "sensory_we"_a, nb::kw_only(), "unfolds"_a, "synapses"_a.none() = nb::none(),
-        "save"_a = true, "stream"_a = nb::none());
+        "memory"_a.none() = nb::none(), "save"_a = true, "stream"_a = nb::none());
   m.def(
       "ltc_kernel",
       [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses) {
@@ -49,7 +49,8 @@ NB_MODULE(_ext, m) {
       "Which LTC kernel runs this shape: 'dense' or 'lists'.");
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
-        "merged"_a = false, "save"_a = true, "stream"_a = nb::none());
+        "merged"_a = false, "memory"_a.none() = nb::none(), "save"_a = true,
+        "stream"_a = nb::none());
 
   m.def("metallib_available", &mlx_ncps::metallib_available);
   m.def("metallib_max_threads", &mlx_ncps::metallib_max_threads, "function"_a);

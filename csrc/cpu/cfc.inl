@@ -2,9 +2,6 @@
 // of the first stage is one GEMM per chunk of steps, then every step runs the recurrent half, the
 // other backbone layers, the heads side by side and the closed form.
 
-constexpr long CFC_CHUNK_ROWS =
-    192;  // rows x steps of one chunk: its first-stage buffer stays in L2 up to a few hundred units
-
 static void activate(int activation, float* z, const float* bias, long n, float* kept) {
   const auto run = [&](auto f, bool keep_value) {
     for (long q = 0; q < n; q += W) {
@@ -38,6 +35,7 @@ struct Cfc {
   long depth[MAX_CFC_LAYERS + 1], width[MAX_CFC_LAYERS + 1], stride[MAX_CFC_LAYERS + 1];
   float *x_panels, *h_panels, *panels[MAX_CFC_LAYERS + 1], *bias[MAX_CFC_LAYERS + 1];
   float *w_tau, *A;
+  Lstm lstm;
 };
 
 // What the n-th output column of stage s is made of: a row of a weight matrix and its bias; null
@@ -62,8 +60,10 @@ static void pack_stage(const Cfc& k, int s, long first, long depth, float* out) 
     }
 }
 
-static Cfc make_cfc(const CfcProblem& p, Carver& memory) {
-  Cfc k{p, round_up(p.H, NR), {}, {}, {}, nullptr, nullptr, {}, {}, nullptr, nullptr};
+static Cfc make_cfc(const CfcProblem& p, bool backward, Carver& memory) {
+  Cfc k{p,  round_up(p.H, NR), {},      {},
+        {}, nullptr,           nullptr, {},
+        {}, nullptr,           nullptr, make_lstm(p, p.h0, p.h, backward, memory)};
   for (int s = 0; s <= p.layers; ++s) {
     k.depth[s] = s == 0 ? p.H : p.width[s - 1];
     k.width[s] = s < p.layers ? p.width[s] : p.heads * k.Hn;
@@ -144,10 +144,11 @@ static inline void cfc_heads_of(const Cfc& k, const float* z, const float* bias,
 static void cfc_forward_rows(const Cfc& k, long b, long rows) {
   const CfcProblem& p = k.p;
   const long T = p.T, I = p.I, H = p.H;
-  const long chunk = min_of(T, CFC_CHUNK_ROWS / rows);
+  const long chunk = min_of(T, CHUNK_ROWS / rows);
   long floats = rows * (chunk * k.stride[0] + k.Hn);
   for (int s = 1; s <= p.layers; ++s) floats += rows * k.stride[s];
-  Scratch scratch(floats);
+  Scratch scratch(floats + lstm_floats(k.lstm, rows));
+  const LstmRows lstm{k.lstm, b, rows, lstm_chunk(k.lstm, rows), scratch.data + floats};
   float *first = scratch.data, *h = first + rows * chunk * k.stride[0], *stages = h + rows * k.Hn;
   fill(h, rows * k.Hn, 0.0f);
   for (long r = 0; r < rows; ++r) copy(h + r * k.Hn, p.h0 + (b + r) * H, H);
@@ -162,6 +163,7 @@ static void cfc_forward_rows(const Cfc& k, long b, long rows) {
     for (long t = t0; t < t0 + steps; ++t) {
       float* z = first + (t - t0) * k.stride[0];
       long z_row = row, kept_at = 0;
+      if (p.lstm.on) lstm_step(lstm, t, h, k.Hn);
       gemm(h, k.Hn, 1, rows, k.h_panels, H, k.width[0], z, z_row, true);
       float* next = stages;
       for (int s = 0; s < p.layers; ++s) {
@@ -193,10 +195,10 @@ static inline long cfc_rows_per_task(long B) {
 
 static void cfc_forward(const CfcProblem& p) {
   Carver count{nullptr};
-  make_cfc(p, count);
+  make_cfc(p, false, count);
   Scratch scratch(count.used);
   Carver memory{scratch.data};
-  const Cfc k = make_cfc(p, memory);
+  const Cfc k = make_cfc(p, false, memory);
   pack_cfc(k);
   const long rows = cfc_rows_per_task(p.B);
   auto body = [&](long task) { cfc_forward_rows(k, task * rows, min_of(rows, p.B - task * rows)); };

@@ -119,10 +119,13 @@ static inline float cfc_heads_backward_of(const Cfc& k, const float* dh, const f
 // Buffers of one task; dz[s] is [rows][steps][stride[s]].
 struct CfcBackwardBuffers {
   float *dh, *dz[MAX_CFC_LAYERS + 1], *columns, *rows;
+  LstmBackwardRows lstm;
 };
 
-static CfcBackwardBuffers make_buffers(const Cfc& k, long rows, long chunk, Carver& memory) {
-  CfcBackwardBuffers f{};
+static CfcBackwardBuffers make_buffers(const Cfc& k, const LstmSlab& lstm, long b, long rows,
+                                       long chunk, Carver& memory) {
+  CfcBackwardBuffers f{
+      nullptr, {}, nullptr, nullptr, make_lstm_rows(k.lstm, lstm, b, rows, memory)};
   long widest = round_up(k.p.I, NR);
   for (int s = 0; s <= k.p.layers; ++s) {
     f.dz[s] = memory.take(rows * chunk * k.stride[s]);
@@ -159,6 +162,7 @@ static void cfc_backward_step(const Cfc& k, const CfcTransposed& w, const CfcSla
                      p.saved + ((b + r) * p.T + t) * p.saved_width + kept_at, k.width[down]);
   }
   gemm(dz(0), steps * k.stride[0], 1, rows, w.panels[0], k.width[0], p.H, f.dh, k.Hn, false);
+  if (p.lstm.on) lstm_backward_step(f.lstm, t, t - t0, f.dh, k.Hn);
 }
 
 // dweight [width][columns, whole panels] += dz^T in, over all rows and steps of the chunk; in(d):
@@ -178,8 +182,11 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
   const long T = p.T, I = p.I, H = p.H, depth = rows * steps;
   const auto at = [&](long d) { return (b + d / steps) * T + t0 + d % steps; };
   const auto x_row = [&](long d) { return p.x + at(d) * I; };
+  for (long d = 0; d < depth && p.lstm.on; ++d)
+    lstm_recall(k.lstm, b + d / steps, 1, t0 + d % steps, f.rows + d * k.Hn, k.Hn);
   const auto h_row = [&](long d) {
-    return t0 + d % steps > 0 ? p.h + (at(d) - 1) * H : p.h0 + (b + d / steps) * H;
+    return p.lstm.on ? f.rows + d * k.Hn
+                     : state_before(k.lstm, p.h, p.h0, b + d / steps, t0 + d % steps);
   };
   long kept_at = 0;
   for (int s = 0; s <= p.layers; ++s) {
@@ -201,31 +208,26 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
   const long In = round_up(I, NR);
   gemm(f.dz[0], k.stride[0], 1, depth, w.x_panels, k.width[0], I, f.rows, In, false);
   for (long d = 0; d < depth; ++d) copy(p.dx + at(d) * I, f.rows + d * In, I);
+  if (p.lstm.on) lstm_backward_chunk(f.lstm, t0, steps);
 }
 
-static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSlab& g, long b,
-                              long rows) {
+static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSlab& g,
+                              const LstmSlab& lstm, long b, long rows) {
   const CfcProblem& p = k.p;
-  const long chunk = min_of(p.T, CFC_CHUNK_ROWS / rows);
+  const long chunk = min_of(p.T, CHUNK_ROWS / rows);
   Carver count{nullptr};
-  make_buffers(k, rows, chunk, count);
+  make_buffers(k, lstm, b, rows, chunk, count);
   Scratch scratch(count.used);
   fill(scratch.data, count.used, 0.0f);
   Carver memory{scratch.data};
-  const CfcBackwardBuffers f = make_buffers(k, rows, chunk, memory);
+  const CfcBackwardBuffers f = make_buffers(k, lstm, b, rows, chunk, memory);
   for (long end = p.T; end > 0; end -= chunk) {
     const long t0 = end > chunk ? end - chunk : 0, steps = end - t0;
     for (long t = end - 1; t >= t0; --t) cfc_backward_step(k, w, g, f, b, rows, t, t0, steps);
     cfc_backward_chunk(k, w, g, f, b, rows, t0, steps);
   }
+  if (p.lstm.on) lstm_finish(f.lstm);
   for (long r = 0; r < rows; ++r) copy(p.dh0 + (b + r) * p.H, f.dh + r * k.Hn, p.H);
-}
-
-// Sums element (n, c) of the tasks' slabs in order.
-static inline float sum_slabs(const float* at, long stride, long count) {
-  float sum = 0.0f;
-  for (long i = 0; i < count; ++i) sum += at[i * stride];
-  return sum;
 }
 
 static void unpack_cfc(const Cfc& k, const CfcSlab& g, long stride, long count) {
@@ -252,10 +254,10 @@ static void unpack_cfc(const Cfc& k, const CfcSlab& g, long stride, long count) 
 
 static void cfc_backward(const CfcProblem& p) {
   Carver count{nullptr};
-  make_cfc(p, count);
+  make_cfc(p, true, count);
   Scratch forward_memory(count.used);
   Carver memory{forward_memory.data};
-  const Cfc k = make_cfc(p, memory);
+  const Cfc k = make_cfc(p, true, memory);
   for (long j = 0; j < k.Hn; ++j) {
     k.w_tau[j] = p.heads == 1 && j < p.H ? p.w_tau[j] : 0.0f;
     k.A[j] = p.heads == 1 && j < p.H ? p.A[j] : 0.0f;
@@ -277,14 +279,17 @@ static void cfc_backward(const CfcProblem& p) {
              slabs = min_of(blocks, 16);
   const long stride = slab_count.used;
   Scratch slab_memory(stride * (slabs > 0 ? slabs : 1));
+  const LstmSlabs lstm_slabs(k.lstm, slabs);
   auto body = [&](long task) {
     fill(slab_memory.data + task * stride, stride, 0.0f);
+    const LstmSlab lstm = lstm_slabs.cleared(task);
     Carver own{slab_memory.data + task * stride};
     const CfcSlab g = cfc_slab(k, own);
     for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      cfc_backward_rows(k, w, g, block * rows, min_of(rows, p.B - block * rows));
+      cfc_backward_rows(k, w, g, lstm, block * rows, min_of(rows, p.B - block * rows));
   };
   parallel(slabs, body);
   Carver first{slab_memory.data};
   unpack_cfc(k, cfc_slab(k, first), stride, slabs);
+  lstm_slabs.unpack();
 }

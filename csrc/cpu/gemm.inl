@@ -13,6 +13,10 @@ constexpr int MR = 6;  // 12 of 16
 constexpr int MR = 4;
 #endif
 
+// Rows x steps of one chunk of steps whose input half is one GEMM: its buffer stays in L2 up to a
+// few hundred units.
+constexpr long CHUNK_ROWS = 192;
+
 static inline long panel_floats(long depth, long columns) { return round_up(columns, NR) * depth; }
 
 // panels [columns / NR][depth][NR] <- element (k, n) at row(k)[n * column_stride]; columns past the

@@ -18,6 +18,18 @@ struct SynapseGradients {
   float *s2, *m2, *w, *we;
 };
 
+// The LSTM of mixed memory in front of a cell (MATHS 4): step t of the cell reads h* in place of h.
+// input_weight [4H, I], bias [4H] and recurrent_weight [4H, H] are split in the order i, ig, fg,
+// og.
+struct LstmProblem {
+  bool on;                                                   // without: all else is unset
+  const float *c0, *input_weight, *bias, *recurrent_weight;  // c0 [B, H]
+  float* c;                                                  // [B, T, H], as the states of the cell
+  float* gates;     // [B, T, 4, H]: tanh(i), sigma(ig), sigma(fg + 1), sigma(og); null as `saved`
+  const float* dc;  // [B, T, H]
+  float *dc0, *dinput_weight, *dbias, *drecurrent_weight;
+};
+
 // A whole LTC sequence (MATHS 3). `batch_lanes` chooses the layout of `saved`: false [B, T, U, 2,
 // H], true [T, U, 2, H, B].
 struct LtcProblem {
@@ -34,6 +46,7 @@ struct LtcProblem {
   float *dx, *dv0, *dts;  // [B, T, I], [B, H], [B, T]
   float *dcm, *dleak_num, *dleak_den;
   SynapseGradients drecurrent, dsensory;
+  LstmProblem lstm;
 };
 
 constexpr int MAX_CFC_LAYERS = 16;
@@ -58,6 +71,7 @@ struct CfcProblem {
   float *dx, *dh0, *dts;
   float *dweight[MAX_CFC_LAYERS], *dbias[MAX_CFC_LAYERS], *dhead_weight[4], *dhead_bias[4], *dw_tau,
       *dA;
+  LstmProblem lstm;
 };
 
 struct Kernels {

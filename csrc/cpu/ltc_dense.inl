@@ -56,6 +56,7 @@ struct LtcDense {
   SynapseBlocks recurrent, sensory;   // lanes: targets
   SynapseBlocks recurrent_by_source;  // lanes: sources; backward only
   float *cm, *leak_num, *leak_den;    // [Hp]; padding neurons stay 0
+  Lstm lstm;
 };
 
 static LtcDense make_ltc_dense(const LtcProblem& p, bool backward, Carver& memory) {
@@ -67,7 +68,8 @@ static LtcDense make_ltc_dense(const LtcProblem& p, bool backward, Carver& memor
              {nullptr, p.H},
              nullptr,
              nullptr,
-             nullptr};
+             nullptr,
+             make_lstm(p, p.v0, p.v, backward, memory)};
   if (backward) k.recurrent_by_source.data = memory.take(Hp * p.H * 4);
   k.cm = memory.take(Hp);
   k.leak_num = memory.take(Hp);
@@ -108,13 +110,15 @@ template <int ROWS>
 static void ltc_dense_forward_rows(const LtcDense& k, long b) {
   const LtcProblem& p = k.p;
   const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
-  Scratch scratch(4 * ROWS * Hp);
+  Scratch scratch(4 * ROWS * Hp + lstm_floats(k.lstm, ROWS));
   float *v = scratch.data, *v_next = v + ROWS * Hp, *n0 = v_next + ROWS * Hp, *d0 = n0 + ROWS * Hp;
+  const LstmRows lstm{k.lstm, b, ROWS, lstm_chunk(k.lstm, ROWS), d0 + ROWS * Hp};
   fill(v, 2 * ROWS * Hp, 0.0f);
   for (int r = 0; r < ROWS; ++r) copy(v + r * Hp, p.v0 + (b + r) * H, H);
   for (long t = 0; t < T; ++t) {
     float rate[ROWS];
     for (int r = 0; r < ROWS; ++r) rate[r] = p.ts[(b + r) * T + t] / float(U);
+    if (p.lstm.on) lstm_step(lstm, t, v, Hp);
     for (long q = 0; q < Hp; q += W) {
       vf n[ROWS], d[ROWS];
       for (int r = 0; r < ROWS; ++r) n[r] = load(k.leak_num + q), d[r] = load(k.leak_den + q);

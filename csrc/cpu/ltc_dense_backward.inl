@@ -77,7 +77,8 @@ template <int ROWS>
 static inline void replay_step(const LtcDense& k, long b, long t, const float* rate, float* v) {
   const LtcProblem& p = k.p;
   const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
-  for (int r = 0; r < ROWS; ++r)
+  if (p.lstm.on) lstm_recall(k.lstm, b, ROWS, t, v, Hp);
+  for (int r = 0; r < ROWS && !p.lstm.on; ++r)
     copy(v + r * Hp, t > 0 ? p.v + ((b + r) * T + t - 1) * H : p.v0 + (b + r) * H, H);
   for (long u = 0; u < U; ++u)
     for (int r = 0; r < ROWS; ++r) {
@@ -117,13 +118,15 @@ static inline void backward_neurons(const LtcDense& k, const float* saved, long 
 
 template <int ROWS>
 static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& sums,
-                                    const LtcSlab& totals) {
+                                    const LtcSlab& totals, const LstmSlab& lstm_sums) {
   const LtcProblem& p = k.p;
   const long H = p.H, Hp = k.Hp, T = p.T, U = p.U, row = ROWS * Hp;
-  Scratch scratch((U + 1 + 5) * row);
+  Scratch scratch((U + 1 + 5) * row + lstm_backward_floats(k.lstm, ROWS));
   float *v = scratch.data, *dv = v + (U + 1) * row, *dn = dv + row, *dd = dn + row,
         *step_dn = dd + row, *step_dd = step_dn + row;
   fill(scratch.data, (U + 1 + 5) * row, 0.0f);
+  Carver own{step_dd + row};
+  const LstmBackwardRows lstm = make_lstm_rows(k.lstm, lstm_sums, b, ROWS, own);
   for (long t = T - 1; t >= 0; --t) {
     float rate[ROWS];
     vf drate[ROWS];
@@ -149,8 +152,10 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
       add_to(sums.neurons + Hp, step_dn + r * Hp, Hp);
       add_to(sums.neurons + 2 * Hp, step_dd + r * Hp, Hp);
     }
+    if (p.lstm.on) lstm_backward_after_dx(lstm, t, dv, Hp);
     if (t % FLUSH_STEPS == 0) flush(totals.recurrent, sums.recurrent, ltc_slab_floats(k));
   }
+  if (p.lstm.on) lstm_finish(lstm);
   for (int r = 0; r < ROWS; ++r) copy(p.dv0 + (b + r) * H, dv + r * Hp, H);
 }
 
@@ -183,18 +188,22 @@ static void ltc_dense_backward(const LtcProblem& p) {
              stride = round_up(ltc_slab_floats(k), 16);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
+  const LstmSlabs lstm_slabs(k.lstm, slabs);
   auto body = [&](long task) {
     fill(totals + task * stride, stride, 0.0f);
     fill(sums + task * stride, stride, 0.0f);
+    const LstmSlab lstm = lstm_slabs.cleared(task);
     const LtcSlab total = ltc_slab(k, totals + task * stride),
                   sum = ltc_slab(k, sums + task * stride);
     long b = blocks * task / slabs * LTC_ROWS;
     const long end = min_of(p.B, blocks * (task + 1) / slabs * LTC_ROWS);
-    for (; b + LTC_ROWS <= end; b += LTC_ROWS) ltc_dense_backward_rows<LTC_ROWS>(k, b, sum, total);
-    for (; b + 2 <= end; b += 2) ltc_dense_backward_rows<2>(k, b, sum, total);
-    for (; b < end; ++b) ltc_dense_backward_rows<1>(k, b, sum, total);
+    for (; b + LTC_ROWS <= end; b += LTC_ROWS)
+      ltc_dense_backward_rows<LTC_ROWS>(k, b, sum, total, lstm);
+    for (; b + 2 <= end; b += 2) ltc_dense_backward_rows<2>(k, b, sum, total, lstm);
+    for (; b < end; ++b) ltc_dense_backward_rows<1>(k, b, sum, total, lstm);
   };
   parallel(slabs, body);
+  lstm_slabs.unpack();
   unpack_gradients(totals, stride, slabs, 0, p.H, p.H, true, p.drecurrent);
   unpack_gradients(totals, stride, slabs, k.Hp * p.H * 4, p.I, p.H, false, p.dsensory);
   float* const neurons[3] = {p.dcm, p.dleak_num, p.dleak_den};

@@ -65,16 +65,21 @@ static inline void accumulate_run(const SynapseRuns& runs, long target, const fl
 }
 
 static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                    const SynapseRuns& sensory, long b) {
-  const long H = p.H, I = p.I, T = p.T, U = p.U, live = min_of(W, p.B - b);
-  Scratch scratch((4 * H + I + 1) * W);
+                                    const SynapseRuns& sensory, const Lstm& k, long b) {
+  const long H = p.H, I = p.I, T = p.T, U = p.U, live = min_of(W, p.B - b), Hp = round_up(H, W);
+  Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + lstm_floats(k, live));
   float *v = scratch.data, *v_next = v + H * W, *n0 = v_next + H * W, *d0 = n0 + H * W,
-        *x = d0 + H * W, *ts = x + I * W;
+        *x = d0 + H * W, *ts = x + I * W, *rows = ts + W;
+  const LstmRows lstm{k, b, live, lstm_chunk(k, live), rows + Hp * W};
   gather_rows(p.v0 + b * H, H, H, live, v);
   for (long t = 0; t < T; ++t) {
     gather_rows(p.x + (b * T + t) * I, T * I, I, live, x);
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
     const vf rate = load(ts) / float(U);
+    if (p.lstm.on) {
+      lstm_step(lstm, t, rows, Hp);
+      gather_rows(rows, Hp, H, live, v);
+    }
     for (long j = 0; j < H; ++j) {
       vf n = splat(p.leak_num[j]), d = splat(p.leak_den[j]);
       accumulate_run(sensory, j, x, &n, &d);
@@ -101,12 +106,14 @@ static void ltc_sparse_forward(const LtcProblem& p) {
   Carver memory{nullptr};
   make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
   make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
+  make_lstm(p, p.v0, p.v, false, memory);
   Scratch scratch(memory.used);
   memory = Carver{scratch.data};
   const SynapseRuns recurrent =
       make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
   const SynapseRuns sensory =
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
-  auto body = [&](long task) { ltc_sparse_forward_rows(p, recurrent, sensory, task * W); };
+  const Lstm lstm = make_lstm(p, p.v0, p.v, false, memory);
+  auto body = [&](long task) { ltc_sparse_forward_rows(p, recurrent, sensory, lstm, task * W); };
   parallel((p.B + W - 1) / W, body);
 }

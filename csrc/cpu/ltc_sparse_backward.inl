@@ -26,21 +26,29 @@ static long ltc_list_slab_floats(const LtcProblem& p) {
 }
 
 static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                     const SynapseRuns& sensory, long b, float* sums,
-                                     float* totals) {
-  const long H = p.H, I = p.I, T = p.T, U = p.U, B = p.B, live = min_of(W, B - b), row = H * W;
+                                     const SynapseRuns& sensory, const Lstm& k, long b, float* sums,
+                                     float* totals, const LstmSlab& lstm_sums) {
+  const long H = p.H, I = p.I, T = p.T, U = p.U, B = p.B, live = min_of(W, B - b), row = H * W,
+             Hp = round_up(H, W);
   float *sensory_sums = sums + 4 * p.recurrent_count * W,
         *neuron_sums = sensory_sums + 4 * p.sensory_count * W;
-  Scratch scratch((U + 1 + 5) * row + (2 * I + 2) * W);
+  Scratch scratch((U + 1 + 5) * row + (2 * I + 2 + (k.p.on ? Hp : 0)) * W +
+                  lstm_backward_floats(k, live));
   float *v = scratch.data, *dv = v + (U + 1) * row, *dn = dv + row, *dd = dn + row,
         *step_dn = dd + row, *step_dd = step_dn + row;
-  float *x = step_dd + row, *dx = x + I * W, *ts = dx + I * W, *dts = ts + W;
+  float *x = step_dd + row, *dx = x + I * W, *ts = dx + I * W, *dts = ts + W, *rows = dts + W;
+  Carver own{rows + Hp * W};
+  const LstmBackwardRows lstm = make_lstm_rows(k, lstm_sums, b, live, own);
   fill(dv, row, 0.0f);
   for (long t = T - 1; t >= 0; --t) {
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
     gather_rows(p.x + (b * T + t) * I, T * I, I, live, x);
-    if (t > 0) gather_rows(p.v + (b * T + t - 1) * H, T * H, H, live, v);
-    if (t == 0) gather_rows(p.v0 + b * H, H, H, live, v);
+    if (p.lstm.on) {
+      lstm_recall(k, b, live, t, rows, Hp);
+      gather_rows(rows, Hp, H, live, v);
+    } else {
+      gather_rows(state_before(k, p.v, p.v0, b, t), t > 0 ? T * H : H, H, live, v);
+    }
     for (long lane = 0; lane < live; ++lane)
       for (long j = 0; j < H; ++j) dv[j * W + lane] += p.dv[((b + lane) * T + t) * H + j];
     fill(step_dn, 2 * row, 0.0f);
@@ -78,8 +86,15 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
     scatter_rows(dx, I, live, p.dx + (b * T + t) * I, T * I);
     store(dts, drate / float(U));
     scatter_rows(dts, 1, live, p.dts + b * T + t, T);
+    if (p.lstm.on) {
+      scatter_rows(dv, H, live, rows, Hp);
+      lstm_backward_after_dx(lstm, t, rows, Hp);
+      for (long lane = 0; lane < live; ++lane)  // lanes past the batch stay 0
+        for (long j = 0; j < H; ++j) dv[j * W + lane] = rows[lane * Hp + j];
+    }
     if (t % FLUSH_STEPS == 0) flush(totals, sums, ltc_list_slab_floats(p));
   }
+  if (p.lstm.on) lstm_finish(lstm);
   scatter_rows(dv, H, live, p.dv0 + b * H, H);
 }
 
@@ -103,24 +118,29 @@ static void ltc_sparse_backward(const LtcProblem& p) {
   Carver memory{nullptr};
   make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, true, memory);
   make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
+  make_lstm(p, p.v0, p.v, true, memory);
   Scratch scratch(memory.used);
   memory = Carver{scratch.data};
   const SynapseRuns recurrent =
       make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, true, memory);
   const SynapseRuns sensory =
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
+  const Lstm lstm = make_lstm(p, p.v0, p.v, true, memory);
   const long blocks = (p.B + W - 1) / W, slabs = min_of(blocks, 16),
              stride = ltc_list_slab_floats(p);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
+  const LstmSlabs lstm_slabs(lstm, slabs);
   auto body = [&](long task) {
     fill(totals + task * stride, stride, 0.0f);
     fill(sums + task * stride, stride, 0.0f);
+    const LstmSlab lstm_sums = lstm_slabs.cleared(task);
     for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      ltc_sparse_backward_rows(p, recurrent, sensory, block * W, sums + task * stride,
-                               totals + task * stride);
+      ltc_sparse_backward_rows(p, recurrent, sensory, lstm, block * W, sums + task * stride,
+                               totals + task * stride, lstm_sums);
   };
   parallel(slabs, body);
+  lstm_slabs.unpack();
   unpack_runs(recurrent, p.H, p.H, totals, stride, slabs, p.drecurrent);
   unpack_runs(sensory, p.H, p.I, totals + 4 * p.recurrent_count * W, stride, slabs, p.dsensory);
   float* const neurons[3] = {p.dcm, p.dleak_num, p.dleak_den};

@@ -43,3 +43,10 @@ static inline void flush(float* to, float* from, long n) {
   }
 }
 constexpr long FLUSH_STEPS = 32;
+
+// The sum of one element of the tasks' slabs, in order.
+static inline float sum_slabs(const float* at, long stride, long count) {
+  float sum = 0.0f;
+  for (long i = 0; i < count; ++i) sum += at[i * stride];
+  return sum;
+}

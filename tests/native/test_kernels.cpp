@@ -56,11 +56,16 @@ double dot(const Numbers& a, const Numbers& b) {
 }
 
 // Fails where the kernels' states or the gradient along the direction differ from the double ones.
-void check_close(const std::string& name, const Exact& got, const Numbers& want) {
-  for (size_t i = 0; i < want.size(); ++i)
-    require(std::abs(got.data[i] - want[i]) <= 2e-5 * (1 + std::abs(want[i])),
-            name + "[" + std::to_string(i) + "]: got " + std::to_string(got.data[i]) + ", want " +
+// want: those of `got`, then those of `more`.
+void check_close(const std::string& name, const Exact& got, const Exact& more,
+                 const Numbers& want) {
+  require(want.size() == got.size + more.size, name + ": another number of states");
+  for (size_t i = 0; i < want.size(); ++i) {
+    const float value = i < got.size ? got.data[i] : more.data[i - got.size];
+    require(std::abs(value - want[i]) <= 2e-5 * (1 + std::abs(want[i])),
+            name + "[" + std::to_string(i) + "]: got " + std::to_string(value) + ", want " +
                 std::to_string(want[i]));
+  }
 }
 
 // Fails where a NaN in row 0 of `arguments` changes what run() writes into another row of
@@ -84,22 +89,75 @@ void check_rows_apart(const std::string& name, size_t rows,
 
 template <typename Loss>
 void check_gradient(const std::string& name, const std::vector<Numbers>& arguments,
-                    const std::vector<Exact>& gradients, Loss loss) {
+                    const std::vector<Exact>& gradients, const std::vector<Exact>& more,
+                    Loss loss) {
   Draw draw{std::mt19937(5)};
   const double h = 1e-5;
   auto up = arguments, down = arguments;
   double got = 0, scale = 0.1;
   for (size_t a = 0; a < arguments.size(); ++a) {
     const auto direction = draw(arguments[a].size(), -1, 1);
+    const auto& gradient = a < gradients.size() ? gradients[a] : more[a - gradients.size()];
     for (size_t i = 0; i < direction.size(); ++i) {
       up[a][i] += h * direction[i], down[a][i] -= h * direction[i];
-      got += gradients[a].data[i] * direction[i];
-      scale += std::abs(gradients[a].data[i] * direction[i]);
+      got += gradient.data[i] * direction[i];
+      scale += std::abs(gradient.data[i] * direction[i]);
     }
   }
   const double want = (loss(up) - loss(down)) / (2 * h);
   require(std::abs(got - want) <= 1e-5 * scale,
           name + ": got " + std::to_string(got) + ", want " + std::to_string(want));
+}
+
+// ---- Mixed memory: arguments c0, input_weight, bias, recurrent_weight after the cell's; states h,
+// then c
+
+// h -> h* and c -> c' of one row.
+void lstm_step(const Numbers* memory, const double* x, long I, double* h, double* c, long H) {
+  Numbers z = memory[2];
+  for (long n = 0; n < 4 * H; ++n) {
+    for (long i = 0; i < I; ++i) z[n] += memory[1][n * I + i] * x[i];
+    for (long i = 0; i < H; ++i) z[n] += memory[3][n * H + i] * h[i];
+  }
+  const auto sigmoid = [](double v) { return 1 / (1 + std::exp(-v)); };
+  for (long j = 0; j < H; ++j) {
+    c[j] = c[j] * sigmoid(z[2 * H + j] + 1) + std::tanh(z[j]) * sigmoid(z[H + j]);
+    h[j] = std::tanh(c[j]) * sigmoid(z[3 * H + j]);
+  }
+}
+
+// What a kernel reads and writes for the LSTM in front of a cell, with arrays of their exact sizes.
+struct Memory {
+  bool on;
+  std::vector<Exact> in, out;
+  Exact c, gates, dc;
+  Memory(bool mixed, const std::vector<Numbers>& a, size_t first, const Numbers& cotangents,
+         size_t states)
+      : on(mixed),
+        c(on ? states : 0),
+        gates(on ? 4 * states : 0),
+        dc(on ? Numbers(cotangents.begin() + long(states), cotangents.end()) : Numbers()) {
+    for (size_t i = first; i < a.size(); ++i) in.emplace_back(a[i]), out.emplace_back(a[i].size());
+  }
+  void bind(LstmProblem& p) const {
+    p.on = on;
+    if (!on) return;
+    p.c0 = in[0].get(), p.input_weight = in[1].get(), p.bias = in[2].get(),
+    p.recurrent_weight = in[3].get();
+    p.c = c.get(), p.gates = gates.get(), p.dc = dc.get();
+    p.dc0 = out[0].get(), p.dinput_weight = out[1].get(), p.dbias = out[2].get(),
+    p.drecurrent_weight = out[3].get();
+  }
+  // The arrays that have the batch as axis 0: the cell's and those of the LSTM.
+  using Arrays = std::vector<const Exact*>;
+  Arrays with(Arrays cell, const std::vector<Exact>& first, const Exact& states) const {
+    if (on) cell.insert(cell.end(), {&first[0], &states});
+    return cell;
+  }
+};
+
+void draw_memory(Draw& draw, size_t B, size_t I, size_t H, std::vector<Numbers>& a) {
+  for (const size_t size : {B * H, 4 * H * I, 4 * H, 4 * H * H}) a.push_back(draw(size, -1, 1));
 }
 
 // ---- LTC: arguments x, v0, ts, cm, leak_num, leak_den, s2, m2, w, we, sensory s2, m2, w, we
@@ -108,10 +166,24 @@ struct LtcSizes {
   long B, T, I, H, U;
 };
 
-Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
-  Numbers states, v = a[1];
-  const auto gate = [](double z) { return 1 / (1 + std::exp2(z)); };
+// [B, T, H] of states [T, B, H], each `states` in its turn.
+Numbers rows_first(const LtcSizes& n, const Numbers& states) {
+  Numbers ordered(states.size());
   for (long t = 0; t < n.T; ++t)
+    for (long b = 0; b < n.B; ++b)
+      for (long j = 0; j < n.H; ++j)
+        ordered[(b * n.T + t) * n.H + j] = states[(t * n.B + b) * n.H + j];
+  return ordered;
+}
+
+Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
+  const bool mixed = a.size() > 14;
+  Numbers states, memories, v = a[1], c = mixed ? a[14] : Numbers();
+  const auto gate = [](double z) { return 1 / (1 + std::exp2(z)); };
+  for (long t = 0; t < n.T; ++t) {
+    for (long b = 0; mixed && b < n.B; ++b)
+      lstm_step(&a[14], &a[0][(b * n.T + t) * n.I], n.I, &v[b * n.H], &c[b * n.H], n.H);
+    memories.insert(memories.end(), c.begin(), c.end());
     for (long u = 0; u < n.U; ++u) {
       Numbers next(v.size());
       for (long b = 0; b < n.B; ++b)
@@ -130,17 +202,18 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
       v = next;
       if (u == n.U - 1) states.insert(states.end(), v.begin(), v.end());  // [T, B, H]
     }
-  Numbers ordered(states.size());
-  for (long t = 0; t < n.T; ++t)
-    for (long b = 0; b < n.B; ++b)
-      for (long j = 0; j < n.H; ++j)
-        ordered[(b * n.T + t) * n.H + j] = states[(t * n.B + b) * n.H + j];
+  }
+  auto ordered = rows_first(n, states);
+  if (mixed) {
+    const auto cs = rows_first(n, memories);
+    ordered.insert(ordered.end(), cs.begin(), cs.end());
+  }
   return ordered;
 }
 
 // Only every keep-th synapse is present, the others' weights are 0 and not in the lists; keep = 0:
 // none is.
-void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
+void check_ltc(const LtcSizes& n, bool batch_lanes, long keep, bool mixed = false) {
   Draw draw{std::mt19937(unsigned(n.B + 10 * n.H))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H;
   std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),  draw(B * T, 0, 2),
@@ -159,11 +232,15 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
         else
           a[sensory ? 12 : 8][at] = a[sensory ? 13 : 9][at] = 0;
       }
-  std::vector<Exact> in(a.begin(), a.end()), out;
-  for (const auto& each : a) out.emplace_back(each.size());
-  const auto cotangents = draw(B * T * H, -1, 1);
-  const Exact v(B * T * H), saved(B * T * n.U * 2 * H), dv(cotangents);
+  if (mixed) draw_memory(draw, B, I, H, a);
+  std::vector<Exact> in(a.begin(), a.begin() + 14), out;
+  for (const auto& each : in) out.emplace_back(each.size);
+  const auto cotangents = draw((mixed ? 2 : 1) * B * T * H, -1, 1);
+  const Exact v(B * T * H), saved(B * T * n.U * 2 * H),
+      dv(Numbers(cotangents.begin(), cotangents.begin() + long(B * T * H)));
+  const Memory memory(mixed, a, 14, cotangents, B * T * H);
   LtcProblem p{};
+  memory.bind(p.lstm);
   p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U;
   p.x = in[0].get(), p.v0 = in[1].get(), p.ts = in[2].get(), p.cm = in[3].get(),
   p.leak_num = in[4].get(), p.leak_den = in[5].get();
@@ -184,19 +261,21 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep) {
   const std::string name = std::string(kernels().name) + (batch_lanes ? " lists" : " dense") +
                            " B" + std::to_string(B) + " T" + std::to_string(T) + " I" +
                            std::to_string(I) + " H" + std::to_string(H) + " U" +
-                           std::to_string(n.U);
-  check_close(name + " v", v, ltc_states(n, a));
+                           std::to_string(n.U) + (mixed ? " mixed" : "");
+  check_close(name + " v", v, memory.c, ltc_states(n, a));
   // An absent synapse has a gradient of its own in the dense kernel (its weight is a number like
   // any other), and none in the lists.
   if (keep == 1)
-    check_gradient(name + " gradient", a, out,
+    check_gradient(name + " gradient", a, out, memory.out,
                    [&](const auto& x) { return dot(ltc_states(n, x), cotangents); });
-  p.saved = nullptr;  // no backward will follow
+  p.saved = p.lstm.gates = nullptr;  // no backward will follow
   std::fill_n(v.get(), v.size, std::numeric_limits<float>::quiet_NaN());
   kernels().ltc_forward(p, batch_lanes);
-  check_close(name + " v without saved", v, ltc_states(n, a));
+  check_close(name + " v without saved", v, memory.c, ltc_states(n, a));
   p.saved = saved.get();
-  check_rows_apart(name, B, {&in[0], &in[1], &in[2], &dv}, {&v, &out[0], &out[1], &out[2]}, run);
+  memory.bind(p.lstm);
+  check_rows_apart(name, B, memory.with({&in[0], &in[1], &in[2], &dv}, memory.in, memory.dc),
+                   memory.with({&v, &out[0], &out[1], &out[2]}, memory.out, memory.c), run);
 }
 
 // ---- CfC: arguments x, h0, ts, then backbone (W, b)*, heads (W, b)*, w_tau, A
@@ -232,11 +311,18 @@ Numbers linear(const Numbers& W, const Numbers& b, const Numbers& z) {
   return out;
 }
 
-Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a) {
-  Numbers states(n.B * n.T * n.H);
+Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, bool mixed) {
+  Numbers states((mixed ? 2 : 1) * n.B * n.T * n.H);
+  const size_t memory = a.size() - 4;
   for (long b = 0; b < n.B; ++b) {
-    Numbers h(a[1].begin() + b * n.H, a[1].begin() + (b + 1) * n.H);
+    Numbers h(a[1].begin() + b * n.H, a[1].begin() + (b + 1) * n.H), c;
+    if (mixed) c.assign(a[memory].begin() + b * n.H, a[memory].begin() + (b + 1) * n.H);
     for (long t = 0; t < n.T; ++t) {
+      const long to = (b * n.T + t) * n.H;
+      if (mixed) {
+        lstm_step(&a[memory], &a[0][(b * n.T + t) * n.I], n.I, h.data(), c.data(), n.H);
+        std::copy(c.begin(), c.end(), states.begin() + n.B * n.T * n.H + to);
+      }
       Numbers z(a[0].begin() + (b * n.T + t) * n.I, a[0].begin() + (b * n.T + t + 1) * n.I);
       z.insert(z.end(), h.begin(), h.end());
       size_t at = 3;
@@ -258,13 +344,13 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a) {
                      F2 = activate(n.head_activation, head[1][j]);
         h[j] = n.mode == NCPS_CFC_NO_GATE ? F1 + g * F2 : F1 * (1 - g) + g * F2;
       }
-      for (long j = 0; j < n.H; ++j) states[(b * n.T + t) * n.H + j] = h[j];
+      for (long j = 0; j < n.H; ++j) states[to + j] = h[j];
     }
   }
   return states;
 }
 
-void check_cfc(const CfcSizes& n) {
+void check_cfc(const CfcSizes& n, bool mixed = false) {
   Draw draw{std::mt19937(unsigned(n.H + 7 * n.K + n.mode))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H, K = n.K;
   std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),
@@ -275,14 +361,19 @@ void check_cfc(const CfcSizes& n) {
   for (int i = 0; i < n.heads; ++i)
     a.push_back(draw(H * fan_in, -.5, .5)), a.push_back(draw(H, -.5, .5));
   if (n.mode == NCPS_CFC_PURE) a.push_back(draw(H, .1, 1)), a.push_back(draw(H, .5, 1));
-  std::vector<Exact> in(a.begin(), a.end()), out;
-  for (const auto& each : a) out.emplace_back(each.size());
-  const auto cotangents = draw(B * T * H, -1, 1);
+  const size_t own = a.size();
+  if (mixed) draw_memory(draw, B, I, H, a);
+  std::vector<Exact> in(a.begin(), a.begin() + long(own)), out;
+  for (const auto& each : in) out.emplace_back(each.size);
+  const auto cotangents = draw((mixed ? 2 : 1) * B * T * H, -1, 1);
+  const Memory memory(mixed, a, own, cotangents, B * T * H);
   CfcProblem p{};
+  memory.bind(p.lstm);
   p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.layers = n.layers, p.mode = n.mode,
   p.activation = n.activation, p.heads = n.heads, p.head_activation = n.head_activation;
   p.saved_width = n.layers * n.K + n.heads * n.H;
-  const Exact h(B * T * H), saved(B * T * p.saved_width), dh(cotangents);
+  const Exact h(B * T * H), saved(B * T * p.saved_width),
+      dh(Numbers(cotangents.begin(), cotangents.begin() + long(B * T * H)));
   p.x = in[0].get(), p.h0 = in[1].get(), p.dx = out[0].get(), p.dh0 = out[1].get();
   p.ts = n.heads == 3 ? nullptr : in[2].get(), p.dts = n.heads == 3 ? nullptr : out[2].get();
   size_t at = 3;
@@ -309,15 +400,17 @@ void check_cfc(const CfcSizes& n) {
                            std::to_string(n.mode) + " activation " + std::to_string(n.activation) +
                            " heads " + std::to_string(n.heads) + " of activation " +
                            std::to_string(n.head_activation);
-  check_close(name + " h", h, cfc_states(n, a));
-  check_gradient(name + " gradient", a, out,
-                 [&](const auto& x) { return dot(cfc_states(n, x), cotangents); });
-  p.saved = nullptr;  // no backward will follow
+  check_close(name + " h", h, memory.c, cfc_states(n, a, mixed));
+  check_gradient(name + " gradient", a, out, memory.out,
+                 [&](const auto& x) { return dot(cfc_states(n, x, mixed), cotangents); });
+  p.saved = p.lstm.gates = nullptr;  // no backward will follow
   std::fill_n(h.get(), h.size, std::numeric_limits<float>::quiet_NaN());
   kernels().cfc_forward(p);
-  check_close(name + " h without saved", h, cfc_states(n, a));
+  check_close(name + " h without saved", h, memory.c, cfc_states(n, a, mixed));
   p.saved = saved.get();
-  check_rows_apart(name, B, {&in[0], &in[1], &dh}, {&h, &out[0], &out[1]}, run);
+  memory.bind(p.lstm);
+  check_rows_apart(name, B, memory.with({&in[0], &in[1], &dh}, memory.in, memory.dc),
+                   memory.with({&h, &out[0], &out[1]}, memory.out, memory.c), run);
   if (p.ts) check_rows_apart(name, B, {&in[2]}, {&out[2]}, run);
 }
 
@@ -428,6 +521,29 @@ NATIVE_TEST(cfc_kernels_accept_empty_batches_and_sequences) {
   for_each_isa([] {
     check_cfc({0, 3, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4});
     check_cfc({3, 0, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 3});
+  });
+}
+
+NATIVE_TEST(kernels_with_mixed_memory_equal_the_equations) {
+  for_each_isa([] {
+    for (const LtcSizes& n : {LtcSizes{1, 1, 1, 1, 1},
+                              {3, 2, 3, 5, 6},
+                              {17, 2, 7, 17, 3},
+                              {5, 60, 2, 3, 2},  // more than one chunk
+                              {2, 3, 0, 33, 1},
+                              {0, 3, 2, 4, 2},
+                              {3, 0, 2, 4, 2}})
+      for (const bool batch_lanes : {false, true})
+        for (const long keep : {1, 3}) check_ltc(n, batch_lanes, keep, true);
+    for (int mode = 0; mode < 3; ++mode)
+      for (const int layers : {0, 1}) {
+        const int heads = mode == NCPS_CFC_PURE ? 1 : 3 + layers;
+        check_cfc({3, 3, 2, 5, 7, layers, mode, NCPS_LECUN_TANH, heads}, true);
+        check_cfc({17, 30, 3, 17, 6, layers, mode, NCPS_SILU, heads}, true);
+      }
+    check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4}, true);
+    check_cfc({0, 3, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4}, true);
+    check_cfc({3, 0, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 3}, true);
   });
 }
 

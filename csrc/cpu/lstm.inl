@@ -1,0 +1,101 @@
+// The LSTM of mixed memory (MATHS 4) as one more stage ahead of a cell, within the task that owns a
+// few batch rows for all T steps: the input half of z is one GEMM per chunk of steps, the recurrent
+// half and the gates run per step. z = [i, ig, fg, og], each H wide; arrays are rows of neurons in
+// every kernel, so the kernels with the batch in lanes transpose h* at each step.
+
+// Packed weights, and the arrays of the cell that the LSTM reads and writes too.
+struct Lstm {
+  LstmProblem p;
+  long T, I, H, Z;  // Z: 4H, whole panels
+  const float *x, *h0, *h;
+  float* dx;
+  float *x_panels, *h_panels, *bias;  // forward: depth I and H, Z columns; [Z]
+  float *x_back, *h_back;             // backward: depth 4H, I and H columns
+};
+
+template <typename Problem>
+static Lstm make_lstm(const Problem& p, const float* h0, const float* h, bool backward,
+                      Carver& memory) {
+  Lstm k{p.lstm,  p.T,     p.I,     p.H,    round_up(4 * p.H, NR), p.x, h0, h, p.dx, nullptr,
+         nullptr, nullptr, nullptr, nullptr};
+  if (!k.p.on) return k;
+  if (backward) {
+    k.x_back = memory.take(panel_floats(4 * k.H, k.I));
+    k.h_back = memory.take(panel_floats(4 * k.H, k.H));
+  } else {
+    k.x_panels = memory.take(panel_floats(k.I, 4 * k.H));
+    k.h_panels = memory.take(panel_floats(k.H, 4 * k.H));
+    k.bias = memory.take(k.Z);
+  }
+  if (!memory.base) return k;
+  const auto row_of = [](const float* weights, long stride) {
+    return [=](long n) { return weights + n * stride; };
+  };
+  if (backward) {
+    pack_panels(row_of(k.p.input_weight, k.I), 4 * k.H, k.I, 1, k.x_back);
+    pack_panels(row_of(k.p.recurrent_weight, k.H), 4 * k.H, k.H, 1, k.h_back);
+  } else {
+    pack_panels(row_of(k.p.input_weight, 1), k.I, 4 * k.H, k.I, k.x_panels);
+    pack_panels(row_of(k.p.recurrent_weight, 1), k.H, 4 * k.H, k.H, k.h_panels);
+    fill(k.bias, k.Z, 0.0f);
+    copy(k.bias, k.p.bias, 4 * k.H);
+  }
+  return k;
+}
+
+static inline long lstm_chunk(const Lstm& k, long rows) { return min_of(k.T, CHUNK_ROWS / rows); }
+
+// Row b of a state before step t: of [B, T, H] and of its first value [B, H].
+static inline const float* state_before(const Lstm& k, const float* states, const float* first,
+                                        long b, long t) {
+  return t > 0 ? states + (b * k.T + t - 1) * k.H : first + b * k.H;
+}
+
+// The rows of one task.
+struct LstmRows {
+  const Lstm& k;
+  long b, rows, chunk;
+  float* z;  // [chunk][rows][Z]
+};
+
+static inline long lstm_floats(const Lstm& k, long rows) {
+  return k.p.on ? lstm_chunk(k, rows) * rows * k.Z : 0;
+}
+
+// The half of z that reads x, of all steps of a chunk.
+static void lstm_drive(const LstmRows& m, long t0, long steps) {
+  const Lstm& k = m.k;
+  for (long at = 0; at < steps * m.rows; ++at) copy(m.z + at * k.Z, k.bias, k.Z);
+  for (long r = 0; r < m.rows; ++r)
+    gemm(k.x + ((m.b + r) * k.T + t0) * k.I, k.I, 1, steps, k.x_panels, k.I, 4 * k.H, m.z + r * k.Z,
+         m.rows * k.Z, true);
+}
+
+// h* of step t into out: rows of whole vectors, `stride` apart; writes c and the gates. h of the
+// step before is read where the cell wrote it.
+static void lstm_step(const LstmRows& m, long t, float* out, long stride) {
+  const Lstm& k = m.k;
+  const long H = k.H, slot = t % m.chunk;
+  if (slot == 0) lstm_drive(m, t, min_of(m.chunk, k.T - t));
+  float* z = m.z + slot * m.rows * k.Z;
+  gemm(state_before(k, k.h, k.h0, m.b, t), t > 0 ? k.T * H : H, 1, m.rows, k.h_panels, H, 4 * H, z,
+       k.Z, true);
+  for (long r = 0; r < m.rows; ++r, z += k.Z) {
+    const long at = (m.b + r) * k.T + t;
+    const float* c = state_before(k, k.p.c, k.p.c0, m.b + r, t);
+    float* gates = k.p.gates ? k.p.gates + at * 4 * H : nullptr;
+    for (long q = 0; q < H; q += W) {
+      const long live = H - q;
+      const vf i = ncps_tanh(load_partial(z + q, live)),
+               ig = ncps_sigmoid(load_partial(z + H + q, live)),
+               fg = ncps_sigmoid(load_partial(z + 2 * H + q, live) + 1.0f),
+               og = ncps_sigmoid(load_partial(z + 3 * H + q, live));
+      const vf next = load_partial(c + q, live) * fg + i * ig;
+      store_partial(k.p.c + at * H + q, next, live);
+      store(out + r * stride + q, ncps_tanh(next) * og);
+      if (!gates) continue;
+      store_partial(gates + q, i, live), store_partial(gates + H + q, ig, live);
+      store_partial(gates + 2 * H + q, fg, live), store_partial(gates + 3 * H + q, og, live);
+    }
+  }
+}
