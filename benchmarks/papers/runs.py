@@ -87,9 +87,7 @@ class Run:
 
 
 def add_result(path, entry: dict) -> None:
-    """Put `entry` into the JSON list at `path`, in place of one with the same model, seed and
-    epochs.
-    """
+    """Put `entry` into the JSON list at `path`, in place of one of the same run."""
     path = Path(path)
     entries = read_results(path)
     key = _key(entry)
@@ -107,7 +105,7 @@ def read_results(path) -> list[dict]:
 
 
 def _key(entry):
-    return entry["model"], entry["epochs"], entry["seed"]
+    return tuple(str(entry.get(name)) for name in ("model", "rate", "epochs", "seed"))
 
 
 def spread(values) -> str:
