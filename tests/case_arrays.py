@@ -52,6 +52,7 @@ def make_ltc(case):
         rng.normal(0.0, 0.3, case.inputs) if case.mapped else None,
     )
     keywords = {"ode_unfolds": case.unfolds, "implicit_param_constraints": case.implicit}
+    keywords |= {"ode_solver": case.solver} if case.solver else {}
     return _call(case, rng, params, keywords)
 
 

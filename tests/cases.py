@@ -22,8 +22,10 @@ __all__ = [
     "INPUTS",
     "LTC_CASES",
     "LTC_EMPTY_CASES",
+    "LTC_SOLVER_CASES",
     "LTC_WIRED_CASES",
     "MODES",
+    "SOLVERS",
     "TIMESPANS",
     "TOLERANCES",
     "UNFOLDS",
@@ -73,6 +75,7 @@ BATCHES = (1, 3, 5, 17)
 INPUTS = (1, 3, 33)
 TIMESPANS = ("none", "scalar", "per_step", "per_batch", "zero")
 MODES = ("default", "no_gate", "pure")
+SOLVERS = ("explicit", "runge_kutta")  # beside semi_implicit
 VARIANTS = ("torch", "keras", "paper")
 VARIED = [(m, v) for m in MODES[:2] for v in VARIANTS[1:]] + [("pure", "keras")]
 ACTIVATIONS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid")
@@ -97,6 +100,7 @@ class LtcCase:
     timespans: str = "none"
     implicit: bool = False
     mapped: bool = True  # with input_w and input_b
+    solver: str = ""  # semi_implicit, of every backend
     dtype: str = "float32"
     seed: int = 0
 
@@ -161,6 +165,12 @@ LTC_WIRED_CASES = [
     LtcCase(inputs=8, units=16, wiring=("AutoNCP", 16, 4), implicit=True),
     LtcCase(inputs=20, units=28, wiring=("AutoNCP", 28, 4), timespans="per_batch"),
     LtcCase(inputs=3, units=8, wiring=("FullyConnected", 8, 4)),
+]
+LTC_SOLVER_CASES = [  # of the reference alone
+    *(LtcCase(solver=s, unfolds=u, units=5) for s in SOLVERS for u in (1, 6, 11)),
+    *(LtcCase(solver=s, density=0.5, timespans=t) for s in SOLVERS for t in TIMESPANS),
+    *(LtcCase(solver=s, implicit=True, mapped=False, density=0.2) for s in SOLVERS),
+    *(LtcCase(solver=s, units=17, density=0.2, dtype="bfloat16") for s in SOLVERS),
 ]
 LTC_EMPTY_CASES = [LtcCase(steps=0), LtcCase(batch=0), LtcCase(batch=0, steps=0, density=0.5)]
 

@@ -7,7 +7,9 @@ import pytest
 from cases import (
     ACTIVATIONS,
     MODES,
+    SOLVERS,
     TIMESPANS,
+    VARIANTS,
     CfcCase,
     LtcCase,
     assert_all_close,
@@ -21,17 +23,21 @@ from mlx_ncps.ops import numpy as truth
 STEP = 2e-6  # truncation STEP**2, rounding 1e-16 / STEP: both far below the bound
 
 LTC = LtcCase(batch=2, steps=2, inputs=2, units=3, unfolds=3, dtype="float64")
+TIMED = ("scalar", "per_batch")
 CFC = CfcCase(batch=2, steps=2, inputs=2, units=3, backbone_units=3, dtype="float64")
 LTC_DIFFERENCE_CASES = [
     *(replace(LTC, implicit=i, timespans=t) for i in (False, True) for t in TIMESPANS),
     *(replace(LTC, unfolds=u) for u in (1, 2, 6)),
     *(replace(LTC, density=0.5, implicit=i) for i in (False, True)),
     replace(LTC, mapped=False),
+    *(replace(LTC, solver=s, timespans=t, density=0.5) for s in SOLVERS for t in TIMESPANS),
+    *(replace(LTC, solver=s, implicit=i, unfolds=2) for s in SOLVERS for i in (False, True)),
 ]
 CFC_DIFFERENCE_CASES = [
     *(replace(CFC, mode=m, timespans=t) for m in MODES for t in TIMESPANS),
     *(replace(CFC, mode=m, activation=a, layers=2) for m in MODES for a in ACTIVATIONS),
     *(replace(CFC, mode=m, layers=n, timespans="per_batch") for m in MODES for n in (0, 3)),
+    *(replace(CFC, mode=m, variant=v, timespans=t) for m in MODES for v in VARIANTS for t in TIMED),
 ]
 
 

@@ -98,14 +98,16 @@ def test_step_is_a_sequence_of_one(case, ts):
 
 
 @pytest.mark.parametrize("mode", ["default", "no_gate"])
+@pytest.mark.parametrize("variant", ops.VARIANTS)
 @pytest.mark.parametrize("kind", [None, 0.3, (), (5,), (5, 1)])
-def test_cfc_update_equals_numpy(mode, kind):
+def test_cfc_update_equals_numpy(mode, variant, kind):
     rng = np.random.default_rng(0)
     heads = [rng.normal(size=(5, 4)).astype(np.float32) for _ in range(4)]
     ts = rng.uniform(0, 2, kind).astype(np.float32) if isinstance(kind, tuple) else kind
     ts = np.asarray(ts) if isinstance(kind, tuple) else ts
-    got = ops.cfc_update(*map(mx.array, heads), ts, mode=mode)
-    assert_close("state", got, truth.cfc_update(*heads, ts, mode=mode), FORWARD)
+    options = {"mode": mode, "variant": variant}
+    got = ops.cfc_update(*map(mx.array, heads), ts, **options)
+    assert_close("state", got, truth.cfc_update(*heads, ts, **options), FORWARD)
 
 
 @pytest.mark.parametrize("kind", [None, 0.3, (5,), (5, 1)])

@@ -143,6 +143,8 @@ def test_cfc_update_refuses_wrong_heads_and_modes():
     x = mx.zeros((3, 4))
     with refuses("[cfc] mode must be one of default, no_gate, got 'pure'."):
         ops.cfc_update(x, x, x, x, 1.0, mode="pure")
+    with refuses("[cfc] variant must be one of torch, keras, paper, got 'jax'."):
+        ops.cfc_update(x, x, x, x, 1.0, variant="jax")
     with refuses("[cfc] f2 must be [..., H] = (3, 4), got (3, 5)."):
         ops.cfc_update(x, mx.zeros((3, 5)), x, x, 1.0)
     with refuses("[cfc] w_tau must be [H] = (4,), got (1, 4)."):

@@ -95,7 +95,7 @@ def test_ltc_timespan_zero_keeps_the_state_and_has_a_finite_gradient():
         (got,), grads = mx.vjp(f, list(leaves.values()), [cotangents])
     arguments = (call.cotangents, call.inputs, call.state, ts, call.params)
     want = truth.ltc_sequence_backward(*arguments, **call.keywords)[2]
-    assert np.array_equal(np.array(got)[:, 0], call.state)
+    assert_close("state", got[:, 0], call.state, tolerance("float32", "forward"))  # cm v / cm
     assert np.all(np.abs(want) > 0)
     assert_close("ts", dict(zip(leaves, grads, strict=True))["ts"], want, GRADIENT)
 

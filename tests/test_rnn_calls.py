@@ -291,7 +291,7 @@ def test_explain_tells_the_backend_all_it_may_ask(monkeypatch):
     shared = {"batch", "steps", "inputs", "units", "dtype", "scalar_ts", "training"}
     (ltc, ltc_facts), (cfc, cfc_facts) = seen
     assert (ltc, cfc) == ("ltc_sequence", "cfc_sequence")
-    assert set(ltc_facts) == shared | {"ode_unfolds", "synapses"}
+    assert set(ltc_facts) == shared | {"ode_unfolds", "ode_solver", "synapses"}
     assert set(cfc_facts) == shared | {"mode", "activation", "variant", "backbone"}
     assert (ltc_facts["batch"], ltc_facts["steps"], ltc_facts["scalar_ts"]) == (B, T, False)
 
@@ -363,11 +363,6 @@ def test_wrong_first_arguments_raise(layer):
     wiring.build(I + 1)
     with pytest.raises(ValueError, match=f"input_dim must be {I + 1}"):
         layer(I, wiring)
-
-
-def test_options_of_later_raise_not_implemented():
-    with pytest.raises(NotImplementedError, match="ode_solver must be 'semi_implicit' for now"):
-        LTC(I, 6, ode_solver="explicit")
 
 
 def test_unknown_options_raise():

@@ -7,7 +7,7 @@ A backend module has
     available() -> (bool, str)          can it run in this process, and if not: why, and the cure
     unsupported(op, **facts) -> str     "" when it can run this call, else why not
     ltc_sequence(inputs, state, ts, params, *, ode_unfolds, epsilon, implicit_param_constraints,
-                 synapses, training) -> states  # [B, T, H]
+                 synapses, training) -> states  # [B, T, H]; reference alone: ode_solver
     cfc_sequence(inputs, state, ts, params, *, mode, activation, variant,
                  training) -> states  # [B, T, H]
 

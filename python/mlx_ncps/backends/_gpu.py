@@ -8,7 +8,9 @@ from . import _cfc_kernels, _ltc_kernels
 
 
 def unsupported(op: str, **facts) -> str:
-    """Sizes whose state exceeds threadgroup memory."""
+    """Sizes whose state exceeds threadgroup memory, and the solvers of an LTC but the default."""
+    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
+        return f"the kernels run semi_implicit only, got {facts['ode_solver']}"
     kernels = _ltc_kernels if op == "ltc_sequence" else _cfc_kernels
     return kernels.unsupported(**facts)
 

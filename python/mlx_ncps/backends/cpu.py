@@ -24,7 +24,9 @@ def available() -> tuple[bool, str]:
 
 
 def unsupported(op: str, **facts) -> str:
-    """One limit: the depth of a CfC's backbone."""
+    """The depth of a CfC's backbone, and the solvers of an LTC but the default."""
+    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
+        return f"cpu runs semi_implicit only, got {facts['ode_solver']}"
     if len(facts.get("backbone", ())) > MAX_LAYERS:
         return f"it has at most {MAX_LAYERS} backbone layers, got {len(facts['backbone'])}"
     return ""

@@ -126,12 +126,34 @@ def _synapse_sums(v, w, sigma, mu, erev, mask):
     return (a * erev).sum(axis=1), a.sum(axis=1)
 
 
-def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit):
-    """One step of the semi-implicit solver: x [B, I], v [B, H], ts a number or [B, 1] -> v' [B, H].
+def _semi_implicit(v, k, cm, drive, epsilon):
+    """Numerator and denominator multiplied by k = ts/U, so that ts = 0 keeps the state."""
+    n, d = drive(v)
+    return (cm * v + k * n) / (cm + k * (d + epsilon))
 
-    MATHS 3 with numerator and denominator multiplied by k = ts/U, so that ts = 0 keeps the state
-    exactly.
-    """
+
+def _explicit(v, k, cm, drive, epsilon):
+    n, d = drive(v)
+    return v + k * (n - d * v) / cm
+
+
+def _runge_kutta(v, k, cm, drive, epsilon):
+    def slope(v):
+        n, d = drive(v)
+        return (n - d * v) / cm
+
+    f1 = slope(v)
+    f2 = slope(v + 0.5 * k * f1)
+    f3 = slope(v + 0.5 * k * f2)
+    f4 = slope(v + k * f3)
+    return v + k * (f1 + 2.0 * (f2 + f3) + f4) / 6.0
+
+
+SOLVERS = {"semi_implicit": _semi_implicit, "explicit": _explicit, "runge_kutta": _runge_kutta}
+
+
+def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit, solver):
+    """One step of MATHS 3: x [B, I], v [B, H], ts a number or [B, 1] -> v' [B, H]."""
     p = params
     gleak, cm, w, sensory_w = p.gleak, p.cm, p.w, p.sensory_w
     if implicit:
@@ -143,12 +165,13 @@ def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit):
     sensory_n, sensory_d = _synapse_sums(
         x, sensory_w, p.sensory_sigma, p.sensory_mu, p.sensory_erev, p.sensory_mask
     )
-    k = ts / ode_unfolds
-    for _ in range(ode_unfolds):
+
+    def drive(v):
         n, d = _synapse_sums(v, w, p.sigma, p.mu, p.erev, p.mask)
-        n = gleak * p.vleak + n + sensory_n
-        d = gleak + d + sensory_d + epsilon
-        v = (cm * v + k * n) / (cm + k * d)
+        return gleak * p.vleak + n + sensory_n, gleak + d + sensory_d
+
+    for _ in range(ode_unfolds):
+        v = SOLVERS[solver](v, ts / ode_unfolds, cm, drive, epsilon)
     return v
 
 
@@ -163,6 +186,7 @@ def ltc_sequence(
     implicit_param_constraints,
     synapses,
     training,
+    ode_solver="semi_implicit",
 ):
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     step = partial(
@@ -171,6 +195,7 @@ def ltc_sequence(
         ode_unfolds=ode_unfolds,
         epsilon=epsilon,
         implicit=implicit_param_constraints,
+        solver=ode_solver,
     )
     return _scan(step, inputs, state, ts)
 

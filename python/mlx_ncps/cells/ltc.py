@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..ops import LTCParams, ltc_sequence, uniform
+from ..ops.checks import check_solver
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .host_masks import HostMasks
@@ -19,7 +20,11 @@ _INIT_RANGES = {
     "w": (0.001, 1.0),
     "sigma": (3.0, 8.0),
     "mu": (0.3, 0.8),
+    "sensory_w": (0.001, 1.0),
+    "sensory_sigma": (3.0, 8.0),
+    "sensory_mu": (0.3, 0.8),
 }
+_VECTORS = ("gleak", "vleak", "cm")
 _MAPPINGS = ("affine", "linear", "identity")
 _POSITIVE = ("w", "sensory_w", "cm", "gleak")
 
@@ -39,7 +44,9 @@ class LTCCell(NCPRNNCell):
         epsilon: added to the sum of conductances.
         implicit_param_constraints: w, sensory_w, cm and gleak pass through softplus; if False, call
             `apply_weight_constraints()` after each step of the optimiser to keep them positive.
-        ode_solver: only "semi_implicit" for now.
+        ode_solver: "semi_implicit" (fused), "explicit" or "runge_kutta" (`ops.ltc_sequence`).
+        initialization_ranges: {"gleak": (low, high), ...} in place of the uniform ranges of ncps,
+            for any of gleak, vleak, cm, w, sigma, mu, sensory_w, sensory_sigma, sensory_mu.
 
     Parameters: gleak, vleak, cm [H]; w, sigma, mu, erev [H, H], indexed [source, target];
     sensory_{w,sigma,mu,erev} [I, H]; input_w, input_b [I]; output_w, output_b [O]. `sparsity_mask`
@@ -59,29 +66,28 @@ class LTCCell(NCPRNNCell):
         epsilon=1e-8,
         implicit_param_constraints=False,
         ode_solver="semi_implicit",
+        *,
+        initialization_ranges=None,
     ):
         super().__init__()
-        if ode_solver != "semi_implicit":
-            raise NotImplementedError(
-                f"[ltc] ode_solver must be 'semi_implicit' for now, got {ode_solver!r}."
-            )
+        check_solver(ode_solver)
         self.input_mapping = _mapping("input_mapping", input_mapping)
         self.output_mapping = _mapping("output_mapping", output_mapping)
         self.ode_unfolds = ode_unfolds
         self.epsilon = epsilon
         self.implicit_param_constraints = bool(implicit_param_constraints)
         self.ode_solver = ode_solver
+        ranges = _ranges(initialization_ranges, self.implicit_param_constraints)
+        self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
         self._set_wiring(_as_wiring(wiring), in_features)
 
     def _create(self, width: int) -> None:
         self.wiring.build(width)
         hidden = self.state_size
-        for name, (low, high) in _INIT_RANGES.items():
-            shape = (hidden,) if name in ("gleak", "vleak", "cm") else (hidden, hidden)
-            self[name] = uniform(low, high, shape)
-            if len(shape) == 2:
-                self[f"sensory_{name}"] = uniform(low, high, (width, hidden))
+        for name, (low, high) in self._init_ranges.items():
+            rows = () if name in _VECTORS else (width,) if "sensory" in name else (hidden,)
+            self[name] = uniform(low, high, (*rows, hidden))
         adjacency, sensory = self.wiring.adjacency, self.wiring.sensory_adjacency
         self.erev = mx.array(adjacency.astype(np.float32))
         self.sensory_erev = mx.array(sensory.astype(np.float32))
@@ -153,6 +159,7 @@ class LTCCell(NCPRNNCell):
             ode_unfolds=self.ode_unfolds,
             epsilon=self.epsilon,
             implicit_param_constraints=self.implicit_param_constraints,
+            ode_solver=self.ode_solver,
             synapses=self.synapses,
             training=self.training,
         )
@@ -163,6 +170,7 @@ class LTCCell(NCPRNNCell):
             "inputs": self.sensory_size,
             "units": self.state_size,
             "ode_unfolds": self.ode_unfolds,
+            "ode_solver": self.ode_solver,
             "synapses": self.synapses,
             "training": self.training,
         }
@@ -206,6 +214,25 @@ def _mapping(name: str, mapping) -> str:
             f"[ltc] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
         )
     return mapping
+
+
+def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
+    """The ranges of the first values, ncps' own but for those `given`."""
+    given = dict(given or {})
+    for name, pair in given.items():
+        if name not in _INIT_RANGES:
+            wanted = ", ".join(_INIT_RANGES)
+            raise ValueError(f"[ltc] initialization_ranges must name {wanted}, got {name!r}.")
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not pair[0] <= pair[1]:
+            raise ValueError(
+                f"[ltc] initialization_ranges[{name!r}] must be (low, high), got {pair!r}."
+            )
+        if name in _POSITIVE and pair[0] < 0 and not implicit:
+            raise ValueError(
+                f"[ltc] initialization_ranges[{name!r}] must be >= 0 unless "
+                f"implicit_param_constraints are on, got {pair!r}."
+            )
+    return _INIT_RANGES | given
 
 
 def _as_wiring(wiring) -> Wiring:

@@ -14,6 +14,7 @@ from .synapses import SynapseLists
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 MODES = ("default", "no_gate", "pure")
+SOLVERS = ("semi_implicit", "explicit", "runge_kutta")
 VARIANTS = ("torch", "keras", "paper")
 
 
@@ -65,8 +66,16 @@ def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
     return B, T, I, H
 
 
-def check_ltc_options(ode_unfolds, epsilon) -> None:
-    """The numbers of an LTC call."""
+def check_solver(ode_solver: str) -> None:
+    """`ode_solver` is one of the three."""
+    if ode_solver not in SOLVERS:
+        wanted = ", ".join(SOLVERS)
+        raise ValueError(f"[ltc] ode_solver must be one of {wanted}, got {ode_solver!r}.")
+
+
+def check_ltc_options(ode_unfolds, epsilon, ode_solver) -> None:
+    """The numbers and the solver of an LTC call."""
+    check_solver(ode_solver)
     if not isinstance(ode_unfolds, numbers.Integral) or ode_unfolds < 1 or ode_unfolds is True:
         raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {ode_unfolds!r}.")
     if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:

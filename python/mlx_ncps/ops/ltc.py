@@ -46,11 +46,11 @@ def ltc_sequence(
     ode_unfolds: int = 6,
     epsilon: float = 1e-8,
     implicit_param_constraints: bool = False,
+    ode_solver: str = "semi_implicit",
     synapses=None,
     training: bool = True,
 ) -> mx.array:
-    """LTC with the semi-implicit solver over a sequence -> states [B, T, H], the membrane
-    potentials after each step.
+    """LTC over a sequence -> states [B, T, H], the membrane potentials after each step.
 
     inputs: [B, T, I], float32, float16 or bfloat16; the result has this dtype, everything inside is
         float32.
@@ -58,19 +58,23 @@ def ltc_sequence(
     ts: elapsed time per step, in the unit of the model's time: None (1.0), a number >= 0, or an
         array of shape [], [T], [B, T] or [B, T, 1], in which negative elements give NaN from there
         on. ts = 0 keeps the state.
-    params: LTCParams.  ode_unfolds: solver steps per time step, >= 1.  epsilon: added to the
-        denominator, >= 0.
+    params: LTCParams.  ode_unfolds: solver steps per time step, >= 1, each of length
+        ts / ode_unfolds.  epsilon: added to the denominator of semi_implicit, >= 0.
     implicit_param_constraints: w, sensory_w, cm and gleak go through softplus.
+    ode_solver: "semi_implicit" (fused; order 1, stable for any step), "explicit" (Euler's method,
+        order 1) or "runge_kutta" (the classical one, order 4). The latter two need cm > 0, and
+        diverge where a step is long against cm over the sum of a neuron's conductances; the
+        reference backend alone runs them.
     synapses: SynapseLists of the masks, lets fused backends skip the zeros; None: dense. It never
         replaces a mask.
     training: save what the gradient needs; False saves memory, and a gradient still comes out the
         same.
     Raises ValueError for wrong shapes, dtypes or options; RuntimeError when a forced backend can't
     run.
-    Source: Hasani et al. 2021, "Liquid Time-constant Networks", equal to ncps.torch.
+    Source: Hasani et al. 2021, "Liquid Time-constant Networks"; semi_implicit equals ncps.torch.
     """
     B, T, I, H = check_ltc(inputs, state, params)
-    check_ltc_options(ode_unfolds, epsilon)
+    check_ltc_options(ode_unfolds, epsilon, ode_solver)
     check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T)
     facts = {
@@ -82,11 +86,13 @@ def ltc_sequence(
         "scalar_ts": getattr(ts, "ndim", 0) == 0,
         "training": training,
         "ode_unfolds": ode_unfolds,
+        "ode_solver": ode_solver,
         "synapses": synapses,
     }
     backend = dispatch.choose("ltc_sequence", **facts)
     if 0 in (B, T, H):
         return mx.zeros((B, T, H), inputs.dtype)
+    solver = {} if ode_solver == "semi_implicit" else {"ode_solver": ode_solver}
     params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
     return backend.ltc_sequence(
         inputs,
@@ -98,6 +104,7 @@ def ltc_sequence(
         implicit_param_constraints=bool(implicit_param_constraints),
         synapses=synapses,
         training=bool(training),
+        **solver,
     )
 
 

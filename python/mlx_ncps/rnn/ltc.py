@@ -34,7 +34,7 @@ class LTC(SequenceLayer):
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
         cell: another spelling of `input_size` for a cell, as in the MLX guides.
-        ode_solver: as in `LTCCell`.
+        ode_solver, initialization_ranges: as in `LTCCell`.
     """
 
     op = "ltc"
@@ -53,6 +53,7 @@ class LTC(SequenceLayer):
         implicit_param_constraints=True,
         *,
         ode_solver="semi_implicit",
+        initialization_ranges=None,
         proj_size=None,
         return_state=None,
         bidirectional=False,
@@ -73,6 +74,7 @@ class LTC(SequenceLayer):
                 epsilon=(epsilon, 1e-8),
                 implicit_param_constraints=(implicit_param_constraints, True),
                 ode_solver=(ode_solver, "semi_implicit"),
+                initialization_ranges=(initialization_ranges, None),
             )
             cell = _checked_cell(input_size)
         else:
@@ -85,6 +87,7 @@ class LTC(SequenceLayer):
                 epsilon,
                 implicit_param_constraints,
                 ode_solver,
+                initialization_ranges=initialization_ranges,
             )
         contract = call_contract(cell_first, return_sequences, return_state)
         super().__init__(

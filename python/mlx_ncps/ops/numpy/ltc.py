@@ -1,4 +1,4 @@
-"""The liquid time-constant network (Hasani et al. 2021), semi-implicit solver, both directions.
+"""The liquid time-constant network (Hasani et al. 2021), both directions.
 
 One step of length ts is cut into U unfolds of length k = ts/U. The synapse from i to j has the
 gate s_ij = sigmoid(sigma_ij (v_i - mu_ij)) and conductance a_ij = w_ij s_ij |mask_ij|. Each unfold:
@@ -7,7 +7,8 @@ gate s_ij = sigmoid(sigma_ij (v_i - mu_ij)) and conductance a_ij = w_ij s_ij |ma
     d_j  = gleak_j + epsilon + sum_i a_ij                (+ the same sum over the sensory synapses)
     v'_j = (cm_j v_j + k n_j) / (cm_j + k d_j)
 
-ncps divides both sides by k; this form is the same for k > 0 and gives v' = v at k = 0.
+ncps divides both sides by k; this form is the same for k > 0 and gives v' = v at k = 0. It is the
+solver semi_implicit; ltc_solvers.py has the others.
 """
 
 from typing import Any, NamedTuple
@@ -22,6 +23,15 @@ from .arrays import (
     timespans_array,
     timespans_column,
     timespans_gradient,
+)
+from .ltc_solvers import (
+    SOLVERS,
+    Cell,
+    Synapses,
+    synapse_sums,
+    synapse_sums_backward,
+    unfold,
+    unfold_backward,
 )
 
 
@@ -45,27 +55,6 @@ class LTCParams(NamedTuple):
     input_b: Any = None  # [I] None: 0
 
 
-class _Synapses(NamedTuple):
-    """One set of synapses with constraint and mask applied: recurrent [H, H] or sensory [I, H]."""
-
-    w: np.ndarray  # pos(w) |mask|
-    sigma: np.ndarray
-    mu: np.ndarray
-    erev: np.ndarray
-
-
-class _Cell(NamedTuple):
-    """A cell ready to run, float64, every constraint applied."""
-
-    gleak: np.ndarray  # [H]
-    vleak: np.ndarray  # [H]
-    cm: np.ndarray  # [H]
-    recurrent: _Synapses
-    sensory: _Synapses
-    unfolds: int
-    epsilon: float
-
-
 def ltc_sequence(
     inputs,
     state,
@@ -75,6 +64,7 @@ def ltc_sequence(
     ode_unfolds=6,
     epsilon=1e-8,
     implicit_param_constraints=False,
+    ode_solver="semi_implicit",
     synapses=None,
     training=True,
 ):
@@ -88,13 +78,14 @@ def ltc_sequence(
             negative or NaN number ValueError.
         params: LTCParams, or any object with its fields.
         ode_unfolds: solver steps U per time step.
-        epsilon: added to the sum of conductances.
+        epsilon: added to the sum of conductances by the solver semi_implicit.
         implicit_param_constraints: gleak, cm and the w pass through softplus.
+        ode_solver: semi_implicit, explicit or runge_kutta.
         synapses: a hint to fused backends, without effect here.
         training: the same.
     """
     p = _float64(params)
-    cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints)
+    cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints, ode_solver)
     x, v, ts = _arguments(inputs, state, ts, p)
     return _states(_map_inputs(x, p), v, ts, cell)
 
@@ -120,31 +111,11 @@ def _states(x, v, ts, cell):
 def _unfold_step(x, v, ts, cell):
     """The potentials before the first and after each of the U unfolds: U + 1 arrays [B, H]."""
     k = (ts / cell.unfolds)[:, None]  # [B, 1]
-    sensory_n, sensory_d = _synapse_sums(x, cell.sensory)
+    sensory = synapse_sums(x, cell.sensory)
     potentials = [v]
     for _ in range(cell.unfolds):
-        n, d = _drive(v, sensory_n, sensory_d, cell)
-        v = (cell.cm * v + k * n) / (cell.cm + k * d)
-        potentials.append(v)
+        potentials.append(unfold(potentials[-1], k, sensory, cell))
     return potentials
-
-
-def _drive(v, sensory_n, sensory_d, cell):
-    """The n and d of the file's head: the sums that pull every neuron, [B, H] each."""
-    n, d = _synapse_sums(v, cell.recurrent)
-    n = cell.gleak * cell.vleak + n + sensory_n
-    d = cell.gleak + cell.epsilon + d + sensory_d
-    return n, d
-
-
-def _synapse_sums(sources, synapses):
-    """sum_i a_ij erev_ij and sum_i a_ij, [B, H] each, from the source values [B, I]."""
-    a = synapses.w * _gates(sources, synapses)
-    return (a * synapses.erev).sum(axis=1), a.sum(axis=1)
-
-
-def _gates(sources, synapses):
-    return sigmoid(synapses.sigma * (sources[:, :, None] - synapses.mu))  # [B, I, H]
 
 
 def ltc_sequence_backward(
@@ -157,6 +128,7 @@ def ltc_sequence_backward(
     ode_unfolds=6,
     epsilon=1e-8,
     implicit_param_constraints=False,
+    ode_solver="semi_implicit",
     synapses=None,
     training=True,
 ):
@@ -168,7 +140,7 @@ def ltc_sequence_backward(
     LTCParams of gradients, with None for the masks, which are fixed, and for fields that are None.
     """
     p = _float64(params)
-    cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints)
+    cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints, ode_solver)
     given_ts = ts
     x, v, ts = _arguments(inputs, state, ts, p)
     mapped = _map_inputs(x, p)
@@ -200,34 +172,13 @@ def ltc_sequence_backward(
 def _unfold_step_backward(dv, x, potentials, ts, cell, grads):
     """Gradients dv [B, H], dx [B, I], dts [B] of one step; the parameters' go into ``grads``."""
     k = (ts / cell.unfolds)[:, None]  # [B, 1]
-    sensory_n, sensory_d = _synapse_sums(x, cell.sensory)
+    sensory = synapse_sums(x, cell.sensory)
     dsensory_n, dsensory_d, dk = np.zeros_like(dv), np.zeros_like(dv), np.zeros_like(k)
-    for u in reversed(range(cell.unfolds)):
-        v, after = potentials[u], potentials[u + 1]
-        n, d = _drive(v, sensory_n, sensory_d, cell)
-        r = dv / (cell.cm + k * d)  # [B, H]
-        dn, dd = k * r, -k * r * after
-        dk += (r * (n - after * d)).sum(axis=1, keepdims=True)
-        grads["cm"] += (r * (v - after)).sum(axis=0)
-        grads["gleak"] += (dn * cell.vleak + dd).sum(axis=0)
-        grads["vleak"] += (dn * cell.gleak).sum(axis=0)
-        dsensory_n += dn
-        dsensory_d += dd
-        dv = r * cell.cm + _synapse_sums_backward(dn, dd, v, cell.recurrent, grads, "")
-    dx = _synapse_sums_backward(dsensory_n, dsensory_d, x, cell.sensory, grads, "sensory_")
+    for v in reversed(potentials[:-1]):
+        dv, more_k, more_n, more_d = unfold_backward(dv, v, k, sensory, cell, grads)
+        dk, dsensory_n, dsensory_d = dk + more_k, dsensory_n + more_n, dsensory_d + more_d
+    dx = synapse_sums_backward(dsensory_n, dsensory_d, x, cell.sensory, grads, "sensory_")
     return dv, dx, dk[:, 0] / cell.unfolds
-
-
-def _synapse_sums_backward(dn, dd, sources, synapses, grads, prefix):
-    """Gradient [B, I] of `_synapse_sums` by its sources; the synapses' go into ``grads``."""
-    s = _gates(sources, synapses)
-    da = dn[:, None] * synapses.erev + dd[:, None]  # [B, I, H]
-    dz = synapses.w * s * (1.0 - s) * da
-    grads[prefix + "w"] += (s * da).sum(axis=0)
-    grads[prefix + "sigma"] += (dz * (sources[:, :, None] - synapses.mu)).sum(axis=0)
-    grads[prefix + "mu"] -= dz.sum(axis=0) * synapses.sigma
-    grads[prefix + "erev"] += (synapses.w * s * dn[:, None]).sum(axis=0)
-    return (dz * synapses.sigma).sum(axis=2)
 
 
 def _raw_gradients(grads, p, implicit):
@@ -254,17 +205,21 @@ def _float64(params):
     )
 
 
-def _cell(p, unfolds, epsilon, implicit):
+def _cell(p, unfolds, epsilon, implicit, solver):
     if unfolds < 1:
         raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {unfolds!r}.")
+    if solver not in SOLVERS:
+        wanted = ", ".join(SOLVERS)
+        raise ValueError(f"[ltc] ode_solver must be one of {wanted}, got {solver!r}.")
     pos = softplus if implicit else np.asarray
     mask = 1.0 if p.mask is None else np.abs(p.mask)
     sensory_mask = 1.0 if p.sensory_mask is None else np.abs(p.sensory_mask)
-    recurrent = _Synapses(pos(p.w) * mask, p.sigma, p.mu, p.erev)
-    sensory = _Synapses(
+    recurrent = Synapses(pos(p.w) * mask, p.sigma, p.mu, p.erev)
+    sensory = Synapses(
         pos(p.sensory_w) * sensory_mask, p.sensory_sigma, p.sensory_mu, p.sensory_erev
     )
-    return _Cell(pos(p.gleak), p.vleak, pos(p.cm), recurrent, sensory, unfolds, epsilon)
+    leaks = pos(p.gleak), p.vleak, pos(p.cm)
+    return Cell(*leaks, recurrent, sensory, unfolds, epsilon, solver)
 
 
 def _arguments(inputs, state, ts, p):
