@@ -5,14 +5,24 @@ import numpy as np
 import pytest
 from cases import assert_close, tolerance
 from mlx_ncps import ops
+from mlx_ncps.ops import numpy as truth
 
-MATRIX = ["xavier_uniform", "lecun_uniform", "lecun_normal", "orthogonal"]
+MATRIX = ["xavier_uniform", "xavier_normal", "lecun_uniform", "lecun_normal", "orthogonal"]
+VARIANCE = {  # of a [200, 300] matrix
+    "uniform": 2.5**2 / 12,
+    "xavier_uniform": 2 / 500,
+    "xavier_normal": 2 / 500,
+    "lecun_uniform": 1 / 300,
+    "lecun_normal": 1 / 300,
+    "orthogonal": 1 / 300,
+}
+SOURCES = {"mlx": ops, "numpy": truth}
 BOUNDS = {"xavier_uniform": (6 / 500) ** 0.5, "lecun_uniform": (3 / 300) ** 0.5}
 
 
-def draw(name, shape, **keywords):
+def draw(name, shape, source=ops, **keywords):
     limits = (-0.5, 2.0) if name == "uniform" else ()
-    return getattr(ops, name)(*limits, shape, **keywords)
+    return getattr(source, name)(*limits, shape, **keywords)
 
 
 @pytest.mark.parametrize("name", [*MATRIX, "uniform"])
@@ -45,9 +55,49 @@ def test_xavier_uniform_scales_with_its_gain():
     assert_close("xavier_uniform", b, 2 * a, tolerance("float32", "forward"))
 
 
-def test_lecun_normal_has_variance_one_over_fan_in():
-    a = np.array(ops.lecun_normal((200, 300), key=mx.random.key(0)))
-    assert abs(a.std() * 300**0.5 - 1) < 0.01
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", VARIANCE)
+def test_initializer_has_its_moments(name, source):
+    a = np.array(draw(name, (200, 300), SOURCES[source], key=1), np.float64)
+    deviation = VARIANCE[name] ** 0.5
+    mean = 0.75 if name == "uniform" else 0.0
+    assert abs(a.mean() - mean) < 5 * deviation / a.size**0.5
+    assert abs(a.std() / deviation - 1) < 0.01
+    kurtosis = (((a - mean) / deviation) ** 4).mean()
+    assert abs(kurtosis - (1.8 if "uniform" in name else 3.0)) < 0.06
+    correlations = np.corrcoef(a[:, :-1].ravel(), a[:, 1:].ravel())[0, 1]
+    assert abs(correlations) < 0.02
+
+
+@pytest.mark.parametrize("name", VARIANCE)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (5, 7), (8, 4), (0, 3), (17, 16)])
+@pytest.mark.parametrize("seed", [0, 3, 2**33 + 5, 2**64 - 1])
+def test_initializer_draws_the_numbers_of_its_numpy_twin(name, shape, seed):
+    got = draw(name, shape, key=seed)
+    wanted = draw(name, shape, truth, key=seed)
+    assert (wanted.dtype, wanted.shape) == (np.float64, shape)
+    assert got.dtype == mx.float32
+    assert_close(name, got, wanted, tolerance("float32", "forward"))
+    assert mx.array_equal(got, draw(name, shape, key=mx.random.key(seed)))
+    np.testing.assert_array_equal(wanted, draw(name, shape, truth, key=mx.random.key(seed)))
+    np.testing.assert_array_equal(wanted, draw(name, shape, truth, key=[seed >> 32, seed % 2**32]))
+
+
+@pytest.mark.parametrize("name", VARIANCE)
+def test_numpy_initializer_follows_the_global_seed_and_its_dtype(name):
+    np.random.seed(3)
+    a, b = draw(name, (3, 4), truth), draw(name, (3, 4), truth)
+    np.random.seed(3)
+    np.testing.assert_array_equal(a, draw(name, (3, 4), truth))
+    assert not np.array_equal(a, b)
+    assert draw(name, (3, 4), truth, dtype=np.float32, key=1).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["xavier_normal", "orthogonal", "xavier_uniform"])
+def test_gain_scales(name):
+    for source in SOURCES.values():
+        a, b = (np.array(draw(name, (4, 6), source, gain=g, key=2)) for g in (1.0, 2.5))
+        assert_close(name, b, 2.5 * a, tolerance("float32", "forward"))
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7), (1, 1), (4, 1)])
@@ -62,7 +112,8 @@ def test_orthogonal_is_not_biased_in_sign():
     assert 8 < sum(s > 0 for s in signs) < 32
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("name", MATRIX)
-def test_initializer_of_a_matrix_refuses_other_shapes(name):
+def test_initializer_of_a_matrix_refuses_other_shapes(name, source):
     with pytest.raises(ValueError, match=rf"\[{name}\] shape must be \(out, in\), got \(3,\)"):
-        draw(name, (3,))
+        draw(name, (3,), SOURCES[source])

@@ -10,6 +10,7 @@ from statistics import NormalDist
 import numpy as np
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_LOW = np.nextafter(np.float32(-1), np.float32(0))
 _inverse_normal = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 
 
@@ -55,17 +56,19 @@ def orthogonal(shape, *, gain=1.0, dtype=None, key=None):
 
 
 def _unit(shape, key):
-    """Uniform in [0, 1): 32 random bits over 2^32 - 1, below 1."""
+    """Uniform in [0, 1): 32 random bits over 2^32 - 1, below 1, with the rounding of float32."""
     shape = tuple(shape)
-    drawn = _bits(_key(key), int(np.prod(shape))).astype(np.float64) / (2**32 - 1)
-    return np.minimum(drawn, float(np.nextafter(np.float32(1), np.float32(0)))).reshape(shape)
+    drawn = _bits(_key(key), int(np.prod(shape))).astype(np.float32) / np.float32(2**32 - 1)
+    return np.minimum(drawn, -_LOW).astype(np.float64).reshape(shape)
 
 
 def _normal(shape, key):
-    """Standard normal: the quantiles of uniform numbers in (0, 1)."""
-    low = float(np.nextafter(np.float32(-1), np.float32(0)))
-    drawn = low + (1.0 - low) * _unit(shape, key)  # in (-1, 1), as MLX draws
-    return np.asarray(_inverse_normal((1.0 + drawn) / 2.0), dtype=np.float64).reshape(tuple(shape))
+    """Standard normal: the quantiles of uniform numbers in (-1, 1). Their rounding to float32 is
+    what bounds the tails.
+    """
+    drawn = _LOW + (np.float32(1) - _LOW) * _unit(shape, key).astype(np.float32)
+    quantiles = _inverse_normal((1.0 + drawn.astype(np.float64)) / 2.0)
+    return np.asarray(quantiles, dtype=np.float64).reshape(tuple(shape))
 
 
 def _bits(key, count):
