@@ -205,6 +205,19 @@ def test_cell_steps_equal_the_sequence_and_the_layer(name):
 
 
 @all_cells
+def test_output_is_read_from_the_state(name):
+    cell = make(name)
+    output, state = cell(normal(B, I), state_of(cell), 0.6)
+    if name == "eltc_wired":  # the motor neurons come first
+        want = np.array(state)[:, :3]
+    elif name.startswith("ctgru"):
+        want = np.array(state).reshape(B, H, -1).sum(axis=-1)
+    else:
+        want = np.array(state[0] if name == "ode_lstm" else state)
+    assert_close("output", output, want, SAME)
+
+
+@all_cells
 def test_gradients_equal_differences_of_the_twin(name):
     """Derivatives of a random sum of all states along random directions of each array."""
     cell = make(name)
