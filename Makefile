@@ -1,5 +1,6 @@
 # make test       everything in tests/, with the native module built and required
 # make demo       train a CfC and an LTC on handwritten digits      DEMO_ARGS=--short
+# make examples   every other example in its short mode
 # make bench      the benchmarks                          BENCH_ARGS=...
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
@@ -19,13 +20,19 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test demo bench lint format sanitize clean
+.PHONY: test demo examples bench lint format sanitize clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/digits.py $(DEMO_ARGS)
+
+EXAMPLES := time_series cheetah xor_events video inspect_wiring cart_pole from_torch data_parallel
+
+examples: $(VENV)/demo
+	set -e; for name in $(EXAMPLES); do echo "examples/$$name.py --short"; \
+	  $(BIN)/python examples/$$name.py --short; done
 
 bench: $(VENV)/demo
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

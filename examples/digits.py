@@ -1,22 +1,29 @@
 """Trains a CfC and an LTC wired as a neural circuit policy on handwritten digits, read row by row.
 
-    python examples/digits.py [--short] [--output digits.png] [--seed 0]
+    python examples/digits.py [--short] [--mnist FOLDER] [--output digits.png] [--seed 0]
+
+The digits are scikit-learn's, 1797 images of 8x8 pixels, or MNIST's, 70000 of 28x28, when FOLDER
+holds its four files, `train-images-idx3-ubyte` and so on, packed with gzip or not.
 
 Prints the accuracy on images never trained on and the time of an epoch, fused and unfused, and
 saves a picture. The exit code is 1 when an accuracy is below what is wanted; `--short` trains for
 few epochs and only prints it. Needs mlx-ncps with the extra `demo`.
 """
 
-import argparse
+import gzip
 import statistics
+import struct
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import numpy as np
+from common import batches, make_parser, make_step, parse
 from digits_figure import save_figure
 from mlx_ncps import LTC, CfC, last_backend, use_backend
 from mlx_ncps.wirings import AutoNCP
@@ -25,7 +32,6 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 BATCH = 32
-ROW = 8  # an image is a sequence of T = 8 rows, each of I = 8 pixels
 DIGITS = 10
 NOISE = 0.1  # added to the pixels in training, against overfitting
 
@@ -34,7 +40,7 @@ class Task(NamedTuple):
     """A network to train, and the accuracy it has to reach."""
 
     name: str
-    build: Callable[[], nn.Module]  # images [B, 8, 8] -> (logits [B, 10], state [B, H])
+    build: Callable[[int], nn.Module]  # images [B, R, R] -> (logits [B, 10], state [B, H])
     epochs: int
     learning_rate: float
     wanted: float
@@ -51,14 +57,14 @@ class Result(NamedTuple):
     unfused: float
 
 
-def build_cfc():
+def build_cfc(row):
     """64 neurons, each connected to all, and a linear map from the last state to the logits."""
-    return CfC(ROW, 64, proj_size=DIGITS, return_sequences=False)
+    return CfC(row, 64, proj_size=DIGITS, return_sequences=False)
 
 
-def build_ltc():
+def build_ltc(row):
     """48 sparsely wired neurons; the logits are a linear map of the 10 motor neurons."""
-    return LTC(ROW, AutoNCP(48, 10), proj_size=DIGITS, return_sequences=False)
+    return LTC(row, AutoNCP(48, 10), proj_size=DIGITS, return_sequences=False)
 
 
 TASKS = (
@@ -77,34 +83,41 @@ def load_data():
     return x_train.astype(mx.float32), x_test.astype(mx.float32), y_train, y_test
 
 
-def batches(x, y):
-    """The training images in a new order: (noisy images [B, 8, 8], labels [B])."""
-    order = mx.random.permutation(len(x))
-    for start in range(0, len(x) - BATCH + 1, BATCH):
-        chosen = order[start : start + BATCH]
-        images = x[chosen]
-        yield images + NOISE * mx.random.normal(images.shape), y[chosen]
+def read_idx(path):
+    """The array in a file of MNIST's format, `path` or `path`.gz."""
+    packed = path.with_name(path.name + ".gz")
+    data = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    zeros, kind, rank = struct.unpack(">HBB", data[:4])
+    if (zeros, kind) != (0, 8):
+        raise SystemExit(f"{path} must be an idx file of bytes")
+    shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def make_step(model, learning_rate):
-    """A function that trains `model` on one batch.
+def load_mnist(folder):
+    """As `load_data`, of MNIST: 60000 and 10000 images [N, 28, 28]."""
+    arrays = []
+    for kind in ("train", "t10k"):
+        arrays.append(mx.array(read_idx(Path(folder) / f"{kind}-images-idx3-ubyte")) / 255.0)
+        arrays.append(mx.array(read_idx(Path(folder) / f"{kind}-labels-idx1-ubyte")))
+    x_train, y_train, x_test, y_test = arrays
+    return x_train, x_test, y_train, y_test
 
-    `mx.compile` works on it too; for a training this short, compiling takes longer than it saves.
-    """
-    optimizer = optim.Adam(learning_rate, bias_correction=True)
 
-    def loss_of(model, images, labels):
-        logits, _ = model(images)  # [B, 10]
-        return nn.losses.cross_entropy(logits, labels, reduction="mean")
+def noisy_batches(x, y):
+    """The training images in a new order: (noisy images [B, R, R], labels [B])."""
+    for images, labels in batches((x, y), BATCH):
+        yield images + NOISE * mx.random.normal(images.shape), labels
 
-    loss_and_gradients = nn.value_and_grad(model, loss_of)
 
-    def step(images, labels):
-        loss, gradients = loss_and_gradients(model, images, labels)
-        optimizer.update(model, gradients)
-        mx.eval(loss, model.parameters(), optimizer.state)
+def loss_of(model, images, labels):
+    logits, _ = model(images)  # [B, 10]
+    return nn.losses.cross_entropy(logits, labels, reduction="mean")
 
-    return step
+
+def make_trainer(model, learning_rate):
+    """A function that trains `model` on one batch."""
+    return make_step(model, loss_of, optim.Adam(learning_rate, bias_correction=True))
 
 
 def accuracy(model, x, y):
@@ -116,15 +129,16 @@ def accuracy(model, x, y):
 def train(task, epochs, data):
     """The trained model, and the accuracy on the test images after each epoch."""
     x_train, x_test, y_train, y_test = data
-    model = task.build()
-    print(f"\n{task.name}: {model.state_size} neurons\n  {model.explain((BATCH, ROW, ROW))}")
+    row = x_train.shape[-1]  # an image is a sequence of R rows, each of R pixels
+    model = task.build(row)
+    print(f"\n{task.name}: {model.state_size} neurons\n  {model.explain((BATCH, row, row))}")
     decay = optim.cosine_decay(task.learning_rate, epochs * (len(x_train) // BATCH))
-    step = make_step(model, decay)
+    step = make_trainer(model, decay)
     accuracies = []
     progress = tqdm(range(epochs), desc=task.name, unit="epoch")
     for _ in progress:
         model.train()
-        for images, labels in batches(x_train, y_train):
+        for images, labels in noisy_batches(x_train, y_train):
             step(images, labels)
         model.eval()
         accuracies.append(accuracy(model, x_test, y_test))
@@ -137,11 +151,12 @@ def epoch_time(task, data, backend, limit):
     from the median step; what was measured).
     """
     x, _, y, _ = data
-    step = make_step(task.build(), task.learning_rate)
+    row = x.shape[-1]
+    step = make_trainer(task.build(row), task.learning_rate)
     times = []
     with use_backend(backend):
         step(x[:BATCH], y[:BATCH])
-        for images, labels in batches(x, y):
+        for images, labels in noisy_batches(x, y):
             mx.eval(images, labels)
             start = time.perf_counter()
             step(images, labels)
@@ -152,10 +167,10 @@ def epoch_time(task, data, backend, limit):
     return seconds, f"{seconds:.3f} s (backend {last_backend()}, median of {len(times)} steps)"
 
 
-def run(task, data, short):
+def run(task, data, short, epochs):
     """Trains one network, then measures its epochs."""
     start = time.perf_counter()
-    model, accuracies = train(task, min(task.epochs, 5) if short else task.epochs, data)
+    model, accuracies = train(task, epochs or task.epochs, data)
     seconds = time.perf_counter() - start
     limit = 1.0 if short else 5.0
     fused, how = epoch_time(task, data, "auto", limit)
@@ -184,20 +199,17 @@ def report(results, short):
     return passed
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="few epochs, accuracy not enforced")
+def main(arguments=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--mnist", help="a folder with the files of MNIST")
     parser.add_argument("--output", default="digits.png", help="where to save the picture")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
-    args = parser.parse_args()
-
-    mx.set_default_device(mx.cpu)  # steps this small are too short for a GPU
-    data = load_data()
+    args = parse(parser, arguments, epochs=None, short_epochs=5)
+    data = load_mnist(args.mnist) if args.mnist else load_data()
     print(f"{len(data[0])} training images, {len(data[1])} test images, read row by row")
     results = []
     for task in TASKS:
         mx.random.seed(args.seed)
-        results.append(run(task, data, args.short))
+        results.append(run(task, data, args.short, args.epochs))
     passed = report(results, args.short)
     save_figure(results, args.output)
     print(f"saved {args.output}")

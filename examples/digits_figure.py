@@ -11,7 +11,7 @@ from matplotlib.patches import ConnectionStyle
 from matplotlib.ticker import MaxNLocator
 
 COLORS = ("tab:blue", "tab:orange")
-COLUMNS = ("8 pixels\nof a row", "inter\nneurons", "command\nneurons", "motor\nneurons")
+COLUMNS = ("pixels\nof a row", "inter\nneurons", "command\nneurons", "motor\nneurons")
 NEURON_COLORS = ("tab:olive", "tab:blue", "tab:purple", "tab:orange")
 
 
@@ -33,7 +33,7 @@ def draw_learning(ax, results):
         label = f"{result.task.name}: {percent[-1]:.1f} %"
         ax.plot(range(1, len(percent) + 1), percent, color=color, label=label)
         ax.axhline(100 * result.task.wanted, color=color, linestyle="--", linewidth=0.8)
-    ax.set(title="Handwritten digits, 360 test images", xlabel="epoch", ylabel="accuracy [%]")
+    ax.set(title="Handwritten digits never trained on", xlabel="epoch", ylabel="accuracy [%]")
     ax.set_ylim(top=100)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
