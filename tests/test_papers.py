@@ -85,9 +85,9 @@ def small(name):
     return replace(xor.SETUPS[name], units=8, backbone=8, batch=16, learning_rate=0.01)
 
 
-def xor_run(path, model="cfc", **options):
+def xor_run(path, model="cfc", epochs=3):
     data = xor.make_events(64, 1), xor.make_events(20, 2)
-    return xor.train(model, 3, (0, 3), data, path, setup=small(model), quiet=True, **options)
+    return xor.train(model, 3, (0, epochs), data, path, setup=small(model), quiet=True)
 
 
 @pytest.mark.parametrize("model", list(xor.SETUPS))
@@ -164,15 +164,15 @@ def same_run(one, other):
 @pytest.mark.parametrize("model", ["cfc", "pure"])  # RMSprop and Adam
 def test_xor_resumed_run_equals_an_uninterrupted_one(tmp_path, model):
     whole = xor_run(tmp_path / "whole", model)
-    xor_run(tmp_path / "parts", model, stop=1)
-    xor_run(tmp_path / "parts", model, stop=2)
+    xor_run(tmp_path / "parts", model, 1)
+    xor_run(tmp_path / "parts", model, 2)
     parts = xor_run(tmp_path / "parts", model)
     assert len(parts.log) == 3
     same_run(parts, whole)
 
 
 def test_checkpoint_of_another_run_is_refused(tmp_path):
-    xor_run(tmp_path, stop=1)
+    xor_run(tmp_path, epochs=1)
     with pytest.raises(ValueError, match=r"\[papers\] the checkpoint in .* must be of"):
         xor_run(tmp_path, "pure")
 
@@ -216,14 +216,14 @@ def test_cheetah_too_few_traces_raise(tmp_path):
         cheetah.load(traces(tmp_path, count=3))
 
 
-def cheetah_run(folder, model, epochs, **options):
+def cheetah_run(folder, model, epochs):
     rng = np.random.default_rng(1)
     wave = np.sin(rng.uniform(0, 6, (20, 1, 2)) + 0.3 * np.arange(33)[:, None])
     wave = wave.astype(np.float32)
     split = cheetah.Split(wave[:, :-1], wave[:, 1:])
     short = cheetah.Split(split.inputs[:, :4], split.targets[:, :4])
     return cheetah.train(
-        model, 2, (short, short, short), folder, rate=0.01, epochs=epochs, quiet=True, **options
+        model, 2, (short, short, short), folder, rate=0.01, epochs=epochs, quiet=True
     )
 
 
@@ -239,7 +239,7 @@ def test_cheetah_models_learn(tmp_path, model):
 @pytest.mark.parametrize("model", ["ltc", "lstm"])
 def test_cheetah_resumed_run_equals_an_uninterrupted_one(tmp_path, model):
     whole = cheetah_run(tmp_path / "whole", model, 3)
-    cheetah_run(tmp_path / "parts", model, 3, stop=1)
+    cheetah_run(tmp_path / "parts", model, 1)
     same_run(cheetah_run(tmp_path / "parts", model, 3), whole)
 
 

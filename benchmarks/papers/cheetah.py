@@ -156,7 +156,7 @@ def error(model, split: Split) -> float:
     return total / split.targets.size
 
 
-def train(name, seed, data, path, *, rate=None, epochs=EPOCHS, stop=None, quiet=False) -> Run:
+def train(name, seed, data, path, *, rate=None, epochs=EPOCHS, quiet=False) -> Run:
     """Train one model, or go on with it; data: (training, validation, test windows)."""
     setup, (training, valid, test) = SETUPS[name], data
     rate = setup.learning_rate if rate is None else rate
@@ -164,7 +164,7 @@ def train(name, seed, data, path, *, rate=None, epochs=EPOCHS, stop=None, quiet=
     model = Predictor(name, training.inputs.shape[-1], setup.span)
     optimizer = optim.Adam(rate, bias_correction=True)
     optimizer.init(model.trainable_parameters())
-    facts = {"model": name, "seed": seed, "epochs": epochs, "rate": rate}
+    facts = {"model": name, "seed": seed, "rate": rate}
     run = Run(path, {**facts, "setup": asdict(setup)}, model, optimizer)
     step = make_step(model, optimizer, setup.compiled)
 
@@ -179,7 +179,7 @@ def train(name, seed, data, path, *, rate=None, epochs=EPOCHS, stop=None, quiet=
         figures = {"train": float(np.mean(losses))}
         return figures | {"valid": error(model, valid), "test": error(model, test)}
 
-    run.epochs(epochs, train_epoch, stop=stop, quiet=quiet)
+    run.epochs(epochs, train_epoch, quiet=quiet)
     return run
 
 
@@ -233,9 +233,9 @@ def main(argv=None) -> int:
     for model in options.model:
         for seed in options.seed:
             rate = SETUPS[model].learning_rate if options.rate is None else options.rate
-            path = f"{options.checkpoints}/{model}-{rate:g}-{options.epochs}-{seed}"
+            path = f"{options.checkpoints}/{model}-{rate:g}-{seed}"
             run = train(model, seed, data, path, rate=rate, epochs=options.epochs)
-            entry = {name: run.facts[name] for name in ("model", "seed", "epochs", "rate")}
+            entry = {"model": model, "seed": seed, "epochs": options.epochs, "rate": rate}
             entry |= {**best(run.log), "seconds": round(run.seconds)}
             add_result(options.results, entry)
             print(entry)

@@ -21,8 +21,8 @@ CHECKPOINTS = HERE.parents[1] / "build" / "papers"
 class Run:
     """One training that can stop after any epoch and go on: checkpoints of model and optimiser.
 
-    path: folder of the checkpoint.  facts: what the run is (model, seed, epochs ...); a checkpoint
-    of other facts is refused with ValueError.
+    path: folder of the checkpoint.  facts: what the run is (model, seed, setup ...); a checkpoint of
+    other facts is refused with ValueError.
     """
 
     def __init__(self, path, facts: dict, model, optimizer):
@@ -38,15 +38,15 @@ class Run:
         """Time spent in epochs, over all parts of the run."""
         return sum(entry["seconds"] for entry in self.log)
 
-    def epochs(self, total: int, train_epoch, *, stop: int | None = None, quiet=False) -> None:
-        """Train up to `total` epochs, or `stop` of them.
+    def epochs(self, total: int, train_epoch, *, quiet=False) -> None:
+        """Train up to `total` epochs, those of the checkpoint among them.
 
         train_epoch: (epoch) -> a dict of figures, which are logged.
         """
         first = len(self.log)
         label = " ".join(str(self.facts[name]) for name in ("model", "seed"))
         progress = tqdm(
-            range(first, total if stop is None else stop),
+            range(first, total),
             initial=first, total=total, desc=label, unit="epoch", disable=quiet,
         )  # fmt: skip
         for epoch in progress:

@@ -199,7 +199,7 @@ def accuracy(predict, events: Events) -> float:
     return 100.0 * right / len(order)
 
 
-def train(model_name, seed, epochs, data, path, *, setup=None, stop=None, quiet=False) -> Run:
+def train(model_name, seed, epochs, data, path, *, setup=None, quiet=False) -> Run:
     """Train one model, or go on with it; data: (training events, test events).
 
     epochs: (first, end), the part of the paper's schedule of the learning rate that runs.
@@ -212,7 +212,7 @@ def train(model_name, seed, epochs, data, path, *, setup=None, stop=None, quiet=
     steps = math.ceil(samples / setup.batch)
     optimizer = make_optimizer(setup, epochs[0], steps)
     optimizer.init(model.trainable_parameters())
-    facts = {"model": model_name, "seed": seed, "epochs": list(epochs), "samples": samples}
+    facts = {"model": model_name, "seed": seed, "first": epochs[0], "samples": samples}
     run = Run(path, {**facts, "setup": asdict(setup)}, model, optimizer)
     step = make_step(model, optimizer, setup)
     predict = mx.compile(
@@ -226,7 +226,7 @@ def train(model_name, seed, epochs, data, path, *, setup=None, stop=None, quiet=
             losses.append(step(train_events, order[start : start + setup.batch]))
         return {"loss": float(np.mean(losses)), "accuracy": accuracy(predict, test_events)}
 
-    run.epochs(epochs[1] - epochs[0], train_epoch, stop=stop, quiet=quiet)
+    run.epochs(epochs[1] - epochs[0], train_epoch, quiet=quiet)
     return run
 
 
@@ -267,9 +267,9 @@ def main(argv=None) -> int:
     data = make_events(100_000, 1), make_events(10_000, 2)
     epochs = (options.first, options.epochs)
     for seed in options.seed:
-        path = f"{options.checkpoints}/{options.model}-{epochs[0]}-{epochs[1]}-{seed}"
+        path = f"{options.checkpoints}/{options.model}-{options.first}-{seed}"
         run = train(options.model, seed, epochs, data, path)
-        entry = {name: run.facts[name] for name in ("model", "seed", "epochs")}
+        entry = {"model": options.model, "seed": seed, "epochs": epochs}
         entry |= {"accuracy": run.log[-1]["accuracy"], "seconds": round(run.seconds)}
         add_result(options.results, entry)
         print(entry)
