@@ -21,7 +21,7 @@ CHECKPOINTS = HERE.parents[1] / "build" / "papers"
 class Run:
     """One training that can stop after any epoch and go on: checkpoints of model and optimiser.
 
-    path: folder of the checkpoint.  facts: what the run is (model, seed, setup ...); a checkpoint of
+    path: folder of the checkpoint.  facts: what the run is (model, seed, setup); a checkpoint of
     other facts is refused with ValueError.
     """
 
