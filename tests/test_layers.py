@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
-from mlx_ncps import LTC, CfC, CfCCell, CfCRNN, LSTMCell, LTCCell, NCPDense, NCPLayer, NCPRNNCell
+from mlx_ncps import (
+    LTC,
+    CfC,
+    CfCCell,
+    CfCRNN,
+    LiquidRNN,
+    LSTMCell,
+    LTCCell,
+    NCPDense,
+    NCPLayer,
+    NCPRNNCell,
+)
 from mlx_ncps.ops import ACTIVATIONS
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random, Wiring
@@ -257,6 +268,51 @@ def layer_is_wide(options):
 def test_output_shape_of_a_pair():
     layer = CfC(I, H, bidirectional=True, merge_mode=None)
     assert layer.compute_output_shape((B, T, I)) == ((B, T, H), (B, T, H))
+
+
+class Masked(NCPRNNCell):
+    """A user's wired cell: h' = tanh(x Wx + h Wh), the weights masked and signed by the wiring."""
+
+    op = "masked"
+
+    def __init__(self, wiring, gain=1.0):
+        super().__init__(wiring)
+        self.gain = gain
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.w = self.gain * mx.random.uniform(shape=(self.units, self.units))
+        self.sensory_w = self.gain * mx.random.uniform(shape=(input_shape[-1], self.units))
+
+    def sequence(self, inputs, state, ts):
+        states = []
+        for t in range(inputs.shape[1]):
+            drive = inputs[:, t] @ (self.sensory_w * self.wiring.sensory_adjacency_matrix)
+            state = mx.tanh(drive + state @ (self.w * self.wiring.adjacency_matrix))
+            states.append(state)
+        return mx.stack(states, axis=1)
+
+    def readout(self, states):
+        return states[..., : self.output_size]
+
+
+def test_a_wired_cell_of_ones_own():
+    layer = LiquidRNN(Masked(AutoNCP(10, 2), gain=0.5), return_sequences=True, return_state=True)
+    x = mx.random.normal((B, T, I))
+    output, state = layer(x)
+    cell, h = layer.cell, np.zeros((B, 10))
+    assert (cell.sensory_size, cell.units, cell.output_size) == (I, 10, 2)
+    w = np.array(cell.w) * cell.wiring.adjacency
+    sensory_w = np.array(cell.sensory_w) * cell.wiring.sensory_adjacency
+    for t in range(T):
+        h = np.tanh(np.array(x)[:, t] @ sensory_w + h @ w)
+    assert_close("state", state, h, FORWARD)
+    assert_close("output", output[:, -1], h[:, :2], FORWARD)
+    layer.unfreeze()
+    assert set(dict(tree_flatten(cell.trainable_parameters()))) == {"w", "sensory_w"}
+    again = LiquidRNN.from_config(layer.get_config())
+    again.load_weights(tree_flatten(layer.parameters()))
+    assert_close("restored", again(x)[0], output, 0.0)
 
 
 def test_cells_are_layers():

@@ -116,6 +116,17 @@ def test_copies_are_independent(name, duplicate):
     assert_same_results(one, twin, inputs)
 
 
+def test_a_shallow_copy_of_an_ltc_has_masks_of_its_own():
+    cell, inputs = made("ltc"), arguments("ltc")
+    twin, synapses = copy.copy(cell), cell.synapses
+    before = results(cell, inputs)
+    twin.sparsity_mask = mx.zeros_like(twin.sparsity_mask)
+    assert twin.synapses != synapses
+    assert cell._host_masks.lists is synapses is cell.synapses
+    assert not differ(before, results(cell, inputs))
+    assert differ(before, results(twin, inputs))
+
+
 @each
 def test_unbuilt_copies_and_configs_build_later(name):
     one, inputs = ALL[name]().eval(), arguments(name)

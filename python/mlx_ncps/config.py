@@ -76,10 +76,10 @@ class Configurable:
         """Make the weights for so many inputs."""
 
     def __copy__(self):
-        """A shallow copy: the arrays and modules are the same, what is frozen is its own."""
+        """A shallow copy: the arrays and modules are the same, what is known of them its own."""
         twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin.__dict__["_no_grad"] = copy.copy(self._no_grad)
+        own = {key: copy.copy(value) for key, value in vars(self).items() if key.startswith("_")}
+        twin.__dict__.update({**vars(self), **own})
         dict.update(twin, self)
         return twin
 

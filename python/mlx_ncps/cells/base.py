@@ -136,7 +136,20 @@ class LiquidCell(NCPLayer):
 class NCPRNNCell(LiquidCell):
     """Base of the cells that follow a wiring: `wiring` is the cell's own copy, saved and never
     trained.
+
+    A user's own cell calls `super().__init__(wiring)`, makes its weights in `build(input_shape)`
+    after `super().build(input_shape)`, which builds the wiring, and reads `wiring.adjacency` and
+    `wiring.sensory_adjacency` as masks.
     """
+
+    def __init__(self, wiring=None):
+        super().__init__()
+        if wiring is not None:
+            self.wiring = wiring.copy()
+
+    def _create(self, width: int) -> None:
+        self.wiring.build(width)
+        super()._create(width)
 
     def _set_wiring(self, wiring, width: int | None) -> None:
         """Keep a copy of `wiring`, and build when the number of inputs is known."""

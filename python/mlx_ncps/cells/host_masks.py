@@ -28,6 +28,12 @@ class HostMasks:
         self._patterns = {}  # name -> bool array of the last mask that had a value
         self._read = {}  # name -> that mask
 
+    def __copy__(self):
+        twin = HostMasks(self.op)
+        twin.lists = self.lists
+        twin._patterns, twin._read = dict(self._patterns), dict(self._read)
+        return twin
+
     def set(self, name: str, mask: mx.array, shape: tuple) -> None:
         """Take a new mask. Raises ValueError when it hasn't this shape."""
         check_array(self.op, name, mask, "[source, target]", shape, ())
