@@ -41,7 +41,7 @@ _DTYPES = {  # safetensors' name -> (what its bytes are in NumPy, MLX)
 _NPY_BFLOAT16 = np.dtype("V2")  # how MLX writes it
 _NAMES = {mlx: name for name, (_, mlx) in _DTYPES.items() if name != "F64"}
 _CRC = "crc32."  # + name of an array: the metadata of files that save_arrays wrote
-_ZIP_ERRORS = (
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -222,11 +222,11 @@ def _open_npz(broken, path: Path) -> dict[str, Stored]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            _check_members(broken, members, path.stat().st_size)
+            check_members(broken, members, path.stat().st_size)
             shapes = {member.filename: _npy_shape(broken, archive, member) for member in members}
     except FileNotFoundError:
         raise
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise _npz_error(broken, error) from error
     return {
         name.removesuffix(".npy"): Stored(shape, partial(_read_npz, broken, path, name))
@@ -239,7 +239,8 @@ def _npz_error(broken, error: Exception) -> Exception:
     return error if ours else broken(f"must be an .npz file that can be read ({error}).")
 
 
-def _check_members(broken, members: list[zipfile.ZipInfo], size: int) -> None:
+def check_members(broken, members: list[zipfile.ZipInfo], size: int) -> None:
+    """Raise what `broken` makes of a zip archive of `size` bytes with odd or too large members."""
     names = [member.filename.removesuffix(".npy") for member in members]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -290,7 +291,7 @@ def _read_npz(broken, path: Path, name: str) -> mx.array:
             shape, fortran, dtype = _npy_header(file)
             data = file.read()  # to the end, where zipfile checks the CRC
         array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise _npz_error(broken, error) from error
     if dtype == _NPY_BFLOAT16:
         return _mlx(array.view("<u2"), mx.bfloat16)

@@ -1,0 +1,228 @@
+"""Weight files of Keras 3 (`.weights.h5`, `.keras`) and of tf.keras (`.h5`), as the arrays of one
+layer in the order of `get_weights()`; needs h5py.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ..weight_files import ZIP_ERRORS, Stored, check_members
+from ._arrays import stored
+
+OP = "from_keras"
+MAX_DEPTH, MAX_GROUPS = 24, 10_000
+MAX_CONFIG = 2**24  # bytes
+_KINDS = ("CfC", "LTC")
+
+
+def read_keras_file(path, name=None) -> tuple[list[Stored], dict]:
+    """(arrays, configuration) of the layer called `name`, or of the only CfC or LTC of the file.
+    The configuration is that of Keras, {} where the file has none.
+
+    Raises ValueError for a corrupt file, for sizes that it hasn't, and when the layer is not
+    there or not the only one; ImportError without h5py; FileNotFoundError.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5", ".hdf5", ".keras"):
+        raise ValueError(
+            f"[{OP}] source must end in .weights.h5, .h5, .hdf5 or .keras, got {path.name!r}."
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"[{OP}] {path} must exist, got no such file.")
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f"[{OP}] {path.name} needs h5py to be read: pip install h5py.") from error
+    configs = {}
+    file = path
+    try:
+        if path.suffix == ".keras":
+            config, data = _open_archive(path)
+            configs = {c.get("name"): c for c in _find_configs(config)}
+            file = io.BytesIO(data)
+        with h5py.File(file, "r") as opened:
+            layers = _layers(opened)
+            chosen = _choose(path, layers, configs, name)
+            return _read_all(path, layers[chosen]), configs.get(chosen, {})
+    except (OSError, RuntimeError, KeyError, TypeError, *ZIP_ERRORS) as error:
+        if isinstance(error, ValueError) and str(error).startswith("["):
+            raise
+        raise ValueError(
+            f"[{OP}] {path.name}: must be a file that h5py can read ({type(error).__name__})."
+        ) from error
+
+
+def _open_archive(path: Path) -> tuple[dict, bytes]:
+    """The configuration and the weights of a `.keras` file, which is a zip archive."""
+    broken = partial(_broken, path)
+    with zipfile.ZipFile(path) as archive:
+        check_members(broken, archive.infolist(), path.stat().st_size)
+        if archive.getinfo("config.json").file_size > MAX_CONFIG:
+            raise broken(f"config.json must be at most {MAX_CONFIG} bytes, got more.")
+        try:
+            config = json.loads(archive.read("config.json"))
+        except (ValueError, RecursionError) as error:
+            raise broken("config.json must be JSON.") from error
+        return config, archive.read("model.weights.h5")
+
+
+def _broken(path: Path, what: str) -> ValueError:
+    return ValueError(f"[{OP}] {path.name}: {what}")
+
+
+def _find_configs(config) -> list[dict]:
+    """The configurations of all CfC and LTC layers, wherever in the model they are."""
+    found, todo = [], [config]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            inner = item.get("config")
+            if item.get("class_name") in _KINDS and isinstance(inner, dict):
+                found.append(inner | {"class_name": item["class_name"]})
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+    return found
+
+
+def _layers(file) -> dict[str, list]:
+    """{layer name: [(place, dataset), ...] in the order of get_weights()}."""
+    root = _child(file, "model_weights") or file
+    if "layer_names" in root.attrs:
+        return dict(_legacy(root))
+    return dict(_objects(root))
+
+
+def _legacy(root):
+    """The layers of a tf.keras file, which lists its weights by name."""
+    for name, group in _children(root):
+        if names := [_text(n) for n in group.attrs.get("weight_names", ())]:
+            yield name, [(n, _dataset(group, n)) for n in names]
+
+
+def _text(name) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _objects(root):
+    """The recurrent layers of a Keras 3 file, where an attribute of an object is a group."""
+    for _, group in _groups(root):
+        cell = _child(group, "cell")
+        if cell is not None:
+            name = _text(_child(group, "vars").attrs["name"]) if "vars" in group else group.name
+            yield name, list(_cell(cell))
+
+
+def _cell(cell, depth=0):
+    """The weights of a cell: its own, then those of its parts in their order."""
+    yield from _vars(cell)
+    parts = ["backbone_fn/layers", "_cfc_layers", "time_a", "time_b", "rnn_cell"]
+    for part in parts if depth < MAX_DEPTH else ():
+        group = cell
+        for step in part.split("/"):
+            group = group if group is None else _child(group, step)
+        if group is None:
+            continue
+        if "/" in part or part == "_cfc_layers":
+            for _, one in sorted(_children(group), key=lambda item: _number(item[0])):
+                yield from _cell(one, depth + 1)
+        else:
+            yield from _cell(group, depth + 1)
+
+
+def _vars(group):
+    variables = _child(group, "vars")
+    for name in sorted(variables or (), key=_number):
+        yield f"{variables.name}/{name}", _dataset(variables, name)
+
+
+def _number(name: str) -> int:
+    """The number that Keras appends to names: dense, dense_1, ..., or a name that is one."""
+    digits = re.search(r"(?:^|_)(\d{1,6})$", name)
+    return int(digits[1]) if digits else 0
+
+
+def _child(group, name: str):
+    """A member group, or None; links to elsewhere don't count."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        return None
+    child = group[name]
+    return child if isinstance(child, h5py.Group) else None
+
+
+def _children(group):
+    for name in group:
+        if (child := _child(group, name)) is not None:
+            yield name, child
+
+
+def _groups(root):
+    """All groups below, level by level."""
+    todo = [("", root, 0)]
+    for n, (name, group, depth) in enumerate(todo):
+        if n > MAX_GROUPS or depth > MAX_DEPTH:
+            raise ValueError(f"[{OP}] the file must have at most {MAX_GROUPS} groups, got more.")
+        yield name, group
+        todo += [(n, g, depth + 1) for n, g in _children(group)]
+
+
+def _dataset(group, place: str):
+    """The dataset at `place` below the group, reached without soft or external links."""
+    import h5py
+
+    *steps, last = place.split("/")
+    for step in steps:
+        group = _child(group, step) if group is not None else None
+    if group is None or not isinstance(group.get(last, getlink=True), h5py.HardLink):
+        raise ValueError(f"[{OP}] {place} must be in the file, got no such weight.")
+    return group[last]
+
+
+def _choose(path: Path, layers: dict, configs: dict, name) -> str:
+    if name is not None and name not in layers:
+        raise ValueError(f"[{OP}] name must be one of {sorted(layers)}, got {name!r}.")
+    if name is None:
+        known = [n for n in layers if n in configs] or list(layers)
+        if len(known) != 1:
+            raise ValueError(
+                f"[{OP}] name= must tell which layer of {path.name} is meant, "
+                f"one of {sorted(known)}."
+            )
+        name = known[0]
+    return name
+
+
+def _read_all(path: Path, datasets: list) -> list[Stored]:
+    """The datasets, whose bytes must all be in the file itself, as they are."""
+    for place, dataset in datasets:
+        _check_dataset(partial(_broken, path), place, dataset)
+    total, size = sum(dataset.nbytes for _, dataset in datasets), path.stat().st_size
+    if total > size:
+        raise _broken(path, f"the weights must be within {size} bytes, got {total}.")
+    arrays = [mx.array(dataset[()].astype(np.float32)) for _, dataset in datasets]
+    return [stored(OP, "weight", array) for array in arrays]
+
+
+def _check_dataset(broken, place: str, dataset) -> None:
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub":
+        raise broken(f"{place} must be an array of numbers, got {dataset!r:.60}.")
+    if dataset.is_virtual or dataset.external or dataset.chunks is not None:
+        raise broken(f"{place} must be stored in one piece, got another layout.")
+    size = dataset.size * dataset.dtype.itemsize
+    if dataset.id.get_storage_size() != size:
+        raise broken(
+            f"{place} must have {size} bytes for its shape {dataset.shape}, "
+            f"got {dataset.id.get_storage_size()}."
+        )

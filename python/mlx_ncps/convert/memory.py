@@ -1,0 +1,71 @@
+"""The mixed memory of ncps.keras as a cell; `from_keras` makes it, `LiquidRNN` runs it."""
+
+from __future__ import annotations
+
+from ..cells import LiquidCell, LSTMCell
+from ..layers.base import NCPLayer, output_shape
+
+
+class KerasMemoryCell(NCPLayer):
+    """Mixed memory as ncps.keras computes it: `cell(inputs [B, I], (c, h), ts=1.0) -> (output [B,
+    O], (c', h'))`.
+
+    The output of an LSTM (MATHS 4) is the input of the inner cell, which never sees x itself:
+
+        (c', u) = LSTM(x, h, c) ;  (y, h') = cell(u, h, ts)
+
+    In ncps.torch, and in the layers with `mixed_memory=True`, the LSTM changes the state instead
+    and the cell reads x: the two models share no weights.
+
+    Args:
+        cell: a `CfCCell`, `WiredCfCCell` or `LTCCell` of H neurons and H inputs.
+        input_size: number of inputs I; None: that of the first call.
+
+    Parameters: `lstm` (an `LSTMCell`) and `cell`.
+    """
+
+    op = "keras_memory"
+
+    def __init__(self, cell, input_size=None):
+        super().__init__()
+        if not isinstance(cell, LiquidCell):
+            raise ValueError(f"[{self.op}] cell must be a LiquidCell, got {type(cell).__name__}.")
+        self.cell = cell
+        cell.build(cell.state_size)
+        self.lstm = LSTMCell(None, cell.state_size)
+        if input_size is not None:
+            self.build(input_size)
+
+    def _create(self, width: int) -> None:
+        self.lstm.build(width)
+
+    def redraw(self, key=None) -> None:
+        """Draw new weights of both parts, as `LSTMCell.redraw`."""
+        self.lstm.redraw(key)
+        self.cell.redraw(key)
+
+    @property
+    def state_size(self) -> tuple[int, int]:
+        """The sizes of c and h."""
+        return (self.cell.state_size, self.cell.state_size)
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs, O."""
+        return self.cell.output_size
+
+    @property
+    def sensory_size(self) -> int | None:
+        """Number of inputs, I; None before the cell is built."""
+        return self.built_width
+
+    def compute_output_shape(self, input_shape) -> tuple:
+        """[B, I] -> [B, O]."""
+        return output_shape(self.op, input_shape, 2, self.sensory_size, self.output_size)
+
+    def call(self, inputs, state, ts=1.0):
+        """One step; raises ValueError for a wrong shape, as the parts do."""
+        c, h = state
+        u, (_, c) = self.lstm(inputs, (h, c))
+        output, h = self.cell(u, h.astype(u.dtype), ts)
+        return output, (c, h)
