@@ -2,6 +2,7 @@
 has the same in NumPy.
 """
 
+from . import numpy as numpy  # so that `import mlx_ncps` is enough for `mlx_ncps.ops.numpy`
 from .activations import (
     ACTIVATIONS,
     gelu,
