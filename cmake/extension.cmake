@@ -31,9 +31,11 @@ endif()
 
 nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_SUPPRESS_WARNINGS
   src/bindings.cpp
+  src/step_cell.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
   csrc/metallib.cpp
+  csrc/step_cell.cpp
   csrc/primitive.cpp)
 target_link_libraries(_ext PRIVATE mlx_ncps_cpu mlx)
 

@@ -161,4 +161,16 @@ States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional
   return sequence_states(op, inputs, save, x.dtype(), s)[0];
 }
 
+CfcProblem cfc_cell(const Arrays& weights, int inputs, int layers, const std::string& mode,
+                    const std::string& activation, const std::string& head_activation) {
+  const auto op = op_of(mode, activation, head_activation, layers, false);
+  if (int(weights.size()) != op.inputs() - op.first_weight())
+    fail("weights must be " + std::to_string(op.inputs() - op.first_weight()) + " arrays, got " +
+         std::to_string(weights.size()) + ".");
+  const int H = weights[2 * layers + 1].size();
+  Arrays in{empty_array({1, 1, inputs}), empty_array({1, H}), empty_array({1, 1})};
+  in.insert(in.end(), weights.begin(), weights.end());
+  return op.problem(in);
+}
+
 }  // namespace mlx_ncps

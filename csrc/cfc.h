@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "csrc/cpu/kernels.h"
 #include "csrc/primitive.h"
 
 namespace mlx_ncps {
@@ -24,5 +25,9 @@ States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional
                     const Arrays& weights, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation, bool merged,
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s);
+
+// The cell alone, of evaluated weights with four heads, or in pure mode one.
+CfcProblem cfc_cell(const Arrays& weights, int inputs, int layers, const std::string& mode,
+                    const std::string& activation, const std::string& head_activation);
 
 }  // namespace mlx_ncps

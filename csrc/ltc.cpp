@@ -181,4 +181,26 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
   return sequence_states(std::move(op), inputs, save, x.dtype(), s)[0];
 }
 
+LtcProblem ltc_cell(const Arrays& folded, int unfolds, const SynapseLists* synapses) {
+  if (folded.size() != INPUTS - 3 || folded[0].ndim() != 1 || folded[7].ndim() != 2)
+    throw std::invalid_argument("[ltc_cell] wants the eleven folded arrays of an LTC.");
+  const int H = folded[0].shape(0), I = folded[7].shape(0);
+  for (int i = 0; i < INPUTS - 3; ++i)
+    check_shape("ltc_cell", "a parameter", folded[i],
+                i < 3   ? mx::Shape{H}
+                : i < 7 ? mx::Shape{H, H}
+                        : mx::Shape{I, H},
+                "that of its place");
+  Arrays in{empty_array({1, 1, I}), empty_array({1, H}), empty_array({1, 1})};
+  in.insert(in.end(), folded.begin(), folded.end());
+  auto p = LtcOp{unfolds, false, nullptr}.problem(in);
+  if (!synapses) return p;
+  if (synapses->inputs != I || synapses->units != H)
+    throw std::invalid_argument("[ltc_cell] synapses must be of the cell's sizes.");
+  p.recurrent_list = synapses->recurrent.data(), p.sensory_list = synapses->sensory.data();
+  p.recurrent_count = long(synapses->recurrent.size());
+  p.sensory_count = long(synapses->sensory.size());
+  return p;
+}
+
 }  // namespace mlx_ncps

@@ -33,6 +33,9 @@ void check_dtype(const char* op, const char* name, const mx::array& a);
 void allocate(Arrays& outputs);
 void poison_outputs(bool on);
 
+// An array that is evaluated from the start, its values yet to be written; float32.
+mx::array empty_array(mx::Shape shape);
+
 // Throws where an input is not row-contiguous: the primitive was built by something else than its
 // own function.
 void check_contiguous(const char* op, const Arrays& inputs);

@@ -14,6 +14,7 @@
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/ltc.h"
 #include "csrc/metallib.h"
+#include "src/bindings.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -51,6 +52,8 @@ NB_MODULE(_ext, m) {
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
         "merged"_a = false, "memory"_a.none() = nb::none(), "save"_a = true,
         "stream"_a = nb::none());
+
+  bind_step_cell(m);
 
   m.def("metallib_available", &mlx_ncps::metallib_available);
   m.def("metallib_max_threads", &mlx_ncps::metallib_max_threads, "function"_a);

@@ -30,7 +30,7 @@ static void activate(int activation, float* z, const float* bias, long n, float*
 // Packed weights. Stage s reads `depth[s]` values (stage 0: x and h) and writes `width[s]` columns,
 // `stride[s]` floats apart.
 struct Cfc {
-  const CfcProblem& p;
+  CfcProblem p;
   long Hn;  // columns of one head, whole panels
   long depth[MAX_CFC_LAYERS + 1], width[MAX_CFC_LAYERS + 1], stride[MAX_CFC_LAYERS + 1];
   float *x_panels, *h_panels, *panels[MAX_CFC_LAYERS + 1], *bias[MAX_CFC_LAYERS + 1];
@@ -193,6 +193,12 @@ static inline long cfc_rows_per_task(long B) {
   return rows < 4 ? 4 : rows > 16 ? 16 : rows;
 }
 
+static void cfc_forward_all(const Cfc& k) {
+  const long B = k.p.B, rows = cfc_rows_per_task(B);
+  auto body = [&](long task) { cfc_forward_rows(k, task * rows, min_of(rows, B - task * rows)); };
+  parallel((B + rows - 1) / rows, body);
+}
+
 static void cfc_forward(const CfcProblem& p) {
   Carver count{nullptr};
   make_cfc(p, false, count);
@@ -200,7 +206,5 @@ static void cfc_forward(const CfcProblem& p) {
   Carver memory{scratch.data};
   const Cfc k = make_cfc(p, false, memory);
   pack_cfc(k);
-  const long rows = cfc_rows_per_task(p.B);
-  auto body = [&](long task) { cfc_forward_rows(k, task * rows, min_of(rows, p.B - task * rows)); };
-  parallel((p.B + rows - 1) / rows, body);
+  cfc_forward_all(k);
 }

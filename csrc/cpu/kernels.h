@@ -81,6 +81,14 @@ struct Kernels {
   void (*ltc_backward)(const LtcProblem&, bool batch_lanes);
   void (*cfc_forward)(const CfcProblem&);
   void (*cfc_backward)(const CfcProblem&);
+  // A cell with its parameters packed once: `run` takes a problem of the same cell, of which it
+  // reads B, T, x, ts and the initial state, and writes the states; on any thread.
+  void* (*new_packed_ltc)(const LtcProblem&);
+  void (*run_packed_ltc)(const void* packed, const LtcProblem&, bool batch_lanes);
+  void (*free_packed_ltc)(void* packed);
+  void* (*new_packed_cfc)(const CfcProblem&);
+  void (*run_packed_cfc)(const void* packed, const CfcProblem&);
+  void (*free_packed_cfc)(void* packed);
   // The arithmetic alone, for the benchmarks: `limit_block` vectors a round.
   int limit_block;
   float (*run_gates)(long rounds);

@@ -15,4 +15,5 @@
 #include "csrc/cpu/ltc_sparse_backward.inl"
 #include "csrc/cpu/cfc.inl"
 #include "csrc/cpu/cfc_backward.inl"
+#include "csrc/cpu/packed.inl"
 #include "csrc/cpu/limits.inl"

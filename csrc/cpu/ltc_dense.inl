@@ -51,7 +51,7 @@ static inline void accumulate_synapses(const float* block, long sources, const f
 }
 
 struct LtcDense {
-  const LtcProblem& p;
+  LtcProblem p;
   long Hp;                            // H rounded up to whole vectors
   SynapseBlocks recurrent, sensory;   // lanes: targets
   SynapseBlocks recurrent_by_source;  // lanes: sources; backward only
@@ -136,19 +136,22 @@ static void ltc_dense_forward_rows(const LtcDense& k, long b) {
   }
 }
 
-static void ltc_dense_forward(const LtcProblem& p) {
-  Carver count{nullptr};
-  make_ltc_dense(p, false, count);
-  Scratch scratch(count.used);
-  Carver memory{scratch.data};
-  const LtcDense k = make_ltc_dense(p, false, memory);
-  const long tasks = (p.B + LTC_ROWS - 1) / LTC_ROWS;
+static void ltc_dense_forward_all(const LtcDense& k) {
+  const long B = k.p.B, tasks = (B + LTC_ROWS - 1) / LTC_ROWS;
   auto body = [&](long task) {
     long b = task * LTC_ROWS;
-    const long end = min_of(p.B, b + LTC_ROWS);
+    const long end = min_of(B, b + LTC_ROWS);
     for (; b + LTC_ROWS <= end; b += LTC_ROWS) ltc_dense_forward_rows<LTC_ROWS>(k, b);
     for (; b + 2 <= end; b += 2) ltc_dense_forward_rows<2>(k, b);
     for (; b < end; ++b) ltc_dense_forward_rows<1>(k, b);
   };
   parallel(tasks, body);
+}
+
+static void ltc_dense_forward(const LtcProblem& p) {
+  Carver count{nullptr};
+  make_ltc_dense(p, false, count);
+  Scratch scratch(count.used);
+  Carver memory{scratch.data};
+  ltc_dense_forward_all(make_ltc_dense(p, false, memory));
 }

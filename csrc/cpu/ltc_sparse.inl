@@ -102,6 +102,12 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
   }
 }
 
+static void ltc_sparse_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
+                                   const SynapseRuns& sensory, const Lstm& lstm) {
+  auto body = [&](long task) { ltc_sparse_forward_rows(p, recurrent, sensory, lstm, task * W); };
+  parallel((p.B + W - 1) / W, body);
+}
+
 static void ltc_sparse_forward(const LtcProblem& p) {
   Carver memory{nullptr};
   make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
@@ -113,7 +119,5 @@ static void ltc_sparse_forward(const LtcProblem& p) {
       make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
   const SynapseRuns sensory =
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
-  const Lstm lstm = make_lstm(p, p.v0, p.v, false, memory);
-  auto body = [&](long task) { ltc_sparse_forward_rows(p, recurrent, sensory, lstm, task * W); };
-  parallel((p.B + W - 1) / W, body);
+  ltc_sparse_forward_all(p, recurrent, sensory, make_lstm(p, p.v0, p.v, false, memory));
 }

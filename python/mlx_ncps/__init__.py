@@ -27,7 +27,17 @@ from .cells import (
 from .config import register
 from .dispatch import available_backends, describe, last_backend, use_backend
 from .layers import NCPDense, NCPLayer
-from .rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, carry_forward, chunked_value_and_grad
+from .rnn import (
+    LTC,
+    LTCRNN,
+    MMRNN,
+    CfC,
+    CfCRNN,
+    LiquidRNN,
+    StreamingSession,
+    carry_forward,
+    chunked_value_and_grad,
+)
 
 __version__ = "0.1.0"
 
@@ -51,6 +61,7 @@ __all__ = [
     "NeuralODECell",
     "ODELSTMCell",
     "ODERNNCell",
+    "StreamingSession",
     "WiredCfCCell",
     "__version__",
     "available_backends",

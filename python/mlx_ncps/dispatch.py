@@ -133,6 +133,24 @@ def choose(op: str, **facts):
     return module
 
 
+def runs_steps_on_cpu() -> bool:
+    """Whether single steps on evaluated arrays run on the CPU now, at once: asked for by name, or
+    under `auto`, also when the default device is Apple's GPU, whose synchronisation alone takes
+    longer and which shares its memory.
+    """
+    name = _selected()[0]
+    if name == "auto":
+        return cpu.available()[0] and (
+            not mx.cuda.is_available() or mx.default_device().type == mx.DeviceType.cpu
+        )
+    return name == "cpu" and cpu.available()[0]
+
+
+def record(backend: str) -> None:
+    """Note the backend that ran, for `last_backend`."""
+    _last.name = backend
+
+
 def _decide(op: str | None, facts: dict):
     """(module or None, Choice) for one call; op None leaves what a backend says on single calls
     aside.

@@ -82,6 +82,69 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch"
         )
 
 
+def ltc_step_cell(
+    params, memory, arrays, readout, *, ode_unfolds, epsilon, implicit_param_constraints, synapses
+):
+    """The extension's StepCell of an LTC: memory, the LSTM's weights or none; arrays, what it must
+    be made anew for.
+    """
+    folded = _plain(fold_ltc(params, implicit_param_constraints, epsilon))
+    mx.eval(arrays)
+    return _loader.native.StepCell.ltc(
+        folded, int(ode_unfolds), _handle(synapses), _plain(memory), _readout(readout), arrays
+    )
+
+
+def cfc_step_cell(chain, memory, arrays, readout):
+    """The extension's StepCell of a chain of CfCs, (params, inputs, mode, activation, variant)
+    each; the rest as above.
+    """
+    native, stages = _loader.native, []
+    every_step = mx.ones((1,))  # an array: the time heads are not merged
+    for params, inputs, mode, activation, variant in chain:
+        folded = fold_cfc(params, every_step, mode, variant)
+        stage = native.CfcStage(
+            _plain(folded.arrays),
+            inputs=inputs,
+            layers=len(folded.backbone),
+            mode=mode,
+            activation=activation,
+            head_activation=folded.head_activation,
+        )
+        stages.append(stage)
+    mx.eval(arrays)
+    return native.StepCell.cfc(stages, _plain(memory), _readout(readout), arrays)
+
+
+def _plain(arrays) -> list:
+    """Evaluated, row-contiguous and float32, as the extension reads memory."""
+    with mx.stream(mx.cpu):
+        plain = [mx.contiguous(a.astype(mx.float32)) for a in arrays]
+        mx.eval(plain)
+    return plain
+
+
+def _readout(readout):
+    first, count, *mapping = readout
+    mapping = [a if a is None else _plain([a])[0] for a in mapping]
+    return _loader.native.Readout(first, count, *mapping)
+
+
+def linear(x, weight, bias):
+    """A linear map of x [..., N] at once, or None where an array is not evaluated."""
+    return _loader.native.linear(x, weight, bias)
+
+
+def has_values(a) -> bool:
+    """Whether `a` is an evaluated float32 array, as the extension reads it."""
+    return _loader.native.has_values(a)
+
+
+def is_tracer(a: mx.array) -> bool:
+    """Whether `a` stands for a value within mx.compile, a gradient or vmap."""
+    return _loader.native.is_tracer(a)
+
+
 def _timespans(ts, inputs) -> mx.array:
     """`ts` as an array [B, T]."""
     shape = inputs.shape[:2]

@@ -10,6 +10,7 @@ import numpy as np
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state
 from ..ops.checks import check_array
+from ..ops.stepping import StepCell
 
 
 class FrozenKeys(set):
@@ -44,6 +45,7 @@ class LiquidCell(NCPLayer):
     def __init__(self):
         super().__init__()
         self._no_grad = FrozenKeys(self.fixed_keys)
+        self._step_cell = StepCell()
 
     # --- what a subclass gives ---
 
@@ -92,6 +94,19 @@ class LiquidCell(NCPLayer):
         """Why `sequence` runs step by step now; "" when it runs over the whole sequence."""
         return ""
 
+    def step_at_once(self, inputs, state, ts, form="step", memory=()):
+        """One step computed now, without a graph: (output, new state), or None where that can't be.
+
+        inputs: [B, I] or [I] with the form "step"; with the others a sequence of one step,
+        [B, 1, I] or [1, I], for outputs [B, 1, O] or [1, O] ("every"), [B, O] or [O] ("last").
+        state: [B, H], [H], or None for zeros; a pair (h, c) of them with `memory`, the weights of
+        the LSTM of mixed memory (`LSTMCell.weights`). ts: None, a number, or an array as the form
+        has it. None is the answer for arrays that are not evaluated, within mx.compile and
+        gradients, for other dtypes than float32, for wrong shapes, for cells that don't implement
+        it, and where another backend than the CPU's is asked for.
+        """
+        return None
+
     # --- shared ---
 
     def get_initial_state(self, inputs=None, batch_size=None) -> mx.array:
@@ -117,6 +132,10 @@ class LiquidCell(NCPLayer):
         inputs: [B, I]; state: [B, H]. Returns (output [B, O], new state [B, H]). Raises ValueError
         for a wrong shape, width or dtype, and for a number ts that is negative or NaN.
         """
+        if getattr(inputs, "ndim", 0) == 2 and self.built:
+            done = self.step_at_once(inputs, state, ts)
+            if done is not None:
+                return done
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
         batch = inputs.shape[0]

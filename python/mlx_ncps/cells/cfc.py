@@ -13,9 +13,12 @@ import numpy as np
 
 from ..ops import CfCParams, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import check_mode, check_variant
+from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..wirings import Wiring
 from .base import LiquidCell
 from .dropout import REASON, dropout_sequence, first_dropped
+
+_HEADS = ("ff1", "ff2", "time_a", "time_b")
 
 
 class Backbone(NamedTuple):
@@ -243,6 +246,35 @@ class CfCCell(LiquidCell):
     def stepwise(self) -> str:
         """Why `sequence` runs step by step now, which it does for dropout in training, or ""."""
         return REASON if self.training and self.backbone_options.drops(self.variant) else ""
+
+    def step_at_once(self, inputs, state, ts, form="step", memory=()):
+        """As `LiquidCell` has it."""
+        if type(self) is not CfCCell or self.stepwise():
+            return None
+        arrays = [*self.step_arrays(), *memory]
+        options = (*self.step_options(), len(memory))
+
+        def make():
+            return self._packed(memory, arrays)
+
+        return self._step_cell(inputs, state, ts, form, arrays, options, make)
+
+    def step_arrays(self) -> list:
+        """Every array that a step depends on."""
+        arrays = [a for layer in self["backbone"] for a in (layer["weight"], layer["bias"])]
+        for name in _HEADS:
+            if name in self:
+                head = self[name]
+                arrays += (head["weight"], head["bias"])
+        return arrays + [self[name] for name in ("w_tau", "A", "sparsity_mask") if name in self]
+
+    def step_options(self) -> tuple:
+        """Every option that a step depends on."""
+        return (self.mode, self.backbone_options.activation, self.variant)
+
+    def _packed(self, memory, arrays):
+        stage = CfCStage(self.params(), self.input_size, *self.step_options())
+        return pack_cfc([stage], memory, arrays, Readout(0, self.hidden_size))
 
     def calls(self) -> list[tuple[str, dict]]:
         """The one fused call of `sequence`, with the facts of this cell; none with dropout."""

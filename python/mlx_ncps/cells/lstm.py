@@ -71,6 +71,10 @@ class LSTMCell(NCPLayer):
         self.recurrent_map = nn.Linear(hidden, rows, bias=False)
         self.recurrent_map.weight = orthogonal((rows, hidden))
 
+    def weights(self) -> tuple:
+        """Input map [4H, I], bias [4H], recurrent map [4H, H]."""
+        return self.input_map.weight, self.input_map.bias, self.recurrent_map.weight
+
     def drive(self, inputs):
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
         weight, bias = self.input_map.weight, self.input_map.bias

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ops import LTCParams, ltc_sequence, uniform
 from ..ops.checks import check_solver
+from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .host_masks import HostMasks
@@ -26,6 +27,10 @@ _INIT_RANGES = {
 }
 _VECTORS = ("gleak", "vleak", "cm")
 _MAPPINGS = ("affine", "linear", "identity")
+_ARRAYS = (  # every array of a cell
+    *(f for f in LTCParams._fields if "mask" not in f),
+    *("sparsity_mask", "sensory_sparsity_mask", "output_w", "output_b"),
+)
 _POSITIVE = ("w", "sensory_w", "cm", "gleak")
 
 
@@ -162,6 +167,31 @@ class LTCCell(NCPRNNCell):
             ode_solver=self.ode_solver,
             synapses=self.synapses,
             training=self.training,
+        )
+
+    def step_at_once(self, inputs, state, ts, form="step", memory=()):
+        """As `LiquidCell` has it."""
+        if type(self) is not LTCCell or self.ode_solver != "semi_implicit":
+            return None
+        arrays = [*(self[name] for name in _ARRAYS if name in self), *memory]
+        options = (self.ode_unfolds, self.epsilon, self.implicit_param_constraints, len(memory))
+
+        def make():
+            return self._packed(memory, arrays)
+
+        return self._step_cell(inputs, state, ts, form, arrays, options, make)
+
+    def _packed(self, memory, arrays):
+        readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
+        return pack_ltc(
+            self.params(),
+            memory,
+            arrays,
+            readout,
+            ode_unfolds=self.ode_unfolds,
+            epsilon=self.epsilon,
+            implicit_param_constraints=self.implicit_param_constraints,
+            synapses=self.synapses,
         )
 
     def calls(self) -> list[tuple[str, dict]]:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..ops.checks import check_array, check_mode, check_variant
+from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..wirings import Wiring
 from .base import FrozenKeys, NCPRNNCell
 from .cfc import CfCCell, backbone_options
@@ -152,6 +153,34 @@ class WiredCfCCell(NCPRNNCell):
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
+
+    def step_at_once(self, inputs, state, ts, form="step", memory=()):
+        """As `LiquidCell` has it."""
+        layers = [self[f"layer_{n}"] for n in range(self.num_layers)]
+        plain = type(self) is WiredCfCCell and all(type(layer) is CfCCell for layer in layers)
+        if not plain or memory or self.stepwise():
+            return None
+        arrays = [a for layer in layers for a in layer.step_arrays()]
+        masks = [f"source_mask_{n}" for n in range(len(layers))]
+        arrays += [self[mask] for mask in masks if mask in self]
+        options = tuple(layer.step_options() for layer in layers)
+
+        def make():
+            return self._packed(layers, arrays)
+
+        return self._step_cell(inputs, state, ts, form, arrays, options, make)
+
+    def _packed(self, layers, arrays):
+        chain = []
+        for n, layer in enumerate(layers):
+            params = layer.params()
+            if f"source_mask_{n}" in self:  # the first layer's weight stands for the mask on inputs
+                (weight, bias), *rest = params.backbone
+                sources = mx.concatenate([self[f"source_mask_{n}"], mx.ones(layer.hidden_size)])
+                params = params._replace(backbone=((weight * sources, bias), *rest))
+            chain.append(CfCStage(params, layer.input_size, *layer.step_options()))
+        last = self.state_size - self.layer_sizes[-1]
+        return pack_cfc(chain, (), arrays, Readout(last, self.output_size))
 
     def stepwise(self) -> str:
         """Why the layers run step by step now, which they do for dropout in training, or ""."""

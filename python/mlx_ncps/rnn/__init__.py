@@ -8,6 +8,7 @@ from .chunked import chunked_value_and_grad
 from .liquid import MMRNN, LiquidRNN
 from .ltc import LTC
 from .masks import Seen, carry_forward
+from .session import StreamingSession
 from .stacked import LTCRNN, CfCRNN
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CfCRNN",
     "LiquidRNN",
     "Seen",
+    "StreamingSession",
     "carry_forward",
     "chunked_value_and_grad",
 ]

@@ -7,9 +7,11 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from ..cells import LiquidCell
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
 from ..ops.checks import check_array
+from ..ops.stepping import linear
 from ..ops.timespans import normalise_timespans
 from .direction import Direction, Result, state_batch
 from .layout import Contract, Layout, one_of
@@ -139,6 +141,11 @@ class SequenceLayer(Configurable, Direction):
         """
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
+        if mask is None and _one_step(inputs, self.batch_first):
+            form = "every" if self.return_sequences else "last"
+            done = self._step_at_once(inputs, hx, timespans, form)
+            if done is not None:
+                return done if self.return_state else done[0]
         layout = Layout.of(self.op, inputs, self.batch_first)
         x = layout.inputs(inputs)  # [B, T, F]
         batch, steps, features = x.shape
@@ -158,6 +165,8 @@ class SequenceLayer(Configurable, Direction):
 
         x: [B, I] or [I].  state: as `hx` of a call; None: zeros, or the state that `stateful` kept.
         ts: time elapsed before the step: None (1.0), a number, or an array [], [B] or [B, 1].
+        With float32 arrays that are evaluated, on the CPU, a CfC or an LTC computes the step at
+        once, without a graph: the result is evaluated too.
         Raises ValueError as a call does, and when the layer reads backwards, which a stream can't.
         """
         if self.bidirectional or self.go_backwards:
@@ -166,6 +175,9 @@ class SequenceLayer(Configurable, Direction):
         if not isinstance(x, mx.array) or x.ndim not in (1, 2):
             got = x.shape if isinstance(x, mx.array) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
+        done = self._step_at_once(x, state, ts, "step")
+        if done is not None:
+            return done
         layout = Layout(self.op, x.ndim == 2, True)
         x = x[:, None] if layout.batched else x[None, None]  # [B, 1, I]
         check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
@@ -179,6 +191,30 @@ class SequenceLayer(Configurable, Direction):
         result = self.run(x, states[0], ts, None, self._kept_seen(0), sequences=False)
         self._keep([result])
         return layout.single(result.output), layout.single(result.state)
+
+    def _step_at_once(self, x, state, ts, form: str):
+        """(output, new state) of one step computed now, or None where a graph must."""
+        cell = self.rnn_cell
+        if self.bidirectional or self.go_backwards:
+            return None
+        if not isinstance(cell, LiquidCell) or not cell.built:
+            return None
+        if state is None and self._kept:
+            if self._kept["seen"]:
+                return None
+            state = self._kept["states"][0]
+        memory = self.lstm.weights() if self.mixed_memory else ()
+        done = cell.step_at_once(x, state, ts, form, memory)
+        if done is None:
+            return None
+        output, state = done
+        if "fc" in self:
+            mapped = linear(output, self.fc.weight, self.fc.bias)
+            output = self._project(output) if mapped is None else mapped
+        if self.stateful:
+            batched = tree_map(lambda s: s if s.ndim == 2 else s[None], state)
+            self._kept = {"states": [batched], "seen": []}
+        return output, state
 
     def _run(self, x, states, ts, mask):
         """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
@@ -282,6 +318,12 @@ class SequenceLayer(Configurable, Direction):
             half.build(shape[-1])
             calls += getattr(half.rnn_cell, "calls", list)()
         return make_plan(calls, self.stepwise(), facts)
+
+
+def _one_step(inputs, batch_first: bool) -> bool:
+    """Whether inputs are a sequence of one step, [B, 1, I] or [1, I]."""
+    ndim = getattr(inputs, "ndim", 0)
+    return ndim in (2, 3) and inputs.shape[-2] == 1 and (batch_first or ndim == 2)
 
 
 def _reversed(x, state, ts, mask, seen):

@@ -1,0 +1,63 @@
+// A cell for streams: parameters folded, packed and copied once, one step computed at once on the
+// calling thread, without a graph. src/bindings.cpp exposes it, mlx_ncps.backends.cpu makes it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "csrc/primitive.h"
+
+namespace mlx_ncps {
+
+struct SynapseLists;
+
+// Where the outputs lie in the state: `count` neurons from `first`, times w, plus b where given.
+struct Readout {
+  int first, count;
+  std::optional<mx::array> w, b;  // [count]
+};
+
+// The LSTM of mixed memory: input_weight [4H, I], bias [4H], recurrent_weight [4H, H]; or nothing.
+using MemoryWeights = Arrays;
+
+// A CfC of a chain, weights as cfc_sequence reads them, time heads not merged.
+struct CfcStage {
+  Arrays weights;
+  int inputs, layers;
+  std::string mode, activation, head_activation;
+};
+
+class StepCell {
+ public:
+  // folded: the eleven arrays of ltc_sequence, from cm on; synapses: their lists, or null.
+  StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
+           const MemoryWeights& memory, const Readout& readout);
+  // A chain: each stage reads the new state of the one before; the states lie side by side. Memory
+  // wants a chain of one.
+  StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory, const Readout& readout);
+  ~StepCell();
+
+  int inputs() const;
+  int units() const;
+  int outputs() const;
+  // Whether output and state are the same numbers.
+  bool reads_state() const;
+  // Whether the state is (h, c).
+  bool has_memory() const;
+  // Whether the instruction set is still the one that the parameters were packed for.
+  bool current() const;
+
+  // x [B, I], ts [B], h and with memory c [B, H] -> next ones, output [B, O] unless null.
+  struct State {
+    const float *h, *c;
+    float *next_h, *next_c;
+  };
+  void run(long B, const float* x, const float* ts, const State& state, float* output) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<const Parts> parts_;
+};
+
+}  // namespace mlx_ncps

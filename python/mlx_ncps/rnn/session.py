@@ -1,0 +1,47 @@
+"""`StreamingSession`: a layer over a stream of samples as they arrive, for control loops."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+
+class StreamingSession:
+    """A layer that keeps its state from sample to sample: `output = session(x, ts)`.
+
+    Every call is computed when it returns, so that no graph grows from step to step. On the CPU a
+    CfC or an LTC needs no graph at all (`layer.step`).
+
+    Args:
+        layer: any layer with `step`, one direction, in evaluation mode or not.
+        state: where to start, as `layer.step` takes it. None: zeros.
+
+    `session(x, ts=None)`: x [I] or [B, I], an mx.array or a NumPy array, and the output [O] or
+    [B, O] is of the same kind; a NumPy array is read as float32. ts: the time elapsed before the
+    sample, as in `layer.step`. `session.state` is the state after the last sample.
+    Raises ValueError as `layer.step` does.
+    """
+
+    def __init__(self, layer, state=None):
+        if not callable(getattr(layer, "step", None)):
+            raise ValueError(
+                f"[streaming_session] layer must have step(x, state, ts), as CfC and LTC have, "
+                f"got {type(layer).__name__}."
+            )
+        self.layer = layer
+        self.state = state
+
+    def __call__(self, x, ts=None):
+        """One sample -> the output."""
+        from_numpy = isinstance(x, np.ndarray)
+        if from_numpy:
+            x = mx.array(x.astype(np.float32, copy=False))
+        output, self.state = self.layer.step(x, self.state, ts)
+        mx.eval(output, self.state)
+        return np.array(output) if from_numpy else output
+
+    def reset(self, state=None) -> None:
+        """Start anew, from zeros or from `state`."""
+        self.state = state
+        if state is None and hasattr(self.layer, "reset_states"):
+            self.layer.reset_states()

@@ -1,0 +1,223 @@
+// The binding of StepCell: one step of a stream on evaluated arrays, at once; everything else is
+// declined, and left to the graph.
+#include "csrc/step_cell.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <limits>
+
+#include "csrc/ltc.h"
+#include "src/bindings.h"
+
+namespace nb = nanobind;
+namespace mx = mlx::core;
+using namespace nb::literals;
+
+namespace {
+
+using mlx_ncps::Arrays;
+using mlx_ncps::CfcStage;
+using mlx_ncps::Readout;
+using mlx_ncps::StepCell;
+using mlx_ncps::SynapseLists;
+
+// The array behind a Python object, or null.
+const mx::array* array_of(nb::handle object) {
+  return nb::isinstance<mx::array>(object) ? nb::inst_ptr<mx::array>(object) : nullptr;
+}
+
+// Whether an operation only gives its input another shape, as x[None] does.
+bool only_reshapes(const mx::array& a) {
+  if (!a.has_primitive() || a.inputs().size() != 1) return false;
+  const char* name = a.primitive().name();
+  for (const char* one : {"ExpandDims", "Squeeze", "Reshape", "Flatten", "Unflatten"})
+    if (std::strcmp(name, one) == 0) return true;
+  return false;
+}
+
+// The values where they lie in memory now as the kernels read them, float32 and row-contiguous;
+// else null, as for a tracer, which has none.
+const float* values_of(const mx::array& a) {
+  if (a.dtype() != mx::float32 || a.is_tracer()) return nullptr;
+  const mx::array* at = &a;
+  while (!at->is_available() && only_reshapes(*at)) at = &at->inputs()[0];
+  return at->is_available() && at->flags().row_contiguous ? at->data<float>() : nullptr;
+}
+
+// How a call lies: one step [B, I] or [I]; or a sequence of one step, [B, 1, I] or [1, I], which
+// gives outputs for every step or for the last.
+enum Form { STEP, EVERY, LAST };
+
+// Elapsed times as one float for each row, or nothing where the object is no such thing. A negative
+// element gives NaN; a negative or NaN number is declined, for the graph's code raises it.
+bool read_timespans(nb::handle ts, long B, Form form, std::vector<float>& out) {
+  out.assign(B, 1.0f);
+  if (ts.is_none()) return true;
+  if (PyFloat_Check(ts.ptr()) || (PyLong_Check(ts.ptr()) && !PyBool_Check(ts.ptr()))) {
+    const double value = PyFloat_AsDouble(ts.ptr());
+    if (PyErr_Occurred()) {
+      PyErr_Clear();
+      return false;
+    }
+    out.assign(B, float(value));
+    return value >= 0;
+  }
+  const mx::array* a = array_of(ts);
+  const float* values = a ? values_of(*a) : nullptr;
+  if (!values) return false;
+  const auto& shape = a->shape();
+  const int rows = form == STEP ? int(B) : 1;  // [B] of a step, [T] of a sequence
+  const bool one = shape.empty() || (shape == mx::Shape{rows} && rows == 1);
+  if (!one && shape != mx::Shape{rows} && shape != mx::Shape{int(B), 1}) return false;
+  for (long r = 0; r < B; ++r) {
+    const float value = values[one ? 0 : r];
+    out[r] = value >= 0 ? value : std::numeric_limits<float>::quiet_NaN();
+  }
+  return true;
+}
+
+bool read_state(nb::handle object, const mx::Shape& shape, const float*& out) {
+  const mx::array* a = array_of(object);
+  out = a && a->shape() == shape ? values_of(*a) : nullptr;
+  return out;
+}
+
+// A StepCell and the raw parameters that it was made from.
+struct Stream {
+  StepCell cell;
+  Arrays parameters;
+
+  enum class Match { yes, no, traced };
+  Match matches(const nb::list& now) const {
+    if (now.size() != parameters.size() || !cell.current()) return Match::no;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const mx::array* a = array_of(now[i]);
+      if (!a) return Match::no;
+      if (a->is_tracer()) return Match::traced;
+      if (a->id() != parameters[i].id()) return Match::no;
+    }
+    return Match::yes;
+  }
+
+  // (output, state); None: the graph's code must run this call; False: the parameters have changed.
+  nb::object step(nb::handle inputs, nb::handle initial, nb::handle timespans, const nb::list& now,
+                  int form) const {
+    const mx::array* x = array_of(inputs);
+    const int I = cell.inputs(), H = cell.units(), O = cell.outputs();
+    const int batched = form == STEP ? 2 : 3;
+    const float* x_values = x ? values_of(*x) : nullptr;
+    if (!x_values || int(x->ndim()) > batched || int(x->ndim()) < batched - 1 ||
+        x->shape(-1) != I || (form != STEP && x->shape(-2) != 1))
+      return nb::none();
+    const bool single = int(x->ndim()) < batched;
+    const long B = single ? 1 : x->shape(0);
+    const mx::Shape state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
+    const bool memory = cell.has_memory();
+    const float *h = nullptr, *c = nullptr;
+    if (memory && !initial.is_none()) {
+      if (!nb::isinstance<nb::tuple>(initial)) return nb::none();
+      const auto pair = nb::borrow<nb::tuple>(initial);
+      if (pair.size() != 2 || !read_state(pair[0], state_shape, h) ||
+          !read_state(pair[1], state_shape, c))
+        return nb::none();
+    } else if (!initial.is_none() && !read_state(initial, state_shape, h)) {
+      return nb::none();
+    }
+    std::vector<float> ts;
+    if (B == 0 || !read_timespans(timespans, B, Form(form), ts)) return nb::none();
+    const Match match = matches(now);
+    if (match == Match::traced) return nb::none();
+    if (match == Match::no) return nb::bool_(false);
+
+    std::vector<float> zeros(initial.is_none() ? B * H : 0);
+    if (initial.is_none()) h = c = zeros.data();
+    auto output_shape = state_shape;
+    output_shape.back() = O;
+    if (form == EVERY) output_shape.insert(output_shape.end() - 1, 1);
+    mx::array next = mlx_ncps::empty_array(state_shape);
+    mx::array next_c = memory ? mlx_ncps::empty_array(state_shape) : next;
+    const bool same = cell.reads_state() && form != EVERY;
+    mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
+    {
+      nb::gil_scoped_release unlocked;
+      cell.run(B, x_values, ts.data(), {h, c, next.data<float>(), next_c.data<float>()},
+               same ? nullptr : output.data<float>());
+    }
+    const nb::object first = nb::cast(std::move(output));
+    nb::object state = same ? first : nb::cast(std::move(next));
+    if (memory) state = nb::make_tuple(state, nb::cast(std::move(next_c)));
+    return nb::make_tuple(first, state);
+  }
+};
+
+// x [..., N] times weight [M, N] transposed, plus bias [M] or None; None where something has no
+// values yet, or other shapes.
+nb::object linear(nb::handle inputs, nb::handle weights, nb::handle biases) {
+  const mx::array *x = array_of(inputs), *w = array_of(weights), *b = array_of(biases);
+  const float *from = x ? values_of(*x) : nullptr, *weight = w ? values_of(*w) : nullptr;
+  if (!from || !weight || x->ndim() < 1 || w->ndim() != 2 || x->shape(-1) != w->shape(1))
+    return nb::none();
+  const int M = w->shape(0), N = w->shape(1);
+  const float* bias = b ? values_of(*b) : nullptr;
+  if (!biases.is_none() && (!bias || b->shape() != mx::Shape{M})) return nb::none();
+  auto shape = x->shape();
+  shape.back() = M;
+  mx::array out = mlx_ncps::empty_array(shape);
+  const long rows = M > 0 ? long(out.size()) / M : 0;
+  for (long r = 0; r < rows; ++r)
+    for (int m = 0; m < M; ++m) {
+      const float *row = from + r * N, *column = weight + long(m) * N;
+      float sums[8] = {};  // as many chains as two vectors of the baseline hold
+      int n = 0;
+      for (; n + 8 <= N; n += 8)
+        for (int lane = 0; lane < 8; ++lane) sums[lane] += row[n + lane] * column[n + lane];
+      float sum = bias ? bias[m] : 0.0f;
+      for (; n < N; ++n) sum += row[n] * column[n];
+      for (float part : sums) sum += part;
+      out.data<float>()[r * M + m] = sum;
+    }
+  return nb::cast(std::move(out));
+}
+
+}  // namespace
+
+void bind_step_cell(nb::module_& m) {
+  m.def("linear", &linear, "x"_a, "weight"_a, "bias"_a.none(),
+        "A linear map computed at once, or None where something has no values yet.");
+  m.def(
+      "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
+      "Whether an object is an evaluated, row-contiguous float32 array.");
+  m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
+  nb::class_<Readout>(m, "Readout")
+      .def(nb::init<int, int, std::optional<mx::array>, std::optional<mx::array>>(), "first"_a,
+           "count"_a, "w"_a.none() = nb::none(), "b"_a.none() = nb::none());
+  nb::class_<CfcStage>(m, "CfcStage")
+      .def(nb::init<Arrays, int, int, std::string, std::string, std::string>(), "weights"_a,
+           nb::kw_only(), "inputs"_a, "layers"_a, "mode"_a, "activation"_a, "head_activation"_a);
+  nb::class_<Stream>(m, "StepCell", "A cell for streams of single steps.")
+      .def_static(
+          "ltc",
+          [](const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
+             const Arrays& memory, const Readout& readout, const Arrays& parameters) {
+            return new Stream{StepCell(folded, unfolds, std::move(synapses), memory, readout),
+                              parameters};
+          },
+          "folded"_a, "unfolds"_a, "synapses"_a.none(), "memory"_a, "readout"_a, "parameters"_a)
+      .def_static(
+          "cfc",
+          [](const std::vector<CfcStage>& chain, const Arrays& memory, const Readout& readout,
+             const Arrays& parameters) {
+            return new Stream{StepCell(chain, memory, readout), parameters};
+          },
+          "chain"_a, "memory"_a, "readout"_a, "parameters"_a)
+      .def("__call__", &Stream::step, "x"_a, "state"_a.none(), "ts"_a.none(), "parameters"_a,
+           "form"_a,
+           "(output, state) of one step; None: a graph must compute it; False: the parameters have "
+           "changed.");
+}
