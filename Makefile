@@ -1,7 +1,9 @@
 # make test       everything in tests/, with the native module built and required
 # make demo       train a CfC and an LTC on handwritten digits      DEMO_ARGS=--short
 # make examples   every other example in its short mode
-# make bench      the benchmarks                          BENCH_ARGS=...
+# make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
+# make bench-full all of them: docs/results.md and its figures; bench-apple, bench-nvidia: a GPU's
+# make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
 # make clean      remove what these made
@@ -12,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+MLX := cpu
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find build_backend cmake csrc metal python src -type f \
@@ -20,7 +23,8 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test demo examples bench lint format sanitize clean
+.PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
+  sanitize clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -34,8 +38,29 @@ examples: $(VENV)/demo
 	set -e; for name in $(EXAMPLES); do echo "examples/$$name.py --short"; \
 	  $(BIN)/python examples/$$name.py --short; done
 
-bench: $(VENV)/demo
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks --json build/bench/table.json $(BENCH_ARGS)
+
+bench-full: $(VENV)/bench
+	$(BIN)/python -m benchmarks --full --device cpu --json docs/results/cpu.json $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks scaling --device cpu --json docs/results/scaling.json \
+	  --out docs/figures $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks memory --device cpu --json docs/results/memory.json \
+	  --out docs/figures $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks page
+
+bench-apple: CHIP := apple
+bench-apple: bench-gpu
+
+bench-nvidia:
+	$(MAKE) bench-gpu CHIP=nvidia MLX=cuda12 VENV=build/venv-cuda
+
+bench-gpu: $(VENV)/bench
+	$(BIN)/python -m benchmarks --device gpu --json docs/results/$(CHIP).json $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks page
+
+guard: $(VENV)/tools
+	$(BIN)/python tools/perf_guard.py
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check
@@ -75,7 +100,7 @@ build/wheel/built: $(VENV)/created $(SOURCES)
 	$(PIP) wheel --no-deps --wheel-dir build/wheel .
 	touch $@
 
-$(VENV)/test $(VENV)/demo: $(VENV)/%: build/wheel/built
+$(VENV)/test $(VENV)/demo $(VENV)/bench: $(VENV)/%: build/wheel/built
 	$(PIP) install --force-reinstall --no-deps build/wheel/mlx_ncps-*.whl
-	$(PIP) install "$$(ls build/wheel/mlx_ncps-*.whl)[cpu,$*]"
+	$(PIP) install "$$(ls build/wheel/mlx_ncps-*.whl)[$(MLX),$*]"
 	touch $@

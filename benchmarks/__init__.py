@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: fused kernels against MLX operations, hand-optimised MLX and ncps.torch.
+"""`python -m benchmarks`: fused kernels against MLX operations, ncps.torch, JAX, ordinary RNNs.
 
 docs/benchmarks.md says what is measured and how. Shapes, arrays and tolerances are those of
 tests/cases.py, which is put on the path here.

@@ -6,14 +6,17 @@ import os
 import platform
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
 import mlx.core as mx
+import numpy as np
 from mlx_ncps import _loader, dispatch
 
 from . import ROOT
 
-PACKAGES = ("mlx", "numpy", "mlx-ncps", "ncps", "torch")
+PACKAGES = ("mlx", "numpy", "mlx-ncps", "ncps", "torch", "jax")
+COPIED = 64 * 2**20  # bytes: more than any cache holds
 
 
 def cores() -> int:
@@ -25,12 +28,15 @@ def header(options) -> dict[str, str]:
     """What a reader needs to know to judge the figures, by its name."""
     native = _loader.native
     return {
-        "machine": f"{_processor()}, {cores()} cores, {platform.platform(terse=True)}",
+        "machine": f"{processor(options.device)}, {platform.system()} {platform.machine()}",
         "versions": ", ".join(["Python " + platform.python_version(), *map(_version, PACKAGES)]),
         "native module": f"{native.isa()}" if native else f"none: {_loader.reason}",
         "backend": f"{dispatch.explain(None).backend} on {options.device}",
-        "threads": f"{options.threads} (mlx-ncps and torch; MLX runs a CPU operation on one)",
-        "repeats": f"{options.repeats} samples, {options.slow_repeats} of calls above 0.5 s",
+        "threads": f"{options.threads} (each process has as many CPUs; MLX runs a CPU operation on "
+        "one thread)",
+        "limits": _limits(options.threads),
+        "repeats": f"{options.repeats} samples, {options.slow_repeats} of calls above 0.5 s; "
+        f"{options.budget:g} s for a cell",
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
         "load before": _load(),
@@ -50,12 +56,38 @@ def remarks() -> list[str]:
     return lines
 
 
-def vector_limit(kind: str) -> float | None:
+def vector_limit(kind: str, threads: int | None = None) -> float | None:
     """Sigmoids or FMAs ("fma") per second in registers on all threads; None where the native module
     can't measure it.
     """
     measure = getattr(_loader.native, "vector_limit", None)
-    return None if measure is None else measure(kind)
+    if measure is None:
+        return None
+    if threads:
+        _loader.native.set_num_threads(threads)
+    return measure(kind)
+
+
+def copy_bandwidth(threads: int) -> float:
+    """Bytes per second, read and written together, of copies between arrays beyond the caches."""
+    source = np.ones((threads, COPIED // 8))
+    target = np.zeros_like(source)
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(4):
+            start = time.perf_counter()
+            list(pool.map(np.copyto, target, source))
+            best = max(best, 2 * source.nbytes / (time.perf_counter() - start))
+    return best
+
+
+def _limits(threads: int) -> str:
+    """What the machine reaches now, on all threads together."""
+    gates, products = (vector_limit(kind, threads) for kind in ("sigmoid", "fma"))
+    found = [f"copy {copy_bandwidth(threads) / 1e9:.3g} GB/s"]
+    if gates and products:
+        found = [f"{gates / 1e9:.3g} G sigmoids/s", f"{products / 1e9:.3g} G FMA/s", *found]
+    return ", ".join(found)
 
 
 def _version(package: str) -> str:
@@ -67,6 +99,15 @@ def _version(package: str) -> str:
 
             return f"{package} {__version__} (from the sources)"
         return f"{package} not installed"
+
+
+def processor(device: str) -> str:
+    """The names of the processor and, for a GPU, of that."""
+    name = f"{_processor()}, {cores()} cores"
+    if device == "cpu":
+        return name
+    facts = mx.device_info() if hasattr(mx, "device_info") else mx.metal.device_info()
+    return f"{facts.get('device_name', 'GPU')}; {name}"
 
 
 def _processor() -> str:
@@ -82,7 +123,8 @@ def _processor() -> str:
 
 def _commit() -> str:
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
-    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
+    status = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
+    changed = _output("git", "-C", str(ROOT), *status)
     return f"{commit or 'unknown'}{' with changes' if changed else ''}"
 
 

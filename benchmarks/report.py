@@ -1,4 +1,8 @@
-"""From results to tables: medians, spreads, ratios, and what stands where there is no time."""
+"""From results to tables: medians, spreads, ratios, and what stands where there is no time.
+
+A table is a list of lines, each a list of texts, the first line the head; `align` prints one on a
+terminal, the results page writes it as Markdown.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,21 @@ MLX_OPS = ("eager", "compiled")
 
 
 def summarise(row, results: dict[str, dict], limit: float | None) -> dict:
-    """A row of the report, JSON as it is.
+    """The facts and cells of a measured row, JSON as it is.
 
     limit: sigmoids or FMAs per second that the machine reached, None when unknown.
     """
+    return summary({**facts(row), "limit": limit}, results)
+
+
+def facts(row) -> dict:
+    """What a file of results says of a row besides its cells."""
+    kind, work = row.work
+    return {"name": row.name, "mode": row.mode, "work": {kind: work}, "limit": None}
+
+
+def summary(facts: dict, results: dict[str, dict]) -> dict:
+    """The facts of a row, its cells with median and spread, ratios to ours, share of the limit."""
     cells = {key: _cell(result) for key, result in results.items()}
     ours = cells.get("fused", {}).get("seconds")
     times = {key: cell["seconds"] for key, cell in cells.items() if cell["seconds"]}
@@ -21,15 +36,12 @@ def summarise(row, results: dict[str, dict], limit: float | None) -> dict:
     ratios = {key: seconds / ours for key, seconds in times.items() if ours and key != "fused"}
     if ours and ops:
         ratios["mlx_ops"] = ops / ours
-    kind, work = row.work
-    known = row.mode == "fwd" and limit and ours
-    return {
-        "name": row.name,
-        "mode": row.mode,
-        "work": {kind: work},
+    (work,) = facts["work"].values()
+    known = facts["mode"] != "step" and facts["limit"] and ours
+    return facts | {
         "cells": cells,
         "ratios": ratios,
-        "share_of_limit": work / ours / limit if known else None,
+        "share_of_limit": work / ours / facts["limit"] if known else None,
         "memory_ratio": _memory_ratio(cells),
     }
 
@@ -62,56 +74,131 @@ def _memory_ratio(cells) -> float | None:
     return ops / peaks["fused"] if ops and "fused" in peaks else None
 
 
-# --- text -----------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
-def time_table(rows, implementations) -> str:
-    """Median and spread of every cell, ratios to ours, share of the vector limit."""
-    others = [i for i in implementations if i.key not in ("fused", *MLX_OPS)]
-    head = ["case", *(i.title for i in implementations)]
-    head += ["/ MLX ops", *(f"/ {i.title}" for i in others), "limit"]
-    lines = [head]
+def tables(rows, implementations) -> dict[str, list]:
+    """All tables of the report by their titles; empty ones are left out."""
+    present = [i for i in implementations if any(i.key in row["cells"] for row in rows)]
+    compared = [i for i in present if not i.other_model]
+    others = [i for i in present if i.key == "fused" or i.other_model]
+    found = {
+        "Time of a call": time_table(rows, compared),
+        "Ours is so many times as fast": ratio_table(rows, compared),
+        "One streaming step, single calls: p50, p99": latency_table(rows, present),
+        "An ordinary RNN of the same sizes (another model: only times compare)": time_table(
+            [r for r in rows if any(i.key in r["cells"] for i in others[1:])], others, limit=False
+        ),
+        "Largest error against float64: states, gradients": error_table(rows, compared),
+        "Peak of MLX's memory": memory_table(rows, present),
+        "Growth of the process in the first call": growth_table(rows, present),
+        "Operations launched by a call": launch_table(rows, present),
+    }
+    return {title: lines for title, lines in found.items() if len(lines) > 1}
+
+
+def time_table(rows, implementations, limit=True) -> list:
+    """Median, spread, number of samples of every cell; share of the vector limit."""
+    lines = [["case", *(i.title for i in implementations), *(["of limit"] if limit else [])]]
     for row in rows:
-        times = [time_text(row["cells"].get(i.key)) for i in implementations]
-        ratios = [
-            ratio_text(row["ratios"].get(key)) for key in ("mlx_ops", *(i.key for i in others))
-        ]
         share = row["share_of_limit"]
-        lines.append([row["name"], *times, *ratios, "n/a" if share is None else f"{share:.0%}"])
-    return align(lines)
+        tail = ["n/a" if share is None else f"{share:.0%}"] if limit else []
+        times = (time_text(row["cells"].get(i.key)) for i in implementations)
+        lines.append([row["name"], *times, *tail])
+    return lines
 
 
-def error_table(rows, implementations) -> str:
-    """Largest error against float64 (forward, gradient) and peak memory of every cell."""
-    lines = [["max error, peak memory", *(i.title for i in implementations), "ops / ours"]]
+def ratio_table(rows, implementations) -> list:
+    """Time of each column over ours; MLX ops is the faster of eager and compiled."""
+    others = [i for i in implementations if i.key not in ("fused", *MLX_OPS)]
+    lines = [["case", "MLX ops", *(i.title for i in others), "memory, MLX ops"]]
     for row in rows:
-        cells = [row["cells"].get(i.key) or {} for i in implementations]
-        lines.append([row["name"], *map(_error_text, cells), ""])
-        ratio = ratio_text(row["memory_ratio"])
-        lines.append(["", *(_size_text(c.get("peak_bytes")) for c in cells), ratio])
-    return align(lines)
+        ratios = [row["ratios"].get(key) for key in ("mlx_ops", *(i.key for i in others))]
+        lines.append([row["name"], *map(ratio_text, [*ratios, row["memory_ratio"]])])
+    return lines
+
+
+def latency_table(rows, implementations) -> list:
+    """Percentiles of single calls, of the rows that have them."""
+
+    def text(cell):
+        latency = cell.get("latency")
+        if latency is None:
+            return "-" if cell.get("status", "ready") == "ready" else status_text(cell)
+        return f"{seconds_text(latency['p50'])}, {seconds_text(latency['p99'])}"
+
+    return _table([r for r in rows if r["mode"] == "step"], implementations, text)
+
+
+def error_table(rows, implementations) -> list:
+    """Largest error against float64 of every cell."""
+    return _table(
+        rows,
+        implementations,
+        lambda cell: ", ".join(f"{e:.1e}" for e in cell.get("errors", {}).values()) or "-",
+    )
+
+
+def memory_table(rows, implementations) -> list:
+    """Peak memory of every cell that uses MLX."""
+    return _table(rows, implementations, lambda cell: size_text(cell.get("peak_bytes")))
+
+
+def growth_table(rows, implementations) -> list:
+    """Growth of every process."""
+    return _table(rows, implementations, lambda cell: size_text(cell.get("process_growth_bytes")))
+
+
+def launch_table(rows, implementations) -> list:
+    """Operations of every cell where they can be counted."""
+    return _table(rows, implementations, lambda cell: f"{cell.get('launches') or '-'}")
+
+
+def _table(rows, implementations, text) -> list:
+    """A table of text(cell), without columns that have nothing."""
+    lines = [[text(row["cells"].get(i.key) or {}) for i in implementations] for row in rows]
+    kept = [n for n in range(len(implementations)) if any(line[n] != "-" for line in lines)]
+    if not kept:
+        return [["case"]]
+    head = ["case", *(implementations[n].title for n in kept)]
+    named = zip((row["name"] for row in rows), lines, strict=True)
+    return [head, *([name, *(line[n] for n in kept)] for name, line in named)]
 
 
 def notes(rows, implementations) -> str:
-    """A line for every cell without a time, and why."""
+    """A line for every column or cell without a time, and why."""
     lines = []
-    for row in rows:
-        for i in implementations:
+    for i in implementations:
+        reasons: dict[tuple, list] = {}
+        for row in rows:
             cell = row["cells"].get(i.key)
             if cell and cell["status"] != "ready":
-                lines.append(f"{cell['status']}: {row['name']}, {i.title}: {cell['reason']}")
+                reasons.setdefault((cell["status"], cell["reason"]), []).append(row["name"])
+        for (status, reason), names in reasons.items():
+            lines.append(f"{status}: {', '.join(names)}, {i.title}: {reason}")
     return "\n".join(lines)
 
 
 def time_text(cell: dict | None) -> str:
-    """Like 4.20 ms ±1%, or the status of a cell without a time."""
+    """Like 4.20 ms ±1%, with the number of samples below 3; or the status of a cell without one."""
     if cell is None:
         return "-"
-    if cell["status"] != "ready":
-        return "RED" if cell["status"] == "red" else cell["status"]
-    seconds = cell["seconds"]
+    if cell["status"] != "ready" or cell["seconds"] is None:
+        return status_text(cell)
+    samples = len(cell["samples"])
+    few = f" n={samples}" if samples < 3 else ""
+    return f"{seconds_text(cell['seconds'])} ±{cell['spread']:.0%}{few}"
+
+
+def status_text(cell: dict) -> str:
+    """What stands where there is no time."""
+    return {"red": "RED", "ready": "unfinished"}.get(cell["status"], cell["status"])
+
+
+def seconds_text(seconds: float) -> str:
+    """Like 4.2 ms."""
     unit, factor = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
-    return f"{seconds * factor:.3g} {unit} ±{cell['spread']:.0%}"
+    return f"{seconds * factor:.3g} {unit}"
 
 
 def ratio_text(ratio: float | None) -> str:
@@ -121,12 +208,11 @@ def ratio_text(ratio: float | None) -> str:
     return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
 
-def _error_text(cell: dict) -> str:
-    return " ".join(f"{error:.1e}" for error in cell.get("errors", {}).values()) or "-"
-
-
-def _size_text(size: int | None) -> str:
-    return f"{size / 2**20:.3g} MiB" if size else "-"
+def size_text(size: int | None) -> str:
+    """Like 4.3 MiB, or - for none."""
+    if not size:
+        return "-"
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
 
 
 def align(lines) -> str:

@@ -1,20 +1,25 @@
 """Measures a row: every implementation in a fresh process, samples of the fast ones interleaved.
 
-`python -m benchmarks` calls `measure`.
+`python -m benchmarks` and its command `scaling` call `measure`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import time
+
+import numpy as np
 
 from .worker import serve
+
+PAUSE = 0.02  # seconds between samples: threads of the process before have stopped spinning
 
 
 class Cell:
     """The process of a row in one implementation. `result` holds what came of it."""
 
     def __init__(self, row, implementation, want, options):
-        self._limit = options.limit
+        self._limit, self._budget = options.limit, options.budget
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         arguments = (theirs, row, implementation, want, options.threads, options.device)
@@ -22,19 +27,51 @@ class Cell:
         self._process.start()
         theirs.close()
         self.result = {"samples": [], "status": "ready"}
-        self.result |= self._receive() or {}
+        self._calls = []
+
+    def wait(self) -> None:
+        """Until it has imported its packages."""
+        self._receive()
+
+    def prepare(self) -> None:
+        """Check and warm up; a slow cell also takes its samples."""
+        if self.ready:
+            self._connection.send(True)
+            self.result |= self._receive() or {}
 
     @property
     def ready(self) -> bool:
         """Whether another sample can be taken."""
         return self.result["status"] == "ready"
 
+    @property
+    def slow(self) -> bool:
+        """Whether it is measured alone."""
+        return self.result.get("slow", False)
+
+    def allowed(self, repeats: int) -> int:
+        """How many more samples are wanted and fit into the budget."""
+        spent = sum(self.result["samples"])
+        once = max(self.result["samples"][-1:] or [0]) or 1e-9
+        left = int(max(self._budget - spent, 0) / once) if spent else repeats
+        return max(0, min(repeats - len(self.result["samples"]), left))
+
     def sample(self) -> None:
         """Take one."""
+        time.sleep(PAUSE)
         self._connection.send(True)
-        seconds = self._receive()
-        if seconds is not None:
-            self.result["samples"].append(seconds)
+        sample = self._receive()
+        if sample is not None:
+            self.result["samples"].append(sample["seconds"])
+            self._calls += sample.get("calls", ())
+
+    def finish(self) -> dict:
+        """End the process -> the result, with percentiles of single calls where those were kept."""
+        self.close()
+        if self._calls:
+            percentiles = {f"p{q}": float(np.percentile(self._calls, q)) for q in (50, 99)}
+            self.result |= {"latency": percentiles | {"calls": len(self._calls)}}
+        return self.result
 
     def close(self) -> None:
         """End the process."""
@@ -59,20 +96,27 @@ class Cell:
         return None
 
 
-def measure(row, implementations, want, options) -> dict[str, dict]:
+def measure(row, implementations, want, options, done=lambda key, result: None) -> dict[str, dict]:
     """The results by implementation: those of worker.prepare, with "samples", seconds per call.
 
-    A slow cell takes `options.slow_repeats` samples at once and ends; the others wait, then take
-    `options.repeats` samples each in turn.
+    All processes start together and import; then each checks and warms up alone. A slow cell takes
+    at most `options.slow_repeats` samples at once and ends; the others wait, then take
+    `options.repeats` samples each in turn. No cell samples for longer than `options.budget` seconds
+    by much. done(key, result) is called as soon as a cell has its result.
     """
-    cells = {}
+    cells = {i.key: Cell(row, i, want, options) for i in implementations}
     try:
-        for implementation in implementations:
-            cell = cells[implementation.key] = Cell(row, implementation, want, options)
-            if not cell.ready or cell.result["slow"]:
-                _repeat([cell], options.slow_repeats - len(cell.result["samples"]))
-                cell.close()
-        _repeat([c for c in cells.values() if c.ready and not c.result["slow"]], options.repeats)
+        for cell in cells.values():
+            cell.wait()
+        for key, cell in cells.items():
+            cell.prepare()
+            if not cell.ready or cell.slow:
+                _repeat([cell], options.slow_repeats)
+                done(key, cell.finish())
+        fast = {key: cell for key, cell in cells.items() if cell.ready and not cell.slow}
+        _repeat(fast.values(), options.repeats)
+        for key, cell in fast.items():
+            done(key, cell.finish())
     finally:
         for cell in cells.values():
             cell.close()
@@ -82,5 +126,5 @@ def measure(row, implementations, want, options) -> dict[str, dict]:
 def _repeat(cells, times: int) -> None:
     for _ in range(times):
         for cell in cells:
-            if cell.ready:
+            if cell.ready and cell.allowed(times):
                 cell.sample()

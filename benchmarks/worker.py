@@ -6,38 +6,67 @@ It checks the results against float64 before anything is timed; a wrong one is n
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
 import traceback
 
 import mlx.core as mx
+import numpy as np
 from cases import assert_close, relative_error, tolerance
 
+from . import ROOT
 from .implementations import Missing
 
 SLOW = 0.5  # seconds; the check is then warm-up enough, and the process doesn't wait for others
 SAMPLE = 0.05  # seconds that a sample takes at least
+COUNTED = 5.0  # seconds; slower calls are not run or built again to count what they launch
 
 
 def serve(connection, row, implementation, want, threads: int, device: str) -> None:
-    """Send the result of `prepare`; if it is "ready", one sample for each message but None."""
+    """Import the packages and send anything; when told to go on, send the result of `prepare`; if
+    that is "ready", one sample for each message but None.
+    """
+    pin(threads)
     mx.set_default_device(getattr(mx, device))
+    missing = implementation.missing()
+    connection.send(None)
+    if not connection.recv():
+        return
+    if missing:
+        connection.send({"status": "missing", "reason": missing})
+        return
     try:
-        result, sample = prepare(row, lambda: implementation.load(row, threads), want)
+        expected = None if implementation.other_model else want
+        result, sample = prepare(row, lambda: implementation.load(row, threads), expected)
     except Exception:
-        reason = traceback.format_exc(limit=-3).strip()
-        result, sample = {"status": "error", "reason": reason}, None
+        result, sample = {"status": "error", "reason": failure()}, None
     connection.send(result)
     while sample and connection.recv():
         connection.send(sample())
 
 
+def pin(threads: int) -> None:
+    """Keep this process on as many CPUs, where the system can: not every library takes a number of
+    threads.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        able = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, able[:threads])
+
+
+def failure() -> str:
+    """The end of the traceback of the exception that is being handled, without paths."""
+    text = traceback.format_exc(limit=-3).strip()
+    return text.replace(str(ROOT), ".").replace(sys.prefix, "")
+
+
 def prepare(row, load, want):
-    """(result, sample): load, check against `want`, warm up.
+    """(result, sample): load, check against `want` (None: another model), warm up.
 
     result: {"status": "ready" | "red" | "missing", "reason", "errors", "samples", ...}; sample()
-    gives the seconds per call of one sample, and is None unless ready.
+    measures one sample (`measure`), and is None unless ready.
     """
     try:
         program = load()
@@ -53,15 +82,19 @@ def prepare(row, load, want):
         "peak_bytes": mx.get_peak_memory() or None,  # 0: not MLX's memory
         "process_growth_bytes": _resident() - before,
     }
-    result |= _compare(got, want)
+    result |= _compare(got, want) if want is not None else _finite(got)
     if result["status"] == "red":
         return result, None
     del got
     first = result["first_seconds"]
     if row.mode == "train":  # the check computed gradients, without the optimiser
-        first = _sample(program.run, 1)
+        first = measure(program.run, 1)["seconds"]
     result |= _warm_up(program, first)
-    return result, lambda: _sample(program.run, result["calls_per_sample"])
+    result["launches"] = None
+    if program.launches and first < COUNTED:
+        result["launches"] = program.launches()
+    keep = row.mode == "step"
+    return result, lambda: measure(program.run, result["calls_per_sample"], keep)
 
 
 def _compare(got, want) -> dict:
@@ -82,23 +115,37 @@ def _compare(got, want) -> dict:
     return result
 
 
+def _finite(got) -> dict:
+    """Status red when an array holds something else than finite numbers."""
+    for name, array in got.items():
+        if not np.all(np.isfinite(array)):
+            return {"status": "red", "reason": f"{name} is not finite", "errors": {}}
+    return {"errors": {}}
+
+
 def _warm_up(program, first: float) -> dict:
     """How many calls make a sample, whether one is slow, and then the first sample."""
-    once = _sample(program.run, 1)
+    once = measure(program.run, 1)["seconds"]
     if min(first, once) > SLOW:  # the first has warmed up; when it alone is slow, it compiled
         return {"calls_per_sample": 1, "slow": True, "samples": [once]}
-    once = min(_sample(program.run, 1) for _ in range(3))
+    once = min(measure(program.run, 1)["seconds"] for _ in range(3))
     if once < SAMPLE:
-        once = min(_sample(program.run, 5) for _ in range(2))
+        once = min(measure(program.run, 5)["seconds"] for _ in range(2))
     return {"calls_per_sample": max(1, round(SAMPLE / once)), "slow": False, "samples": []}
 
 
-def _sample(run, calls: int) -> float:
-    """Seconds per call."""
-    start = time.perf_counter()
+def measure(run, calls: int, keep: bool = False) -> dict:
+    """{"seconds": of a call, the mean of `calls`}; with `keep` also "calls", those of each."""
+    clock = time.perf_counter
+    times = [clock()]
     for _ in range(calls):
         run()
-    return (time.perf_counter() - start) / calls
+        if keep:
+            times.append(clock())
+    result = {"seconds": (clock() - times[0]) / calls}
+    if keep:
+        result["calls"] = np.diff(times).tolist()
+    return result
 
 
 def _resident() -> int:

@@ -1,6 +1,7 @@
 """The benchmarks: what they compare is right, a wrong result has no time, tables add up."""
 
 import json
+import re
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -14,8 +15,22 @@ from mlx.utils import tree_flatten
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
 
 from benchmarks import __main__ as command
-from benchmarks import report, runner, truth, worker
-from benchmarks.implementations import IMPLEMENTATIONS, Implementation, Missing, Program
+from benchmarks import (
+    launches,
+    machine,
+    report,
+    runner,
+    table,
+    truth,
+    worker,
+)
+from benchmarks.implementations import (
+    BY_KEY,
+    IMPLEMENTATIONS,
+    Implementation,
+    Missing,
+    Program,
+)
 from benchmarks.rows import ROWS, Row, quick, select
 
 LTC = LtcCase(batch=2, steps=3, inputs=3, units=5, unfolds=2)
@@ -23,7 +38,19 @@ CFC = CfcCase(batch=2, steps=3, inputs=3, units=5, backbone_units=4)
 NCP = replace(LTC, inputs=4, units=12, wiring=("AutoNCP", 12, 3))
 ONE = {"batch": 1, "steps": 1}
 ROW = Row(LTC, "fwd")
-BY_KEY = {i.key: i for i in IMPLEMENTATIONS}
+# Of PyTorch's own compiler.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+COMPARED = [i.key for i in IMPLEMENTATIONS if not i.other_model]
+OTHERS = [i.key for i in IMPLEMENTATIONS if i.other_model]
+
+
+@pytest.fixture(autouse=True)
+def quick_compiler(monkeypatch):
+    """The inductor compiles for half a minute; a run of the benchmark checks what it gives."""
+    if BY_KEY["torch_compiled"].missing() == "":
+        from benchmarks.implementations import ncps_torch
+
+        monkeypatch.setattr(ncps_torch, "COMPILER", "eager")
 
 
 def ready(*samples, **more):
@@ -34,7 +61,7 @@ def ready(*samples, **more):
 # --- what is compared -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["fused", "eager", "by_hand", "torch"])
+@pytest.mark.parametrize("key", COMPARED)
 @pytest.mark.parametrize(
     "row",
     [
@@ -49,10 +76,28 @@ def test_implementation_equals_float64_and_runs(row, key):
         pytest.skip(result["reason"])
     assert result["status"] == "ready", result["reason"]
     assert set(result["errors"]) == {"forward", *(["gradient"] if row.gradients else [])}
-    assert sample() > 0
+    assert sample()["seconds"] > 0
 
 
-@pytest.mark.parametrize("key", ["fused", "eager", "compiled", "by_hand", "torch"])
+@pytest.mark.parametrize("key", OTHERS)
+@pytest.mark.parametrize("mode", ["fwd", "fwd+bwd", "train", "step"])
+def test_another_model_runs_and_is_not_compared(mode, key):
+    row = Row(replace(LTC, **ONE) if mode == "step" else LTC, mode)
+    result, sample = worker.prepare(row, lambda: BY_KEY[key].load(row, 1), None)
+    if result["status"] == "missing":
+        pytest.skip(result["reason"])
+    assert (result["status"], result["errors"]) == ("ready", {})
+    assert result["launches"] > 0
+    assert sample()["seconds"] > 0
+
+
+def test_another_model_that_is_not_finite_is_never_timed():
+    got = {"output": np.array([1.0, np.nan])}
+    result, sample = worker.prepare(ROW, lambda: Program(lambda: got, never), None)
+    assert (result["status"], sample) == ("red", None)
+
+
+@pytest.mark.parametrize("key", COMPARED)
 @pytest.mark.parametrize("case", [LTC, CFC], ids=str)
 def test_training_step_changes_every_parameter(case, key):
     try:
@@ -142,24 +187,23 @@ def test_tables_show_no_time_of_a_red_cell():
     assert summary["cells"]["fused"]["samples"] == []
     assert summary["ratios"] == {}
     assert summary["share_of_limit"] is None
-    text = command.text([summary], IMPLEMENTATIONS)
+    text = printed([summary])
     assert "RED" in text
     assert "red: " + ROW.name + ", mlx-ncps: output: error 1 > 1e-05" in text
     assert "125" not in text
 
 
 def test_measure_in_processes_and_exit_code(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(command, "ROWS", [ROW])
+    monkeypatch.setattr(table, "ROWS", [ROW])
     for name, value in (("DISABLE_NATIVE", "1"), ("REQUIRE_NATIVE", ""), ("BACKEND", "auto")):
         monkeypatch.setenv(f"MLX_NCPS_{name}", value)
     broken = Implementation("compiled", "broken", "mlx_ops:no_such_function")
     chosen = (BY_KEY["fused"], BY_KEY["eager"], broken)
-    monkeypatch.setattr(command, "IMPLEMENTATIONS", chosen)
+    monkeypatch.setattr(table, "IMPLEMENTATIONS", chosen)
     path = tmp_path / "result.json"
     arguments = ["--repeats", "3", "--threads", "1", "--device", "cpu", "--json", str(path)]
     assert command.main(arguments) == 1
-    (row,) = json.loads(path.read_text())["rows"]
-    cells = row["cells"]
+    cells = json.loads(path.read_text())["rows"][ROW.name]["cells"]
     assert {key: cell["status"] for key, cell in cells.items()} == {
         "fused": "missing",
         "eager": "ready",
@@ -173,13 +217,77 @@ def test_measure_in_processes_and_exit_code(monkeypatch, tmp_path, capsys):
 
 
 def test_measure_names_a_cell_that_takes_too_long():
-    options = Namespace(limit=0.0, threads=1, device="cpu", repeats=1, slow_repeats=1)
+    options = Namespace(limit=0.0, budget=1, threads=1, device="cpu", repeats=1, slow_repeats=1)
     results = runner.measure(ROW, [BY_KEY["eager"]], truth.want(ROW), options)
     assert results["eager"]["status"] == "timeout"
     assert results["eager"]["samples"] == []
 
 
+def test_slow_cell_samples_within_its_budget():
+    cell = object.__new__(runner.Cell)
+    cell._budget, cell.result = 10.0, {"samples": []}
+    assert cell.allowed(5) == 5
+    for sample, left in ((4.0, 1), (4.0, 0)):
+        cell.result["samples"].append(sample)
+        assert cell.allowed(5) == left
+    cell.result["samples"] = [0.001] * 5
+    assert cell.allowed(5) == 0
+    cell.result["samples"] = [60.0]  # one sample is always there
+    assert cell.allowed(5) == 0
+
+
+def test_step_keeps_single_calls():
+    row = Row(replace(LTC, **ONE), "step")
+    want = truth.want(row)
+    _, sample = worker.prepare(row, lambda: Program(lambda: want, lambda: None), want)
+    calls = sample()["calls"]
+    assert len(calls) > 10
+    assert min(calls) >= 0
+    cell = object.__new__(runner.Cell)
+    cell._calls, cell.result, cell.close = list(range(101)), {}, lambda: None
+    assert cell.finish()["latency"] == {"p50": 50, "p99": 99, "calls": 101}
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+def test_primitives_are_counted_without_views():
+    import mlx.core as mx
+
+    x = mx.ones((4, 3))
+    mx.eval(x)
+    names = launches.primitives([mx.sigmoid(x.T)[None], x @ x.T])
+    assert sorted(names) == ["Matmul", "Sigmoid"]
+
+
+@pytest.mark.parametrize("case", [LTC, CFC], ids=str)
+def test_launches_do_not_grow_with_time_when_fused(case):
+    def count(key, steps):
+        row = Row(replace(case, steps=steps), "fwd+bwd")
+        return BY_KEY[key].load(row, 1).launches()
+
+    assert count("eager", 6) > 1.5 * count("eager", 3)
+    try:
+        assert count("fused", 6) == count("fused", 3) < count("eager", 3)
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+def test_header_names_no_place():
+    options = command._parser().parse_args(["--device", "cpu", "--threads", "1"])
+    head = machine.header(options)
+    assert str(Path.home()) not in str(head)
+    assert str(Path(command.__file__).parents[1]) not in str(head)
+    assert re.search(r"[\d.]+ G FMA/s|copy [\d.]+ GB/s", head["limits"])
+
+
 # --- arithmetic and text --------------------------------------------------------------------------
+
+
+def printed(rows):
+    """All tables and notes of summarised rows."""
+    tables = report.tables(rows, IMPLEMENTATIONS).values()
+    return "\n".join([*map(report.align, tables), report.notes(rows, IMPLEMENTATIONS)])
 
 
 def test_summarise_medians_ratios_and_memory():
@@ -197,9 +305,9 @@ def test_summarise_medians_ratios_and_memory():
     assert summary["ratios"] == pytest.approx(want)
     assert summary["share_of_limit"] == pytest.approx(0.5)
     assert summary["memory_ratio"] == 8
-    first = report.time_table([summary], IMPLEMENTATIONS).splitlines()[2]
-    for text in ("200 ms ±25%", "4 s ±0%", "15x", "5x", "0.5x", "50%"):
-        assert text in first
+    times = report.time_table([summary], IMPLEMENTATIONS)[1]
+    assert {"200 ms ±25%", "4 s ±0% n=1", "50%"} <= set(times)
+    assert {"15x", "5x", "0.5x", "8x"} <= set(report.ratio_table([summary], IMPLEMENTATIONS)[1])
 
 
 def test_missing_baseline_is_named_and_has_no_ratio():
@@ -210,9 +318,8 @@ def test_missing_baseline_is_named_and_has_no_ratio():
     assert sample is None
     summary = report.summarise(ROW, {"fused": ready(0.1), "torch": result}, None)
     assert "torch" not in summary["ratios"]
-    text = command.text([summary], IMPLEMENTATIONS)
-    assert f"missing: {ROW.name}, ncps.torch: not installed: torch" in text
-    assert "missing" in text.splitlines()[2]
+    assert f"missing: {ROW.name}, ncps.torch: not installed: torch" in printed([summary])
+    assert "missing" in report.time_table([summary], IMPLEMENTATIONS)[1]
 
 
 @pytest.mark.parametrize(
@@ -220,10 +327,12 @@ def test_missing_baseline_is_named_and_has_no_ratio():
     [
         (Row(LTC, "fwd"), ("sigmoid", 2 * 3 * (2 * 25 + 15))),
         (Row(CFC, "fwd"), ("fma", 2 * 3 * (8 * 4 + 3 * 4 * 5))),
+        (Row(LTC, "train"), ("sigmoid", 2 * 2 * 3 * (2 * 25 + 15))),
+        (Row(CFC, "fwd+bwd"), ("fma", 3 * 2 * 3 * (8 * 4 + 3 * 4 * 5))),
     ],
-    ids=["ltc", "cfc"],
+    ids=lambda value: value.name if isinstance(value, Row) else "",
 )
-def test_work_counts_what_a_forward_pass_needs(row, work):
+def test_work_counts_what_a_row_needs(row, work):
     assert row.work == work
 
 

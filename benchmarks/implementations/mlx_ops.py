@@ -31,7 +31,7 @@ def fused(row, threads: int) -> Program:
             raise Missing("the dispatch chose the reference for this row")
         return result
 
-    return Program(check, program.run)
+    return program._replace(check=check)
 
 
 def eager(row, threads: int) -> Program:

@@ -10,6 +10,7 @@ import mlx.optimizers as optim
 import numpy as np
 from cases import make, named_leaves, to_mlx
 
+from ..launches import primitives
 from . import Program
 
 LEARNING_RATE = 1e-6  # small: repeated training steps stay near the parameters of the case
@@ -31,7 +32,7 @@ def sequence_program(row, sequence, *, compiled: bool) -> Program:
     arguments = (trained, call.inputs, call.state)
     if row.mode == "fwd":
         f = mx.compile(output) if compiled else output
-        return Program(lambda: _named(f(*arguments)), lambda: mx.eval(f(*arguments)))
+        return _program(lambda: _named(f(*arguments)), lambda: f(*arguments))
     gradient = mx.value_and_grad(loss)
     f = mx.compile(gradient) if compiled else gradient
 
@@ -40,12 +41,26 @@ def sequence_program(row, sequence, *, compiled: bool) -> Program:
         return _named(y, gradients)
 
     if row.mode == "fwd+bwd":
-        return Program(check, lambda: mx.eval(f(*arguments)))
-    return Program(check, _training(gradient, arguments, compiled))
+        return _program(check, lambda: f(*arguments))
+    train = _training(gradient, arguments, compiled)
+
+    def run():
+        outputs = train()
+        mx.eval(outputs)
+        return outputs[1]
+
+    return Program(check, run, lambda: len(primitives(train())))
+
+
+def _program(check, call) -> Program:
+    """The program of call() -> arrays that are not evaluated."""
+    return Program(check, lambda: mx.eval(call()), lambda: len(primitives(call())))
 
 
 def _training(gradient, arguments, compiled: bool):
-    """The mode train: run() does a step of Adam on all parameters, and returns them."""
+    """The mode train: run() does a step of Adam on all parameters -> (loss, parameters, state of
+    the optimiser), not evaluated.
+    """
     trained, x, v = arguments
     optimiser = optim.Adam(LEARNING_RATE)
     optimiser.init(trained)
@@ -58,11 +73,7 @@ def _training(gradient, arguments, compiled: bool):
 
     f = mx.compile(step, inputs=state, outputs=state) if compiled else step
 
-    def run():
-        mx.eval(f(x, v), state)
-        return state[0]
-
-    return run
+    return lambda: (f(x, v), *state)
 
 
 def step_program(row, cell, *, compiled: bool) -> Program:
@@ -81,7 +92,7 @@ def step_program(row, cell, *, compiled: bool) -> Program:
         output, state = f(x, state)
         mx.eval(output, state)
 
-    return Program(check, run)
+    return Program(check, run, lambda: len(primitives(f(x, call.state))))
 
 
 def _split(params):

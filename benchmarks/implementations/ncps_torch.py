@@ -1,75 +1,115 @@
-"""The column of ncps.torch, eager: its modules with the parameters of the row's case."""
+"""The columns of ncps.torch: its modules with the parameters of the row's case, eager and with
+`torch.compile`d cells.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from cases import make
 
+from ..launches import torch_operators
 from . import Missing, Program
 from .mlx_programs import LEARNING_RATE
 
+COMPILER = "inductor"
+
 
 def eager(row, threads: int) -> Program:
-    """The row in ncps.torch. Raises Missing when torch or ncps is not installed."""
-    try:
-        import ncps
-        import torch
-    except ImportError as error:
-        raise Missing(f"not installed: {error.name}") from None
-    torch.set_num_threads(threads)
+    """The row in ncps.torch."""
+    program, _ = _load(row, threads)
+    return program._replace(launches=lambda: torch_operators(program.run))
+
+
+def compiled(row, threads: int) -> Program:
+    """The same with the cell, all its unfolds, as one compiled function; the loop over time stays
+    Python's, because to compile it too takes minutes. Raises Missing where nothing compiles.
+    """
+    import torch
+
+    program, module = _load(row, threads)
+    cell = module.rnn_cell
+    cell.forward = torch.compile(cell.forward, backend=COMPILER)
+
+    def check():
+        try:
+            return program.check()
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise Missing(f"torch.compile failed: {str(error).splitlines()[0]}") from None
+
+    return program._replace(check=check)
+
+
+def _load(row, threads: int):
+    """(program, module)."""
+    import ncps
+    import torch
+
+    from .torch_device import choose_device
+
+    put, wait = choose_device(threads)
     call = make(row.case)
     module, leaves = _ltc(row, call, ncps) if row.is_ltc else _cfc(row, call)
     with torch.no_grad():
         for name, parameter in leaves.items():
             parameter.copy_(torch.tensor(_leaf(call.params, name)))
-    x, state = torch.tensor(call.inputs), torch.tensor(call.state)
+    x, state = put(call.inputs), put(call.state)
+    module.to(x.device)
     if row.mode == "step":
-        return _step_program(module.eval().rnn_cell, x, state, torch)
-    weights = torch.tensor(call.cotangents[..., : row.outputs])
-    return _sequence_program(row, module, leaves, (x, state), weights, torch)
+        return _step_program(module.eval().rnn_cell, x, state, wait), module
+    weights = put(call.cotangents[..., : row.outputs])
+    return _sequence_program(row, module, leaves, (x, state), weights, wait), module
 
 
-def _sequence_program(row, module, leaves, arguments, weights, torch) -> Program:
+def _sequence_program(row, module, leaves, arguments, weights, wait) -> Program:
+    import torch
+
     @torch.no_grad()
     def forward():
-        return module(*arguments)[0]
+        output = module(*arguments)[0]
+        wait()
+        return output
 
     def gradients():
         module.zero_grad(set_to_none=True)
         output, _ = module(*arguments)
         (output * weights).sum().backward()
+        wait()
         return output
 
     if not row.gradients:
-        return Program(lambda: {"output": forward().numpy()}, forward)
+        return Program(lambda: {"output": forward().cpu().numpy()}, forward)
 
     def check():
-        output = gradients().detach().numpy()
-        return {"output": output, **{k: p.grad.numpy().copy() for k, p in leaves.items()}}
+        output = gradients().detach().cpu().numpy()
+        return {"output": output, **{k: p.grad.cpu().numpy().copy() for k, p in leaves.items()}}
 
     optimiser = torch.optim.Adam(leaves.values(), LEARNING_RATE)
 
     def train():
         gradients()
         optimiser.step()
+        wait()
         return leaves
 
     return Program(check, train if row.mode == "train" else gradients)
 
 
-def _step_program(cell, x, start, torch) -> Program:
+def _step_program(cell, x, start, wait) -> Program:
+    import torch
+
     state = start
 
     @torch.no_grad()
     def run():
         nonlocal state
         output, state = cell(x[:, 0], state, 1.0)
+        wait()
         return output
 
     @torch.no_grad()
     def check():
         output, _ = cell(x[:, 0], start, 1.0)
-        return {"output": output[:, None].numpy()}
+        return {"output": output[:, None].cpu().numpy()}
 
     return Program(check, run)
 

@@ -1,0 +1,127 @@
+"""The command `python -m benchmarks page`: docs/results.md from the files of docs/results/.
+
+Each file is a document of results (`store`), and says by itself which machine and command it is
+from; a part whose file is absent says that it is not measured yet, and which command would fill it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from . import ROOT, memory, report, table
+from .implementations import IMPLEMENTATIONS
+from .store import read
+
+PAGE = ROOT / "docs" / "results.md"
+FIGURES = ROOT / "docs" / "figures"
+
+INTRODUCTION = """\
+# Results
+
+Written by `python -m benchmarks page` from the files in [results/](results); don't edit it.
+[benchmarks.md](benchmarks.md) explains rows, columns and how each cell is measured. Times are
+medians of samples in fresh, interleaved processes; behind ± stands half the distance between the
+quartiles, then `n` where a cell has fewer than 3 samples. A result that is wrong by more than the
+tests allow has no time.
+"""
+
+# file: (title, the command that fills it)
+TABLES = {
+    "cpu": ("CPU", "make bench-full"),
+    "apple": ("Apple chips: the GPU, backend metal", "make bench-apple"),
+    "nvidia": ("NVIDIA GPUs: backend cuda", "make bench-nvidia"),
+}
+CAPTIONS = {
+    "scaling_T": "Time over the number of time steps.",
+    "scaling_H": "Time over the number of neurons.",
+    "scaling_B": "Time over the number of sequences.",
+    "scaling_U_density": "Time over solver unfolds, and over the share of synapses that exist.",
+    "threads": "Speed with more threads.",
+    "cross_over": "Where unfused code wins: a curve in the grey region is faster than ours.",
+}
+
+
+def run(options) -> int:
+    """Write the page; 0. Raises ValueError for a file that holds no results."""
+    target = options.out or PAGE
+    text = page(options.results, FIGURES, target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    print(target)
+    return 0
+
+
+def page(results: Path, figures: Path, folder: Path) -> str:
+    """The text of a page in `folder`, from the files in `results` and the plots in `figures`."""
+    parts = [INTRODUCTION]
+    for name, (title, command) in TABLES.items():
+        path = results / f"{name}.json"
+        parts.append(f"## {title}\n")
+        parts.append(_table_part(read(path)) if path.exists() else _absent(command))
+        if name == "cpu":
+            parts += _scaling_part(results / "scaling.json", figures, folder)
+            parts += _memory_part(results / "memory.json", figures, folder)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _absent(command: str) -> str:
+    return f"**Not measured yet.** `{command}` on such a machine fills this part.\n"
+
+
+def _table_part(document) -> str:
+    """Header, tables and notes of a document of the command `table`."""
+    rows = table.summaries(document)
+    parts = [_header(document)]
+    for title, lines in report.tables(rows, IMPLEMENTATIONS).items():
+        parts += [f"### {title}\n", markdown(lines)]
+    notes = report.notes(rows, IMPLEMENTATIONS)
+    parts += ["\n".join(f"    {line}" for line in notes.splitlines()) + "\n"] if notes else []
+    if "Linux" in document["header"]["machine"] and " on cpu" in document["header"]["backend"]:
+        parts.append(
+            "MLX's CPU build for Linux has an unoptimised BLAS and unvectorised mathematics, and "
+            "runs an operation on one thread: ratios to MLX operations are larger here than on a "
+            "Mac.\n"
+        )
+    return "\n".join(parts)
+
+
+def _scaling_part(path: Path, figures: Path, folder: Path) -> list[str]:
+    parts = ["## Scaling, and where unfused code wins\n"]
+    if not path.exists():
+        return [*parts, _absent("make bench-full")]
+    parts.append(_header(read(path)))
+    for name, caption in CAPTIONS.items():
+        parts.append(_figure(figures / f"{name}.png", caption, folder))
+    return parts
+
+
+def _memory_part(path: Path, figures: Path, folder: Path) -> list[str]:
+    parts = ["## Training memory\n"]
+    if not path.exists():
+        return [*parts, _absent("make bench-full")]
+    document = read(path)
+    parts.append(_header(document))
+    for title, lines in memory.tables(document).items():
+        parts += [f"### {title}\n", markdown(lines)]
+    parts.append(_figure(figures / "memory.png", "Peak of training memory over T.", folder))
+    return parts
+
+
+def _figure(path: Path, caption: str, folder: Path) -> str:
+    if not path.exists():
+        return ""
+    return f"![{caption}]({Path(os.path.relpath(path, folder)).as_posix()})\n\n{caption}\n"
+
+
+def _header(document) -> str:
+    """Command, machine, versions: a list."""
+    facts = {"command": f"`{document['command']}`", **document["header"]}
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"
+
+
+def markdown(lines) -> str:
+    """A table, the first column to the left."""
+    head, *rest = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest)) + "\n"

@@ -1,0 +1,81 @@
+"""A JSON file of results that is written after every cell, so that an interrupted run keeps what it
+has; the commands keep their results here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+SAME = ("machine", "versions", "threads", "backend", "repeats")  # of a resumed run
+
+
+class Store:
+    """{"command", "header", "rows": {name: {"row": facts, "cells": {key: result}}}} in a file.
+
+    path: None keeps nothing on disk.  resume: start from what the file holds; ValueError when it
+    was measured under another header or the file is no such one.
+    """
+
+    def __init__(self, path: Path | None, command: str, header: dict, resume: bool = False):
+        self.path = path
+        self.document = {"command": command, "header": header, "rows": {}}
+        if resume and path and path.exists():
+            self.document = read(path) | {"command": command}
+            self._check(header)
+        self.write()
+
+    @property
+    def rows(self) -> dict:
+        """The rows so far, by name."""
+        return self.document["rows"]
+
+    def row(self, name: str, facts: dict) -> dict:
+        """The cells of a row, which is added with its facts when it is new."""
+        return self.rows.setdefault(name, {"row": facts, "cells": {}})["cells"]
+
+    def add(self, name: str, key: str, result: dict) -> None:
+        """One cell, which is on the disk when this returns."""
+        self.rows[name]["cells"][key] = _rounded(result)
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file, never half of it."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".draft")
+        draft.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
+        os.replace(draft, self.path)
+
+    def _check(self, header: dict) -> None:
+        theirs = self.document["header"]
+        for name in SAME:
+            if theirs.get(name) != header.get(name):
+                raise ValueError(
+                    f"[benchmarks] --resume needs the same {name}: {self.path} has "
+                    f"{theirs.get(name)!r}, this run {header.get(name)!r}."
+                )
+        if header["commit"] not in theirs["commit"]:
+            theirs["commit"] += f", resumed at {header['commit']}"
+
+
+def read(path: Path) -> dict:
+    """The document in the file. Raises ValueError when it is not one."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"[benchmarks] {path} is no JSON: {error}.") from None
+    if not isinstance(document, dict) or not isinstance(document.get("rows"), dict):
+        raise ValueError(f"[benchmarks] {path} holds no results.")
+    return document
+
+
+def _rounded(value):
+    """The same with floats of 4 digits: the rest is noise, and space in a repository."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
