@@ -27,8 +27,9 @@ def x():
 
 
 def test_cell_of_a_wiring_with_a_backbone_in_both_directions(x):
+    wiring = AutoNCP(units=32, output_size=4)
     cell = CfCCell(
-        wiring := AutoNCP(units=32, output_size=4),
+        wiring=wiring,
         activation="tanh",
         backbone_units=[64, 64],
         backbone_layers=2,
@@ -39,6 +40,8 @@ def test_cell_of_a_wiring_with_a_backbone_in_both_directions(x):
     assert model.cell is model.rnn_cell is cell
     assert isinstance(cell, WiredCfCCell)
     assert model.cell.units == wiring.units == 32
+    with pytest.raises(ValueError, match=r"\[cfc\] wiring must be a Wiring, got int"):
+        CfCCell(wiring=32)
     assert_close("unit time", outputs, model(x), FORWARD)
     both = CfC(cell=cell, return_sequences=True, return_state=True)
     outputs, state = both(x, time_delta=mx.random.uniform(low=0.5, high=1.5, shape=(B, T)))

@@ -9,6 +9,7 @@ import functools
 import inspect
 
 _CLASSES: dict[str, type] = {}  # by name; the only ones that a configuration can name
+_ADOPTERS: list = []  # what makes ours of another package's objects
 _BUILT_FOR = "built_for"
 
 
@@ -23,6 +24,21 @@ def register(cls: type) -> type:
     if known is None or not _is_ours(known) or _is_ours(cls):
         _CLASSES[cls.__name__] = cls
     return cls
+
+
+def adopter(function):
+    """Let constructors of configurable classes take `function(argument)` for each argument: it
+    gives our object for another package's, and anything else back as it is.
+    """
+    _ADOPTERS.append(function)
+    return function
+
+
+def adopted(value):
+    """`value`, or our object for another package's."""
+    for adopt in _ADOPTERS:
+        value = adopt(value)
+    return value
 
 
 def _is_ours(cls: type) -> bool:
@@ -96,10 +112,14 @@ def construct(cls: type, arguments: dict):
 
 
 def recorded(init):
-    """`init` that keeps its arguments, unless the constructor of a subclass has done so already."""
+    """`init` that keeps its arguments, unless the constructor of a subclass has done so already,
+    and takes other packages' objects as ours.
+    """
 
     @functools.wraps(init)
     def recording(self, *args, **kwargs):
+        args = tuple(adopted(value) for value in args)
+        kwargs = {key: adopted(value) for key, value in kwargs.items()}
         if "_arguments" not in self.__dict__:
             self.__dict__["_arguments"] = _bound(init, self, args, kwargs)
         init(self, *args, **kwargs)

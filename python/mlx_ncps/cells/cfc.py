@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..config import adopted
 from ..ops import CfCParams, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import check_mode, check_variant
 from ..ops.stepping import CfCStage, Readout, pack_cfc
@@ -105,14 +106,15 @@ class CfCCell(LiquidCell):
     fixed_keys = ("sparsity_mask",)
 
     def __new__(cls, input_size=None, hidden_size=None, *args, **kwargs):
-        """A wiring as the first argument makes a WiredCfCCell."""
+        """A wiring as the first argument, or as `wiring=`, makes a WiredCfCCell."""
+        if cls is CfCCell and "wiring" in kwargs:
+            return _wired_cell()(input_size, kwargs.pop("wiring"), *args, **kwargs)
+        input_size = adopted(input_size)
         if not isinstance(input_size, Wiring):
             return super().__new__(cls)
         if hidden_size is not None:
             raise ValueError(f"[cfc] hidden_size must be None with a wiring, got {hidden_size!r}.")
-        from .wired_cfc import WiredCfCCell
-
-        return WiredCfCCell(input_size, None, *args, **kwargs)
+        return _wired_cell()(input_size, None, *args, **kwargs)
 
     def __init__(
         self,
@@ -305,3 +307,9 @@ def _linear(inputs: int, outputs: int, torch: bool) -> nn.Linear:
     if not torch:
         layer.bias = mx.zeros((outputs,))
     return layer
+
+
+def _wired_cell() -> type:
+    from .wired_cfc import WiredCfCCell  # which imports this module
+
+    return WiredCfCCell

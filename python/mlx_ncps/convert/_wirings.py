@@ -5,35 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from ..cells import LTCCell
-from ..wirings import NCP, AutoNCP, FullyConnected, Random, Wiring
+from ..wirings import Wiring, foreign
 
 
 def our_wiring(op: str, theirs) -> Wiring:
     """The wiring of ncps in our class of the same name, with its matrices as they are."""
-    t = theirs
-    make = {
-        "FullyConnected": lambda: FullyConnected(
-            t.units, t.output_dim, t._erev_init_seed, t.self_connections
-        ),
-        "Random": lambda: Random(t.units, t.output_dim, t.sparsity_level, t._random_seed),
-        "AutoNCP": lambda: AutoNCP(t.units, t._output_size, t._sparsity_level, t._seed),
-        "NCP": lambda: NCP(
-            t._num_inter_neurons,
-            t._num_command_neurons,
-            t._num_motor_neurons,
-            t._sensory_fanout,
-            t._inter_fanout,
-            t._recurrent_command_synapses,
-            t._motor_fanin,
-        ),
-    }.get(type(t).__name__)
-    if make is None and t.num_layers > 1:
+    ours = foreign.our_wiring(theirs)
+    if ours is None:
         raise ValueError(
-            f"[{op}] wiring must be given for the wiring class {type(t).__name__}, got None."
+            f"[{op}] wiring must be given for the wiring class {type(theirs).__name__}, got None."
         )
-    ours = make() if make else Wiring(t.units, t.output_dim)
-    ours.build(t.input_dim)
-    return with_matrices(ours, t.adjacency_matrix, t.sensory_adjacency_matrix)
+    return ours
 
 
 def wiring_of_sizes(inputs: int, units: int, outputs: int) -> Wiring:

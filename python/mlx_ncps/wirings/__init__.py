@@ -2,6 +2,7 @@
 
 from .base import Synapse, Wiring
 from .dense import FullyConnected, Random
+from .foreign import our_wiring
 from .ncp import NCP, AutoNCP
 
-__all__ = ["NCP", "AutoNCP", "FullyConnected", "Random", "Synapse", "Wiring"]
+__all__ = ["NCP", "AutoNCP", "FullyConnected", "Random", "Synapse", "Wiring", "our_wiring"]

@@ -1,0 +1,67 @@
+"""Wirings of the package ncps as ours: cells and layers take both, and `convert` reads them."""
+
+import copy
+
+import numpy as np
+
+from ..config import adopter
+from .base import Wiring
+from .dense import FullyConnected, Random
+from .ncp import NCP, AutoNCP
+
+_MAKERS = {
+    "FullyConnected": lambda t: FullyConnected(
+        t.units, t.output_dim, t._erev_init_seed, t.self_connections
+    ),
+    "Random": lambda t: Random(t.units, t.output_dim, t.sparsity_level, t._random_seed),
+    "AutoNCP": lambda t: AutoNCP(t.units, t._output_size, t._sparsity_level, t._seed),
+    "NCP": lambda t: NCP(
+        t._num_inter_neurons,
+        t._num_command_neurons,
+        t._num_motor_neurons,
+        t._sensory_fanout,
+        t._inter_fanout,
+        t._recurrent_command_synapses,
+        t._motor_fanin,
+        _unused_seed(t._rng),
+    ),
+}
+
+
+def is_of_ncps(value) -> bool:
+    """Whether ``value`` is a wiring of the package ncps."""
+    bases = type(value).__mro__
+    return any(b.__name__ == "Wiring" and b.__module__.split(".")[0] == "ncps" for b in bases)
+
+
+def our_wiring(theirs):
+    """A wiring of ncps in our class of the same name, with its matrices as they are, and drawing as
+    it would draw if it isn't built yet; None for a class with layers that we don't have.
+    """
+    make = _MAKERS.get(type(theirs).__name__)
+    if make is None and theirs.num_layers > 1:
+        return None
+    ours = make(theirs) if make else Wiring(theirs.units, theirs.output_dim)
+    if hasattr(theirs, "_rng"):
+        ours._rng = copy.deepcopy(theirs._rng)
+    if theirs.input_dim is not None:
+        ours.build(theirs.input_dim)
+        ours.sensory_adjacency_matrix = theirs.sensory_adjacency_matrix
+    ours.adjacency_matrix = theirs.adjacency_matrix
+    return ours
+
+
+def _unused_seed(rng) -> int:
+    """The seed of a RandomState that has drawn nothing, which is the first word of its state; else,
+    as ncps doesn't keep it, the default of NCP.
+    """
+    seed = int(rng.get_state()[1][0])
+    fresh = np.random.RandomState(seed).get_state()
+    return seed if np.array_equal(fresh[1], rng.get_state()[1]) else 22222
+
+
+@adopter
+def _adopted(value):
+    """A wiring of ncps as ours, when that can be; anything else as it is."""
+    ours = our_wiring(value) if is_of_ncps(value) else None
+    return value if ours is None else ours
