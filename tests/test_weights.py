@@ -174,6 +174,11 @@ def test_values_that_the_layer_itself_refuses_leave_the_rest_alone():
     }
     wiring = "rnn_cell.wiring.adjacency_matrix"
     refused(module, list((good | {wiring: mx.full((8, 8), 7)}).items()), "must hold -1, 0 and")
+    twice = LTC(3, AutoNCP(8, 2), bidirectional=True)  # refused when the first half is set
+    good = {n: a + 1.0 if a.dtype == mx.float32 else a for n, a in tree_flatten(twice.parameters())}
+    wrong = {f"backward.{wiring}": mx.full((8, 8), 7)}
+    refused(twice, list((good | wrong).items()), "must hold -1, 0 and")
+    good = {n: a for n, a in good.items() if not n.startswith("backward.")}
     for mask in ("rnn_cell.sparsity_mask", "rnn_cell.sensory_sparsity_mask"):
         nan = mx.full(good[mask].shape, float("nan"))
         refused(module, list((good | {mask: nan}).items()), f"{mask} must be finite")

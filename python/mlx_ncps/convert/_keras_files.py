@@ -102,9 +102,10 @@ def _layers(file) -> dict[str, list]:
 
 
 def _legacy(root):
-    """The layers of a tf.keras file, which lists its weights by name."""
+    """The CfC and LTC layers of a tf.keras file, which lists its weights by name."""
     for name, group in _children(root):
-        if names := [_text(n) for n in group.attrs.get("weight_names", ())]:
+        names = [_text(n) for n in group.attrs.get("weight_names", ())]
+        if any(n.rpartition("/")[2].startswith(("ff1_weight", "gleak")) for n in names):
             yield name, [(n, _dataset(group, n)) for n in names]
 
 
