@@ -164,6 +164,16 @@ def test_seed_and_key_draw_the_same_weights(name):
     assert not same(first, parameters(other))
 
 
+def test_redraw_takes_a_key_or_its_seed():
+    layer = made("CfC_mixed")
+    layer.redraw(2**40 + 3)
+    first = parameters(layer)
+    layer.redraw(mx.random.key(2**40 + 3))
+    assert same(first, parameters(layer))
+    with pytest.raises(ValueError, match=r"\[redraw\] key must be an mx\.random\.key, .* got 'x'"):
+        layer.redraw("x")
+
+
 def same(one, other):
     assert set(one) == set(other)
     return all(mx.array_equal(one[key], other[key]) for key in one)

@@ -15,8 +15,8 @@ from ..weights import WeightFiles
 
 @contextlib.contextmanager
 def drawing_from(key):
-    """Within it MLX's global random numbers come from `key`, [2] uint32, or go on when it is None;
-    afterwards they go on as if nothing was drawn.
+    """Within it MLX's global random numbers come from `key`, an `mx.random.key` or its seed, or go
+    on when it is None; after it they go on as if nothing was drawn.
     """
     if key is None:
         yield
@@ -30,9 +30,13 @@ def drawing_from(key):
 
 
 def _seed(key) -> int:
-    """The seed of a key: `mx.random.key(seed)` is that key."""
-    high, low = (int(word) for word in np.array(key))
-    return high << 32 | low
+    """The seed of a key: `mx.random.key(seed)` is that key. An int is a seed."""
+    if isinstance(key, int):
+        return key
+    words = np.array(key)
+    if words.shape != (2,) or not np.issubdtype(words.dtype, np.integer):
+        raise ValueError(f"[redraw] key must be an mx.random.key, [2] uint32, got {key!r}.")
+    return int(words[0]) << 32 | int(words[1])
 
 
 def _build_once(build):
@@ -40,6 +44,8 @@ def _build_once(build):
 
     @functools.wraps(build)
     def build_once(self, input_shape) -> None:
+        if self.built and input_shape == self.built_width:
+            return  # each step of a stream comes here
         width = _width(self.op, input_shape)
         if self.built:
             if width != self.built_width:
