@@ -17,6 +17,7 @@ from .direction import Direction, Result, state_batch
 from .layout import Contract, Layout, one_of
 from .masks import Seen
 from .plan import Plan, make_plan
+from .tracing import check_state_captured
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
@@ -189,7 +190,7 @@ class SequenceLayer(Configurable, Direction):
         ts = normalise_timespans(self.op, ts, x.shape[0], 1)
         states = self._states(layout, state, x.shape[0], x.dtype)
         result = self.run(x, states[0], ts, None, self._kept_seen(0), sequences=False)
-        self._keep([result])
+        self._keep([result], x)
         return layout.single(result.output), layout.single(result.state)
 
     def _step_at_once(self, x, state, ts, form: str):
@@ -224,7 +225,7 @@ class SequenceLayer(Configurable, Direction):
             if self.go_backwards != (n == 1):
                 arguments = _reversed(*arguments)
             results.append(half.run(*arguments, sequences=self.return_sequences))
-        self._keep(results)
+        self._keep(results, x)
         if not self.bidirectional:
             return results[0].output, results[0].state
         outputs = [result.output for result in results]
@@ -260,9 +261,10 @@ class SequenceLayer(Configurable, Direction):
         seen = self._kept.get("seen", ())
         return Seen(*seen[n]) if seen else None
 
-    def _keep(self, results: list[Result]) -> None:
+    def _keep(self, results: list[Result], x) -> None:
         """Keep where a call ended, without its past: gradients end at the border of a call."""
         if self.stateful:
+            check_state_captured(self.op, self, x)
             seen = [tuple(result.seen) for result in results if result.seen is not None]
             kept = {"states": [result.state for result in results], "seen": seen}
             self._kept = tree_map(mx.stop_gradient, kept)
