@@ -27,7 +27,8 @@ def test_blocks_of_the_document_run(capsys):
     assert shape_after("CfCRNN(I, 16") == (8, 20, 4)
     assert shape_after("class Leaky") == (8, 8)
     assert shape_after("CTRNNCell(I, 16") == (8, 20, 16)
-    assert shape_after("mx.compile(layer.step)") == (4,)
+    assert shape_after("layer.step(mx.array(sample)") == (4,)
+    assert names["action"].shape == (4,)
     printed = capsys.readouterr().out
     assert "the LSTM in front of the cell" in printed
     assert "the dropout of the backbone" in printed
