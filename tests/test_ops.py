@@ -21,7 +21,11 @@ from mlx_ncps.ops import numpy as truth
 from mlx_ncps.ops.numpy.arrays import as_float64
 
 MLX_ONLY = {"SynapseLists"}  # tells fused backends what to skip
-NUMPY_ONLY = {"ltc_sequence_backward", "cfc_sequence_backward"}
+NUMPY_ONLY = {
+    f"{cell}_{sequence}_backward"
+    for cell in ("ltc", "cfc")
+    for sequence in ("sequence", "mixed_sequence")
+}
 FORWARD = tolerance("float32", "forward")
 
 

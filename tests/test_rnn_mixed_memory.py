@@ -342,16 +342,6 @@ def test_compiled_training_equals_the_uncompiled_and_learns(name, backend):
     assert len(moved) == 3
 
 
-def test_explain_says_that_it_runs_step_by_step_and_why():
-    layer = make("ltc", mixed_memory=True)
-    plan = layer.explain((B, T, I))
-    assert len(plan.calls) == 1
-    text = str(plan)
-    assert text.startswith("ltc_sequence step by step on ")
-    assert "the LSTM in front of the cell reads the state" in text
-    assert make("ltc").explain((B, T, I)).stepwise == ""
-
-
 def test_a_wiring_without_width_builds_the_memory_at_the_first_call():
     layer = LTC(None, AutoNCP(10, 2), mixed_memory=True)
     assert not tree_flatten(layer.lstm.parameters())

@@ -182,7 +182,8 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
   const auto gate = [](double z) { return 1 / (1 + std::exp2(z)); };
   for (long t = 0; t < n.T; ++t) {
     for (long b = 0; mixed && b < n.B; ++b)
-      lstm_step(&a[14], &a[0][(b * n.T + t) * n.I], n.I, &v[b * n.H], &c[b * n.H], n.H);
+      lstm_step(&a[14], a[0].data() + (b * n.T + t) * n.I, n.I, v.data() + b * n.H,
+                c.data() + b * n.H, n.H);
     memories.insert(memories.end(), c.begin(), c.end());
     for (long u = 0; u < n.U; ++u) {
       Numbers next(v.size());
@@ -320,7 +321,7 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, bool mixed)
     for (long t = 0; t < n.T; ++t) {
       const long to = (b * n.T + t) * n.H;
       if (mixed) {
-        lstm_step(&a[memory], &a[0][(b * n.T + t) * n.I], n.I, h.data(), c.data(), n.H);
+        lstm_step(&a[memory], a[0].data() + (b * n.T + t) * n.I, n.I, h.data(), c.data(), n.H);
         std::copy(c.begin(), c.end(), states.begin() + n.B * n.T * n.H + to);
       }
       Numbers z(a[0].begin() + (b * n.T + t) * n.I, a[0].begin() + (b * n.T + t + 1) * n.I);

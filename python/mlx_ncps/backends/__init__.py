@@ -10,6 +10,9 @@ A backend module has
                  synapses, training) -> states  # [B, T, H]; reference alone: ode_solver
     cfc_sequence(inputs, state, ts, params, *, mode, activation, variant,
                  training) -> states  # [B, T, H]
+    MIXED_MEMORY = True                 optional: both take memory=[c0, input_weight, bias,
+                                        recurrent_weight], run the LSTM of MATHS 4 in front of the
+                                        cell in the same call, and return [states, c]
 
 What `ops` guarantees: shapes and dtypes are checked; B, T, H >= 1; `inputs` is float32, float16 or
 bfloat16 and the result has its dtype; `state`, `ts` (when an array) and every leaf of `params` are

@@ -12,6 +12,7 @@ from .. import _loader
 from ._fold import fold_cfc, fold_ltc
 
 NAME = "cpu"
+MIXED_MEMORY = True
 MAX_LAYERS = 15  # MAX_CFC_LAYERS of csrc/cpu/kernels.h, less one for the heads
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
@@ -43,9 +44,10 @@ def ltc_sequence(
     implicit_param_constraints,
     synapses,
     training,
+    memory=None,
 ):
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient.
+    the gradient. `memory`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = fold_ltc(params, implicit_param_constraints, epsilon)
@@ -56,14 +58,17 @@ def ltc_sequence(
             *folded,
             unfolds=int(ode_unfolds),
             synapses=_handle(synapses),
+            memory=memory,
             save=training,
             stream=mx.cpu,
         )
 
 
-def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch", training):
+def cfc_sequence(
+    inputs, state, ts, params, *, mode, activation, variant="torch", training, memory=None
+):
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient.
+    the gradient. `memory`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = fold_cfc(params, ts, mode, variant)
@@ -77,6 +82,7 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch"
             activation=activation,
             head_activation=folded.head_activation,
             merged=folded.merged,
+            memory=memory,
             save=training,
             stream=mx.cpu,
         )

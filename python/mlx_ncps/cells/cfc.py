@@ -12,7 +12,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..config import adopted
-from ..ops import CfCParams, cfc_sequence, get_activation, xavier_uniform
+from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import check_mode, check_variant
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..wirings import Wiring
@@ -223,27 +223,25 @@ class CfCCell(LiquidCell):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
+        keywords = self._keywords()
         if self.stepwise():
-            return dropout_sequence(
-                inputs,
-                state,
-                ts,
-                self.params(),
-                mode=self.mode,
-                activation=self.backbone_options.activation,
-                variant=self.variant,
-                rate=self.backbone_options.dropout,
-            )
-        return cfc_sequence(
-            inputs,
-            state,
-            ts,
-            self.params(),
-            mode=self.mode,
-            activation=self.backbone_options.activation,
-            variant=self.variant,
-            training=self.training,
-        )
+            rate = self.backbone_options.dropout
+            return dropout_sequence(inputs, state, ts, self.params(), **keywords, rate=rate)
+        return cfc_sequence(inputs, state, ts, self.params(), **keywords, training=self.training)
+
+    def mixed_sequence(self, inputs, state, ts, memory):
+        """`sequence` without dropout behind the LSTM of `memory`: state (h, c) -> (h, c),
+        [B, T, H] each.
+        """
+        keywords = self._keywords() | {"training": self.training}
+        return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
+
+    def _keywords(self) -> dict:
+        return {
+            "mode": self.mode,
+            "activation": self.backbone_options.activation,
+            "variant": self.variant,
+        }
 
     def stepwise(self) -> str:
         """Why `sequence` runs step by step now, which it does for dropout in training, or ""."""

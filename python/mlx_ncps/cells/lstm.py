@@ -9,8 +9,9 @@ import mlx.nn as nn
 import numpy as np
 
 from ..layers.base import NCPLayer, output_shape
-from ..ops import initial_state, orthogonal, uniform, xavier_uniform
+from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array
+from ..ops.mixed_memory import lstm_gates
 
 
 class LSTMCell(NCPLayer):
@@ -71,9 +72,9 @@ class LSTMCell(NCPLayer):
         self.recurrent_map = nn.Linear(hidden, rows, bias=False)
         self.recurrent_map.weight = orthogonal((rows, hidden))
 
-    def weights(self) -> tuple:
+    def weights(self) -> LSTMParams:
         """Input map [4H, I], bias [4H], recurrent map [4H, H]."""
-        return self.input_map.weight, self.input_map.bias, self.recurrent_map.weight
+        return LSTMParams(self.input_map.weight, self.input_map.bias, self.recurrent_map.weight)
 
     def drive(self, inputs):
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
@@ -83,10 +84,7 @@ class LSTMCell(NCPLayer):
 
     def gates(self, drive, h, c):
         """One step from its drive [B, 4H] and float32 h, c [B, H] -> (h', c')."""
-        z = drive + h @ self.recurrent_map.weight.astype(mx.float32).T
-        i, ig, fg, og = mx.split(z, 4, axis=-1)  # each [B, H]
-        c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
-        return mx.tanh(c) * mx.sigmoid(og), c
+        return lstm_gates(drive, h, c, self.recurrent_map.weight.astype(mx.float32))
 
     def __call__(self, inputs, state):
         """One step: inputs [B, I], state (h, c), each [B, H]. Returns (h', (h', c')).

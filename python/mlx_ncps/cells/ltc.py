@@ -7,7 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ..ops import LTCParams, ltc_sequence, uniform
+from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, uniform
 from ..ops.checks import check_solver
 from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
@@ -155,19 +155,21 @@ class LTCCell(NCPRNNCell):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
-        params = self.params()
-        return ltc_sequence(
-            inputs,
-            state,
-            ts,
-            params,
-            ode_unfolds=self.ode_unfolds,
-            epsilon=self.epsilon,
-            implicit_param_constraints=self.implicit_param_constraints,
-            ode_solver=self.ode_solver,
-            synapses=self.synapses,
-            training=self.training,
-        )
+        return ltc_sequence(inputs, state, ts, self.params(), **self._keywords())
+
+    def mixed_sequence(self, inputs, state, ts, memory):
+        """`sequence` behind the LSTM of `memory`: state (h, c) -> (h, c), [B, T, H] each."""
+        return ltc_mixed_sequence(inputs, state, ts, memory, self.params(), **self._keywords())
+
+    def _keywords(self) -> dict:
+        return {
+            "ode_unfolds": self.ode_unfolds,
+            "epsilon": self.epsilon,
+            "implicit_param_constraints": self.implicit_param_constraints,
+            "ode_solver": self.ode_solver,
+            "synapses": self.synapses,
+            "training": self.training,
+        }
 
     def step_at_once(self, inputs, state, ts, form="step", memory=()):
         """As `LiquidCell` has it."""

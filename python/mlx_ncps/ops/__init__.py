@@ -25,6 +25,7 @@ from .initializers import (
     xavier_uniform,
 )
 from .ltc import LTCParams, ltc_sequence, ltc_step
+from .mixed_memory import LSTMParams, cfc_mixed_sequence, ltc_mixed_sequence
 from .states import detach_state, initial_state, reset_state
 from .synapses import SynapseLists
 
@@ -33,8 +34,10 @@ __all__ = [
     "MODES",
     "VARIANTS",
     "CfCParams",
+    "LSTMParams",
     "LTCParams",
     "SynapseLists",
+    "cfc_mixed_sequence",
     "cfc_sequence",
     "cfc_step",
     "cfc_update",
@@ -46,6 +49,7 @@ __all__ = [
     "lecun_normal",
     "lecun_tanh",
     "lecun_uniform",
+    "ltc_mixed_sequence",
     "ltc_sequence",
     "ltc_step",
     "orthogonal",

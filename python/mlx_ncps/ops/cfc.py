@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from .. import dispatch
 from ..backends import reference
+from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_variant
 from .timespans import normalise_step_timespans, normalise_timespans
 
@@ -62,6 +63,20 @@ def cfc_sequence(
     run.
     Source: Hasani et al. 2022, "Closed-form continuous-time neural networks"; equal to ncps.torch.
     """
+    return prepare_cfc(
+        inputs,
+        state,
+        ts,
+        params,
+        mode=mode,
+        activation=activation,
+        variant=variant,
+        training=training,
+    ).run()
+
+
+def prepare_cfc(inputs, state, ts, params, *, mode, activation, variant, training) -> Call:
+    """The checked call of `cfc_sequence`, with its backend."""
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     ts = normalise_timespans("cfc", ts, B, T)
     facts = {
@@ -78,18 +93,14 @@ def cfc_sequence(
         "backbone": tuple(weight.shape[0] for weight, _ in params.backbone),
     }
     backend = dispatch.choose("cfc_sequence", **facts)
-    if 0 in (B, T, H):
-        return mx.zeros((B, T, H), inputs.dtype)
-    return backend.cfc_sequence(
-        inputs,
-        state.astype(mx.float32),
-        ts,
-        _float32(params),
-        mode=mode,
-        activation=activation,
-        variant=variant,
-        training=bool(training),
-    )
+    keywords = {
+        "mode": mode,
+        "activation": activation,
+        "variant": variant,
+        "training": bool(training),
+    }
+    state, params = state.astype(mx.float32), _float32(params)
+    return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
 
 
 def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:

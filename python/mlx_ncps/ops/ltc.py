@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
+from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_synapses
 from .timespans import normalise_step_timespans, normalise_timespans
 
@@ -73,6 +74,34 @@ def ltc_sequence(
     run.
     Source: Hasani et al. 2021, "Liquid Time-constant Networks"; semi_implicit equals ncps.torch.
     """
+    return prepare_ltc(
+        inputs,
+        state,
+        ts,
+        params,
+        ode_unfolds=ode_unfolds,
+        epsilon=epsilon,
+        implicit_param_constraints=implicit_param_constraints,
+        ode_solver=ode_solver,
+        synapses=synapses,
+        training=training,
+    ).run()
+
+
+def prepare_ltc(
+    inputs,
+    state,
+    ts,
+    params,
+    *,
+    ode_unfolds,
+    epsilon,
+    implicit_param_constraints,
+    ode_solver,
+    synapses,
+    training,
+) -> Call:
+    """The checked call of `ltc_sequence`, with its backend."""
     B, T, I, H = check_ltc(inputs, state, params)
     check_ltc_options(ode_unfolds, epsilon, ode_solver)
     check_synapses(synapses, params)
@@ -90,22 +119,18 @@ def ltc_sequence(
         "synapses": synapses,
     }
     backend = dispatch.choose("ltc_sequence", **facts)
-    if 0 in (B, T, H):
-        return mx.zeros((B, T, H), inputs.dtype)
     solver = {} if ode_solver == "semi_implicit" else {"ode_solver": ode_solver}
     params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
-    return backend.ltc_sequence(
-        inputs,
-        state.astype(mx.float32),
-        ts,
-        params,
-        ode_unfolds=ode_unfolds,
-        epsilon=float(epsilon),
-        implicit_param_constraints=bool(implicit_param_constraints),
-        synapses=synapses,
-        training=bool(training),
+    keywords = {
+        "ode_unfolds": ode_unfolds,
+        "epsilon": float(epsilon),
+        "implicit_param_constraints": bool(implicit_param_constraints),
+        "synapses": synapses,
+        "training": bool(training),
         **solver,
-    )
+    }
+    state = state.astype(mx.float32)
+    return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 
 
 def ltc_step(inputs, state, ts, params: LTCParams, **keywords) -> mx.array:

@@ -15,10 +15,14 @@ from mlx.utils import tree_flatten, tree_map
 
 from ..cells import LiquidCell, LSTMCell
 from ..layers.base import drawing_from
+from ..ops.mixed_memory import mixed_memory_is_fused
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
 
-_MIXED = "the LSTM in front of the cell reads the state that the cell wrote one step before"
+_MIXED = (
+    "the LSTM in front of the cell reads the state that the cell wrote one step before, and {} "
+    "has no kernel of both"
+)
 
 
 class Trace(NamedTuple):
@@ -115,10 +119,31 @@ class Direction(WeightFiles, nn.Module):
     def stepwise(self) -> str:
         """Why this runs step by step; "" when it runs over the whole sequence."""
         if self.mixed_memory:
-            return _MIXED
+            return self._mixed_stepwise()
         if isinstance(self.rnn_cell, LiquidCell):
             return self.rnn_cell.stepwise()
         return f"{_name(self.rnn_cell)} is called once for each step"
+
+    def _mixed_stepwise(self) -> str:
+        """The same of a cell behind the LSTM."""
+        cell = self.rnn_cell
+        owners = [_owner(cell, name) for name in ("sequence", "mixed_sequence")]
+        if owners[1] is None or owners[0] is not owners[1]:
+            return _MIXED.format(_name(cell))
+        if cell.stepwise():
+            return cell.stepwise()
+        facts = {"batch": 1, "steps": 1, "dtype": mx.float32, "scalar_ts": True}
+        for op, of_cell in cell.calls():
+            if not mixed_memory_is_fused(op, **facts, **of_cell):
+                return _MIXED.format("its backend")
+        return ""
+
+    def calls(self) -> list[tuple[str, dict]]:
+        """The fused calls of a run, as (op, facts of the cell)."""
+        calls = getattr(self.rnn_cell, "calls", list)()
+        if not self.mixed_memory or self.stepwise():
+            return calls
+        return [(op.replace("_sequence", "_mixed_sequence"), facts) for op, facts in calls]
 
     def free_initial_state(self, batch: int):
         """The first state of a cell that doesn't say its `state_size`."""
@@ -169,6 +194,8 @@ class Direction(WeightFiles, nn.Module):
             return self._empty_trace(x, state)
         if isinstance(self.rnn_cell, LiquidCell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts), None)
+        if self.mixed_memory and not self._mixed_stepwise():
+            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
         return self._step_trace(x, state, ts)
 
     def _empty_trace(self, x, state) -> Trace:
@@ -245,6 +272,13 @@ def _width(cell) -> int | None:
 def _name(cell) -> str:
     """The name of a cell in errors."""
     return getattr(cell, "__name__", type(cell).__name__)
+
+
+def _owner(cell, name: str):
+    """The class that gives a cell its method of this name, or None: who changes one of two methods
+    that belong together has not changed the other.
+    """
+    return next((kind for kind in type(cell).__mro__ if name in vars(kind)), None)
 
 
 def _takes_time(cell) -> bool:

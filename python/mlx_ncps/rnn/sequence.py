@@ -318,7 +318,7 @@ class SequenceLayer(Configurable, Direction):
         calls = []
         for half in self.directions:
             half.build(shape[-1])
-            calls += getattr(half.rnn_cell, "calls", list)()
+            calls += half.calls()
         return make_plan(calls, self.stepwise(), facts)
 
 

@@ -36,6 +36,13 @@ from .initializers import (
     xavier_uniform,
 )
 from .ltc import LTCParams, ltc_sequence, ltc_sequence_backward, ltc_step
+from .mixed_memory import (
+    LSTMParams,
+    cfc_mixed_sequence,
+    cfc_mixed_sequence_backward,
+    ltc_mixed_sequence,
+    ltc_mixed_sequence_backward,
+)
 from .states import detach_state, initial_state, reset_state
 
 __all__ = [
@@ -43,7 +50,10 @@ __all__ = [
     "MODES",
     "VARIANTS",
     "CfCParams",
+    "LSTMParams",
     "LTCParams",
+    "cfc_mixed_sequence",
+    "cfc_mixed_sequence_backward",
     "cfc_sequence",
     "cfc_sequence_backward",
     "cfc_step",
@@ -56,6 +66,8 @@ __all__ = [
     "lecun_normal",
     "lecun_tanh",
     "lecun_uniform",
+    "ltc_mixed_sequence",
+    "ltc_mixed_sequence_backward",
     "ltc_sequence",
     "ltc_sequence_backward",
     "ltc_step",

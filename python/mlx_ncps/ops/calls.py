@@ -1,0 +1,33 @@
+"""A checked call of a fused operator with the backend that will run it, with or without an LSTM in
+front of the cell; `ops.cfc`, `ops.ltc` and `ops.mixed_memory` make and run it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+
+class Call(NamedTuple):
+    """One call of `op`, its arguments as `backends` says what `ops` guarantees."""
+
+    op: str
+    backend: Any  # module
+    inputs: mx.array  # [B, T, I]
+    state: mx.array  # [B, H]
+    ts: Any  # a number, [] or [B, T]
+    params: Any
+    keywords: dict
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """B, T, H."""
+        return (*self.inputs.shape[:2], self.state.shape[1])
+
+    def run(self) -> mx.array:
+        """The states [B, T, H]."""
+        if 0 in self.shape:
+            return mx.zeros(self.shape, self.inputs.dtype)
+        sequence = getattr(self.backend, self.op)
+        return sequence(self.inputs, self.state, self.ts, self.params, **self.keywords)

@@ -1,0 +1,106 @@
+"""Mixed memory (MATHS 4, Lechner and Hasani 2020): an LSTM in front of a CfC or LTC, over whole
+sequences; cells and layers call it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .. import backends, dispatch
+from .calls import Call
+from .cfc import CfCParams, cfc_sequence, prepare_cfc
+from .checks import check_array
+from .ltc import LTCParams, ltc_sequence, prepare_ltc
+
+
+class LSTMParams(NamedTuple):
+    """The weights of the LSTM; the 4H rows are i, ig, fg, og."""
+
+    input_weight: mx.array  # [4H, I]
+    bias: mx.array  # [4H]
+    recurrent_weight: mx.array  # [4H, H]
+
+
+def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams, **keywords):
+    """A CfC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each.
+
+    Step t: z = W_input x + b + W_recurrent h, split into i, ig, fg, og; c' = c sigmoid(fg + 1) +
+    tanh(i) sigmoid(ig); h* = tanh(c') sigmoid(og); h' = one step of the CfC from h*.
+
+    inputs: [B, T, I], float32, float16 or bfloat16; the results have this dtype, everything inside
+        is float32.
+    state: (h, c) before the first step, [B, H] each.
+    ts, params and the keywords are those of `cfc_sequence`, and so is what is raised.
+    One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
+    """
+    h, c = _check("cfc", state)
+    call = prepare_cfc(inputs, h, ts, params, **cfc_sequence.__kwdefaults__ | keywords)
+    return _run("cfc", call, c, memory)
+
+
+def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams, **keywords):
+    """An LTC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each; h are the
+    membrane potentials.
+
+    The LSTM, inputs and state are as in `cfc_mixed_sequence`; ts, params and the keywords are those
+    of `ltc_sequence`.
+    """
+    h, c = _check("ltc", state)
+    call = prepare_ltc(inputs, h, ts, params, **ltc_sequence.__kwdefaults__ | keywords)
+    return _run("ltc", call, c, memory)
+
+
+def mixed_memory_is_fused(op: str, **facts) -> bool:
+    """Whether the backend that runs a call of `op` ("cfc_sequence" or "ltc_sequence") with these
+    facts has the LSTM in the same kernel.
+    """
+    return _has_memory(getattr(backends, dispatch.explain(op, **facts).backend, None))
+
+
+def lstm_gates(drive, h, c, recurrent_weight):
+    """One step of the LSTM from its drive W_input x + b [B, 4H] and h, c [B, H] -> (h*, c')."""
+    i, ig, fg, og = mx.split(drive + h @ recurrent_weight.T, 4, axis=-1)  # each [B, H]
+    c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
+    return mx.tanh(c) * mx.sigmoid(og), c
+
+
+def _has_memory(backend) -> bool:
+    return getattr(backend, "MIXED_MEMORY", False)
+
+
+def _check(op: str, state):
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
+    return state
+
+
+def _run(op: str, call: Call, c, memory):
+    (B, _, H), I = call.shape, call.inputs.shape[2]
+    check_array(op, "state c", c, "[B, H]", (B, H))
+    shapes = {"input_weight": (4 * H, I), "bias": (4 * H,), "recurrent_weight": (4 * H, H)}
+    for name, shape in shapes.items():
+        symbols = {"input_weight": "[4H, I]", "bias": "[4H]"}.get(name, "[4H, H]")
+        check_array(op, f"memory.{name}", getattr(memory, name), symbols, shape)
+    if 0 in call.shape:
+        return call.run(), call.run()
+    c, *memory = (a.astype(mx.float32) for a in (c, *memory))
+    if not _has_memory(call.backend):
+        return _steps(call, c, LSTMParams(*memory))
+    keywords = call.keywords | {"memory": [c, *memory]}
+    return tuple(call._replace(keywords=keywords).run())
+
+
+def _steps(call: Call, c, memory: LSTMParams):
+    """The same with one call of the backend for each step."""
+    x, h, ts = call.inputs.astype(mx.float32), call.state, call.ts
+    drive = x @ memory.input_weight.T + memory.bias  # [B, T, 4H]
+    states = []
+    for t in range(x.shape[1]):
+        now = slice(t, t + 1)
+        span = ts[:, now] if getattr(ts, "ndim", 0) == 2 else ts
+        h, c = lstm_gates(drive[:, t], h, c, memory.recurrent_weight)
+        h = call._replace(inputs=x[:, now], state=h, ts=span).run()[:, 0]
+        states.append((h, c))
+    return tuple(mx.stack(s, axis=1).astype(call.inputs.dtype) for s in zip(*states, strict=True))

@@ -1,0 +1,147 @@
+"""Mixed memory (Lechner and Hasani 2020): an LSTM in front of a CfC or LTC, both directions.
+
+One step reads the inputs x, the state (h, c) and the elapsed time ts:
+
+    z = x W_input^T + b + h W_recurrent^T, split into i, ig, fg, og
+    c' = c sigmoid(fg + 1) + tanh(i) sigmoid(ig)
+    h* = tanh(c') sigmoid(og)
+    h' = cell(x, h*, ts)
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .activations import sigmoid
+from .arrays import as_float64, check_cotangents, check_shapes, timespans_array, timespans_gradient
+from .cfc import cfc_sequence, cfc_sequence_backward
+from .ltc import ltc_sequence, ltc_sequence_backward
+
+
+class LSTMParams(NamedTuple):
+    """The weights of the LSTM; the 4H rows are i, ig, fg, og."""
+
+    input_weight: Any  # [4H, I]
+    bias: Any  # [4H]
+    recurrent_weight: Any  # [4H, H]
+
+
+def cfc_mixed_sequence(inputs, state, ts, memory, params, **keywords):
+    """Runs a CfC behind an LSTM over a sequence and returns (h, c) after every step, [B, T, H]
+    each.
+
+    Args: inputs [B, T, I]; state (h, c), [B, H] each; memory an LSTMParams; ts, params and the
+    keywords are those of `cfc_sequence`.
+    """
+    return _run("cfc", cfc_sequence, inputs, state, ts, memory, params, keywords)[:2]
+
+
+def ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords):
+    """Runs an LTC behind an LSTM over a sequence and returns (h, c) after every step, [B, T, H]
+    each.
+
+    Args: inputs [B, T, I]; state (h, c), [B, H] each; memory an LSTMParams; ts, params and the
+    keywords are those of `ltc_sequence`.
+    """
+    return _run("ltc", ltc_sequence, inputs, state, ts, memory, params, keywords)[:2]
+
+
+def cfc_mixed_sequence_backward(cotangents, inputs, state, ts, memory, params, **keywords):
+    """The gradient of sum(dh * h) + sum(dc * c) for cotangents (dh, dc), [B, T, H] each.
+
+    Args: cotangents, then those of `cfc_mixed_sequence`.
+
+    Returns ``(dinputs, dstate, dts, dmemory, dparams)``: shaped as inputs, state and ts (None for
+    None), an LSTMParams, and dparams as `cfc_sequence_backward` returns them.
+    """
+    functions = cfc_sequence, cfc_sequence_backward
+    arguments = inputs, state, ts, memory, params
+    return _run_backward("cfc", functions, cotangents, arguments, keywords)
+
+
+def ltc_mixed_sequence_backward(cotangents, inputs, state, ts, memory, params, **keywords):
+    """The same of `ltc_mixed_sequence`; dparams as `ltc_sequence_backward` returns them."""
+    functions = ltc_sequence, ltc_sequence_backward
+    arguments = inputs, state, ts, memory, params
+    return _run_backward("ltc", functions, cotangents, arguments, keywords)
+
+
+def _run(op, sequence, inputs, state, ts, memory, params, keywords):
+    """h, c and h* of every step, [B, T, H] each."""
+    x, h, c, ts, m = _arguments(op, inputs, state, ts, memory)
+    states = np.empty((3, *x.shape[:2], h.shape[1]))
+    for t in range(x.shape[1]):
+        i, ig, fg, og = _gates(x[:, t], h, m)
+        c = c * fg + i * ig
+        driven = np.tanh(c) * og
+        h = sequence(x[:, t : t + 1], driven, ts[:, t : t + 1], params, **keywords)[:, 0]
+        states[:, :, t] = h, c, driven
+    return tuple(states)
+
+
+def _gates(x, h, m):
+    """tanh(i), sigmoid(ig), sigmoid(fg + 1), sigmoid(og), [B, H] each."""
+    i, ig, fg, og = np.split(x @ m.input_weight.T + m.bias + h @ m.recurrent_weight.T, 4, axis=1)
+    return np.tanh(i), sigmoid(ig), sigmoid(fg + 1.0), sigmoid(og)
+
+
+def _run_backward(op, functions, cotangents, arguments, keywords):
+    sequence, sequence_backward = functions
+    inputs, state, given_ts, memory, params = arguments
+    h, c, driven = _run(op, sequence, *arguments, keywords)
+    x, h0, c0, ts, m = _arguments(op, inputs, state, given_ts, memory)
+    dh_out, dc_out = (as_float64(d) for d in cotangents)
+    check_cotangents(op, dh_out, h)
+    check_cotangents(op, dc_out, c)
+    h_before, c_before = (
+        np.concatenate([first[:, None], states], axis=1) for first, states in ((h0, h), (c0, c))
+    )
+    dx, dts, dh, dc = np.zeros_like(x), np.zeros(ts.shape), np.zeros_like(h0), np.zeros_like(c0)
+    dm = LSTMParams(*(np.zeros_like(w) for w in m))
+    dparams = sequence_backward(h[:, :0], x[:, :0], h0, ts[:, :0], params, **keywords)[3]  # zeros
+    for t in reversed(range(x.shape[1])):
+        now = slice(t, t + 1)
+        dh = (dh + dh_out[:, t])[:, None]
+        dx[:, now], ddriven, dts[:, now], dcell = sequence_backward(
+            dh, x[:, now], driven[:, t], ts[:, now], params, **keywords
+        )
+        dparams = _add(dparams, dcell)
+        gates = _gates(x[:, t], h_before[:, t], m)
+        dz, dc = _gates_backward(ddriven, dc + dc_out[:, t], gates, c_before[:, t], c[:, t])
+        dm.input_weight[...] += dz.T @ x[:, t]
+        dm.bias[...] += dz.sum(axis=0)
+        dm.recurrent_weight[...] += dz.T @ h_before[:, t]
+        dx[:, t] += dz @ m.input_weight
+        dh = dz @ m.recurrent_weight
+    return dx, (dh, dc), timespans_gradient(given_ts, dts), dm, dparams
+
+
+def _gates_backward(ddriven, dc, gates, c_before, c):
+    """Gradients of one step's LSTM: by z, [B, 4H], and by the c before it, [B, H]."""
+    i, ig, fg, og = gates
+    squashed = np.tanh(c)
+    dc = dc + ddriven * og * (1.0 - squashed**2)
+    dz = (
+        dc * ig * (1.0 - i**2),
+        dc * i * ig * (1.0 - ig),
+        dc * c_before * fg * (1.0 - fg),
+        ddriven * squashed * og * (1.0 - og),
+    )
+    return np.concatenate(dz, axis=1), dc * fg
+
+
+def _add(a, b):
+    """The sum of nested (named) tuples of arrays; None stays."""
+    if a is None or isinstance(a, np.ndarray):
+        return None if a is None else a + b
+    parts = [_add(p, q) for p, q in zip(a, b, strict=True)]
+    return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
+
+
+def _arguments(op, inputs, state, ts, memory):
+    x, (h, c) = as_float64(inputs), (as_float64(part) for part in state)
+    m = LSTMParams(*(as_float64(getattr(memory, name)) for name in LSTMParams._fields))
+    units, width = m.recurrent_weight.shape[1], m.input_weight.shape[1]
+    for part in (h, c):
+        check_shapes(op, x, part, width, units)
+    return x, h, c, timespans_array(op, ts, *x.shape[:2]), m
