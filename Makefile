@@ -60,7 +60,10 @@ bench-gpu: $(VENV)/bench
 	$(BIN)/python -m benchmarks page
 
 guard: $(VENV)/tools
-	$(BIN)/python tools/perf_guard.py
+	$(BIN)/cmake -S . -B build/guard -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
+	$(BIN)/cmake --build build/guard --target mlx_ncps_perf_guard
+	$(BIN)/python tools/perf_guard.py build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check

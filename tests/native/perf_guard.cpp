@@ -1,0 +1,154 @@
+// Runs one CPU kernel on a fixed problem, on one thread; tools/perf_guard.py counts the
+// instructions between entry and exit of guarded_call(). Without arguments: prints the cases.
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "csrc/cpu/kernels.h"
+#include "csrc/cpu/thread_pool.h"
+#include "metal/activations.h"
+#include "metal/cfc.h"
+
+namespace {
+
+using namespace mlx_ncps;
+using Floats = std::vector<float>;
+
+// Numbers in [low, high], the same on every machine; the kernels have no branch that depends on
+// them.
+Floats draw(long count, float low, float high) {
+  static unsigned state = 1;
+  Floats out(count);
+  for (float& v : out) {
+    state = state * 1664525u + 1013904223u;
+    v = low + (high - low) * (float(state >> 8) / 16777216.0f);
+  }
+  return out;
+}
+
+// A call that is ready to run, with the arrays it reads and writes.
+struct Call {
+  std::vector<Floats> arrays;
+  std::vector<Synapse> lists[2];
+  LtcProblem ltc{};
+  CfcProblem cfc{};
+  float* read(long count, float low, float high) {
+    arrays.push_back(draw(count, low, high));
+    return arrays.back().data();
+  }
+  float* write(long count) { return read(count, 0, 0); }
+};
+
+// keep: every keep-th synapse exists, in the lists; 1 is the dense wiring.
+void make_ltc(Call& c, long B, long T, long I, long H, long U, long keep) {
+  LtcProblem& p = c.ltc;
+  p.B = B, p.T = T, p.I = I, p.H = H, p.U = U;
+  p.x = c.read(B * T * I, -1, 1), p.v0 = c.read(B * H, -1, 1), p.ts = c.read(B * T, .1f, 2);
+  p.cm = c.read(H, .4f, .6f), p.leak_num = c.read(H, -.2f, .2f), p.leak_den = c.read(H, .1f, 1);
+  for (auto [synapses, sources] : {std::pair{&p.recurrent, H}, {&p.sensory, I}})
+    *synapses = {c.read(sources * H, -9, -3), c.read(sources * H, 1, 5),
+                 c.read(sources * H, .01f, 1), c.read(sources * H, -1, 1)};
+  for (int sensory = 0; sensory < 2; ++sensory)
+    for (int j = 0; j < H; ++j)
+      for (int i = 0; i < (sensory ? I : H); ++i)
+        if ((i * H + j) % keep == 0) c.lists[sensory].push_back({i, j});
+  p.recurrent_list = c.lists[0].data(), p.recurrent_count = long(c.lists[0].size());
+  p.sensory_list = c.lists[1].data(), p.sensory_count = long(c.lists[1].size());
+  p.v = c.write(B * T * H), p.saved = c.write(B * T * U * 2 * H), p.dv = c.read(B * T * H, -1, 1);
+  p.dx = c.write(B * T * I), p.dv0 = c.write(B * H), p.dts = c.write(B * T);
+  p.dcm = c.write(H), p.dleak_num = c.write(H), p.dleak_den = c.write(H);
+  for (auto [synapses, sources] : {std::pair{&p.drecurrent, H}, {&p.dsensory, I}})
+    *synapses = {c.write(sources * H), c.write(sources * H), c.write(sources * H),
+                 c.write(sources * H)};
+}
+
+// heads: 3 with a number as time span, 4 with an array of them.
+void make_cfc(Call& c, long B, long T, long I, long H, long K, int heads) {
+  CfcProblem& p = c.cfc;
+  p.B = B, p.T = T, p.I = I, p.H = H, p.layers = 1, p.heads = heads;
+  p.mode = NCPS_CFC_DEFAULT, p.activation = NCPS_LECUN_TANH, p.head_activation = NCPS_TANH;
+  p.saved_width = K + heads * H;
+  p.x = c.read(B * T * I, -1, 1), p.h0 = c.read(B * H, -1, 1);
+  p.ts = heads == 4 ? c.read(B * T, .1f, 2) : nullptr;
+  p.dts = heads == 4 ? c.write(B * T) : nullptr;
+  p.width[0] = K, p.weight[0] = c.read(K * (I + H), -.2f, .2f), p.bias[0] = c.read(K, -.2f, .2f);
+  p.dweight[0] = c.write(K * (I + H)), p.dbias[0] = c.write(K);
+  for (int n = 0; n < heads; ++n) {
+    p.head_weight[n] = c.read(H * K, -.2f, .2f), p.head_bias[n] = c.read(H, -.2f, .2f);
+    p.dhead_weight[n] = c.write(H * K), p.dhead_bias[n] = c.write(H);
+  }
+  p.h = c.write(B * T * H), p.saved = c.write(B * T * p.saved_width);
+  p.dh = c.read(B * T * H, -1, 1), p.dx = c.write(B * T * I), p.dh0 = c.write(B * H);
+}
+
+enum Part { FORWARD, INFERENCE, BACKWARD };
+
+struct Case {
+  const char* name;
+  void (*make)(Call&);
+  bool is_ltc, batch_lanes;
+  Part part;
+};
+
+void ltc_dense(Call& c) { make_ltc(c, 8, 4, 16, 64, 6, 1); }
+void ltc_odd(Call& c) { make_ltc(c, 7, 4, 5, 37, 6, 1); }
+void ltc_lists(Call& c) { make_ltc(c, 16, 4, 16, 64, 6, 5); }
+void ltc_step(Call& c) { make_ltc(c, 1, 1, 64, 64, 6, 1); }
+void cfc_merged(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 3); }
+void cfc_array(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 4); }
+void cfc_odd(Call& c) { make_cfc(c, 7, 6, 5, 37, 41, 3); }
+void cfc_step(Call& c) { make_cfc(c, 1, 1, 64, 128, 128, 3); }
+
+const Case CASES[] = {
+    {"ltc_dense_inference", ltc_dense, true, false, INFERENCE},
+    {"ltc_dense_forward", ltc_dense, true, false, FORWARD},
+    {"ltc_dense_backward", ltc_dense, true, false, BACKWARD},
+    {"ltc_odd_sizes_forward", ltc_odd, true, false, FORWARD},
+    {"ltc_odd_sizes_backward", ltc_odd, true, false, BACKWARD},
+    {"ltc_lists_forward", ltc_lists, true, true, FORWARD},
+    {"ltc_lists_backward", ltc_lists, true, true, BACKWARD},
+    {"ltc_step", ltc_step, true, false, INFERENCE},
+    {"cfc_merged_inference", cfc_merged, false, false, INFERENCE},
+    {"cfc_merged_forward", cfc_merged, false, false, FORWARD},
+    {"cfc_merged_backward", cfc_merged, false, false, BACKWARD},
+    {"cfc_array_forward", cfc_array, false, false, FORWARD},
+    {"cfc_array_backward", cfc_array, false, false, BACKWARD},
+    {"cfc_odd_sizes_forward", cfc_odd, false, false, FORWARD},
+    {"cfc_odd_sizes_backward", cfc_odd, false, false, BACKWARD},
+    {"cfc_step", cfc_step, false, false, INFERENCE},
+};
+
+void run(const Case& each, Call& call, bool backward) {
+  if (each.is_ltc)
+    (backward ? kernels().ltc_backward : kernels().ltc_forward)(call.ltc, each.batch_lanes);
+  else
+    (backward ? kernels().cfc_backward : kernels().cfc_forward)(call.cfc);
+}
+
+}  // namespace
+
+// Its name is what the tool toggles the counting by.
+extern "C" __attribute__((noinline)) void guarded_call(const void* each, void* call) {
+  run(*static_cast<const Case*>(each), *static_cast<Call*>(call),
+      static_cast<const Case*>(each)->part == BACKWARD);
+}
+
+int main(int argc, char** argv) {
+  if (argc == 1)
+    for (const Case& each : CASES) std::puts(each.name);
+  set_num_threads(1);
+  for (const Case& each : CASES) {
+    if (argc == 1 || std::strcmp(argv[1], each.name)) continue;
+    Call call;
+    call.arrays.reserve(64);
+    each.make(call);
+    if (each.part == INFERENCE) call.ltc.saved = call.cfc.saved = nullptr;
+    if (each.part == BACKWARD) run(each, call, false);
+    guarded_call(&each, &call);
+    std::printf("%s %s\n", each.name, kernels().name);
+    return 0;
+  }
+  if (argc > 1) std::fprintf(stderr, "no case %s\n", argv[1]);
+  return argc > 1;
+}
