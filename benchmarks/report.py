@@ -151,7 +151,12 @@ def growth_table(rows, implementations) -> list:
 
 def launch_table(rows, implementations) -> list:
     """Operations of every cell where they can be counted."""
-    return _table(rows, implementations, lambda cell: f"{cell.get('launches') or '-'}")
+
+    def text(cell):
+        launches = cell.get("launches")
+        return "-" if launches is None else f"{launches}"
+
+    return _table(rows, implementations, text)
 
 
 def _table(rows, implementations, text) -> list:

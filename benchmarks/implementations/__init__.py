@@ -31,6 +31,7 @@ class Implementation(NamedTuple):
     place: str
     needs: tuple[str, ...] = ()  # packages
     other_model: bool = False
+    modes: tuple[str, ...] = ()  # the only ones that it has; none: all
 
     def missing(self) -> str:
         """Import the packages, which takes seconds: "", or which one is not installed."""
@@ -53,6 +54,8 @@ _TORCH, _NCPS = ("torch",), ("torch", "ncps")
 
 IMPLEMENTATIONS = (
     Implementation("fused", "mlx-ncps", "mlx_ops:fused"),
+    Implementation("layer_step", "layer.step", "mlx_ops:layer_step", modes=("step",)),
+    Implementation("session", "StreamingSession", "mlx_ops:session", modes=("step",)),
     Implementation("eager", "MLX eager", "mlx_ops:eager"),
     Implementation("compiled", "mx.compile", "mlx_ops:compiled"),
     Implementation("by_hand", "MLX by hand", "by_hand:by_hand"),

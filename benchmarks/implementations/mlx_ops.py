@@ -7,11 +7,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import mlx.core as mx
+import numpy as np
 from cases import build_wiring, make
-from mlx_ncps import _loader, dispatch, ops
+from mlx_ncps import LTC, CfC, StreamingSession, _loader, dispatch, ops
 from mlx_ncps.cells import CfCCell, LTCCell
 from mlx_ncps.wirings import FullyConnected
 
+from ..launches import primitives
 from . import Missing, Program
 from .mlx_programs import sequence_program, step_program
 
@@ -32,6 +34,51 @@ def fused(row, threads: int) -> Program:
         return result
 
     return program._replace(check=check)
+
+
+def layer_step(row, threads: int) -> Program:
+    """`layer.step`, the state fed back."""
+    return _stream(row, threads, lambda layer, state: _Steps(layer, state))
+
+
+def session(row, threads: int) -> Program:
+    """`StreamingSession`."""
+    return _stream(row, threads, StreamingSession)
+
+
+class _Steps:
+    """What a loop around `layer.step` keeps."""
+
+    def __init__(self, layer, state):
+        self.layer, self.state = layer, state
+
+    def __call__(self, x):
+        output, self.state = self.layer.step(x, self.state)
+        mx.eval(output, self.state)
+        return output
+
+
+def _stream(row, threads, make_stream) -> Program:
+    if _loader.native is not None:
+        _loader.native.set_num_threads(threads)
+    c, call = row.case, make(row.case)
+    cell = _cell(row)
+    if row.is_ltc:
+        keywords = {"ode_unfolds": c.unfolds, "implicit_param_constraints": c.implicit}
+        layer = LTC(c.inputs, cell.wiring, **keywords)
+    else:
+        layer = CfC(c.inputs, c.units, backbone_units=c.backbone_units, backbone_layers=c.layers)
+    layer.rnn_cell.update(cell.parameters())
+    layer.eval()
+    x, state = mx.array(call.inputs[:, 0]), mx.array(call.state)
+    mx.eval(layer.parameters(), x, state)
+    stream = make_stream(layer, state)
+
+    def check():
+        output = make_stream(layer, state)(x)
+        return {"output": np.array(output)[:, None]}
+
+    return Program(check, lambda: stream(x), lambda: len(primitives(layer.step(x, state))))
 
 
 def eager(row, threads: int) -> Program:
