@@ -197,14 +197,14 @@ def test_a_wiring_is_copied_for_each_layer():
     wiring = AutoNCP(10, 3)
     stack = LTCRNN(I, wiring, num_layers=3)
     assert [layer.sensory_size for layer in stack.layers] == [I, 3, 3]
-    assert not wiring.is_built()
+    assert wiring.input_dim == I
 
 
 def test_explain_lists_every_layer():
     plan = make("cfc_wired", "bidirectional").explain((B, T, I))
     assert len(plan.calls) == 3 * 2 * 3
     assert plan.stepwise == ""
-    assert "LSTM in front" in make("ltc", "mixed").explain((B, T, I)).stepwise
+    assert "LSTM in front" in make("cfc_wired", "mixed").explain((B, T, I)).stepwise
 
 
 def test_constraints_reach_every_layer():

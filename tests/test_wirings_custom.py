@@ -242,3 +242,45 @@ def test_cells_of_custom_wirings_round_trip():
         again = config.from_config(json.loads(json.dumps(config.to_config(one))))
         assert again.layer_sizes == SIZES
         same(again.wiring, one.wiring)
+
+
+# --- a layer builds the wiring that it was given, for its owner to read -------------------------
+
+
+@pytest.mark.parametrize("make", [LTC, CfC])
+def test_a_layer_builds_the_wiring_of_its_owner(make):
+    wiring, other = AutoNCP(12, 3), AutoNCP(12, 3)
+    other.build(4)
+    layer = make(4, wiring)
+    assert wiring.input_dim == 4
+    for name in ("adjacency", "sensory_adjacency"):
+        want = getattr(other, name)
+        np.testing.assert_array_equal(getattr(wiring, name), want)
+        np.testing.assert_array_equal(getattr(layer.rnn_cell.wiring, name), want)
+    assert (
+        wiring.get_graph().number_of_edges() == wiring.synapse_count + other.sensory_synapse_count
+    )
+    wiring.add_synapse(11, 11, -1)
+    assert layer.rnn_cell.wiring.adjacency[11, 11] == other.adjacency[11, 11]  # its own copy
+
+
+def test_layers_of_other_widths_start_from_the_wiring_as_given():
+    wiring, other = AutoNCP(12, 3), AutoNCP(12, 3)
+    other.build(7)
+    layers = [LTC(4, wiring), LTC(7, wiring), LTC(None, wiring)]
+    assert layers[2].sensory_size is None
+    np.testing.assert_array_equal(layers[1].rnn_cell.wiring.adjacency, other.adjacency)
+    assert wiring.input_dim == 4
+    twin = LTC.from_config(layers[1].get_config())
+    np.testing.assert_array_equal(twin.rnn_cell.wiring.adjacency, other.adjacency)
+    again = copy.deepcopy(wiring)
+    assert LTC(7, again).sensory_size == 7
+
+
+def test_an_edited_wiring_stays_what_it_is():
+    wiring = AutoNCP(12, 3)
+    LTC(4, wiring)
+    wiring.add_synapse(11, 11, -1)
+    assert LTC(4, wiring).rnn_cell.wiring.adjacency[11, 11] == -1
+    with pytest.raises(ValueError, match="must be 4, for which this AutoNCP is built, got 7"):
+        LTC(7, wiring)

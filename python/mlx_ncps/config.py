@@ -147,7 +147,7 @@ def _bound(init, self, args, kwargs) -> dict:
 
 def _snapshot(value):
     """A wiring's copy: the user's own may be built or edited later."""
-    return value.copy() if getattr(value, "copied_as_argument", False) else value
+    return value.as_given() if hasattr(value, "as_given") else value
 
 
 def encoded_arguments(made) -> dict:

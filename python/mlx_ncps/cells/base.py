@@ -164,18 +164,19 @@ class NCPRNNCell(LiquidCell):
     def __init__(self, wiring=None):
         super().__init__()
         if wiring is not None:
-            self.wiring = wiring.copy()
+            self.wiring = wiring.as_given()
 
     def _create(self, width: int) -> None:
         self.wiring.build(width)
         super()._create(width)
 
     def _set_wiring(self, wiring, width: int | None) -> None:
-        """Keep a copy of `wiring`, and build when the number of inputs is known."""
-        self.wiring = wiring.copy()
+        """Keep a copy of `wiring`, and build both when the number of inputs is known."""
+        self.wiring = wiring.as_given()
         width = self.wiring.input_dim if width is None else width
         if width is not None:
             self.build(width)
+            wiring.build_by_layer(width)
 
     @property
     def state_size(self) -> int:

@@ -52,7 +52,7 @@ class NCPDense(NCPLayer):
         self.activation = activation
         self.use_bias = bool(use_bias)
         if wiring is not None:
-            self.wiring = wiring.copy()
+            self.wiring = wiring.as_given()
             if self.wiring.is_built():
                 self.build(self.wiring.input_dim)
 

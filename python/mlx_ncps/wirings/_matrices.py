@@ -65,6 +65,7 @@ class SynapseMatrices(WeightFiles, nn.Module):
         # load_weights() and update() of a model write here: the place to keep the two copies equal
         if name in MATRICES:
             host = self._remember(name, value)
+            self.__dict__.pop("_before_layer", None)
             traced = host is None
             value = value.astype(mx.int32) if traced else mx.array(host)
         super().__setitem__(name, value)

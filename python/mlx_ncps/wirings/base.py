@@ -59,8 +59,6 @@ class Wiring(SynapseMatrices):
         if input_dim is not None:
             self.build(input_dim)
 
-    copied_as_argument = True  # what `config` records of a constructor is a copy
-
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         register(cls)
@@ -247,6 +245,20 @@ class Wiring(SynapseMatrices):
     def copy(self):
         """An independent copy, random state included: what a layer keeps for itself."""
         return copy.deepcopy(self)
+
+    def as_given(self):
+        """A copy of what the owner made: not built if only a layer built it. Layers start here."""
+        before = self.__dict__.get("_before_layer")
+        return (self if before is None else before).copy()
+
+    def build_by_layer(self, input_dim):
+        """Builds this wiring, unless it is built, for the owner of the first layer made with it to
+        read and draw, as in ncps; layers of any width still start from :meth:`as_given`.
+        """
+        if not self.is_built():
+            before = self.copy()
+            self.build(input_dim)
+            self.__dict__["_before_layer"] = before  # no parameter; dropped by the next edit
 
     def __copy__(self):
         return self.copy()  # a shared random state would make the copy draw other synapses
