@@ -71,7 +71,8 @@ def work(args):
         mean = mx.distributed.all_sum(weight, group=group) / group.size()
         if mx.max(mx.abs(mean - weight)).item() > 1e-6:
             raise SystemExit(f"{name} differs between the processes")
-    print(f"rank {group.rank()} of {group.size()}: weights are those of all", flush=True)
+    sys.stdout.write(f"rank {group.rank()} of {group.size()}: weights are those of all\n")
+    sys.stdout.flush()
     if group.rank() == 0:
         _, alone = train(None, args.epochs, args.seed)
         print(f"loss {losses[0]:.4f} at first, {losses[-1]:.6f} at last")

@@ -18,7 +18,9 @@ LAYERS = {
     "ltc_mixed_memory": lambda: LTC(I, 6, mixed_memory=True, ode_unfolds=2),
 }
 all_layers = pytest.mark.parametrize("name", LAYERS)
-backends = pytest.mark.parametrize("backend", available_backends())
+backends = pytest.mark.parametrize(  # of GPUs the memory of buffers is MLX's affair
+    "backend", [name for name in available_backends() if name in ("cpu", "reference")]
+)
 
 
 def make(name, steps):
