@@ -197,7 +197,9 @@ LtcProblem ltc_cell(const Arrays& folded, int unfolds, const SynapseLists* synap
   if (!synapses) return p;
   if (synapses->inputs != I || synapses->units != H)
     throw std::invalid_argument("[ltc_cell] synapses must be of the cell's sizes.");
-  p.recurrent_list = synapses->recurrent.data(), p.sensory_list = synapses->sensory.data();
+  static const Synapse none{};  // an empty vector may have no address, and null means no lists
+  const auto data = [](const auto& list) { return list.empty() ? &none : list.data(); };
+  p.recurrent_list = data(synapses->recurrent), p.sensory_list = data(synapses->sensory);
   p.recurrent_count = long(synapses->recurrent.size());
   p.sensory_count = long(synapses->sensory.size());
   return p;

@@ -284,3 +284,20 @@ def test_an_edited_wiring_stays_what_it_is():
     assert LTC(4, wiring).rnn_cell.wiring.adjacency[11, 11] == -1
     with pytest.raises(ValueError, match="must be 4, for which this AutoNCP is built, got 7"):
         LTC(7, wiring)
+
+
+@pytest.mark.parametrize("kinds", [(), ("recurrent",), ("sensory",)])
+@pytest.mark.parametrize("batch", [1, 40])
+def test_steps_of_an_ltc_with_few_synapses_or_none(kinds, batch):
+    wiring = Wiring(20, 2, I)
+    if "recurrent" in kinds:
+        wiring.add_synapse(0, 19, -1)
+    if "sensory" in kinds:
+        wiring.add_sensory_synapse(1, 0, 1)
+    cell = LTCCell(wiring)
+    x, state = mx.random.normal((batch, I)), mx.random.normal((batch, 20))
+    mx.eval(x, state, cell.parameters())
+    wanted = truth.ltc_step(x, state, 0.5, cell.params())
+    for _ in range(2):
+        _, got = cell(x, state, 0.5)
+        assert_close("state", got, wanted, FORWARD)
