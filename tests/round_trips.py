@@ -131,14 +131,16 @@ everything = sorted(ALL)
 
 
 def arguments(name):
-    """Random arguments of a call of the cell, layer or dense layer."""
-    if name in DENSE:
-        return (mx.random.normal((B, I)),)
-    if name in LAYERS:
-        return (mx.random.normal((B, T, I)),)
-    sizes = ALL[name]().state_size
-    state = tree_map(lambda size: 0.3 * mx.random.normal((B, size)), sizes)
-    return mx.random.normal((B, I)), state
+    """Random arguments of a call of the cell, layer or dense layer, evaluated: a lazy input may
+    take another path through a cell, whose rounding differs.
+    """
+    shape = (B, T, I) if name in LAYERS else (B, I)
+    found = [mx.random.normal(shape)]
+    if name in CELLS:
+        sizes = ALL[name]().state_size
+        found.append(tree_map(lambda size: 0.3 * mx.random.normal((B, size)), sizes))
+    mx.eval(found)
+    return tuple(found)
 
 
 def made(name):
