@@ -10,6 +10,7 @@ import statistics
 
 import numpy as np
 
+OURS = ("fused", "layer_step", "session")
 MLX_OPS = ("eager", "compiled")
 
 
@@ -110,7 +111,7 @@ def time_table(rows, implementations, limit=True) -> list:
 
 def ratio_table(rows, implementations) -> list:
     """Time of each column over ours; MLX ops is the faster of eager and compiled."""
-    others = [i for i in implementations if i.key not in ("fused", *MLX_OPS)]
+    others = [i for i in implementations if i.key not in (*OURS, *MLX_OPS)]
     lines = [["case", "MLX ops", *(i.title for i in others), "memory, MLX ops"]]
     for row in rows:
         ratios = [row["ratios"].get(key) for key in ("mlx_ops", *(i.key for i in others))]

@@ -66,6 +66,7 @@ def ready(*samples, **more):
     "row",
     [
         *(Row(case, mode) for case in (LTC, NCP, CFC) for mode in ("fwd", "train")),
+        Row(replace(LTC, density=0.4), "fwd"),
         *(Row(replace(case, **ONE), "step") for case in (LTC, NCP, CFC)),
     ],
     ids=lambda row: row.name,

@@ -118,8 +118,10 @@ def _ltc(row, call, ncps):
     """(module, its parameters by the names of truth.want)."""
     from ncps.torch import LTC
 
-    name, *arguments = row.case.wiring or ("FullyConnected", row.case.units)
+    name, *arguments = row.case.wiring or ("Wiring", row.case.units)
     wiring = getattr(ncps.wirings, name)(*arguments)
+    if not row.case.wiring:
+        _connect(wiring, row.case, call.params)
     module = LTC(
         row.case.inputs,
         wiring,
@@ -129,6 +131,15 @@ def _ltc(row, call, ncps):
     fields = call.params._asdict().items()
     names = [k for k, value in fields if value is not None and "mask" not in k]
     return module, {f"params.{k}": getattr(module.rnn_cell, k) for k in names}
+
+
+def _connect(wiring, case, params) -> None:
+    """Give a wiring the synapses of the masks, or all."""
+    wiring.build(case.inputs)
+    wiring.set_output_dim(case.units)
+    for name, mask in (("adjacency", params.mask), ("sensory_adjacency", params.sensory_mask)):
+        matrix = getattr(wiring, f"{name}_matrix")
+        matrix[:] = 1 if mask is None else mask
 
 
 def _cfc(row, call):
