@@ -58,7 +58,7 @@ def draw_graph(
         synapse_colors: one colour, or those of ``excitatory`` (green) and ``inhibitory`` (red).
         draw_labels: whether to write each node's name.
         ax: matplotlib axes; default the current ones.
-        legend: whether to add the legend to the axes.
+        legend: whether to add the legend, below the axes.
 
     Returns:
         Handles for ``plt.legend(handles=...)``: the types of neurons and the polarities drawn.
@@ -96,7 +96,8 @@ def draw_graph(
         edges, synapse_colors, "synapses"
     )
     if legend:
-        ax.legend(handles=handles)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncol": 3}
+        ax.legend(handles=handles, frameon=False, fontsize="small", **below)
     return handles
 
 
