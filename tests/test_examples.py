@@ -255,3 +255,13 @@ def test_data_parallel_agrees(native, pyplot, run_python):
     alone = float(re.search(r"whole batch ([\d.]+)", done.stdout)[1])
     assert last < first
     assert abs(last - alone) <= 2e-6
+
+
+def test_every_example_is_listed():
+    folder = DIGITS.parent
+    scripts = {p.stem for p in folder.glob("*.py") if "__main__" in p.read_text(encoding="utf-8")}
+    makefile = (folder.parent / "Makefile").read_text(encoding="utf-8")
+    short = re.search(r"^EXAMPLES := (.*)$", makefile, re.MULTILINE)[1].split()
+    assert set(short) | {"digits"} == scripts
+    table = (folder / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)\.py`", table, re.MULTILINE)) == scripts
