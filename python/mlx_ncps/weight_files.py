@@ -130,9 +130,7 @@ def _open_safetensors(broken, path: Path) -> dict[str, Stored]:
 
 def _json(broken, text: bytes) -> dict:
     def unique(pairs):
-        if len(pairs) != len(dict(pairs)):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+        if (twice := _twice(name for name, _ in pairs)) is not None:
             raise ValueError(f"{twice!r} is there twice")
         return dict(pairs)
 
@@ -146,6 +144,12 @@ def _json(broken, text: bytes) -> dict:
     if not isinstance(header, dict):
         raise broken(f"the header must be an object, got {type(header).__name__}.")
     return header
+
+
+def _twice(names) -> str | None:
+    """The first name that comes again, or None."""
+    seen = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
 
 
 def _facts(broken, name: str, entry) -> tuple[str, tuple, int, int]:
@@ -241,9 +245,7 @@ def _npz_error(broken, error: Exception) -> Exception:
 
 def check_members(broken, members: list[zipfile.ZipInfo], size: int) -> None:
     """Raise what `broken` makes of a zip archive of `size` bytes with odd or too large members."""
-    names = [member.filename.removesuffix(".npy") for member in members]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := _twice(m.filename.removesuffix(".npy") for m in members)) is not None:
         raise broken(f"{twice!r} is there twice.")
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
