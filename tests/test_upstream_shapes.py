@@ -2,6 +2,8 @@
 tools/upstream_tests.py runs those tests themselves.
 """
 
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 from mlx_ncps import LTC, CfC, LTCCell
@@ -57,3 +59,34 @@ def test_the_wiring_that_a_layer_was_given_tells_its_synapses(layer):
     made = layer(I, wiring)
     assert wiring.synapse_count == made.rnn_cell.wiring.synapse_count == 112
     assert wiring.sensory_synapse_count == made.rnn_cell.wiring.sensory_synapse_count == 48
+
+
+TOOL = Path(__file__).parent.parent / "tools" / "upstream_tests.py"
+TEXT = """import torch
+from ncps.torch import CfC, LTCCell, LTC
+import ncps
+
+
+def test_state():
+    wiring = ncps.wirings.AutoNCP(16, 4)
+    output, hx = LTC(8, wiring)(torch.randn(5, 3, 8))
+    assert output.size() == (5, 3, 4)
+    assert hx.size() == (5, 16) and torch.zeros(5).size() == (5,)
+"""
+
+
+@pytest.mark.parametrize(("text", "status"), [(TEXT, 0), (TEXT.replace("(5, 16)", "(5, 7)"), 1)])
+def test_the_tool_changes_three_imports_and_tells_failures(text, status, run_python, tmp_path):
+    (tmp_path / "ncps/tests").mkdir(parents=True)
+    (tmp_path / "ncps/tests/test_torch.py").write_text(text)
+    result = run_python(str(TOOL), str(tmp_path))
+    assert result.returncode == status, result.stdout + result.stderr
+    assert result.stdout.count("\n+ ") == 3 - result.stdout.startswith("+ ")
+    assert f"1 {'failed' if status else 'passed'}" in result.stdout
+
+
+def test_the_tool_refuses_other_tests(run_python, tmp_path):
+    (tmp_path / "test_other.py").write_text("import torch\n")
+    result = run_python(str(TOOL), str(tmp_path / "test_other.py"))
+    assert result.returncode != 0
+    assert "3 imports must change" in result.stderr

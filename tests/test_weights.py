@@ -7,6 +7,7 @@ import struct
 import zipfile
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from cases import assert_all_close
@@ -14,7 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_ncps import LTC, LTCRNN, MMRNN, CfC, CfCCell, CfCRNN, LiquidRNN, LSTMCell, LTCCell
 from mlx_ncps.convert import KerasMemoryCell, from_torch, to_torch
 from mlx_ncps.weight_files import open_arrays
-from mlx_ncps.weights import WeightFiles
+from mlx_ncps.weights import WeightFiles, load_weights, save_weights
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random
 
 MAKERS = {
@@ -85,8 +86,6 @@ def test_files_are_those_of_mlx(suffix, tmp_path):
     module, path = MAKERS["ltc_wired"](), str(tmp_path / f"layer.{suffix}")
     module.save_weights(path)
     assert_all_close(mx.load(path), weights(module), 0.0)
-    import mlx.nn as nn
-
     nn.Module.save_weights(module, path)  # without checksums
     assert_all_close(
         weights(shaken(module).load_weights(path)),
@@ -138,6 +137,22 @@ def test_masks_and_wirings_of_another_layer_take_over_whole(tmp_path):
     x = mx.random.normal((2, 5, 3))
     assert mx.array_equal(module(x)[0], other(x)[0])
     assert np.array_equal(module.rnn_cell.wiring.adjacency, other.rnn_cell.wiring.adjacency)
+
+
+@suffixes
+def test_any_module_loads_through_the_functions(suffix, tmp_path):
+    def make():
+        return nn.Sequential(LTC(3, AutoNCP(8, 2), return_state=False), nn.Linear(2, 1))
+
+    model, path = make(), tmp_path / f"model.{suffix}"
+    save_weights(model, path)
+    twin = shaken(make())
+    assert load_weights(twin, path) is twin
+    assert_all_close(weights(twin), weights(model), 0.0)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"\[load_weights\] model"):
+        load_weights(twin, path)
+    assert_all_close(weights(twin), weights(model), 0.0)
 
 
 # --- what is refused, in a list ----------------------------------------------------------------

@@ -20,36 +20,49 @@ class WeightFiles:
     """
 
     def load_weights(self, file_or_weights, strict=True):
-        """Load all weights, masks and wirings, or raise and leave the module as it was.
-
-        Args:
-            file_or_weights: path of a `.safetensors` or `.npz` file, or a list of pairs (name,
-                `mx.array`).
-            strict: the names must be exactly those of the module. False: unknown names are ignored
-                and missing ones keep their values; shapes must fit all the same.
-
-        Floating arrays keep the dtype of the file (float64 becomes float32). Raises ValueError
-        when a file is corrupt, truncated or claims sizes that it hasn't, when a name is missing,
-        unknown or given twice, for a wrong shape and a wrong kind of dtype; FileNotFoundError.
+        """Load all weights, masks and wirings, or raise and leave this as it was; see
+        `mlx_ncps.weights.load_weights`.
         """
-        stored = _entries(file_or_weights)
-        current = dict(tree_flatten(self.parameters()))
-        if strict:
-            check_names("load_weights", set(current), set(stored))
-        chosen = {name: stored[name] for name in current if name in stored}
-        for name, entry in chosen.items():
-            check_shape("load_weights", name, current[name].shape, entry.shape)
-        values = {name: entry.read() for name, entry in chosen.items()}
-        for name, value in values.items():
-            check_values("load_weights", name, value, current[name])
-        replace(self, values)
-        return self
+        return load_weights(self, file_or_weights, strict)
 
     def save_weights(self, file):
-        """Write all weights, masks and wirings to a `.safetensors` file, with checksums that
-        `load_weights` checks, or to an `.npz` file, whose format has some.
-        """
-        save_arrays("save_weights", file, dict(tree_flatten(self.parameters())))
+        """Write all weights, masks and wirings; see `mlx_ncps.weights.save_weights`."""
+        save_weights(self, file)
+
+
+def load_weights(module, file_or_weights, strict=True):
+    """Load all parameters of any `mlx.nn.Module`, or raise and leave it as it was; returns it.
+
+    Args:
+        module: what to load into.
+        file_or_weights: path of a `.safetensors` or `.npz` file, or a list of pairs (name,
+            `mx.array`).
+        strict: the names must be exactly those of the module. False: unknown names are ignored and
+            missing ones keep their values; shapes must fit all the same.
+
+    Floating arrays keep the dtype of the file (float64 becomes float32). Raises ValueError when a
+    file is corrupt, truncated or claims sizes that it hasn't, when a name is missing, unknown or
+    given twice, for a wrong shape and a wrong kind of dtype; FileNotFoundError.
+    """
+    stored = _entries(file_or_weights)
+    current = dict(tree_flatten(module.parameters()))
+    if strict:
+        check_names("load_weights", set(current), set(stored))
+    chosen = {name: stored[name] for name in current if name in stored}
+    for name, entry in chosen.items():
+        check_shape("load_weights", name, current[name].shape, entry.shape)
+    values = {name: entry.read() for name, entry in chosen.items()}
+    for name, value in values.items():
+        check_values("load_weights", name, value, current[name])
+    replace(module, values)
+    return module
+
+
+def save_weights(module, file):
+    """Write all parameters of any `mlx.nn.Module` to a `.safetensors` file, with checksums that
+    `load_weights` checks, or to an `.npz` file, whose format has some.
+    """
+    save_arrays("save_weights", file, dict(tree_flatten(module.parameters())))
 
 
 def replace(module, values: dict[str, mx.array]) -> None:
