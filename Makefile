@@ -35,7 +35,7 @@ demo: $(VENV)/demo
 EXAMPLES := time_series cheetah xor_events video inspect_wiring cart_pole from_torch data_parallel
 
 examples: $(VENV)/demo
-	set -e; for name in $(EXAMPLES); do echo "examples/$$name.py --short"; \
+	@set -e; for name in $(EXAMPLES); do echo "examples/$$name.py --short"; \
 	  $(BIN)/python examples/$$name.py --short; done
 
 bench: $(VENV)/bench
