@@ -66,8 +66,7 @@ def run_row(row, options, implementations, store, check: bool = True) -> None:
     `check`; with a line on stderr.
     """
     cells = store.row(row.name, report.facts(row))
-    able = [i for i in implementations if not i.modes or row.mode in i.modes]
-    todo = [i for i in able if i.key not in cells]
+    todo = [i for i in implementations if i.runs(row) and i.key not in cells]
     if not todo:
         return
     start = time.perf_counter()

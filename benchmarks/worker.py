@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -28,6 +29,7 @@ def serve(connection, row, implementation, want, threads: int, device: str) -> N
     """Import the packages and send anything; when told to go on, send the result of `prepare`; if
     that is "ready", one sample for each message but None.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends this
     pin(threads)
     mx.set_default_device(getattr(mx, device))
     missing = implementation.missing()

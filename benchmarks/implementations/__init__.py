@@ -33,6 +33,11 @@ class Implementation(NamedTuple):
     other_model: bool = False
     modes: tuple[str, ...] = ()  # the only ones that it has; none: all
 
+    def runs(self, row) -> bool:
+        """Whether it has the row's mode; another model has no wiring."""
+        wired = row.is_ltc and row.case.wiring
+        return (not self.modes or row.mode in self.modes) and not (self.other_model and wired)
+
     def missing(self) -> str:
         """Import the packages, which takes seconds: "", or which one is not installed."""
         for name in self.needs:
