@@ -84,6 +84,7 @@ CELLS = {
     "ltc": lambda: LTCCell(wired()),
     "ltc_number": lambda: LTCCell(5, I, None, "linear", 3, 1e-6, True),
     "ltc_keyed": lambda: LTCCell(Random(7, 2, 0.5, key=mx.random.key(4)), I),
+    "ltc_backbone": lambda: LTCCell(wired(), activation="tanh", backbone_units=[5, 4]),
     "lstm": lambda: LSTMCell(I, 5),
     "lstm_lazy": lambda: LSTMCell(None, 5),
     "user": lambda: Leaky(6, rates=(0.25, np.float32(0.5)), names={"a": (1, 2)}),
@@ -96,7 +97,7 @@ def _any_cell(name):
     return cell_class(*((wired(), I) if wants_wiring else (I, 6)))
 
 
-LISTED = {"CfCCell", "WiredCfCCell", "LTCCell", "LSTMCell"}
+LISTED = {"CfCCell", "WiredCfCCell", "LTCCell", "BackboneLTCCell", "LSTMCell"}
 CELLS.update(
     {name: lambda name=name: _any_cell(name) for name in set(cells.__all__) - BASES - LISTED}
 )

@@ -50,7 +50,10 @@ def test_cell_of_a_wiring_with_a_backbone_in_both_directions(x):
 
 def test_ltc_of_a_cell_gives_its_last_output(x):
     wiring = AutoNCP(units=32, output_size=4)
-    last = LTC(cell=LTCCell(wiring=wiring), return_sequences=False)
+    cell = LTCCell(wiring=wiring, activation="tanh", backbone_units=[64], backbone_layers=1)
+    last = LTC(cell=cell, return_sequences=False)
+    assert last(x).shape == (B, 4)
+    assert cell.wiring.input_dim == 64
     every = LTC(cell=last.cell, return_sequences=True)
     assert_close("last", last(x), every(x)[:, -1], 0.0)
 

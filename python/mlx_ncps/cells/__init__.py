@@ -8,9 +8,11 @@ from .continuous import CTRNNCell, ELTCCell, NeuralODECell
 from .gated import CTGRUCell, ODELSTMCell, ODERNNCell
 from .lstm import LSTMCell
 from .ltc import LTCCell
+from .ltc_backbone import BackboneLTCCell
 from .wired_cfc import WiredCfCCell
 
 __all__ = [
+    "BackboneLTCCell",
     "CTGRUCell",
     "CTRNNCell",
     "CfCCell",

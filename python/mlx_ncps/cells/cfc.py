@@ -34,43 +34,46 @@ class Backbone(NamedTuple):
         return self.dropout > 0.0 and len(self.sizes) > first_dropped(variant)
 
 
-def backbone_options(activation, alias, units, layers, dropout, default_layers: int) -> Backbone:
-    """Check the backbone options of a CfC cell; None stands for 128 units, `default_layers`, 0."""
+def backbone_options(
+    activation, alias, units, layers, dropout, default_layers: int, op: str = "cfc"
+) -> Backbone:
+    """Check the backbone options of a cell; None stands for 128 units, `default_layers`, 0."""
     if alias is not None and activation not in ("lecun_tanh", alias):
         raise ValueError(
-            f"[cfc] activation and backbone_activation differ: {alias!r} and {activation!r}."
+            f"[{op}] activation and backbone_activation differ: {alias!r} and {activation!r}."
         )
     activation = activation if alias is None else alias
     get_activation(activation)
     dropout = 0.0 if dropout is None else dropout
     if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"[cfc] backbone_dropout must be in [0, 1), got {dropout}.")
-    return Backbone(_backbone_sizes(units, layers, default_layers), activation, dropout)
+        raise ValueError(f"[{op}] backbone_dropout must be in [0, 1), got {dropout}.")
+    return Backbone(_backbone_sizes(units, layers, default_layers, op), activation, dropout)
 
 
-def _backbone_sizes(units, layers, default_layers: int) -> tuple[int, ...]:
+def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, ...]:
     """The widths of the backbone's layers, from one width and their number, or from a list."""
     if isinstance(units, (list, tuple)):
         sizes = tuple(units)
         if layers not in (None, len(sizes)):
             raise ValueError(
-                f"[cfc] backbone_units must be {layers} sizes (backbone_layers), got {list(sizes)}."
+                f"[{op}] backbone_units must be {layers} sizes (backbone_layers), "
+                f"got {list(sizes)}."
             )
     else:
         if layers is None:
             layers = default_layers if units is None else 1
         if not isinstance(layers, int) or layers < 0:
-            raise ValueError(f"[cfc] backbone_layers must be an integer >= 0, got {layers!r}.")
+            raise ValueError(f"[{op}] backbone_layers must be an integer >= 0, got {layers!r}.")
         sizes = (128 if units is None else units,) * layers
     for size in sizes:
-        check_size("backbone_units", size)
+        check_size("backbone_units", size, op)
     return sizes
 
 
-def check_size(name: str, size) -> int:
+def check_size(name: str, size, op: str = "cfc") -> int:
     """`size`, which must be an integer >= 1."""
     if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[cfc] {name} must be an integer >= 1, got {size!r}.")
+        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
     return int(size)
 
 

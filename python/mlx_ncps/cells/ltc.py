@@ -12,6 +12,7 @@ from ..ops.checks import check_solver
 from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
+from .cfc import backbone_options
 from .host_masks import HostMasks
 
 _INIT_RANGES = {
@@ -52,6 +53,8 @@ class LTCCell(NCPRNNCell):
         ode_solver: "semi_implicit" (fused), "explicit" or "runge_kutta" (`ops.ltc_sequence`).
         initialization_ranges: {"gleak": (low, high), ...} in place of the uniform ranges of ncps,
             for any of gleak, vleak, cm, w, sigma, mu, sensory_w, sensory_sigma, sensory_mu.
+        activation, backbone_units, backbone_layers: dense layers ahead of the sensory synapses, as
+            in `CfCCell`, which make a `BackboneLTCCell`; none unless units or layers are given.
 
     Parameters: gleak, vleak, cm [H]; w, sigma, mu, erev [H, H], indexed [source, target];
     sensory_{w,sigma,mu,erev} [I, H]; input_w, input_b [I]; output_w, output_b [O]. `sparsity_mask`
@@ -60,6 +63,14 @@ class LTCCell(NCPRNNCell):
 
     op = "ltc"
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
+
+    def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
+        """Options of a backbone make a BackboneLTCCell."""
+        if cls is LTCCell and (backbone_units is not None or backbone_layers):
+            from .ltc_backbone import BackboneLTCCell
+
+            cls = BackboneLTCCell
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -73,6 +84,9 @@ class LTCCell(NCPRNNCell):
         ode_solver="semi_implicit",
         *,
         initialization_ranges=None,
+        activation="lecun_tanh",
+        backbone_units=None,
+        backbone_layers=None,
     ):
         super().__init__()
         check_solver(ode_solver)
@@ -85,6 +99,9 @@ class LTCCell(NCPRNNCell):
         ranges = _ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
+        self.backbone_options = backbone_options(
+            activation, None, backbone_units, backbone_layers, None, 0, self.op
+        )
         self._set_wiring(_as_wiring(wiring), in_features)
 
     def _create(self, width: int) -> None:
@@ -112,7 +129,7 @@ class LTCCell(NCPRNNCell):
         never stale.
         """
         if key in self.fixed_keys and "_host_masks" in self.__dict__:  # unpickling sets it last
-            rows = self.state_size if key == "sparsity_mask" else self.sensory_size
+            rows = self.state_size if key == "sparsity_mask" else self.wiring.input_dim
             self._host_masks.set(key, value, (rows, self.state_size))
         super().__setitem__(key, value)
 
@@ -199,7 +216,7 @@ class LTCCell(NCPRNNCell):
     def calls(self) -> list[tuple[str, dict]]:
         """The one fused call of `sequence`, with the facts of this cell."""
         facts = {
-            "inputs": self.sensory_size,
+            "inputs": self.wiring.input_dim,
             "units": self.state_size,
             "ode_unfolds": self.ode_unfolds,
             "ode_solver": self.ode_solver,

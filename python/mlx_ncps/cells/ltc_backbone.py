@@ -1,0 +1,60 @@
+"""An LTC cell whose inputs pass through dense layers first, as in the MLX guides; `LTCCell` makes
+it when it is given a backbone.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import mlx.core as mx
+
+from ..ops import get_activation
+from ..ops.checks import check_array
+from .cfc import _linear
+from .ltc import LTCCell
+
+
+class BackboneLTCCell(LTCCell):
+    """`LTCCell` behind a backbone: z = activation(W x + b) for each of its layers, and the last z
+    [B, K] is what the sensory synapses (and `input_w`, `input_b`) read in place of the inputs.
+
+    The arguments are those of `LTCCell`. The wiring is built for K inputs, the last of
+    `backbone_units`; the cell for I. Parameters: `backbone.{n}` with `weight` [out, in] and `bias`
+    [out], then those of `LTCCell` with K in place of I. The backbone is computed for all steps at
+    once in MLX operations, the LTC after it as always; with mixed memory step by step.
+    Raises ValueError when the wiring is built for another width than K.
+    """
+
+    def _set_wiring(self, wiring, width: int | None) -> None:
+        if not self.backbone_options.sizes:
+            raise ValueError("[ltc] backbone_units or backbone_layers must be given, got none.")
+        self.wiring = wiring.as_given()
+        last = self.backbone_options.sizes[-1]
+        if self.wiring.input_dim not in (None, last):
+            raise ValueError(
+                f"[ltc] wiring must be built for the backbone's {last} outputs or not at all, "
+                f"got input_dim={self.wiring.input_dim}."
+            )
+        if width is not None:
+            self.build(width)
+            wiring.build_by_layer(last)
+
+    def _create(self, width: int) -> None:
+        sizes = (width, *self.backbone_options.sizes)
+        self.backbone = [_linear(n, m, True) for n, m in pairwise(sizes)]
+        super()._create(sizes[-1])
+
+    @property
+    def sensory_size(self) -> int | None:
+        """Number of inputs, I; None before the cell is built."""
+        return self.built_width
+
+    def sequence(self, inputs, state, ts):
+        """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
+        states [B, T, H].
+        """
+        check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, self.sensory_size))
+        activate, z = get_activation(self.backbone_options.activation), inputs.astype(mx.float32)
+        for layer in self.backbone:
+            z = activate(layer(z))
+        return super().sequence(z, state, ts).astype(inputs.dtype)
