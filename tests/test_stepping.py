@@ -143,13 +143,17 @@ def test_timespans_of_a_sequence_of_one_step(name):
 
 
 @few_layers
-def test_kinds_of_timespans(name):
+def test_kinds_of_timespans(native, name):
     layer = built(name)
     x, h = evaluated(normal(B, I), normal(B, layer.state_size))
     want, _ = layer.step(x, h, 0.5)
-    for ts in (mx.array(0.5), mx.full((B,), 0.5), mx.full((B, 1), 0.5), np.full(B, 0.5)):
-        mx.eval(ts)
-        assert_close(f"{np.shape(ts)}", layer.step(x, h, ts)[0], want, SAME)
+    arrays = evaluated(mx.array(0.5), mx.full((B,), 0.5), mx.full((B, 1), 0.5))
+    for ts in (*arrays, np.full(B, 0.5), np.float32(0.5), np.float64(0.5), np.array(0.5)):
+        output, _ = layer.step(x, h, ts)
+        assert at_once(native, output)
+        assert_close(f"{np.shape(ts)}", output, want, SAME)
+    with pytest.raises(ValueError, match="timespans must be real numbers"):
+        layer.step(x, h, np.array(True))
     assert_close("none", layer.step(x, h)[0], layer.step(x, h, 1)[0], 0.0)
     assert_close("zeros", layer.step(x)[0], layer.step(x, mx.zeros_like(h))[0], SAME)
     for bad in (-1.0, float("nan"), -2):

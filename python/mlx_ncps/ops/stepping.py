@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from .. import dispatch
 from ..backends import cpu
@@ -51,6 +52,8 @@ class StepCell:
         """
         if not dispatch.runs_steps_on_cpu():
             return None
+        if isinstance(ts, np.ndarray | np.generic) and ts.dtype.kind in "fiu":
+            ts = mx.array(ts.astype(np.float32))
         done = False
         if self._packed is not None and self._options == options:
             done = self._packed(x, state, ts, arrays, FORMS[form])
