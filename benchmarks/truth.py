@@ -16,6 +16,7 @@ from mlx_ncps.ops import numpy as truth
 from .rows import Row
 
 SEQUENCES = 8  # of a chunk
+SMALL = 5e7  # sigmoids or products: less work than starting a process is
 
 
 def want(row: Row, processes: int = 1) -> dict[str, np.ndarray]:
@@ -24,7 +25,7 @@ def want(row: Row, processes: int = 1) -> dict[str, np.ndarray]:
     The gradients are those of sum(cotangents * output), cotangents as in tests/cases.py.
     """
     starts = range(0, row.case.batch, SEQUENCES)
-    if processes == 1 or len(starts) == 1:
+    if processes == 1 or len(starts) == 1 or row.work[1] < SMALL:
         parts = [_part(row, start) for start in starts]
     else:
         context = multiprocessing.get_context("spawn")

@@ -138,24 +138,27 @@ def _fold(p, prefix):
 
 
 def _ltc_plain(p, x, v, unfolds):
-    """Sums over the sources of [B, S, H] arrays."""
+    """Gates [B, S, H], and one contraction of them for both sums over the sources."""
     k = 1.0 / unfolds
 
-    def sums(synapses, v):
-        s, m, we, w = synapses
-        gates = jax.nn.sigmoid(v[:, :, None] * s + m)  # [B, S, H]
-        return (gates * we).sum(1), (gates * w).sum(1)
+    def fold(prefix):
+        s, m, we, w = _fold(p, prefix)
+        return s, m, jnp.stack([we, w], -1)  # [S, H, 2]
+
+    def sums(synapses, v):  # [B, S] -> [2, B, H]
+        s, m, weights = synapses
+        return jnp.einsum("bij,ijs->sbj", jax.nn.sigmoid(v[:, :, None] * s + m), weights)
 
     def step(v, drive):
         for _ in range(unfolds):
-            num, den = (a + b for a, b in zip(sums(recurrent, v), drive, strict=True))
+            num, den = sums(recurrent, v) + drive
             v = (p["cm"] * v + k * num) / (p["cm"] + k * den)
         return v, v
 
-    sensory, recurrent = _fold(p, "sensory_"), _fold(p, "")
-    num, den = lax.map(partial(sums, sensory), x.swapaxes(0, 1))  # [T, B, H]
-    drive = num + p["gleak"] * p["vleak"], den + p["gleak"] + 1e-8
-    return lax.scan(step, v, drive)[1].swapaxes(0, 1)
+    sensory, recurrent = fold("sensory_"), fold("")
+    drive = lax.map(partial(sums, sensory), x.swapaxes(0, 1))  # [T, 2, B, H]
+    leak = jnp.stack([p["gleak"] * p["vleak"], p["gleak"] + 1e-8])[:, None]
+    return lax.scan(step, v, drive + leak)[1].swapaxes(0, 1)
 
 
 def _ltc_by_hand(p, x, v, unfolds):
