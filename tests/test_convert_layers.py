@@ -199,6 +199,17 @@ def test_a_live_module_tells_everything(name):
     check(case, from_torch(module))
 
 
+@all_cases
+def test_a_live_cell_becomes_a_cell(name):
+    _, layer, module = live(name)
+    module.load_state_dict(to_torch(layer), strict=True)
+    cell = from_torch(module.rnn_cell)
+    assert type(cell) is type(layer.rnn_cell)
+    assert_all_close(to_torch(cell, numpy=True), to_torch(layer.rnn_cell, numpy=True), 0.0)
+    for fact in ("mode", "ode_unfolds", "epsilon", "implicit_param_constraints"):
+        assert getattr(cell, fact, None) == getattr(layer.rnn_cell, fact, None), fact
+
+
 def test_hostile_tensors_are_refused():
     torch = pytest.importorskip("torch")
     arrays = to_torch(LTC(3, 4))

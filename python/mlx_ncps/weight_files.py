@@ -110,6 +110,9 @@ def _open_safetensors(broken, path: Path) -> dict[str, Stored]:
     metadata = header.pop("__metadata__", None) or {}  # MLX writes null
     if not isinstance(metadata, dict):
         raise broken(f"__metadata__ must be an object, got {type(metadata).__name__}.")
+    checked = {key.removeprefix(_CRC) for key in metadata if key.startswith(_CRC)}
+    if checked and checked != set(header):
+        raise broken("the metadata must have a checksum of each array, or none, got others.")
     facts = {name: _facts(broken, name, entry) for name, entry in header.items()}
     _check_layout(broken, facts, size - 8 - length)
     return {

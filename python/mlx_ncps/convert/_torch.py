@@ -22,12 +22,12 @@ _ACTIVATIONS = {
 
 
 def from_torch(source, layer=None, *, wiring=None, prefix="", **options):
-    """The `CfC` or `LTC` that equals a layer of ncps.torch.
+    """The `CfC` or `LTC` that equals a layer of ncps.torch, or the cell that equals its cell.
 
     Args:
-        source: an `ncps.torch.CfC` or `ncps.torch.LTC`; or its state dict, of tensors or arrays; or
-            the path of one, `.pt`, `.pth` (these need PyTorch, and nothing in them is run),
-            `.safetensors` or `.npz`.
+        source: an `ncps.torch.CfC` or `ncps.torch.LTC`, or a cell of theirs; or its state dict, of
+            tensors or arrays; or the path of one, `.pt`, `.pth` (these need PyTorch, and nothing in
+            them is run), `.safetensors` or `.npz`.
         layer: load into this layer or cell and return it; it must be built. None: make a new layer.
         wiring: of the new layer. None: that of the module, or for the state dict of an LTC the one
             that its masks and reversal potentials tell; for the state dict of a wired CfC it must
@@ -49,6 +49,7 @@ def from_torch(source, layer=None, *, wiring=None, prefix="", **options):
         kind, sizes, told = facts
         told["mixed_memory"] = "lstm.input_map.weight" in arrays
         layer = kind(*sizes, **{**told, **options})
+        layer = layer.rnn_cell if _is_cell(module) else layer
     else:
         check_no_options(OP, wiring, options)
     _check_variant(layer)
@@ -78,14 +79,14 @@ def _check_variant(layer) -> None:
 
 def _module_facts(module, wiring):
     """The facts that a module of ncps.torch tells."""
+    if _is_cell(module):
+        return _CELLS[type(module).__name__](module, wiring)
     cell = getattr(module, "rnn_cell", None)
-    kind = {"CfCCell": _cfc_facts, "WiredCfCCell": _wired_facts, "LTCCell": _ltc_facts}.get(
-        type(cell).__name__
-    )
-    if kind is None:
+    if not _is_cell(cell):
         raise ValueError(
             f"[{OP}] source must be an ncps.torch CfC or LTC, got {type(module).__name__}."
         )
+    kind = _CELLS[type(cell).__name__]
     told = {"return_sequences": module.return_sequences, "batch_first": module.batch_first}
     layer, sizes, of_cell = kind(cell, wiring)
     if layer is CfC:
@@ -119,6 +120,13 @@ def _ltc_facts(cell, wiring):
         "implicit_param_constraints": cell._implicit_param_constraints,
     }
     return LTC, (cell._wiring.input_dim, wiring), told
+
+
+_CELLS = {"CfCCell": _cfc_facts, "WiredCfCCell": _wired_facts, "LTCCell": _ltc_facts}
+
+
+def _is_cell(module) -> bool:
+    return type(module).__name__ in _CELLS
 
 
 def mapping(name):
