@@ -18,7 +18,7 @@ namespace {
 const Kernels& kernels_baseline() {
   static constexpr Kernels table{
       NAME,           int(W),          ltc_forward,      ltc_backward,    cfc_forward,
-      cfc_backward,   new_packed_ltc,        run_packed_ltc,   free_packed_ltc, new_packed_cfc,
+      cfc_backward,   new_packed_ltc,  run_packed_ltc,   free_packed_ltc, new_packed_cfc,
       run_packed_cfc, free_packed_cfc, int(LIMIT_BLOCK), run_gates,       run_multiply_adds};
   return table;
 }
