@@ -10,6 +10,8 @@ import statistics
 
 import numpy as np
 
+from . import targets
+
 OURS = ("fused", "layer_step", "session")
 MLX_OPS = ("eager", "compiled")
 
@@ -84,6 +86,7 @@ def tables(rows, implementations) -> dict[str, list]:
     compared = [i for i in present if not i.other_model]
     others = [i for i in present if i.key == "fused" or i.other_model]
     found = {
+        "Targets": targets.table(rows),
         "Time of a call": time_table(rows, compared),
         "Ours is so many times as fast": ratio_table(rows, compared),
         "One streaming step, single calls: p50, p99": latency_table(rows, present),

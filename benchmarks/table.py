@@ -86,9 +86,16 @@ def limit(row, options) -> float | None:
 
 
 def summaries(document) -> list[dict]:
-    """The rows of a document of results, summarised."""
+    """The rows of a document of results, summarised; a limit is the best that was measured."""
     rows = document["rows"].values()
-    return [report.summary(row["row"], row["cells"]) for row in rows]
+    best: dict[str, float] = {}
+    for row in rows:
+        (kind,) = row["row"]["work"]
+        best[kind] = max(best.get(kind, 0), row["row"]["limit"] or 0)
+    return [
+        report.summary(row["row"] | {"limit": best[next(iter(row["row"]["work"]))]}, row["cells"])
+        for row in rows
+    ]
 
 
 def text(document, implementations) -> str:

@@ -21,6 +21,7 @@ from benchmarks import (
     report,
     runner,
     table,
+    targets,
     truth,
     worker,
 )
@@ -382,3 +383,30 @@ def test_quick_rows_are_smaller_and_named_by_their_size():
     for row, short in zip(ROWS, quick(ROWS), strict=True):
         assert short.case.steps <= row.case.steps
         assert f"B{short.case.batch}T{short.case.steps}" in short.name
+
+
+def test_targets_are_of_rows_that_exist():
+    names = {row.name for row in ROWS}
+    assert {name for name, _, _ in targets.TARGETS} <= names
+
+
+def test_targets_table_compares_on_the_right_side():
+    (name, kind, _), *_ = targets.TARGETS
+    assert (name.split()[1], kind) == ("fwd", "mlx_ops")
+    row = {
+        "name": f"{targets.SMALL} fwd+bwd",
+        "ratios": {"mlx_ops": 74.9, "torch": 16.0},
+        "memory_ratio": 147,
+        "share_of_limit": None,
+        "cells": {},
+    }
+    small, step = row["name"], f"{targets.STEPS[2]} step"
+    late = {"cells": {"fused": {"latency": {"p50": 26e-6}}}}
+    late |= {"name": step, "ratios": {}, "memory_ratio": None, "share_of_limit": None}
+    lines = targets.table([row, late])
+    assert lines[1:] == [
+        [small, "at least 75x as fast as MLX ops", "74.9x", "missed"],
+        [small, "at least 16x as fast as ncps.torch", "16x", "met"],
+        [small, "at most 1/50 of the memory of MLX ops", "1/147", "met"],
+        [step, "at most 25 us p50 of a call", "26 us", "missed"],
+    ]
