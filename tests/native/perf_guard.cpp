@@ -33,6 +33,7 @@ struct Call {
   std::vector<Synapse> lists[2];
   LtcProblem ltc{};
   CfcProblem cfc{};
+  void* packed = nullptr;
   float* read(long count, float low, float high) {
     arrays.push_back(draw(count, low, high));
     return arrays.back().data();
@@ -82,7 +83,18 @@ void make_cfc(Call& c, long B, long T, long I, long H, long K, int heads) {
   p.dh = c.read(B * T * H, -1, 1), p.dx = c.write(B * T * I), p.dh0 = c.write(B * H);
 }
 
-enum Part { FORWARD, INFERENCE, BACKWARD };
+// The LSTM of mixed memory in front of the cell.
+void add_lstm(Call& c, LstmProblem& p, long B, long T, long I, long H) {
+  p.on = true;
+  p.c0 = c.read(B * H, -1, 1), p.input_weight = c.read(4 * H * I, -.2f, .2f);
+  p.bias = c.read(4 * H, -.2f, .2f), p.recurrent_weight = c.read(4 * H * H, -.2f, .2f);
+  p.c = c.write(B * T * H), p.gates = c.write(B * T * 4 * H), p.dc = c.read(B * T * H, -1, 1);
+  p.dc0 = c.write(B * H), p.dinput_weight = c.write(4 * H * I), p.dbias = c.write(4 * H);
+  p.drecurrent_weight = c.write(4 * H * H);
+}
+
+// PACKED: one step of a cell whose parameters were packed before.
+enum Part { FORWARD, INFERENCE, BACKWARD, PACKED };
 
 struct Case {
   const char* name;
@@ -99,6 +111,10 @@ void cfc_merged(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 3); }
 void cfc_array(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 4); }
 void cfc_odd(Call& c) { make_cfc(c, 7, 6, 5, 37, 41, 3); }
 void cfc_step(Call& c) { make_cfc(c, 1, 1, 64, 128, 128, 3); }
+void cfc_mixed(Call& c) {
+  make_cfc(c, 16, 6, 32, 64, 64, 3);
+  add_lstm(c, c.cfc.lstm, 16, 6, 32, 64);
+}
 
 const Case CASES[] = {
     {"ltc_dense_inference", ltc_dense, true, false, INFERENCE},
@@ -117,10 +133,18 @@ const Case CASES[] = {
     {"cfc_odd_sizes_forward", cfc_odd, false, false, FORWARD},
     {"cfc_odd_sizes_backward", cfc_odd, false, false, BACKWARD},
     {"cfc_step", cfc_step, false, false, INFERENCE},
+    {"cfc_mixed_memory_forward", cfc_mixed, false, false, FORWARD},
+    {"cfc_mixed_memory_backward", cfc_mixed, false, false, BACKWARD},
+    {"ltc_packed_step", ltc_step, true, false, PACKED},
+    {"cfc_packed_step", cfc_step, false, false, PACKED},
 };
 
 void run(const Case& each, Call& call, bool backward) {
-  if (each.is_ltc)
+  if (call.packed && each.is_ltc)
+    kernels().run_packed_ltc(call.packed, call.ltc, each.batch_lanes);
+  else if (call.packed)
+    kernels().run_packed_cfc(call.packed, call.cfc);
+  else if (each.is_ltc)
     (backward ? kernels().ltc_backward : kernels().ltc_forward)(call.ltc, each.batch_lanes);
   else
     (backward ? kernels().cfc_backward : kernels().cfc_forward)(call.cfc);
@@ -143,9 +167,14 @@ int main(int argc, char** argv) {
     Call call;
     call.arrays.reserve(64);
     each.make(call);
-    if (each.part == INFERENCE) call.ltc.saved = call.cfc.saved = nullptr;
+    if (each.part == INFERENCE || each.part == PACKED) call.ltc.saved = call.cfc.saved = nullptr;
+    if (each.part == PACKED)
+      call.packed =
+          each.is_ltc ? kernels().new_packed_ltc(call.ltc) : kernels().new_packed_cfc(call.cfc);
     if (each.part == BACKWARD) run(each, call, false);
     guarded_call(&each, &call);
+    if (call.packed)
+      (each.is_ltc ? kernels().free_packed_ltc : kernels().free_packed_cfc)(call.packed);
     std::printf("%s %s\n", each.name, kernels().name);
     return 0;
   }
