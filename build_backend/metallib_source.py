@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LTC_UNITS = (*range(4, 65, 4), *range(96, 257, 32), 384, 512)  # all variants up to 64 neurons
 CFC_UNITS = (32, 64, 96, 128, 256)
-BATCHES = (1, 32, 64, 128)  # each another number of rows per threadgroup
+BATCHES = (1, 16, 32, 64, 128)  # each another number of rows per threadgroup
 BACKBONES = ((), (128,))
 
 ATTRIBUTES = {  # Metal attributes that bodies may name, with their types

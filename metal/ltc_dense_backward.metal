@@ -1,16 +1,20 @@
-// LTC recurrence, backward, dense, H <= 64 (MATHS 3), the twin of ltc_dense_forward.metal: walks T
-// and U from the end. backends/_ltc_kernels.py calls it, after ltc_replay.metal.
+// LTC recurrence, backward, with the synapses in registers (MATHS 3), the twin of
+// ltc_dense_forward.metal, dense or LISTED: walks T and U from the end. backends/_ltc_kernels.py
+// calls it, after ltc_replay.metal.
 //
-// PARTS threads share a *source* i; each keeps its PER = ceil(H / PARTS) outgoing synapses and
-// their gradients in registers, over all batch rows of its threadgroup: rows b = group, group +
-// groups, .. The gradients leave as one slab per threadgroup, summed afterwards in a fixed order.
-// dn and dd of all targets are double-buffered in threadgroup memory: one barrier per unfold. PARTS
-// is 4 or 8. Threadgroups are of a multiple of 32 threads, >= PARTS H.
-// sizes: B, T, U, units, groups.  before [B, T, U, H] potentials before each unfold;  saved [B, T,
-// U, 2, H];  dstates, states [B, T, H];  dv0 [B, H];  dnum, dden [B, T, H];  dts [B, T, H] shares
-// of the sum over neurons;  dcm [groups, H];  slabs [groups, 4, H, H] of s2, m2, w, we.
-threadgroup float dn_buffer[2][PER * PARTS];
-threadgroup float dd_buffer[2][PER * PARTS];
+// PARTS threads share a *source* i; each keeps its PER outgoing synapses and their gradients in
+// registers, over all batch rows of its threadgroup: rows b = group, group + groups, .. The
+// gradients leave as one slab per threadgroup, summed afterwards in a fixed order. dn and dd of all
+// targets are double-buffered in threadgroup memory: one barrier per unfold. What an unfold reads
+// from memory is loaded while the unfold after it in time is computed: unfolds of a row are
+// neighbours. PARTS is 4 or 8. Threadgroups are of a multiple of 32 threads, >= PARTS H; UNITS >=
+// H, dense UNITS = PER PARTS. sizes: B, T, U, units, groups.  before [B, T, U, H] potentials before
+// each unfold;  saved [B, T, U, 2, H];  dstates, states [B, T, H];  dv0 [B, H];  dnum, dden [B, T,
+// H];  dts [B, T, H] shares of the sum over neurons;  dcm [groups, H];  slabs [groups, 4, H, H] of
+// s2, m2, w, we;  LISTED: targets, synapses [H, PER PARTS] of the sources, slabs [groups, 4, H, PER
+// PARTS].
+threadgroup float dn_buffer[2][UNITS];
+threadgroup float dd_buffer[2][UNITS];
 constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint groups = uint(sizes[4]);
@@ -19,10 +23,21 @@ const uint part = lane % uint(PARTS), i = lane / uint(PARTS);
 const bool live = i < H, writes = live && part == 0u;
 
 float s2[PER], m2[PER], w[PER], we[PER], ds2[PER], dm2[PER], dw[PER], dwe[PER];
+uint target[PER];
+#if LISTED
+const uint columns = uint(PER * PARTS);  // of the synapses and of a slab
+#else
+const uint columns = H;
+#endif
 for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
-  const bool on = live && j < H;
-  const uint at = on ? i * H + j : 0u;
+  const bool on = live && j < columns;
+  const uint at = on ? i * columns + j : 0u;
+#if LISTED
+  target[q] = uint(targets[at]);
+#else
+  target[q] = j;
+#endif
   s2[q] = on ? float(synapse_s2[at]) : 0.0f;
   m2[q] = on ? float(synapse_m2[at]) : 0.0f;
   w[q] = on ? float(synapse_w[at]) : 0.0f;
@@ -34,32 +49,36 @@ float dcm_i = 0.0f;
 uint now = 0u;
 for (uint b = group; b < B; b += groups) {
   float dv = 0.0f;  // dL/dv of source i, equal in its PARTS threads
+  uint at = (b * T + T) * U - 1u;
+  float v_next = live ? float(states[(b * T + T - 1u) * H + i]) : 0.0f;
+  float v_soon = live ? float(before[at * H + i]) : 0.0f;
+  float n_soon = live ? float(saved[2u * at * H + i]) : 0.0f;
+  float d_soon = live ? float(saved[(2u * at + 1u) * H + i]) : 0.0f;
   for (uint t = T; t-- > 0u;) {
     const uint row = b * T + t;
     const float k = float(ts[row]) / float(U);
     float dn_step = 0.0f, dd_step = 0.0f, dk_step = 0.0f;
-    float v_next = live ? float(states[row * H + i]) : 0.0f;
     if (live) dv += float(dstates[row * H + i]);
     for (uint u = U; u-- > 0u;) {
-      const uint at = row * U + u;
-      const float v = live ? float(before[at * H + i]) : 0.0f;
-      const float n = live ? float(saved[2u * at * H + i]) : 0.0f;
-      const float d = live ? float(saved[(2u * at + 1u) * H + i]) : 0.0f;
+      const float v = v_soon, n = n_soon, d = d_soon;
       const float grad = live ? dv / ltc_update_denominator(d, cm_i, k) : 0.0f;
       const float dn = grad * k, dd = -dn * v_next;
-      if (part == 0u && i < uint(PER * PARTS)) {
+      if (part == 0u && i < uint(UNITS)) {
         dn_buffer[now][i] = dn;
         dd_buffer[now][i] = dd;
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
+      at -= at > 0u ? 1u : 0u;  // past the row's begin it is read but not used
+      v_soon = live ? float(before[at * H + i]) : 0.0f;
+      n_soon = live ? float(saved[2u * at * H + i]) : 0.0f;
+      d_soon = live ? float(saved[(2u * at + 1u) * H + i]) : 0.0f;
       dn_step += dn;
       dd_step += dd;
       dk_step += grad * (n - v_next * d);
       dcm_i += grad * (v - v_next);
       float sum = 0.0f;
       for (int q = 0; q < PER; ++q) {
-        const uint j = part + uint(q * PARTS);
-        const float dn_j = dn_buffer[now][j], dd_j = dd_buffer[now][j];
+        const float dn_j = dn_buffer[now][target[q]], dd_j = dd_buffer[now][target[q]];
         const float gate = ltc_gate(v, s2[q], m2[q]);
         const float dz = ltc_gate_backward(gate, w[q], we[q], dn_j, dd_j);
         dwe[q] += gate * dn_j;
@@ -86,11 +105,11 @@ for (uint b = group; b < B; b += groups) {
 if (writes) dcm[group * H + i] = dcm_i;
 for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
-  if (live && j < H) {
-    const uint at = group * 4u * H * H + i * H + j;
-    slabs[at] = ds2[q] * MINUS_LN2;
-    slabs[at + H * H] = dm2[q] * MINUS_LN2;
-    slabs[at + 2u * H * H] = dw[q];
-    slabs[at + 3u * H * H] = dwe[q];
+  if (live && j < columns) {
+    const uint slab = (group * 4u * H + i) * columns + j;
+    slabs[slab] = ds2[q] * MINUS_LN2;
+    slabs[slab + H * columns] = dm2[q] * MINUS_LN2;
+    slabs[slab + 2u * H * columns] = dw[q];
+    slabs[slab + 3u * H * columns] = dwe[q];
   }
 }

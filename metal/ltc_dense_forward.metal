@@ -1,23 +1,33 @@
-// LTC recurrence, forward, dense, H <= 64 (MATHS 3): all T steps and U unfolds of one batch row in
-// one threadgroup. backends/_ltc_kernels.py calls it.
+// LTC recurrence, forward, with the synapses in registers (MATHS 3): dense, H <= 64, or LISTED, the
+// few synapses of a sparse wiring; all T steps and U unfolds of one batch row in one threadgroup.
+// backends/_ltc_kernels.py calls it.
 //
-// PARTS threads share a target j; each keeps its PER = ceil(H / PARTS) synapses, source part + q
-// PARTS, in registers for the whole sequence. v is double-buffered in threadgroup memory: one
-// barrier per unfold. Padding targets compute and write nothing. One threadgroup per row, of a
-// multiple of 32 threads, >= PARTS H; PARTS is 4.
-// sizes: T, U, units.  num, den [B, T, H];  v0 [B, H];  ts [B, T];  cm [H];  synapses [H, H];
-// states [B, T, H];  with SAVE saved [B, T, U, 2, H] of n and d.
-threadgroup float v_buffer[2][PER * PARTS];
+// PARTS threads share a target j; each keeps its PER synapses part + q PARTS in registers for the
+// whole sequence: of source i = part + q PARTS, or listed, the target's own, padded to PER PARTS
+// with w = we = 0. v is double-buffered in threadgroup memory: one barrier per unfold. Padding
+// targets compute and write nothing. One threadgroup per row, of a multiple of 32 threads, >= PARTS
+// H; PARTS is 4; UNITS >= H, dense UNITS = PER PARTS. sizes: T, U, units.  num, den [B, T, H];  v0
+// [B, H];  ts [B, T];  cm [H];  synapses [H, H] of source and target; LISTED: sources, synapses [H,
+// PER PARTS] of the targets;  states [B, T, H]; with SAVE saved [B, T, U, 2, H] of n and d.
+threadgroup float v_buffer[2][UNITS];
 const uint T = uint(sizes[0]), U = uint(sizes[1]), H = uint(sizes[2]);
 const uint lane = thread_position_in_threadgroup.x, b = threadgroup_position_in_grid.x;
 const uint part = lane % uint(PARTS), j = lane / uint(PARTS);
 const bool live = j < H, writes = live && part == 0u;
 
 float s2[PER], m2[PER], w[PER], we[PER];
+uint source[PER];
 for (int q = 0; q < PER; ++q) {
   const uint i = part + uint(q * PARTS);
+#if LISTED
+  const bool on = live;
+  const uint at = on ? j * uint(PER * PARTS) + i : 0u;
+  source[q] = uint(sources[at]);
+#else
   const bool on = live && i < H;
   const uint at = on ? i * H + j : 0u;
+  source[q] = i;
+#endif
   s2[q] = on ? float(synapse_s2[at]) : 0.0f;
   m2[q] = on ? float(synapse_m2[at]) : 0.0f;
   w[q] = on ? float(synapse_w[at]) : 0.0f;
@@ -25,7 +35,7 @@ for (int q = 0; q < PER; ++q) {
 }
 const float cm_j = live ? float(cm[j]) : 1.0f;
 float v = live ? float(v0[b * H + j]) : 0.0f;
-if (part == 0u && j < uint(PER * PARTS)) {
+if (part == 0u && j < uint(UNITS)) {
   v_buffer[0][j] = v;
   v_buffer[1][j] = 0.0f;
 }
@@ -40,7 +50,7 @@ for (uint t = 0u; t < T; ++t) {
   for (uint u = 0u; u < U; ++u) {
     float n = 0.0f, d = 0.0f;
     for (int q = 0; q < PER; ++q) {
-      const float gate = ltc_gate(v_buffer[now][part + uint(q * PARTS)], s2[q], m2[q]);
+      const float gate = ltc_gate(v_buffer[now][source[q]], s2[q], m2[q]);
       n += gate * we[q];
       d += gate * w[q];
     }

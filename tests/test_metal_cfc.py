@@ -20,8 +20,9 @@ EDGES = [
     CfcCase(batch=1, steps=17, units=2, layers=0, mode="pure", timespans="per_step"),
     CfcCase(batch=3, steps=2, units=63, backbone_units=65, layers=2, mode="no_gate"),
     CfcCase(batch=33, steps=2, units=33, backbone_units=17, layers=3, timespans="per_batch"),
-    CfcCase(batch=2, steps=2, units=100, backbone_units=128, mode="pure", timespans="scalar"),
+    CfcCase(batch=3, steps=2, units=100, backbone_units=128, mode="pure", timespans="scalar"),
     CfcCase(batch=64, steps=2, units=65, backbone_units=64, timespans="per_batch"),
+    CfcCase(batch=130, steps=1, units=9, backbone_units=33, timespans="scalar"),
     CfcCase(batch=1, steps=2, units=200, layers=0),
     CfcCase(batch=3, steps=1, units=64, backbone_units=64, timespans="per_batch"),
     CfcCase(batch=1, steps=2, units=128, backbone_units=128, mode="no_gate"),
@@ -125,7 +126,7 @@ PRODUCTS = [
 
 @pytest.mark.parametrize("case", PRODUCTS, ids=str)
 def test_cfc_by_products_equals_numpy(monkeypatch, case):
-    monkeypatch.setattr(_launch, "PRODUCT_ELEMENTS", 0)
+    monkeypatch.setattr(_launch, "PRODUCT_WEIGHTS", 0)
     for order, training in zip(ORDERS, (True, False, True), strict=True):
         with simulated(order):
             check_states(case, "metal", training=training)
@@ -133,6 +134,6 @@ def test_cfc_by_products_equals_numpy(monkeypatch, case):
 
 
 def test_cfc_by_products_where_one_row_exceeds_threadgroup_memory():
-    assert _launch.cfc_takes_products(1, 3000, ())
-    assert _launch.cfc_takes_products(256, 256, (128,))
-    assert not _launch.cfc_takes_products(64, 128, (128,))
+    assert _launch.cfc_takes_products(3000, (), 1)
+    assert _launch.cfc_takes_products(256, (256,), 3)
+    assert not _launch.cfc_takes_products(128, (128,), 3)

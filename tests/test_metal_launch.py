@@ -44,7 +44,7 @@ def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
         assert 4 * copies * _launch.round_up(units) * blocks.rows <= 32 * 1024
     for widths in ((), (units,), (64, 3)):
         for weights in (100, 10**6):
-            forward = _launch.cfc_forward(batch, units, widths, weights)
+            forward = _launch.cfc_forward(batch, units, widths, 4, weights)
             backward = _launch.cfc_backward(batch, units, widths, 4, weights)
             for plan, copies in ((forward, 2), (backward, 5)):
                 check(plan.blocks.launch)
@@ -56,14 +56,22 @@ def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
 
 
 def test_large_batches_share_loads_and_small_ones_fill_the_gpu():
-    assert [_launch.streamed_forward(b, 100).rows for b in (1, 16, 32, 64, 128)] == [1, 1, 2, 4, 8]
+    assert [_launch.streamed_forward(b, 100).rows for b in (1, 16, 32, 64, 128)] == [1, 2, 4, 8, 8]
+    assert [_launch.streamed_forward(b, 100, "cuda").rows for b in (64, 512)] == [1, 4]
+    rows = [_launch.cfc_forward(128, 64, (64,), heads, 10**5).blocks.rows for heads in (1, 3, 4)]
+    assert rows == [16, 16, 8]
 
 
 def test_plan_follows_size_density_and_thread_limit(monkeypatch):
     sparse = make(LtcCase(units=64, density=0.2)).params
     lists = ops.SynapseLists(sparse.mask, sparse.sensory_mask)
     assert [_ltc_kernels.plan(h) for h in (1, 64, 65)] == ["dense", "dense", "streamed"]
-    assert _ltc_kernels.plan(64, lists) == "list"
+    assert _ltc_kernels.plan(64, lists) == "listed"
+    with monkeypatch.context() as change:
+        change.setattr(_launch, "LISTED_FORWARD_PER", 1)
+        assert _ltc_kernels.plan(64, lists) == "dense"
+        change.setattr(_launch, "DENSE_UNITS", 0)
+        assert _ltc_kernels.plan(64, lists) == "list"
     monkeypatch.setattr(_launch, "thread_limit", 384)
     assert [_ltc_kernels.plan(h) for h in (32, 64)] == ["dense", "streamed"]
 

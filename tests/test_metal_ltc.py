@@ -85,7 +85,7 @@ def test_ltc_runs_are_bitwise_equal(units):
 
 
 LISTED = [  # sparse enough for the kernels of synapse lists
-    LtcCase(batch=1, steps=1, inputs=1, units=2, unfolds=1, density=0.4, timespans="per_batch"),
+    LtcCase(batch=1, steps=1, inputs=1, units=2, unfolds=1, density=0.2, timespans="per_batch"),
     LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="zero"),
     LtcCase(batch=3, steps=2, units=100, unfolds=2, density=0.05, implicit=True),
     LtcCase(batch=17, steps=4, units=33, unfolds=2, density=0.2),  # several chunks of rows
@@ -93,11 +93,20 @@ LISTED = [  # sparse enough for the kernels of synapse lists
 ]
 
 
+def stream_lists(monkeypatch):
+    """Take the kernels of lists that don't fit registers, at any size."""
+    monkeypatch.setattr(_launch, "LISTED_FORWARD_PER", 0)
+    monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
+
+
+@pytest.mark.parametrize("plan", ["listed", "list"])
 @pytest.mark.parametrize("case", LISTED, ids=str)
-def test_ltc_with_synapse_lists_equals_numpy(case):
+def test_ltc_with_synapse_lists_equals_numpy(monkeypatch, case, plan):
+    if plan == "list":
+        stream_lists(monkeypatch)
     masks = make(case).params
     lists = ops.SynapseLists(masks.mask, masks.sensory_mask)
-    assert _ltc_kernels.plan(case.units, lists) == "list"
+    assert _ltc_kernels.plan(case.units, lists) == plan
     assert _ltc_lists.lists_of(lists)[1] is not None
     for order in ORDERS:
         with simulated(order):
@@ -105,7 +114,10 @@ def test_ltc_with_synapse_lists_equals_numpy(case):
             check_gradients(case, "metal", synapses=True)
 
 
-def test_ltc_with_a_list_of_no_synapse_equals_numpy():
+@pytest.mark.parametrize("plan", ["listed", "list"])
+def test_ltc_with_a_list_of_no_synapse_equals_numpy(monkeypatch, plan):
+    if plan == "list":
+        stream_lists(monkeypatch)
     case = LtcCase(density=0.0)
     with simulated():
         check_states(case, "metal", synapses=True)
@@ -147,6 +159,8 @@ PLANTED = [  # (file, a barrier with what follows, what is left)
 def test_ltc_missing_barrier_is_caught(monkeypatch, file, old, new):
     if "streamed" in file:
         monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
+    if "list" in file:
+        stream_lists(monkeypatch)
     case = LtcCase(batch=2, steps=2, units=40, unfolds=2, density=0.3)
     change = f"{file}.metal", replaced(old, new)
     race = pytest.raises(mslsim.MSLError, match=r"\[race\]")

@@ -65,6 +65,11 @@ def status(arguments: argparse.Namespace) -> int:
 
 def explain(arguments: argparse.Namespace) -> int:
     """Print what a call of this shape would run: kernels, launches, the least time they take."""
+    if arguments.op == "table":
+        from .plans import table
+
+        print("\n".join(table.markdown()))
+        return 0
     options = {"training": arguments.training}
     try:
         if arguments.op == "ltc":
@@ -83,7 +88,8 @@ def explain(arguments: argparse.Namespace) -> int:
 def _add_explain(commands) -> None:
     parser = commands.add_parser("explain", help=explain.__doc__)
     parser.set_defaults(run=explain)
-    parser.add_argument("op", choices=("ltc", "cfc"))
+    what = "a call, or the plans of common shapes as a table in Markdown"
+    parser.add_argument("op", choices=("ltc", "cfc", "table"), help=what)
     letters = "B batch, T steps, I inputs, H neurons, U unfolds; K units and L layers of a backbone"
     parser.add_argument("sizes", nargs="*", metavar="B64", help=letters)
     parser.add_argument("--training", action="store_true", help="with the gradient")

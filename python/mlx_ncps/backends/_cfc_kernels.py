@@ -55,7 +55,9 @@ def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="t
         if shape.timespans:
             ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
             ts = mx.broadcast_to(ts, (B, T))
-        if _launch.cfc_takes_products(B, state.shape[1], [w.shape[0] for w, _ in folded.backbone]):
+        if _launch.cfc_takes_products(
+            state.shape[1], [w.shape[0] for w, _ in folded.backbone], heads
+        ):
             stages = [(weight[:, I:], bias), *stages[1:]]
             activate, tail = ACTIVATIONS[activation], folded.tail
             states = _cfc_gemm.states(run, shape, xz, state, ts, stages, tail, activate, training)
@@ -141,7 +143,7 @@ def _packed(weights, launch):
 
 def _forward(run, shape, call, save):
     B, T, H, widths, kept, weights = _facts(shape, call)
-    launch = _launch.cfc_forward(B, H, widths, weights)
+    launch = _launch.cfc_forward(B, H, widths, shape.heads, weights, run.name)
     inputs, flags, template = _common(shape, call, launch)
     biases = mx.concatenate(call.biases) if call.biases else mx.zeros(1)  # not read
     packed = _packed([w.T for w in call.weights], launch)
@@ -158,7 +160,7 @@ def _forward(run, shape, call, save):
 
 def _backward(run, shape, call, dstates, saved):
     B, T, H, widths, kept, weights = _facts(shape, call)
-    launch = _launch.cfc_backward(B, H, widths, shape.heads, weights)
+    launch = _launch.cfc_backward(B, H, widths, shape.heads, weights, run.name)
     inputs, flags, template = _common(shape, call, launch)
     outputs = {"dh0": (B, H), "dz": (B, T, kept)}
     if shape.mode == "pure":

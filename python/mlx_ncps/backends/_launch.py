@@ -12,17 +12,23 @@ one when `thread_limit` is lowered below what it needs.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 SIMD = 32
 MEMORY = 32 * 1024  # bytes of threadgroup memory
 thread_limit = 512  # threads per threadgroup; lower it for a pipeline that allows fewer
 
-DENSE_UNITS = 64  # up to here an LTC's synapses stay in registers
+DENSE_UNITS = 64  # up to here all synapses of an LTC stay in registers
+LISTED_FORWARD_PARTS = 4  # threads that share a target whose few synapses stay in registers
+LISTED_FORWARD_PER, LISTED_BACKWARD_PER = 14, 7  # of a thread, in 104 registers: 5 and 9 a synapse
 CHUNK_UNFOLDS = 6 * 1024  # unfolds of one launch: a few milliseconds, far from the GPU's watchdog
 CHUNK_ELEMENTS = 2**30  # of the largest array of one launch: indices are 32 bits wide
-PRODUCT_ELEMENTS = 256 * 256  # rows x neurons from which MLX's products beat streamed weights
-SENSORY_ROWS = 4  # rows that share a load of a synapse in ltc_sensory_forward.metal
+PRODUCT_WEIGHTS = 2**18  # of a CfC's step, from which MLX's products beat streamed weights
+MIN_GROUPS = {"cuda": 128}  # by backend: threadgroups that rows are not merged below, about the
+MIN_GROUPS_APPLE = 8  # cores of the chips where merging pays most (docs/metal_kernels.md)
+LTC_ROWS = 8  # that share a load, at most: from there on arithmetic is the limit
+DENSE_GROUPS = 256  # threadgroups of the dense backward, which own a slab of gradients each
 
 
 class Launch(NamedTuple):
@@ -68,9 +74,16 @@ def neurons_by_rows(units: int, rows: int) -> Launch:
     return Launch((ceil_div(units, SIMD), ceil_div(rows, 8), 1), (SIMD, 8, 1))
 
 
+def sensory_rows(rows: int, units: int) -> int:
+    """Rows that share a load of a synapse in the kernels of the inputs: 8 where 1024 SIMD groups
+    are left, else 4.
+    """
+    return 8 if rows * units >= 2**18 else 4
+
+
 def sensory_forward(rows: int, units: int) -> Launch:
-    """A thread per (target, block of SENSORY_ROWS rows)."""
-    return neurons_by_rows(units, ceil_div(rows, SENSORY_ROWS))
+    """A thread per (target, block of sensory_rows rows)."""
+    return neurons_by_rows(units, ceil_div(rows, sensory_rows(rows, units)))
 
 
 def synapse_chunks(rows: int, sources: int, units: int) -> int:
@@ -97,35 +110,56 @@ def dense_fits(units: int) -> bool:
     return units <= DENSE_UNITS and dense(units, 1, 8).threads[0] <= thread_limit
 
 
+def listed_backward_parts(units: int) -> int:
+    """Threads that share a source whose few synapses stay in registers."""
+    return 8 if units <= DENSE_UNITS else 4
+
+
+def listed_fits(units: int, forward_per: int, backward_per: int) -> bool:
+    """Whether a sparse wiring's synapses stay in registers, with so many per thread."""
+    parts = max(LISTED_FORWARD_PARTS, listed_backward_parts(units))
+    threads = dense(units, 1, parts).threads[0]
+    few = forward_per <= LISTED_FORWARD_PER and backward_per <= LISTED_BACKWARD_PER
+    return few and threads <= thread_limit
+
+
 def dense_groups(batch: int) -> int:
-    """Threadgroups of the dense backward, which own a slab of gradients each."""
-    return min(batch, 128)
+    """Threadgroups of the dense backward."""
+    return min(batch, DENSE_GROUPS)
 
 
-def blocked(batch: int, neurons: int, bytes_per_row: int, bytes_shared: int = 0) -> Blocked | None:
+def blocked(
+    batch: int,
+    neurons: int,
+    bytes_per_row: int,
+    most_rows: int,
+    backend: str,
+    bytes_shared: int = 0,
+) -> Blocked | None:
     """Threadgroups of several batch rows, striding over `neurons`; None when not one row fits.
 
-    Rows: up to 8, as memory and a batch of at least 16 threadgroups allow. Parts: up to 4 threads
-    per neuron while they stay within `thread_limit`.
+    Rows: a power of two up to `most_rows`, as memory and a batch of at least MIN_GROUPS
+    threadgroups allow. Parts: up to 4 threads per neuron while they stay within `thread_limit`.
     """
     memory = MEMORY - bytes_shared
     if bytes_per_row > memory:
         return None
-    most = min(memory // bytes_per_row, batch // 16)
-    rows = next((r for r in (8, 4, 2) if r <= most), 1)
+    groups = MIN_GROUPS.get(backend, MIN_GROUPS_APPLE)
+    most = max(1, min(memory // bytes_per_row, batch // groups, most_rows))
+    rows = 1 << (most.bit_length() - 1)
     parts = next((p for p in (4, 2) if round_up(p * neurons) <= thread_limit), 1)
     threads = min(round_up(parts * neurons), thread_limit)
     return Blocked(Launch((ceil_div(batch, rows), 1, 1), (threads, 1, 1)), rows, parts)
 
 
-def streamed_forward(batch: int, units: int) -> Blocked | None:
+def streamed_forward(batch: int, units: int, backend: str = "") -> Blocked | None:
     """Each row keeps v, double-buffered."""
-    return blocked(batch, units, 2 * 4 * round_up(units))
+    return blocked(batch, units, 2 * 4 * round_up(units), LTC_ROWS, backend)
 
 
-def streamed_backward(batch: int, units: int) -> Blocked | None:
+def streamed_backward(batch: int, units: int, backend: str = "") -> Blocked | None:
     """Each row keeps dn, dd and dv."""
-    return blocked(batch, units, 3 * 4 * round_up(units))
+    return blocked(batch, units, 3 * 4 * round_up(units), LTC_ROWS, backend)
 
 
 def list_pays(sources: int, units: int, synapses: int) -> bool:
@@ -139,8 +173,10 @@ def recurrent_list_pays(units: int, synapses: int) -> bool:
 
 
 def simds(batch: int, units: int) -> int:
-    """Batch rows, a SIMD group each, of one threadgroup of the list kernels: dn, dd, dv of each."""
-    return min(4, batch, MEMORY // (3 * 4 * round_up(units)))
+    """Batch rows, a SIMD group each, of one threadgroup of the list kernels: dn, dd, dv of each.
+    They share nothing, so small batches spread over as many cores as they have rows.
+    """
+    return min(4, max(1, batch // 64), MEMORY // (3 * 4 * round_up(units)))
 
 
 def listed(batch: int, units: int) -> Launch:
@@ -150,13 +186,20 @@ def listed(batch: int, units: int) -> Launch:
 
 
 def list_sensory(rows: int, slices: int) -> Launch:
-    """A thread per (neuron of a slice, block of SENSORY_ROWS rows)."""
-    return neurons_by_rows(SIMD * slices, ceil_div(rows, SENSORY_ROWS))
+    """A thread per (neuron of a slice, block of sensory_rows rows)."""
+    return sensory_forward(rows, SIMD * slices)
 
 
 def list_gradient(synapses: int, chunks: int) -> Launch:
     """A thread per (synapse, chunk of rows)."""
     return Launch((ceil_div(synapses, 128), chunks, 1), (128, 1, 1))
+
+
+def cfc_rows(heads: int, backend: str) -> int:
+    """Rows of a CfC that share a load, at most: 16 halves what 8 stream, but four heads of 16 rows
+    don't fit 104 registers, and CUDA's compiler takes more than 512 threads can have.
+    """
+    return 16 if heads < 4 and backend != "cuda" else 8
 
 
 class Cfc(NamedTuple):
@@ -168,7 +211,15 @@ class Cfc(NamedTuple):
     chip: int
 
 
-def cfc(batch: int, units: int, widths: tuple, weights: int, buffers: tuple) -> Cfc | None:
+def cfc(
+    batch: int,
+    units: int,
+    widths: tuple,
+    weights: int,
+    buffers: tuple,
+    most_rows: int,
+    backend: str,
+) -> Cfc | None:
     """The CfC kernels: weights in threadgroup memory if they fit beside one row, else streamed.
 
     buffers: how many states [units] and outputs of a layer [widest] one row keeps there. None when
@@ -178,26 +229,33 @@ def cfc(batch: int, units: int, widths: tuple, weights: int, buffers: tuple) -> 
     neurons = max(units, *widths) if widths else units
     bytes_per_row = 4 * (buffers[0] * round_up(units) + buffers[1] * width)
     for chip in (round_up(weights, 1024), 0):
-        blocks = blocked(batch, neurons, bytes_per_row, 4 * chip)
+        most = min(most_rows, 8) if chip else most_rows  # nothing is streamed: rather more groups
+        blocks = blocked(batch, neurons, bytes_per_row, most, backend, 4 * chip)
         if blocks is not None:
             return Cfc(blocks, round_up(units), width, chip)
     return None
 
 
-def cfc_forward(batch: int, units: int, widths: tuple, weights: int) -> Cfc | None:
+def cfc_forward(
+    batch: int, units: int, widths: tuple, heads: int, weights: int, backend: str = ""
+) -> Cfc | None:
     """Each row keeps h and the layers' outputs, both double-buffered."""
-    return cfc(batch, units, widths, weights, (2, 2))
+    return cfc(batch, units, widths, weights, (2, 2), cfc_rows(heads, backend), backend)
 
 
-def cfc_backward(batch: int, units: int, widths: tuple, heads: int, weights: int) -> Cfc | None:
+def cfc_backward(
+    batch: int, units: int, widths: tuple, heads: int, weights: int, backend: str = ""
+) -> Cfc | None:
     """Each row keeps dh, the heads' gradients, and the layers', these double-buffered."""
-    return cfc(batch, units, widths, weights, (1 + heads, 2))
+    return cfc(batch, units, widths, weights, (1 + heads, 2), cfc_rows(heads, backend), backend)
 
 
-def cfc_takes_products(batch: int, units: int, widths) -> bool:
-    """Whether a CfC runs step by step on MLX's matrix products: where one step's product fills a
-    GPU by itself, or where the backward of one row exceeds threadgroup memory.
+def cfc_takes_products(units: int, widths, heads: int) -> bool:
+    """Whether a CfC runs step by step on MLX's matrix products: where a threadgroup would stream
+    its weights for longer than the products' launches take, or where the backward of one row
+    exceeds threadgroup memory.
     """
-    if batch * units >= PRODUCT_ELEMENTS:
+    edges = [units, *widths, heads * units]
+    if sum(n * m for n, m in itertools.pairwise(edges)) >= PRODUCT_WEIGHTS:
         return True
     return cfc_backward(1, units, tuple(widths), 4, MEMORY) is None

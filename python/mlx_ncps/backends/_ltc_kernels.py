@@ -1,8 +1,9 @@
 """LTC over whole sequences on a GPU: which kernels of metal/ltc_*.metal run, on what, and how their
 gradients join (MATHS 3); metal.py and cuda.py call `ltc_sequence` with their Runner.
 
-Plans: "dense" (synapses in registers, H <= 64), "streamed" (any H, several rows share a load) and
-"list" (sparse wirings, a SIMD group per row).
+Plans: "dense" (all synapses in registers, H <= 64), "listed" (those of a sparse wiring, H <= 128),
+"streamed" (any H, several rows share a load) and "list" (larger sparse wirings, a SIMD group per
+row).
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ def unsupported(**facts) -> str:
 
 def plan(units: int, synapses=None) -> str:
     """The kernels of the recurrence."""
-    if lists_of(synapses)[0] is not None:
-        return "list"
-    return "dense" if _launch.dense_fits(units) else "streamed"
+    lists = lists_of(synapses)[0]
+    if lists and _launch.listed_fits(units, lists.of_targets.per, lists.of_sources.per):
+        return "listed"
+    if _launch.dense_fits(units):
+        return "dense"
+    return "list" if lists else "streamed"
 
 
 def ltc_sequence(run, inputs, state, ts, params, *, unfolds, epsilon, implicit, synapses, training):
@@ -67,10 +71,13 @@ def _recurrence(run, unfolds, kernels, lists, save):
     """The operator (num, den [B, T, H], v0 [B, H], ts [B, T], cm [H], 4 x [H, H]) -> states
     [B, T, H] and, with `save`, n and d of every unfold [B, T, U, 2, H].
     """
-    forwards = {"dense": _dense_forward, "streamed": _streamed_forward, "list": _list_forward}
-    backwards = {"dense": _dense_backward, "streamed": _streamed_backward, "list": _list_backward}
-    run_forward, run_backward = forwards[kernels], backwards[kernels]
-    if kernels == "list":
+    run_forward, run_backward = {
+        "dense": (_dense_forward, _dense_backward),
+        "listed": (_listed_forward, _listed_backward),
+        "streamed": (_streamed_forward, _streamed_backward),
+        "list": (_list_forward, _list_backward),
+    }[kernels]
+    if kernels in ("list", "listed"):
         run_forward, run_backward = partial(run_forward, lists), partial(run_backward, lists)
 
     def forward(*primals, save=save):
@@ -110,9 +117,10 @@ def _dense_forward(run, sizes, inputs, outputs):
         (T, U, H),
         inputs,
         outputs,
-        flags={"SAVE": "saved" in outputs},
+        flags={"SAVE": "saved" in outputs, "LISTED": False},
         PER=_launch.ceil_div(H, 4),
         PARTS=4,
+        UNITS=_launch.round_up(H, 4),
     )
 
 
@@ -126,15 +134,54 @@ def _dense_backward(run, sizes, dstates, kept, synapses):
         (*sizes, groups),
         {"dstates": dstates, **kept, **named(synapses)},
         {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": (groups, 4, H, H)},
+        flags={"LISTED": False},
         PER=_launch.ceil_div(H, 8),
         PARTS=8,
+        UNITS=_launch.round_up(H, 8),
     )
     return out | {"dcm": out["dcm"].sum(axis=0), "synapses": tuple(out["slabs"].sum(axis=0))}
 
 
+def _listed_forward(lists, run, sizes, inputs, outputs):
+    B, T, U, H = sizes
+    of = lists.of_targets
+    entries = of.gather([inputs[name] for name in SYNAPSE])
+    return run(
+        "ltc_dense_forward",
+        _launch.dense(H, B, of.parts),
+        (T, U, H),
+        {**inputs, **named(entries), "sources": of.others},
+        outputs,
+        flags={"SAVE": "saved" in outputs, "LISTED": True},
+        PER=of.per,
+        PARTS=of.parts,
+        UNITS=H,
+    )
+
+
+def _listed_backward(lists, run, sizes, dstates, kept, synapses):
+    B, T, _, H = sizes
+    of, groups = lists.of_sources, _launch.dense_groups(B)
+    steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
+    slabs = (groups, 4, *of.others.shape)
+    out = run(
+        "ltc_dense_backward",
+        _launch.dense(H, groups, of.parts),
+        (*sizes, groups),
+        {"dstates": dstates, **kept, **named(of.gather(synapses)), "targets": of.others},
+        {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": slabs},
+        flags={"LISTED": True},
+        PER=of.per,
+        PARTS=of.parts,
+        UNITS=H,
+    )
+    dsynapses = tuple(of.scatter(g, (H, H)) for g in out["slabs"].sum(axis=0))
+    return out | {"dcm": out["dcm"].sum(axis=0), "synapses": dsynapses}
+
+
 def _streamed_forward(run, sizes, inputs, outputs):
     B, _, _, H = sizes
-    blocks = _launch.streamed_forward(B, H)
+    blocks = _launch.streamed_forward(B, H, run.name)
     return run(
         "ltc_streamed_forward",
         blocks.launch,
@@ -150,7 +197,7 @@ def _streamed_forward(run, sizes, inputs, outputs):
 
 def _streamed_backward(run, sizes, dstates, kept, synapses):
     B, T, U, H = sizes
-    blocks = _launch.streamed_backward(B, H)
+    blocks = _launch.streamed_backward(B, H, run.name)
     out = run(
         "ltc_streamed_backward",
         blocks.launch,

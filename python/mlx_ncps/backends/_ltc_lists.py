@@ -1,5 +1,7 @@
-"""The lists of a sparse LTC in the form that metal/ltc_list_*.metal read: slices of 32 neurons, a
-synapse of each per entry; _ltc_kernels.py calls it.
+"""The lists of a sparse LTC in the forms that its kernels read; _ltc_kernels.py calls it.
+
+metal/ltc_list_*.metal stream slices of 32 neurons, a synapse of each per entry; metal/ltc_dense_*
+keep each neuron's own synapses in registers.
 """
 
 from __future__ import annotations
@@ -29,11 +31,33 @@ class Slices(NamedTuple):
         return [mx.where(self.real, mx.take(p.reshape(-1), self.places), 0.0) for p in synapses]
 
 
+class Owned(NamedTuple):
+    """Synapses by neuron, padded to as many as the neuron with most has."""
+
+    per: int  # synapses of one of the `parts` threads that share a neuron
+    parts: int
+    others: mx.array  # [neurons, per * parts] the neuron at the synapse's other end
+    places: mx.array  # [neurons, per * parts] the synapse's place in a flat matrix [S, H]
+    real: mx.array  # [neurons, per * parts] whether it is a synapse, not padding
+    index: mx.array  # [S H] the entry of the synapse at this place, or their number
+
+    def gather(self, synapses) -> list:
+        """Matrices [S, H] as entries, 0 for padding."""
+        return [mx.where(self.real, mx.take(p.reshape(-1), self.places), 0.0) for p in synapses]
+
+    def scatter(self, values, shape):
+        """Values of the entries [neurons, per * parts] as a matrix [S, H], 0 without a synapse."""
+        padded = mx.concatenate([values.reshape(-1), mx.zeros(1)])
+        return mx.take(padded, self.index).reshape(shape)
+
+
 class Lists(NamedTuple):
     """The synapses of one matrix [S, H] for the kernels."""
 
     by_target: Slices
     by_source: Slices
+    of_targets: Owned
+    of_sources: Owned
     source: mx.array  # [synapses]
     target: mx.array  # [synapses]
     places: mx.array  # [synapses] in a flat matrix [S, H]
@@ -74,6 +98,8 @@ def _make(source, target, sources, targets) -> Lists:
     return Lists(
         _slices(target, source, places, targets),
         _slices(source, target, places, sources),
+        _owned(target, source, places, targets, index.size, _launch.LISTED_FORWARD_PARTS),
+        _owned(source, target, places, sources, index.size, _launch.listed_backward_parts(sources)),
         *(mx.array(a.astype(np.int32)) for a in (source, target, places, index)),
     )
 
@@ -95,3 +121,19 @@ def _slices(owner, other, places, units) -> Slices:
         real[rows, at % simd] = True
     arrays = (a.reshape(-1).astype(np.int32) for a in (neurons, begins, *entries))
     return Slices(*map(mx.array, arrays), mx.array(real.reshape(-1)))
+
+
+def _owned(owner, other, places, units, size, parts) -> Owned:
+    """The synapses of each `owner`, the neuron of each synapse, in their order."""
+    most = int(np.bincount(owner, minlength=units).max(initial=0))
+    per = max(1, _launch.ceil_div(most, parts))
+    entries = np.zeros((2, units, per * parts), np.int64)
+    real = np.zeros(entries.shape[1:], bool)
+    index = np.full(size, real.size)
+    for neuron in range(units):
+        mine = np.flatnonzero(owner == neuron)
+        entries[:, neuron, : mine.size] = other[mine], places[mine]
+        real[neuron, : mine.size] = True
+        index[places[mine]] = neuron * per * parts + np.arange(mine.size)
+    others, at, index = (mx.array(a.astype(np.int32)) for a in (*entries, index))
+    return Owned(per, parts, others, at, mx.array(real), index)

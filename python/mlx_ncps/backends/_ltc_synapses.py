@@ -25,7 +25,7 @@ def sensory_dense(run):
             (B * T, I, H),
             {"x": x, "leak_num": leak_num, "leak_den": leak_den, **named(synapses)},
             {"num": (B, T, H), "den": (B, T, H)},
-            ROWS=_launch.SENSORY_ROWS,
+            ROWS=_launch.sensory_rows(B * T, H),
         )
         return out["num"], out["den"]
 
@@ -44,9 +44,8 @@ def sensory_listed(run, lists):
     def launch(kernel, by, rows, sizes, inputs, outputs):
         slices = by.begins.size - 1
         inputs = {**inputs, "neurons": by.neurons, "begins": by.begins}
-        where = _launch.list_sensory(rows, slices)
-        sizes = (rows, *sizes, slices)
-        return run(kernel, where, sizes, inputs, outputs, ROWS=_launch.SENSORY_ROWS)
+        where, shared = _launch.list_sensory(rows, slices), _launch.sensory_rows(rows, 32 * slices)
+        return run(kernel, where, (rows, *sizes, slices), inputs, outputs, ROWS=shared)
 
     def forward(x, leak_num, leak_den, *synapses):
         (B, T, I), H, by = x.shape, leak_num.shape[0], lists.by_target

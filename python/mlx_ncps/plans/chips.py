@@ -1,84 +1,112 @@
-"""The cost model: what a call costs on an Apple GPU at best, derived from published figures of the
-chips and never measured by us. `plans` prints it.
+"""The cost model: what a kernel's launch costs on a GPU at best, derived from published figures of
+the chips and never measured by us. `plans` prints it, `costs` counts what a launch does.
+
+Sources: P. Turner's metal-benchmarks (Apple cores: exp2 4 and reciprocal 6 cycles per 128 lanes,
+208 KiB of registers, 60 KiB of threadgroup memory, 32 bytes per cycle from L2, half of that
+from beyond), Chips and Cheese (latencies of the M1), NVIDIA's data sheets. The latency of a round
+is an estimate of ours.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
+
+LANES = 128  # float32 lanes of a core in four schedulers, one multiply-add each per cycle
+LAUNCH_SECONDS = 2.75e-6  # of one launch that waits for the one before
+ROUND_CYCLES = 120  # shuffles, update, barrier and the read behind it: no other work of the group
+MEMORY_CYCLES = 400  # a load from memory that the round waits for
+PRODUCT_SHARE = 0.7  # of the multiply-adds that a matrix product of whole tiles reaches
 
 
 class Chip(NamedTuple):
-    """Published figures of one chip."""
+    """Published figures of one chip; those of a core hold for an NVIDIA multiprocessor."""
 
     name: str
     cores: int
     gigahertz: float
     gigabytes_per_second: float
+    cache: int  # bytes of the L2
+    gate_cycles: float = 10.0  # of exp2 and reciprocal per 128 lanes
+    registers: int = 53248  # of a core, 32 bits
+    shared: int = 60 * 1024  # bytes of threadgroup memory of a core
+    threads: int = 3072  # of a core, at most
 
 
 CHIPS = (
-    Chip("M1", 8, 1.278, 68.25),
-    Chip("M3 Max", 40, 1.4, 400.0),
-    Chip("M4 Max", 40, 1.58, 546.0),
+    Chip("M1", 8, 1.278, 68.25, 768 * 1024),
+    Chip("M3 Max", 40, 1.4, 400.0, 2**20),
+    Chip("M4 Max", 40, 1.58, 546.0, 2**20),
 )
-LANES = 128  # float32 lanes of a core, one multiply-add each per cycle
-EXP2_CYCLES, RECIPROCAL_CYCLES = 4, 6  # per 128 lanes
-LAUNCH_SECONDS = 2.75e-6  # of one launch that waits for the one before
+_NVIDIA = {"registers": 65536, "threads": 2048}
+H200 = Chip("H200", 132, 1.785, 4800.0, 50 * 2**20, 16.0, shared=228 * 1024, **_NVIDIA)
+GTX_1080 = Chip("GTX 1080", 20, 1.607, 320.0, 2 * 2**20, 9.0, shared=96 * 1024, **_NVIDIA)
 
 
-class Work(NamedTuple):
-    """What a call computes and moves, however it is launched."""
-
-    multiply_adds: int
-    exponentials: int  # each with a reciprocal: a sigmoid, or two of a tanh's three operations
-    bytes: int  # inputs and outputs, once
-
-
-def ltc_work(batch, steps, inputs, units, unfolds, synapses, sensory, training) -> Work:
-    """An LTC with that many synapses between neurons and from inputs. The backward computes every
-    gate again, and seven multiply-adds beside it.
+class Cost(NamedTuple):
+    """What one threadgroup of a launch does over its life, counted per thread or group, and what
+    the launch moves.
     """
-    gates = batch * steps * (unfolds * synapses + sensory)
-    moved = batch * steps * (inputs + units) + 4 * (synapses + sensory)
-    if training:
-        kept = 2 * batch * steps * unfolds * units
-        return Work(gates * (3 + 8), 2 * gates, 4 * (2 * kept + 3 * moved))
-    return Work(3 * gates, gates, 4 * moved)
 
-
-def cfc_work(batch, steps, inputs, units, backbone, heads, training) -> Work:
-    """A CfC; the backward multiplies by every weight twice."""
-    widths = [inputs + units, *backbone, heads * units]
-    weights = sum(n * m for n, m in itertools.pairwise(widths))
-    points = sum(backbone) + min(heads, 3) * units
-    moved = batch * steps * (inputs + units) + weights
-    times = 3 if training else 1
-    kept = batch * steps * (sum(backbone) + heads * units) if training else 0
-    products = batch * steps * weights
-    return Work(times * products, batch * steps * points, 4 * (times * moved + 4 * kept))
+    gates: float = 0  # exp2 with a reciprocal, of all threads
+    operations: float = 0  # multiply-adds and others of the kind, of all threads
+    loads: float = 0  # from threadgroup memory, one of a SIMD group each
+    streamed: float = 0  # bytes that come from L2 again and again
+    working_set: float = 0  # bytes that are streamed, each counted once
+    rounds: float = 0  # that wait for each other: unfolds, or stages of a step
+    memory_rounds: float = 0  # of these, loads from memory that nothing hides
+    bytes: float = 0  # of the whole launch's inputs and outputs, once
 
 
 class Estimate(NamedTuple):
-    """Seconds of each limit on one chip; the call takes at least the largest, and the launches."""
+    """Seconds of a launch on a chip, and the name of what bounds it."""
 
-    arithmetic: float
-    special: float
-    memory: float
-    launches: float
-
-    @property
-    def seconds(self) -> float:
-        """The roofline: the longest of the limits, after the launches."""
-        return max(self.arithmetic, self.special, self.memory) + self.launches
+    seconds: float
+    bound: str
 
 
-def estimate(work: Work, chip: Chip, launches: int, groups: int) -> Estimate:
-    """`groups`: threadgroups of the longest launch; fewer than cores leave cores idle."""
-    lanes = LANES * min(chip.cores, groups) * chip.gigahertz * 1e9
-    return Estimate(
-        work.multiply_adds / lanes,
-        work.exponentials * (EXP2_CYCLES + RECIPROCAL_CYCLES) / lanes,
-        work.bytes / (chip.gigabytes_per_second * 1e9),
-        launches * LAUNCH_SECONDS,
-    )
+def resident(chip: Chip, threads: int, registers: int, threadgroup_bytes: int) -> int:
+    """Threadgroups that a core holds at a time."""
+    most = min(chip.registers // registers, chip.threads) // threads
+    if threadgroup_bytes:
+        most = min(most, chip.shared // threadgroup_bytes)
+    return max(1, most)
+
+
+def estimate(chip: Chip, cost: Cost, groups: int, threads: int, residents: int) -> Estimate:
+    """The launch's slowest limit: a core's units shared by all of its threadgroups; the rounds of
+    as many as it can't hold at a time; memory.
+
+    A threadgroup's own rounds add to its own work, as nothing else of it goes on meanwhile.
+    """
+    rate = chip.gigahertz * 1e9
+    per_core = -(-groups // chip.cores)
+    at_once = min(per_core, residents)
+    wide = 32 if cost.working_set <= chip.cache else 16
+    cycles = {
+        "exp2, 1/x": cost.gates * chip.gate_cycles / LANES,
+        "multiply-adds": cost.operations / LANES,
+        "threadgroup memory": cost.loads,
+        "L2": cost.streamed / wide,
+    }
+    bound, work = max(cycles.items(), key=lambda item: item[1])
+    idle = max(1.0, LANES / (threads * at_once))  # too few SIMD groups for the four schedulers
+    issue = max(cycles["exp2, 1/x"], cycles["multiply-adds"]) * max(1.0, LANES / threads)
+    alone = max(work, issue) + cost.rounds * ROUND_CYCLES + cost.memory_rounds * MEMORY_CYCLES
+    busy = max(work, max(cycles["exp2, 1/x"], cycles["multiply-adds"]) * idle) * per_core
+    waiting = alone * -(-per_core // at_once)
+    memory = cost.bytes / (chip.gigabytes_per_second * 1e9)
+    if memory > max(busy, waiting) / rate:
+        return Estimate(memory, "memory")
+    return Estimate(max(busy, waiting) / rate, bound if waiting < 1.3 * busy else "latency")
+
+
+def product_seconds(chip: Chip, rows: int, depth: int, columns: int) -> float:
+    """A matrix product [rows, depth] x [depth, columns] in tiles of 32 x 32 or, where these fill
+    the chip, 64 x 64; launch included.
+    """
+    tiles = {size: -(-rows // size) * -(-columns // size) for size in (64, 32)}
+    size = 64 if tiles[64] >= chip.cores else 32
+    cycles = -(-tiles[size] // chip.cores) * size * size * depth / (LANES * PRODUCT_SHARE)
+    size_bytes = 4 * (rows * depth + depth * columns + rows * columns)
+    moved = size_bytes / (chip.gigabytes_per_second * 1e9) if size_bytes > chip.cache else 0.0
+    return max(cycles / (chip.gigahertz * 1e9), moved) + LAUNCH_SECONDS
