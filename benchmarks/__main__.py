@@ -32,13 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.typed = shlex.join(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # print what there is
-    mx.set_default_device(getattr(mx, options.device))
     try:
+        _choose_device(options.device)
         return import_module(f"{__package__}.{options.command}").run(options)
     except ValueError as error:
         if not str(error).startswith("[benchmarks]"):
             raise
         parser.error(str(error))
+
+
+def _choose_device(device: str) -> None:
+    """Raises ValueError where this MLX has no such device."""
+    try:
+        mx.set_default_device(getattr(mx, device))
+    except ValueError as error:
+        raise ValueError(f"[benchmarks] --device {device}: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

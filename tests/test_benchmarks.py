@@ -7,6 +7,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from cases import CfcCase, LtcCase, assert_all_close, tolerance, want_gradients, want_states
@@ -256,8 +257,6 @@ def test_step_keeps_single_calls():
 
 
 def test_primitives_are_counted_without_views():
-    import mlx.core as mx
-
     x = mx.ones((4, 3))
     mx.eval(x)
     names = launches.primitives([mx.sigmoid(x.T)[None], x @ x.T])
@@ -383,6 +382,14 @@ def test_quick_rows_are_smaller_and_named_by_their_size():
     for row, short in zip(ROWS, quick(ROWS), strict=True):
         assert short.case.steps <= row.case.steps
         assert f"B{short.case.batch}T{short.case.steps}" in short.name
+
+
+@pytest.mark.skipif(mx.is_available(mx.gpu), reason="MLX has a GPU here")
+def test_device_that_does_not_exist_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--device", "gpu"])
+    assert end.value.code == 2
+    assert "--device gpu" in capsys.readouterr().err
 
 
 def test_targets_are_of_rows_that_exist():
