@@ -2,6 +2,7 @@
 without a GPU.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def run(*arguments):
 def test_check_gpu_passes_what_is_right():
     done = run("cpu", "--steps", "few")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "values: 6 cases, 0 failed" in done.stdout
+    assert "values: 7 cases, 0 failed" in done.stdout
 
 
 @pytest.mark.usefixtures("native")
@@ -41,3 +42,99 @@ def test_check_gpu_says_that_there_is_no_gpu():
     done = run("cuda")
     assert done.returncode == 2
     assert "the backend cuda can't run here" in done.stdout
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import check_gpu
+
+    return check_gpu
+
+
+def test_check_gpu_arguments(tool, capsys):
+    options = tool.parse(["cuda", "--", "--quick", "--only", "ltc"])
+    assert options.steps == ["values", "sanitize", "published", "measure"]
+    assert options.benchmarks == ["--quick", "--only", "ltc"]
+    assert tool.parse(["metal"]).steps == ["values", "published", "measure"]
+    assert tool.parse(["metal", "--steps", "few"]).steps == ["few"]
+    for wrong in ([], ["rocm"], ["cuda", "--steps", "nothing"]):
+        with pytest.raises(SystemExit):
+            tool.parse(wrong)
+    assert "usage" in capsys.readouterr().err
+
+
+CELL = {"status": "ready", "errors": {"states": 1e-7}, "peak_bytes": 2**20, "launches": 3}
+DOCUMENT = {
+    "command": "python -m benchmarks --device gpu",
+    "header": {"machine": "a GPU", "backend": "cuda on gpu"},
+    "rows": {
+        "ltc-B64 fwd": {
+            "row": {"name": "ltc-B64 fwd", "mode": "fwd", "work": {"sigmoid": 1}, "limit": None},
+            "cells": {
+                "fused": CELL | {"samples": [0.002, 0.002, 0.002]},
+                "eager": CELL | {"samples": [0.2, 0.2, 0.2]},
+                "torch": {"status": "missing", "reason": "not installed: torch", "errors": {}},
+            },
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize(("backend", "name"), [("cuda", "nvidia"), ("metallib", "apple")])
+def test_check_gpu_measures_by_the_benchmarks(
+    tool, monkeypatch, tmp_path, capsys, status, backend, name
+):
+    """A run of the benchmarks that a GPU would make, its results faked."""
+    asked = []
+
+    def run(command, env, **_):
+        asked.append((command[1:], env.get("MLX_NCPS_BACKEND")))
+        (tmp_path / f"{name}.json").write_text(json.dumps(DOCUMENT))
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.delenv("MLX_NCPS_BACKEND", raising=False)
+    monkeypatch.setattr(tool.subprocess, "run", run)
+    assert tool.measure(backend, tmp_path, ["--quick"]) == (status == 0)
+    words = ["-m", "benchmarks", "--device", "gpu", "--json", str(tmp_path / f"{name}.json")]
+    assert asked == [([*words, "--quick"], "metallib" if backend == "metallib" else None)]
+    printed = capsys.readouterr().out
+    assert printed.startswith("## NVIDIA GPUs" if name == "nvidia" else "## Apple chips")
+    assert printed.count("\n## ") == 0  # that part of the page alone
+    for words in ("- machine: a GPU", "| ltc-B64 fwd | 2 ms ±0% | 200 ms ±0% |", "100x"):
+        assert words in printed
+    assert "not installed: torch" in printed
+
+
+def test_check_gpu_without_results_prints_none(tool, monkeypatch, tmp_path, capsys):
+    failed = subprocess.CompletedProcess([], 2)
+    monkeypatch.setattr(tool.subprocess, "run", lambda *_, **__: failed)
+    assert not tool.measure("cuda", tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("native")
+def test_check_gpu_times_the_published_shape(tool, monkeypatch, capsys):
+    times = iter((0.25, 1.0))
+    monkeypatch.setattr(tool, "_median_ms", lambda call: next(times))
+    assert tool.published("cpu")
+    printed = capsys.readouterr().out
+    assert "1.7 ms on a GTX 1080,    0.250 ms here" in printed
+    assert "11.0 ms on a GTX 1080,    0.750 ms here" in printed
+
+
+def test_check_gpu_runs_every_sanitizer(tool, monkeypatch, capsys):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 9 if "racecheck" in command else 0)
+
+    monkeypatch.setattr(tool.subprocess, "run", run)
+    monkeypatch.setattr(tool.shutil, "which", lambda _: None)
+    assert not tool.sanitize("cuda")
+    monkeypatch.setattr(tool.shutil, "which", lambda name: f"/bin/{name}")
+    assert not tool.sanitize("cuda")
+    assert [command[2] for command in asked] == list(tool.SANITIZERS)
+    assert "racecheck: exit status 9" in capsys.readouterr().out

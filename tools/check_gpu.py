@@ -6,16 +6,20 @@
 1. values: states and all gradients of the tests' table of cases against NumPy float64;
 2. sanitize: a part of them under compute-sanitizer's memcheck, racecheck, initcheck and synccheck
    (NVIDIA only);
-3. measure: the fused kernels beside the same call through plain MLX operations, eager and compiled,
-   in one run on that GPU.
+3. published: the shape whose times ltc-cuda publishes, beside these;
+4. measure: `python -m benchmarks --device gpu`, against plain, compiled and hand-written MLX,
+   PyTorch eager and torch.compile where they are installed. It keeps its results in --out and
+   prints the part of docs/results.md that they make. What follows `--` goes to the benchmarks:
+   `... cuda -- --quick --only ltc`.
 
-Ends with 0 only if all of it passed; --steps chooses. Prints the GPU's name with the figures. The
-backend cpu tries out the script itself.
+Ends with 0 only if all of it passed, 2 where the GPU is missing; --steps chooses. The backend cpu
+tries out the script itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -25,8 +29,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path.insert(0, str(TESTS))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from cases import (  # noqa: E402  the table of cases lies beside the tests
     CFC_CASES,
@@ -43,20 +47,22 @@ from cases import (  # noqa: E402  the table of cases lies beside the tests
 from mlx_ncps import dispatch, use_backend  # noqa: E402
 from running import check_gradients, check_states, problem  # noqa: E402
 
+from benchmarks import page  # noqa: E402
+
 CASES = [*LTC_CASES, *LTC_WIRED_CASES, *LTC_EMPTY_CASES, *CFC_CASES, *CFC_EMPTY_CASES]
 FEW = [
     LtcCase(batch=3, steps=3, units=33, timespans="per_batch"),
     LtcCase(batch=17, steps=2, units=100, unfolds=2),
     LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2),
+    LtcCase(batch=5, steps=2, units=130, unfolds=2, density=0.1),
     CfcCase(batch=5, units=33, backbone_units=17, timespans="per_batch"),
     CfcCase(batch=3, units=200, backbone_units=128, layers=2, mode="no_gate"),
     CfcCase(batch=3, units=17, layers=0, mode="pure"),
 ]
-TIMED = [
-    LtcCase(batch=64, steps=128, inputs=64, units=64),
-    LtcCase(batch=64, steps=128, inputs=64, units=64, density=0.1),
-    CfcCase(batch=64, steps=128, inputs=64, units=128, backbone_units=128),
-]
+# What https://github.com/clubsnake/ltc-cuda publishes in its README, measured on a GTX 1080.
+PUBLISHED = LtcCase(batch=24, steps=8, inputs=128, units=64, density=0.5)
+PUBLISHED_MS = {"forward": 1.7, "backward": 11.0}
+RESULTS = {"cuda": "nvidia", "metal": "apple", "metallib": "apple", "cpu": "cpu"}  # files of --out
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
@@ -90,7 +96,7 @@ def sanitize(backend: str) -> bool:
     return passed
 
 
-def _median_ms(call, repeats: int) -> float:
+def _median_ms(call, repeats: int = 20) -> float:
     mx.eval(call())
     times = []
     for _ in range(repeats):
@@ -100,50 +106,83 @@ def _median_ms(call, repeats: int) -> float:
     return 1e3 * statistics.median(times)
 
 
-def measure(backend: str) -> bool:
-    """Median times of a forward for inference: fused, plain operations, and these compiled."""
-    for case in TIMED:
-        fused, leaves, _ = problem(case, training=False, synapses=case.density < 1)
-        arrays = list(leaves.values())
-        with use_backend(backend):
-            ours = _median_ms(lambda f=fused, a=arrays: f(*a), 20)
-        with use_backend("reference"):
-            eager = _median_ms(lambda f=fused, a=arrays: f(*a), 3)
-            compiled = mx.compile(fused)
-            fast = _median_ms(lambda f=compiled, a=arrays: f(*a), 3)
-        print(
-            f"{case}: fused {ours:.3f} ms, eager {eager:.1f} ms ({eager / ours:.0f}x), "
-            f"compiled {fast:.1f} ms ({fast / ours:.0f}x)"
-        )
+def published(backend: str) -> bool:
+    """Median times of forward and backward at the published shape, beside the published ones."""
+    f, leaves, cotangents = problem(PUBLISHED, synapses=True)
+    arrays = list(leaves.values())
+    with use_backend(backend):
+        forward = _median_ms(lambda: f(*arrays))
+        both = _median_ms(lambda: mx.vjp(f, arrays, [cotangents]))
+    times = {"forward": forward, "backward": max(0.0, both - forward)}
+    print(f"{PUBLISHED}: times of a call, as ltc-cuda published them and here")
+    for part, ms in times.items():
+        print(f"  {part:<10} {PUBLISHED_MS[part]:>7.1f} ms on a GTX 1080, {ms:>8.3f} ms here")
     return True
 
 
+def measure(backend: str, out: Path, more=()) -> bool:
+    """The benchmarks on this backend, and the part of the results page that they fill."""
+    path = out / f"{RESULTS[backend]}.json"
+    device = "cpu" if backend == "cpu" else "gpu"
+    command = [sys.executable, "-m", "benchmarks", "--device", device, "--json", str(path), *more]
+    environ = os.environ | {"MLX_NCPS_BACKEND": backend} if backend == "metallib" else os.environ
+    done = subprocess.run(command, cwd=ROOT, env=environ, check=False)
+    if path.exists():
+        print(results_part(path))
+    return done.returncode == 0
+
+
+def results_part(path: Path) -> str:
+    """What docs/results.md says of a file of results, ready to paste; the file belongs into
+    docs/results/, from which `python -m benchmarks page` writes the same.
+    """
+    title, _ = page.TABLES[path.stem]
+    text = page.page(path.parent, page.FIGURES, page.PAGE.parent)
+    part = text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+    return f"## {title}\n{part}"
+
+
 STEPS = {
-    "values": lambda name: check([*CASES, *random_ltc_cases(20), *random_cfc_cases(20)], name),
-    "few": lambda name: check(FEW, name),
-    "sanitize": sanitize,
-    "measure": measure,
+    "values": lambda o: check([*CASES, *random_ltc_cases(20), *random_cfc_cases(20)], o.backend),
+    "few": lambda o: check(FEW, o.backend),
+    "sanitize": lambda o: sanitize(o.backend),
+    "published": lambda o: published(o.backend),
+    "measure": lambda o: measure(o.backend, o.out, o.benchmarks),
 }
 
 
-def main() -> int:
-    """Run the steps that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("backend", choices=("cuda", "metal", "metallib", "cpu"))
+def parse(argv) -> argparse.Namespace:
+    """The options; `benchmarks` are the words behind `--`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("backend", choices=RESULTS)
     parser.add_argument("--steps", nargs="+", choices=STEPS)
-    arguments = parser.parse_args()
-    backend = arguments.backend
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "results", metavar="FOLDER")
+    argv = list(argv)
+    split = argv.index("--") if "--" in argv else len(argv)
+    options = parser.parse_args(argv[:split])
+    options.benchmarks = argv[split + 1 :]
+    options.out = options.out.resolve()
+    sanitized = ["sanitize"] if options.backend == "cuda" else []
+    options.steps = options.steps or ["values", *sanitized, "published", "measure"]
+    return options
+
+
+def main(argv=None) -> int:
+    """Run the steps that were asked for."""
+    options = parse(sys.argv[1:] if argv is None else argv)
+    backend = options.backend
     status = {row.name: row for row in dispatch.describe()}[backend]
     if not status.available:
         print(f"the backend {backend} can't run here: {status.reason}")
         return 2
     mx.set_default_device(mx.cpu if backend == "cpu" else mx.gpu)
     print(
-        f"{mx.device_info().get('device_name', 'unnamed device')}, mlx {mx.__version__}, {backend}"
+        f"{mx.device_info().get('device_name', 'unnamed device')}, mlx {mx.__version__}, {backend}",
+        flush=True,
     )
-    sanitized = ["sanitize"] if backend == "cuda" else []
-    steps = arguments.steps or ["values", *sanitized, "measure"]
-    results = [STEPS[step](backend) for step in steps]  # all of them, also after a failure
+    results = [STEPS[step](options) for step in options.steps]  # all, also after a failure
     return 0 if all(results) else 1
 
 
