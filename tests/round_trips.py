@@ -28,7 +28,7 @@ B, T, I = 2, 4, 3
 BASES = {"LiquidCell", "NCPRNNCell"}
 
 
-class Leaky(LiquidCell):
+class KnownLeaky(LiquidCell):
     """A user's cell with options: h' = h + rate ts (tanh(W [x, h]) - h), step by step."""
 
     op = "leaky"
@@ -87,7 +87,7 @@ CELLS = {
     "ltc_backbone": lambda: LTCCell(wired(), activation="tanh", backbone_units=[5, 4]),
     "lstm": lambda: LSTMCell(I, 5),
     "lstm_lazy": lambda: LSTMCell(None, 5),
-    "user": lambda: Leaky(6, rates=(0.25, np.float32(0.5)), names={"a": (1, 2)}),
+    "user": lambda: KnownLeaky(6, rates=(0.25, np.float32(0.5)), names={"a": (1, 2)}),
 }
 
 
@@ -118,8 +118,8 @@ LAYERS = {
     "LTC_cell": lambda: LTC(LTCCell(wired()), merge_mode=None, **BOTH),
     "CfCRNN": lambda: CfCRNN(I, wired(), 2, mixed_memory=True, **BOTH),
     "LTCRNN": lambda: LTCRNN(I, 5, 2, proj_size=3, return_state=False, ode_unfolds=2),
-    "LiquidRNN": lambda: LiquidRNN(Leaky(5), return_sequences=True, **BOTH),
-    "LiquidRNN_two": lambda: LiquidRNN(CfCCell(I, 5), backward_cell=Leaky(5), **BOTH),
+    "LiquidRNN": lambda: LiquidRNN(KnownLeaky(5), return_sequences=True, **BOTH),
+    "LiquidRNN_two": lambda: LiquidRNN(CfCCell(I, 5), backward_cell=KnownLeaky(5), **BOTH),
     "LiquidRNN_lstm": lambda: LiquidRNN(LSTMCell(I, 5), return_state=True),
     "MMRNN": lambda: MMRNN(LTCCell(wired()), return_state=True, proj_size=2),
 }
