@@ -114,13 +114,27 @@ std::shared_ptr<const SynapseLists> all_synapses(int inputs, int units) {
                                         units);
 }
 
-// Gates evaluated, in whole vectors: lanes across neurons waste the tail of H and the absent
-// synapses, lanes across rows the tail of B.
-bool prefers_lists(long B, long I, long H, long U, long recurrent, long sensory) {
-  const long lanes = kernels().lanes;
-  const long dense = B * ((H + lanes - 1) / lanes) * (U * H + I);
-  const long listed = (B + lanes - 1) / lanes * (U * recurrent + sensory);
-  return listed < dense;
+// Pairs of a source and a block of `lanes` targets that have a synapse.
+long count_blocks(const std::vector<Synapse>& list, int sources, int lanes) {
+  std::vector<int> last(sources, -1);  // the block counted last; the list is sorted by target
+  long count = 0;
+  for (const auto& s : list)
+    if (s.target / lanes != last[s.source]) last[s.source] = s.target / lanes, ++count;
+  return count;
+}
+
+// Gates that the forward evaluates, in whole vectors: lanes across neurons waste the tail of H and
+// absent synapses, lanes across rows the tail of B. The backward follows, although its dense kernel
+// evaluates all absent synapses: it does so on all threads where the lists have but one task.
+bool prefers_lists(long B, long I, long H, long U, const SynapseLists* synapses) {
+  const long lanes = kernels().lanes, all = U * H + I;
+  long dense = (H + lanes - 1) / lanes * all, listed = H * all;
+  if (synapses) {
+    const auto blocks = synapses->blocks(lanes);
+    dense = U * blocks.recurrent + blocks.sensory;
+    listed = U * long(synapses->recurrent.size()) + long(synapses->sensory.size());
+  }
+  return (B + lanes - 1) / lanes * listed < B * dense;
 }
 
 }  // namespace
@@ -131,12 +145,13 @@ SynapseLists::SynapseLists(std::vector<int> source, std::vector<int> target,
     : inputs(inputs_),
       units(units_),
       recurrent(sorted(source, target, units_, units_, "recurrent")),
-      sensory(sorted(sensory_source, sensory_target, inputs_, units_, "sensory")) {}
+      sensory(sorted(sensory_source, sensory_target, inputs_, units_, "sensory")) {
+  for (int n = 0; n < 3; ++n)
+    blocks_[n] = {count_blocks(recurrent, units, 4 << n), count_blocks(sensory, inputs, 4 << n)};
+}
 
 const char* ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses) {
-  const long recurrent = synapses ? long(synapses->recurrent.size()) : long(H) * H;
-  const long sensory = synapses ? long(synapses->sensory.size()) : long(I) * H;
-  return prefers_lists(B, I, H, unfolds, recurrent, sensory) ? "lists" : "dense";
+  return prefers_lists(B, I, H, unfolds, synapses) ? "lists" : "dense";
 }
 
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,

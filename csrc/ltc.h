@@ -2,6 +2,7 @@
 // src/bindings.cpp exposes it, and mlx_ncps.backends.cpu calls it.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 
@@ -18,6 +19,16 @@ struct SynapseLists {
   // Throws std::invalid_argument where a neuron or input does not exist, or a synapse occurs twice.
   SynapseLists(std::vector<int> source, std::vector<int> target, std::vector<int> sensory_source,
                std::vector<int> sensory_target, int inputs, int units);
+
+  // Pairs of a source and a block of `lanes` (4, 8 or 16) targets that have a synapse: what the
+  // dense forward evaluates.
+  struct Blocks {
+    long recurrent, sensory;
+  };
+  Blocks blocks(long lanes) const { return blocks_[lanes / 8]; }
+
+ private:
+  std::array<Blocks, 3> blocks_;
 };
 
 // All arguments folded as KERNELS describes: s2 = -sigma log2 e, m2 = sigma mu log2 e, w =

@@ -38,6 +38,9 @@ def states(case):
 CASES = [
     LtcCase(batch=17, steps=5, units=33),
     LtcCase(batch=17, steps=5, units=33, density=0.3),
+    LtcCase(batch=3, steps=5, units=33),
+    LtcCase(batch=5, steps=5, units=33),
+    CfcCase(batch=3, steps=9, units=65, backbone_units=65),
     CfcCase(batch=17, steps=5, units=65, backbone_units=65),
 ]
 

@@ -141,6 +141,10 @@ static inline void cfc_heads_of(const Cfc& k, const float* z, const float* bias,
   });
 }
 
+// Rows of a task at most. More gain nothing in the GEMM, which reads a panel from L2 once for all
+// of them, and leave fewer tasks to the threads.
+constexpr long CFC_ROWS = 16;
+
 static void cfc_forward_rows(const Cfc& k, long b, long rows) {
   const CfcProblem& p = k.p;
   const long T = p.T, I = p.I, H = p.H;
@@ -187,14 +191,16 @@ static void cfc_forward_rows(const Cfc& k, long b, long rows) {
   }
 }
 
-// Four tasks while the batch is small; more rows than 16 gain nothing in the GEMM.
-static inline long cfc_rows_per_task(long B) {
-  const long rows = (B + 3) / 4;
-  return rows < 4 ? 4 : rows > 16 ? 16 : rows;
+// Vector operations of a forward's products.
+static long cfc_operations(const Cfc& k) {
+  long weights = k.stride[0] * k.p.I;
+  for (int s = 0; s <= k.p.layers; ++s) weights += k.stride[s] * k.depth[s];
+  return k.p.B * k.p.T * weights / W;
 }
 
 static void cfc_forward_all(const Cfc& k) {
-  const long B = k.p.B, rows = cfc_rows_per_task(B);
+  const long B = k.p.B, share = share_work(cfc_operations(k), parallel_threads()),
+             rows = even_rows(B, CFC_ROWS, share);
   auto body = [&](long task) { cfc_forward_rows(k, task * rows, min_of(rows, B - task * rows)); };
   parallel((B + rows - 1) / rows, body);
 }

@@ -275,8 +275,9 @@ static void cfc_backward(const CfcProblem& p) {
   cfc_slab(k, slab_count);
   // The tasks and their slabs depend on the shape alone, so that results do not depend on the
   // number of threads.
-  const long rows = p.B < 128 ? min_of(8, p.B > 0 ? p.B : 1) : 16, blocks = (p.B + rows - 1) / rows,
-             slabs = min_of(blocks, 16);
+  const long rows = even_rows(p.B, p.B < 128 ? CFC_ROWS / 2 : CFC_ROWS,
+                              share_work(cfc_operations(k), 2)),
+             blocks = (p.B + rows - 1) / rows, slabs = min_of(blocks, 16);
   const long stride = slab_count.used;
   Scratch slab_memory(stride * (slabs > 0 ? slabs : 1));
   const LstmSlabs lstm_slabs(k.lstm, slabs);

@@ -102,6 +102,8 @@ void run_parallel(long count, void (*body)(void* context, long index), void* con
   parallel_for(std::size_t(count), [=](std::size_t i) { body(context, long(i)); });
 }
 
+long parallel_threads() { return num_threads(); }
+
 float* allocate_floats(long count) {
   return static_cast<float*>(
       ::operator new(sizeof(float) * std::size_t(count > 0 ? count : 1), std::align_val_t(64)));

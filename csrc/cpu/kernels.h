@@ -3,6 +3,8 @@
 // without AVX.
 #pragma once
 
+#include <utility>
+
 namespace mlx_ncps {
 
 // One synapse of a list; `source` reads, `target` is driven.
@@ -96,8 +98,9 @@ struct Kernels {
 };
 
 // What the instruction-set files may use of the C++ library, compiled once for the baseline
-// (csrc/cpu/support.cpp).
+// (csrc/cpu/isa.cpp).
 void run_parallel(long count, void (*body)(void* context, long index), void* context);
+long parallel_threads();             // that run_parallel may use
 float* allocate_floats(long count);  // 64-byte aligned; throws std::bad_alloc
 void free_floats(float* p);
 

@@ -10,39 +10,63 @@ constexpr int LTC_ROWS = 2;
 #endif
 
 // Parameters in blocks of W neurons: [blocks][others][s2 m2 w we][W]. The blocked neurons are
-// targets, or with `transposed` sources.
+// targets, or with `transposed` sources. A forward drops the sources whose synapses into a block
+// are all 0 (a wiring without them): `sources` [blocks][1 + others] holds the number of the others,
+// then their indices. A backward drops none: a synapse of weight 0 may have a gradient.
 struct SynapseBlocks {
   float* data;
   long others;
+  int* sources;
   const float* block(long q) const { return data + q * others * 4 * W; }
+  int* sources_of(long q) const { return sources + q * (1 + others); }
 };
 
-static void pack_blocks(const SynapseMatrices& m, long sources, long targets, bool transposed,
-                        float* out) {
-  const long lanes = transposed ? sources : targets, others = transposed ? targets : sources;
-  const float* const parts[4] = {m.s2, m.m2, m.w, m.we};
-  for (long q = 0; q < lanes; q += W)
-    for (long o = 0; o < others; ++o)
-      for (int part = 0; part < 4; ++part, out += W)
-        for (long lane = 0; lane < W; ++lane) {
-          const long n = q + lane;
-          out[lane] =
-              n >= lanes ? 0.0f : parts[part][transposed ? n * targets + o : o * targets + n];
-        }
+static SynapseBlocks take_blocks(long lanes, long others, bool drop, Carver& memory) {
+  const long blocks = (lanes + W - 1) / W;
+  float* data = memory.take(blocks * others * 4 * W);
+  return {data, others,
+          drop ? reinterpret_cast<int*>(memory.take(blocks * (1 + others))) : nullptr};
 }
 
-// num += sum_i we_ij s_ij, den += sum_i w_ij s_ij for one block of targets; v: ROWS rows, `stride`
+static void pack_blocks(const SynapseMatrices& m, long sources, long targets, bool transposed,
+                        const SynapseBlocks& out) {
+  const long lanes = transposed ? sources : targets, others = transposed ? targets : sources;
+  const float* const parts[4] = {m.s2, m.m2, m.w, m.we};
+  for (long q = 0; q < lanes; q += W) {
+    float* to = out.data + q / W * others * 4 * W;
+    int* const kept = out.sources ? out.sources_of(q / W) : nullptr;
+    if (kept) kept[0] = 0;
+    for (long o = 0; o < others; ++o) {
+      bool any = !kept;
+      for (int part = 0; part < 4; ++part)
+        for (long lane = 0; lane < W; ++lane) {
+          const long n = q + lane;
+          const float value =
+              n >= lanes ? 0.0f : parts[part][transposed ? n * targets + o : o * targets + n];
+          to[part * W + lane] = value;
+          any |= part >= 2 && !(value == 0.0f);
+        }
+      if (!any) continue;
+      if (kept) kept[++kept[0]] = int(o);
+      to += 4 * W;
+    }
+  }
+}
+
+// num += sum_i we_ij s_ij, den += sum_i w_ij s_ij for block q of targets; v: ROWS rows, `stride`
 // apart.
 template <int ROWS>
-static inline void accumulate_synapses(const float* block, long sources, const float* v,
+static inline void accumulate_synapses(const SynapseBlocks& synapses, long q, const float* v,
                                        long stride, vf* num, vf* den) {
+  const float* block = synapses.block(q);
+  const int *source = synapses.sources_of(q) + 1, *const end = source + source[-1];
   vf n[ROWS], d[ROWS];
   for (int r = 0; r < ROWS; ++r) n[r] = num[r], d[r] = den[r];
-  for (long i = 0; i < sources; ++i, block += 4 * W) {
+  for (; source < end; ++source, block += 4 * W) {
     const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
              we = load(block + 3 * W);
     for (int r = 0; r < ROWS; ++r) {
-      const vf gate = ltc_gate(splat(v[r * stride + i]), s2, m2);
+      const vf gate = ltc_gate(splat(v[r * stride + *source]), s2, m2);
       d[r] += gate * w;
       n[r] += gate * we;
     }
@@ -61,23 +85,15 @@ struct LtcDense {
 
 static LtcDense make_ltc_dense(const LtcProblem& p, bool backward, Carver& memory) {
   const long Hp = round_up(p.H, W);
-  LtcDense k{p,
-             Hp,
-             {memory.take(Hp * p.H * 4), p.H},
-             {memory.take(Hp * p.I * 4), p.I},
-             {nullptr, p.H},
-             nullptr,
-             nullptr,
-             nullptr,
-             make_lstm(p, p.v0, p.v, backward, memory)};
-  if (backward) k.recurrent_by_source.data = memory.take(Hp * p.H * 4);
+  LtcDense k{p,       Hp,      {},      take_blocks(p.H, p.I, !backward, memory), {},
+             nullptr, nullptr, nullptr, make_lstm(p, p.v0, p.v, backward, memory)};
+  (backward ? k.recurrent_by_source : k.recurrent) = take_blocks(p.H, p.H, !backward, memory);
   k.cm = memory.take(Hp);
   k.leak_num = memory.take(Hp);
   k.leak_den = memory.take(Hp);
   if (!memory.base) return k;
-  if (!backward) pack_blocks(p.recurrent, p.H, p.H, false, k.recurrent.data);
-  if (backward) pack_blocks(p.recurrent, p.H, p.H, true, k.recurrent_by_source.data);
-  pack_blocks(p.sensory, p.I, p.H, false, k.sensory.data);
+  pack_blocks(p.recurrent, p.H, p.H, backward, backward ? k.recurrent_by_source : k.recurrent);
+  pack_blocks(p.sensory, p.I, p.H, false, k.sensory);
   for (long j = 0; j < Hp; ++j) {
     k.cm[j] = j < p.H ? p.cm[j] : 1.0f;
     k.leak_num[j] = j < p.H ? p.leak_num[j] : 0.0f;
@@ -95,7 +111,7 @@ static inline void unfold(const LtcDense& k, const float* v, float* v_next, cons
   for (long q = 0; q < k.Hp; q += W) {
     vf n[ROWS], d[ROWS];
     for (int r = 0; r < ROWS; ++r) n[r] = load(n0 + r * k.Hp + q), d[r] = load(d0 + r * k.Hp + q);
-    accumulate_synapses<ROWS>(k.recurrent.block(q / W), H, v, k.Hp, n, d);
+    accumulate_synapses<ROWS>(k.recurrent, q / W, v, k.Hp, n, d);
     for (int r = 0; r < ROWS; ++r) {
       store(v_next + r * k.Hp + q,
             ltc_update(load(v + r * k.Hp + q), n[r], d[r], load(k.cm + q), splat(rate[r])));
@@ -122,8 +138,7 @@ static void ltc_dense_forward_rows(const LtcDense& k, long b) {
     for (long q = 0; q < Hp; q += W) {
       vf n[ROWS], d[ROWS];
       for (int r = 0; r < ROWS; ++r) n[r] = load(k.leak_num + q), d[r] = load(k.leak_den + q);
-      accumulate_synapses<ROWS>(k.sensory.block(q / W), p.I, p.x + (b * T + t) * p.I, T * p.I, n,
-                                d);
+      accumulate_synapses<ROWS>(k.sensory, q / W, p.x + (b * T + t) * p.I, T * p.I, n, d);
       for (int r = 0; r < ROWS; ++r) store(n0 + r * Hp + q, n[r]), store(d0 + r * Hp + q, d[r]);
     }
     for (long u = 0; u < U; ++u) {
@@ -136,16 +151,30 @@ static void ltc_dense_forward_rows(const LtcDense& k, long b) {
   }
 }
 
-static void ltc_dense_forward_all(const LtcDense& k) {
-  const long B = k.p.B, tasks = (B + LTC_ROWS - 1) / LTC_ROWS;
-  auto body = [&](long task) {
-    long b = task * LTC_ROWS;
-    const long end = min_of(B, b + LTC_ROWS);
-    for (; b + LTC_ROWS <= end; b += LTC_ROWS) ltc_dense_forward_rows<LTC_ROWS>(k, b);
-    for (; b + 2 <= end; b += 2) ltc_dense_forward_rows<2>(k, b);
-    for (; b < end; ++b) ltc_dense_forward_rows<1>(k, b);
+// Vector operations of a forward: 12 for a gate and its two sums.
+static long ltc_operations(const LtcDense& k) {
+  const auto gates = [&](const SynapseBlocks& s) {
+    long count = 0;
+    for (long q = 0; q < k.Hp / W; ++q) count += s.sources ? *s.sources_of(q) : s.others;
+    return count;
   };
-  parallel(tasks, body);
+  return 12 * k.p.B * k.p.T *
+         (k.p.U * gates(k.recurrent.data ? k.recurrent : k.recurrent_by_source) + gates(k.sensory));
+}
+
+template <int ROWS = LTC_ROWS>
+static void ltc_dense_forward_task(const LtcDense& k, long b, long rows) {
+  if (rows == ROWS) return ltc_dense_forward_rows<ROWS>(k, b);
+  if constexpr (ROWS > 1) ltc_dense_forward_task<ROWS - 1>(k, b, rows);
+}
+
+static void ltc_dense_forward_all(const LtcDense& k) {
+  const long B = k.p.B, share = share_work(ltc_operations(k), parallel_threads()),
+             rows = even_rows(B, LTC_ROWS, share);
+  auto body = [&](long task) {
+    ltc_dense_forward_task(k, task * rows, min_of(rows, B - task * rows));
+  };
+  parallel((B + rows - 1) / rows, body);
 }
 
 static void ltc_dense_forward(const LtcProblem& p) {

@@ -159,6 +159,13 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
   for (int r = 0; r < ROWS; ++r) copy(p.dv0 + (b + r) * H, dv + r * Hp, H);
 }
 
+template <int ROWS = LTC_ROWS>
+static void ltc_dense_backward_task(const LtcDense& k, long b, long rows, const LtcSlab& sum,
+                                    const LtcSlab& total, const LstmSlab& lstm) {
+  if (rows == ROWS) return ltc_dense_backward_rows<ROWS>(k, b, sum, total, lstm);
+  if constexpr (ROWS > 1) ltc_dense_backward_task<ROWS - 1>(k, b, rows, sum, total, lstm);
+}
+
 // Sums the tasks' slabs in order and undoes the blocking.
 static void unpack_gradients(const float* slabs, long slab_stride, long count, long offset,
                              long sources, long targets, bool transposed,
@@ -184,7 +191,8 @@ static void ltc_dense_backward(const LtcProblem& p) {
   const LtcDense k = make_ltc_dense(p, true, memory);
   // The number of slabs depends on the shape alone, so that results do not depend on the number of
   // threads.
-  const long blocks = (p.B + LTC_ROWS - 1) / LTC_ROWS, slabs = min_of(blocks, 16),
+  const long rows = even_rows(p.B, LTC_ROWS, share_work(ltc_operations(k), 2)),
+             blocks = (p.B + rows - 1) / rows, slabs = min_of(blocks, 16),
              stride = round_up(ltc_slab_floats(k), 16);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
@@ -195,12 +203,8 @@ static void ltc_dense_backward(const LtcProblem& p) {
     const LstmSlab lstm = lstm_slabs.cleared(task);
     const LtcSlab total = ltc_slab(k, totals + task * stride),
                   sum = ltc_slab(k, sums + task * stride);
-    long b = blocks * task / slabs * LTC_ROWS;
-    const long end = min_of(p.B, blocks * (task + 1) / slabs * LTC_ROWS);
-    for (; b + LTC_ROWS <= end; b += LTC_ROWS)
-      ltc_dense_backward_rows<LTC_ROWS>(k, b, sum, total, lstm);
-    for (; b + 2 <= end; b += 2) ltc_dense_backward_rows<2>(k, b, sum, total, lstm);
-    for (; b < end; ++b) ltc_dense_backward_rows<1>(k, b, sum, total, lstm);
+    for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
+      ltc_dense_backward_task(k, block * rows, min_of(rows, p.B - block * rows), sum, total, lstm);
   };
   parallel(slabs, body);
   lstm_slabs.unpack();
