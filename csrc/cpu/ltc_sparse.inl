@@ -41,15 +41,28 @@ static SynapseRuns make_runs(const SynapseMatrices& m, const Synapse* list, long
 // repeat the last one.
 static inline void gather_rows(const float* rows, long stride, long columns, long live,
                                float* out) {
-  for (long lane = 0; lane < W; ++lane) {
-    const float* row = rows + (lane < live ? lane : live - 1) * stride;
-    for (long c = 0; c < columns; ++c) out[c * W + lane] = row[c];
+  const auto row = [&](long lane) { return rows + (lane < live ? lane : live - 1) * stride; };
+  vf tile[W];
+  long c = 0;
+  for (; c + W <= columns; c += W) {
+    for (long lane = 0; lane < W; ++lane) tile[lane] = load(row(lane) + c);
+    transpose(tile);
+    for (long n = 0; n < W; ++n) store(out + (c + n) * W, tile[n]);
   }
+  for (; c < columns; ++c)
+    for (long lane = 0; lane < W; ++lane) out[c * W + lane] = row(lane)[c];
 }
 static inline void scatter_rows(const float* in, long columns, long live, float* rows,
                                 long stride) {
-  for (long lane = 0; lane < live; ++lane)
-    for (long c = 0; c < columns; ++c) rows[lane * stride + c] = in[c * W + lane];
+  vf tile[W];
+  long c = 0;
+  for (; c + W <= columns; c += W) {
+    for (long n = 0; n < W; ++n) tile[n] = load(in + (c + n) * W);
+    transpose(tile);
+    for (long lane = 0; lane < live; ++lane) store(rows + lane * stride + c, tile[lane]);
+  }
+  for (; c < columns; ++c)
+    for (long lane = 0; lane < live; ++lane) rows[lane * stride + c] = in[c * W + lane];
 }
 
 static inline void accumulate_run(const SynapseRuns& runs, long target, const float* v, vf* num,

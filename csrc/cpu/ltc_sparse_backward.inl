@@ -1,23 +1,86 @@
 // The backward twin of ltc_sparse.inl: synapses in runs of equal source, so that dL/dv_i stays in a
-// register; each synapse's four gradients accumulate per lane in the task's slab and are summed
-// over lanes once, at the end.
+// register; each synapse's four gradients accumulate per lane in the task's slab, which lives in
+// L2, and are summed over lanes once, at the end. A slab entry is therefore touched once for
+// several evaluations of its synapse: several steps of the sensory synapses, which nothing waits
+// for, and several unfolds of the recurrent ones, whose gates are kept until then.
 
+constexpr int SENSORY_STEPS = LTC_ROWS;  // as in ltc_dense.inl: registers
+constexpr int KEPT_UNFOLDS =
+    3;  // half the default number: more gates would drive the slab out of L2
+
+// The four gradients of one synapse, per lane.
+struct SynapseSums {
+  vf s2, m2, w, we;
+  explicit SynapseSums(const float* p)
+      : s2(load(p)), m2(load(p + W)), w(load(p + 2 * W)), we(load(p + 3 * W)) {}
+  void write(float* p) const {
+    store(p, s2), store(p + W, m2), store(p + 2 * W, w), store(p + 3 * W, we);
+  }
+  void add(vf dz, vf v, vf gate, vf n, vf d) {
+    s2 += dz * v, m2 += dz, w += gate * d, we += gate * n;
+  }
+};
+
+// dL/dv of one source; keeps the gates of its synapses.
 static inline vf backward_run(const SynapseRuns& runs, long source, vf v, const float* dn,
-                              const float* dd, float* slab) {
+                              const float* dd, float* gates) {
   vf sum = vf{};
   for (int e = runs.begin[source]; e < runs.begin[source + 1]; ++e) {
     const ListedSynapse& s = runs.synapses[e];
-    const vf gate = ltc_gate(v, s.s2, s.m2), n = load(dn + s.target * W),
-             d = load(dd + s.target * W);
-    const vf dz = ltc_gate_backward(gate, s.w, s.we, n, d);
-    float* grad = slab + e * 4 * W;
-    store(grad, load(grad) + dz * v);
-    store(grad + W, load(grad + W) + dz);
-    store(grad + 2 * W, load(grad + 2 * W) + gate * d);
-    store(grad + 3 * W, load(grad + 3 * W) + gate * n);
-    sum += dz * s.s2;
+    const vf gate = ltc_gate(v, s.s2, s.m2);
+    store(gates + e * W, gate);
+    sum +=
+        ltc_gate_backward(gate, s.w, s.we, load(dn + s.target * W), load(dd + s.target * W)) * s.s2;
   }
   return sum * MINUS_LN2;
+}
+
+// The gradients of all synapses over N unfolds; v, dn, dd: [N][row], gates: [N][count][W].
+template <int N = KEPT_UNFOLDS>
+static void add_gradients(long unfolds, const SynapseRuns& runs, const float* v, const float* dn,
+                          const float* dd, long row, const float* gates, float* slab) {
+  if constexpr (N > 1)
+    if (unfolds < N) return add_gradients<N - 1>(unfolds, runs, v, dn, dd, row, gates, slab);
+  for (long i = 0; i < runs.neurons; ++i) {
+    vf vs[N];
+    for (int u = 0; u < N; ++u) vs[u] = load(v + u * row + i * W);
+    for (int e = runs.begin[i]; e < runs.begin[i + 1]; ++e) {
+      const ListedSynapse& s = runs.synapses[e];
+      SynapseSums sums(slab + e * 4 * W);
+      for (int u = 0; u < N; ++u) {
+        const long at = u * row + s.target * W;
+        const vf gate = load(gates + (u * runs.count + e) * W), n = load(dn + at),
+                 d = load(dd + at);
+        sums.add(ltc_gate_backward(gate, s.w, s.we, n, d), vs[u], gate, n, d);
+      }
+      sums.write(slab + e * 4 * W);
+    }
+  }
+}
+
+// The sensory synapses of N steps; x, dx: [N][runs.neurons][W], dn, dd: [N][row].
+template <int N = SENSORY_STEPS>
+static void backward_inputs(long steps, const SynapseRuns& runs, const float* x, const float* dn,
+                            const float* dd, long row, float* dx, float* slab) {
+  if constexpr (N > 1)
+    if (steps < N) return backward_inputs<N - 1>(steps, runs, x, dn, dd, row, dx, slab);
+  for (long i = 0; i < runs.neurons; ++i) {
+    vf xs[N], sum[N];
+    for (int t = 0; t < N; ++t) xs[t] = load(x + (t * runs.neurons + i) * W), sum[t] = vf{};
+    for (int e = runs.begin[i]; e < runs.begin[i + 1]; ++e) {
+      const ListedSynapse& s = runs.synapses[e];
+      SynapseSums sums(slab + e * 4 * W);
+      for (int t = 0; t < N; ++t) {
+        const long at = t * row + s.target * W;
+        const vf gate = ltc_gate(xs[t], s.s2, s.m2), n = load(dn + at), d = load(dd + at);
+        const vf dz = ltc_gate_backward(gate, s.w, s.we, n, d);
+        sums.add(dz, xs[t], gate, n, d);
+        sum[t] += dz * s.s2;
+      }
+      sums.write(slab + e * 4 * W);
+    }
+    for (int t = 0; t < N; ++t) store(dx + (t * runs.neurons + i) * W, sum[t] * MINUS_LN2);
+  }
 }
 
 // [recurrent][4][W], [sensory][4][W], [dcm dleak_num dleak_den][H][W]
@@ -32,36 +95,50 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
              Hp = round_up(H, W);
   float *sensory_sums = sums + 4 * p.recurrent_count * W,
         *neuron_sums = sensory_sums + 4 * p.sensory_count * W;
-  Scratch scratch((U + 1 + 5) * row + (2 * I + 2 + (k.p.on ? Hp : 0)) * W +
-                  lstm_backward_floats(k, live));
-  float *v = scratch.data, *dv = v + (U + 1) * row, *dn = dv + row, *dd = dn + row,
-        *step_dn = dd + row, *step_dd = step_dn + row;
-  float *x = step_dd + row, *dx = x + I * W, *ts = dx + I * W, *dts = ts + W, *rows = dts + W;
+  Scratch scratch(
+      (U + 2 + 2 * KEPT_UNFOLDS + 2 * SENSORY_STEPS) * row + KEPT_UNFOLDS * recurrent.count * W +
+      (2 * SENSORY_STEPS * I + 2 + (k.p.on ? Hp : 0)) * W + lstm_backward_floats(k, live));
+  // v [U + 1]; dn, dd, gates [KEPT_UNFOLDS]; step_dn, step_dd, x, dx [SENSORY_STEPS]
+  float *v = scratch.data, *dv = v + (U + 1) * row, *dn = dv + row, *dd = dn + KEPT_UNFOLDS * row,
+        *gates = dd + KEPT_UNFOLDS * row, *step_dn = gates + KEPT_UNFOLDS * recurrent.count * W,
+        *step_dd = step_dn + SENSORY_STEPS * row, *x = step_dd + SENSORY_STEPS * row,
+        *dx = x + SENSORY_STEPS * I * W, *ts = dx + SENSORY_STEPS * I * W, *dts = ts + W,
+        *rows = dts + W;
   Carver own{rows + Hp * W};
   const LstmBackwardRows lstm = make_lstm_rows(k, lstm_sums, b, live, own);
   fill(dv, row, 0.0f);
-  for (long t = T - 1; t >= 0; --t) {
+  const auto starts = [&](long t) {  // a run of steps whose sensory synapses are evaluated together
+    return t % SENSORY_STEPS == 0 || (p.lstm.on && t % lstm.chunk == 0);
+  };
+  for (long t = T - 1, waiting = 0; t >= 0; --t) {
+    float *const now_dn = step_dn + waiting * row, *const now_dd = step_dd + waiting * row;
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
-    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x);
+    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x + waiting * I * W);
+    ++waiting;
     if (p.lstm.on) {
       lstm_recall(k, b, live, t, rows, Hp);
       gather_rows(rows, Hp, H, live, v);
     } else {
       gather_rows(state_before(k, p.v, p.v0, b, t), t > 0 ? T * H : H, H, live, v);
     }
-    for (long lane = 0; lane < live; ++lane)
-      for (long j = 0; j < H; ++j) dv[j * W + lane] += p.dv[((b + lane) * T + t) * H + j];
-    fill(step_dn, 2 * row, 0.0f);
+    gather_rows(p.dv + (b * T + t) * H, T * H, H, live, now_dn);
+    for (long j = 0; j < H; ++j)  // lanes past the batch stay 0
+      store_partial(dv + j * W, load(dv + j * W) + load(now_dn + j * W), live);
+    fill(now_dn, row, 0.0f), fill(now_dd, row, 0.0f);
     const vf rate = load(ts) / float(U);
     const float* saved = p.saved + t * U * 2 * H * B + b;
     for (long u = 0; u < U; ++u)
-      for (long j = 0; j < H; ++j)
+      for (long j = 0; j < H; ++j) {
+        const float *n = saved + (u * 2 * H + j) * B, *d = n + H * B;
+        if (u + 1 < U) __builtin_prefetch(n + 2 * H * B), __builtin_prefetch(d + 2 * H * B);
         store(v + (u + 1) * row + j * W,
-              ltc_update(
-                  load(v + u * row + j * W), load_partial(saved + (u * 2 * H + j) * B, live, 0.0f),
-                  load_partial(saved + ((u * 2 + 1) * H + j) * B, live, 0.0f), p.cm[j], rate));
+              ltc_update(load(v + u * row + j * W), load_partial(n, live), load_partial(d, live),
+                         p.cm[j], rate));
+      }
     vf drate = vf{};
     for (long u = U - 1; u >= 0; --u) {
+      const long kept = u % KEPT_UNFOLDS;
+      float *const u_dn = dn + kept * row, *const u_dd = dd + kept * row;
       for (long j = 0; j < H; ++j) {
         const long at = j * W;
         const vf n = load_partial(saved + (u * 2 * H + j) * B, live, 0.0f),
@@ -69,21 +146,27 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
         const vf next = load(v + (u + 1) * row + at);
         const vf grad = load(dv + at) / ltc_update_denominator(d, splat(p.cm[j]), rate);
         const vf gn = grad * rate, gd = -gn * next;
-        store(dn + at, gn), store(dd + at, gd);
-        store(step_dn + at, load(step_dn + at) + gn), store(step_dd + at, load(step_dd + at) + gd);
+        store(u_dn + at, gn), store(u_dd + at, gd);
+        store(now_dn + at, load(now_dn + at) + gn), store(now_dd + at, load(now_dd + at) + gd);
         store(neuron_sums + at, load(neuron_sums + at) + grad * (load(v + u * row + at) - next));
         store(dv + at, grad * p.cm[j]);
         drate += grad * (n - next * d);
       }
       for (long i = 0; i < H; ++i)
-        store(dv + i * W, load(dv + i * W) +
-                              backward_run(recurrent, i, load(v + u * row + i * W), dn, dd, sums));
+        store(dv + i * W,
+              load(dv + i * W) + backward_run(recurrent, i, load(v + u * row + i * W), u_dn, u_dd,
+                                              gates + kept * recurrent.count * W));
+      if (kept == 0)
+        add_gradients(min_of(KEPT_UNFOLDS, U - u), recurrent, v + u * row, dn, dd, row, gates,
+                      sums);
     }
-    for (long i = 0; i < I; ++i)
-      store(dx + i * W, backward_run(sensory, i, load(x + i * W), step_dn, step_dd, sensory_sums));
-    add_to(neuron_sums + row, step_dn, row);
-    add_to(neuron_sums + 2 * row, step_dd, row);
-    scatter_rows(dx, I, live, p.dx + (b * T + t) * I, T * I);
+    add_to(neuron_sums + row, now_dn, row);
+    add_to(neuron_sums + 2 * row, now_dd, row);
+    if (starts(t)) {
+      backward_inputs(waiting, sensory, x, step_dn, step_dd, row, dx, sensory_sums);
+      for (long later = 0; waiting > 0; ++later)
+        scatter_rows(dx + --waiting * I * W, I, live, p.dx + (b * T + t + later) * I, T * I);
+    }
     store(dts, drate / float(U));
     scatter_rows(dts, 1, live, p.dts + b * T + t, T);
     if (p.lstm.on) {

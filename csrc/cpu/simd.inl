@@ -1,6 +1,6 @@
 // One SIMD vector type and its maths for the instruction set of the including file
 // (NCPS_VECTOR_BYTES); included inside an anonymous namespace, once per instruction set. No std::
-// inline functions here or in any .inl: the linker could keep the AVX-512 copy of one.
+// functions here or in any .inl: the linker could keep the AVX-512 copy of one.
 
 typedef float vf __attribute__((vector_size(NCPS_VECTOR_BYTES)));
 typedef float vf_unaligned __attribute__((vector_size(NCPS_VECTOR_BYTES), aligned(4), may_alias));
@@ -17,12 +17,18 @@ static inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) =
 // The first n lanes (0 < n <= W); the others read as `fill` and are not written.
 static inline vf load_partial(const float* p, long n, float fill = 0.0f) {
   if (n >= W) return load(p);
+#if defined(__AVX512F__)
+  return (vf)_mm512_mask_loadu_ps((__m512)splat(fill), __mmask16((1 << n) - 1), p);
+#endif
   float lanes[W];
   for (long i = 0; i < W; ++i) lanes[i] = i < n ? p[i] : fill;
   return load(lanes);
 }
 static inline void store_partial(float* p, vf v, long n) {
   if (n >= W) return store(p, v);
+#if defined(__AVX512F__)
+  return _mm512_mask_storeu_ps(p, __mmask16((1 << n) - 1), (__m512)v);
+#endif
   float lanes[W];
   store(lanes, v);
   for (long i = 0; i < n; ++i) p[i] = lanes[i];
@@ -34,6 +40,22 @@ static inline float horizontal_sum(vf v) {
   for (long half = W / 2; half > 0; half /= 2)
     for (long i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   return lanes[0];
+}
+
+// Swaps the blocks of D lanes off the diagonal of two rows that lie D apart in a tile.
+template <int D, int... LANE>
+static inline void swap_blocks(vf& a, vf& b, std::integer_sequence<int, LANE...>) {
+  const vf first = __builtin_shufflevector(a, b, (LANE & D ? int(W) + LANE - D : LANE)...);
+  b = __builtin_shufflevector(a, b, (LANE & D ? int(W) + LANE : LANE + D)...);
+  a = first;
+}
+
+template <int D = W / 2>
+static inline void transpose(vf (&tile)[W]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i)
+    if (!(i & D)) swap_blocks<D>(tile[i], tile[i + D], std::make_integer_sequence<int, W>{});
+  if constexpr (D > 1) transpose<D / 2>(tile);
 }
 
 static inline vf ncps_select(vi c, vf a, vf b) { return c ? a : b; }
