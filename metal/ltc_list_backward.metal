@@ -4,68 +4,90 @@
 // parameters' gradients. backends/_ltc_kernels.py calls it, after ltc_replay.metal.
 //
 // As in the forward, but a slice is 32 *sources*, one per lane, with their outgoing synapses. dn
-// and dd of all targets and dL/dv stand in threadgroup memory: two SIMD barriers per unfold, none
-// of the threadgroup. A group past the batch leaves at once. UNITS >= H.
+// and dd of all targets and dL/dv stand in threadgroup memory as [unit][row]: two SIMD barriers per
+// unfold, none of the threadgroup. A group past the batch leaves at once; rows past it repeat the
+// last one and write nothing. UNITS >= H.
 // sizes: B, T, U, units, slices.  targets: of the entries;  synapses: of the entries; before [B, T,
 // U, H];  saved [B, T, U, 2, H];  dstates, states [B, T, H];  ts [B, T];  cm [H]; dv0 [B, H];  grad
 // [B, T, U, H].
-threadgroup float dn_buffer[SIMDS][UNITS];
-threadgroup float dd_buffer[SIMDS][UNITS];
-threadgroup float dv_buffer[SIMDS][UNITS];
+threadgroup float dn_buffer[SIMDS][UNITS * ROWS];
+threadgroup float dd_buffer[SIMDS][UNITS * ROWS];
+threadgroup float dv_buffer[SIMDS][UNITS * ROWS];
 constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint slices = uint(sizes[4]);
 const uint lane = thread_position_in_threadgroup.x % 32u;
 const uint group = thread_position_in_threadgroup.x / 32u;
-const uint b = threadgroup_position_in_grid.x * uint(SIMDS) + group;
-if (b >= B) return;
+const uint first = (threadgroup_position_in_grid.x * uint(SIMDS) + group) * uint(ROWS);
+if (first >= B) return;
 
+uint batch[ROWS];
+for (int r = 0; r < ROWS; ++r) batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
 for (uint slice = 0u; slice < slices; ++slice) {
   const int neuron = neurons[32u * slice + lane];
-  if (neuron >= 0) dv_buffer[group][neuron] = 0.0f;
+  if (neuron >= 0) {
+    for (int r = 0; r < ROWS; ++r) dv_buffer[group][uint(neuron) * uint(ROWS) + uint(r)] = 0.0f;
+  }
 }
 for (uint t = T; t-- > 0u;) {
-  const uint row = b * T + t;
-  const float k = float(ts[row]) / float(U);
+  float k[ROWS];
+  for (int r = 0; r < ROWS; ++r) k[r] = float(ts[batch[r] * T + t]) / float(U);
   for (uint u = U; u-- > 0u;) {
-    const uint at = row * U + u;
     const bool last = u == U - 1u;
     for (uint slice = 0u; slice < slices; ++slice) {
       const int neuron = neurons[32u * slice + lane];
       if (neuron >= 0) {
         const uint i = uint(neuron);
-        float v_next = states[row * H + i];
-        if (!last) v_next = before[(at + 1u) * H + i];
-        float dv = dv_buffer[group][i];
-        if (last) dv += dstates[row * H + i];
-        const float d = saved[(2u * at + 1u) * H + i], cm_i = cm[i];
-        const float g = dv / ltc_update_denominator(d, cm_i, k);
-        dn_buffer[group][i] = g * k;
-        dd_buffer[group][i] = -(g * k) * v_next;
-        dv_buffer[group][i] = g * cm_i;
-        grad[at * H + i] = g;
+        for (int r = 0; r < ROWS; ++r) {
+          const uint row = batch[r] * T + t, at = row * U + u, cell = i * uint(ROWS) + uint(r);
+          float v_next = states[row * H + i];
+          if (!last) v_next = before[(at + 1u) * H + i];
+          float dv = dv_buffer[group][cell];
+          if (last) dv += dstates[row * H + i];
+          const float d = saved[(2u * at + 1u) * H + i], cm_i = cm[i];
+          const float g = dv / ltc_update_denominator(d, cm_i, k[r]);
+          dn_buffer[group][cell] = g * k[r];
+          dd_buffer[group][cell] = -(g * k[r]) * v_next;
+          dv_buffer[group][cell] = g * cm_i;
+          if (first + uint(r) < B) grad[at * H + i] = g;
+        }
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
     for (uint slice = 0u; slice < slices; ++slice) {
       const int neuron = neurons[32u * slice + lane];
       const uint i = neuron >= 0 ? uint(neuron) : 0u;
-      const float v = before[at * H + i];
-      float sum = 0.0f;
-      for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
-        const uint entry = 32u * e + lane;
-        const float dn = dn_buffer[group][targets[entry]], dd = dd_buffer[group][targets[entry]];
-        const float s2 = synapse_s2[entry];
-        const float gate = ltc_gate(v, s2, float(synapse_m2[entry]));
-        const float w = synapse_w[entry], we = synapse_we[entry];
-        sum += ltc_gate_backward(gate, w, we, dn, dd) * s2;
+      float v[ROWS], sum[ROWS];
+      for (int r = 0; r < ROWS; ++r) {
+        v[r] = before[((batch[r] * T + t) * U + u) * H + i];
+        sum[r] = 0.0f;
       }
-      if (neuron >= 0) dv_buffer[group][i] += sum * MINUS_LN2;
+      for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
+        const uint entry = 32u * e + lane, target = uint(targets[entry]) * uint(ROWS);
+        const float s2 = synapse_s2[entry], m2 = synapse_m2[entry];
+        const float w = synapse_w[entry], we = synapse_we[entry];
+        for (int r = 0; r < ROWS; ++r) {
+          const float dn = dn_buffer[group][target + uint(r)];
+          const float dd = dd_buffer[group][target + uint(r)];
+          sum[r] += ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd) * s2;
+        }
+      }
+      if (neuron >= 0) {
+        for (int r = 0; r < ROWS; ++r) {
+          dv_buffer[group][i * uint(ROWS) + uint(r)] += sum[r] * MINUS_LN2;
+        }
+      }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
   }
 }
 for (uint slice = 0u; slice < slices; ++slice) {
   const int neuron = neurons[32u * slice + lane];
-  if (neuron >= 0) dv0[b * H + uint(neuron)] = dv_buffer[group][neuron];
+  if (neuron >= 0) {
+    for (int r = 0; r < ROWS; ++r) {
+      if (first + uint(r) < B) {
+        dv0[batch[r] * H + uint(neuron)] = dv_buffer[group][uint(neuron) * uint(ROWS) + uint(r)];
+      }
+    }
+  }
 }

@@ -25,6 +25,7 @@ CASES = [
     LtcCase(units=128, density=0.15),
     LtcCase(batch=512, units=65, steps=1, unfolds=1),
     LtcCase(units=200, density=0.1),
+    LtcCase(batch=1024, steps=1, units=130, unfolds=1, density=0.1),
     CfcCase(timespans="per_batch"),
     CfcCase(batch=64, units=128, backbone_units=128, layers=2, activation="gelu"),
     CfcCase(units=64, layers=0, mode="pure", activation="silu"),

@@ -55,9 +55,23 @@ def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
                 assert plan.width >= max(widths, default=1)
 
 
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("units", SIZES)
+def test_lists_cover_the_batch_and_fit_the_memory(units, batch):
+    plan = _launch.listed(batch, units)
+    check(plan.launch)
+    assert plan.launch.threads[0] == 32 * plan.simds
+    assert plan.launch.groups[0] == _launch.ceil_div(batch, plan.simds * plan.rows)
+    assert 12 * _launch.round_up(units) * plan.rows * plan.simds <= _launch.MEMORY
+
+
 def test_large_batches_share_loads_and_small_ones_fill_the_gpu():
     assert [_launch.streamed_forward(b, 100).rows for b in (1, 16, 32, 64, 128)] == [1, 2, 4, 8, 8]
+    assert [_launch.streams_lists(b, "metal") for b in (255, 256)] == [False, True]
+    assert not _launch.streams_lists(256, "cuda")
     assert [_launch.streamed_forward(b, 100, "cuda").rows for b in (64, 512)] == [1, 4]
+    listed = [_launch.listed(b, 100) for b in (1, 16, 64, 256, 2048)]
+    assert [(one.rows, one.simds) for one in listed] == [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2)]
     rows = [_launch.cfc_forward(128, 64, (64,), heads, 10**5).blocks.rows for heads in (1, 3, 4)]
     assert rows == [16, 16, 8]
 

@@ -114,6 +114,25 @@ def test_ltc_with_synapse_lists_equals_numpy(monkeypatch, case, plan):
             check_gradients(case, "metal", synapses=True)
 
 
+def test_ltc_with_a_streamed_forward_and_a_backward_in_registers_equals_numpy(monkeypatch):
+    monkeypatch.setattr(_launch, "LIST_BATCH", 1)
+    case = LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="per_batch")
+    for training in (False, True):
+        with simulated("chaos", metal_versions=(310,)):
+            check_gradients(case, "metal", synapses=True, training=training)
+
+
+@pytest.mark.parametrize("rows", [4, 8])
+def test_ltc_with_lists_that_rows_share_equals_numpy(monkeypatch, rows):
+    stream_lists(monkeypatch)
+    monkeypatch.setattr(_launch, "LIST_ROWS", rows)
+    case = LtcCase(batch=17, steps=2, units=33, unfolds=2, density=0.2, timespans="per_batch")
+    assert _launch.listed(case.batch, case.units).rows == rows
+    with simulated("chaos", metal_versions=(310,)):
+        check_states(case, "metal", synapses=True)
+        check_gradients(case, "metal", synapses=True)
+
+
 @pytest.mark.parametrize("plan", ["listed", "list"])
 def test_ltc_with_a_list_of_no_synapse_equals_numpy(monkeypatch, plan):
     if plan == "list":

@@ -178,13 +178,31 @@ def test_cfc_takes_products_where_they_are_faster(monkeypatch, batch, units):
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64, 512])
-def test_registers_beat_streamed_lists_and_all_synapses(monkeypatch, batch):
-    plan = partial(table.ltc, batch, units=64, synapses=table.auto_ncp(64, 8))
-    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
+@pytest.mark.parametrize("training", [False, True])
+def test_wirings_in_registers_beat_streamed_lists_and_all_synapses(monkeypatch, batch, training):
+    synapses = table.auto_ncp(64, 8)
+
+    def times():
+        plan = table.ltc(batch, units=64, synapses=synapses, training=training)
+        return np.array([seconds(plan, chip) for chip in chips.CHIPS])
+
+    ours = times()
+    monkeypatch.setattr(_launch, "LIST_BATCH", 2**30)
+    assert np.all(ours <= times())
     monkeypatch.setattr(_launch, "LISTED_FORWARD_PER", 0)
-    assert np.all(ours < np.array([seconds(plan(), chip) for chip in chips.CHIPS]))
+    assert np.all(ours < times())  # all synapses in registers
     monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
-    assert np.all(ours < np.array([seconds(plan(), chip) for chip in chips.CHIPS]))
+    assert np.all(ours < 1.4 * times())  # lists streamed, forward and backward
+
+
+@pytest.mark.parametrize("batch", [8, 16, 64, 128, 512])
+def test_no_number_of_rows_is_twice_as_good_for_streamed_lists(monkeypatch, batch):
+    plan = partial(table.ltc, batch, units=256, synapses=table.auto_ncp(256, 16))
+    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
+    for rows in (1, 2, 4, 8):
+        monkeypatch.setattr(_launch, "LIST_ROWS", rows)
+        other = np.array([seconds(plan(), chip) for chip in chips.CHIPS])
+        assert np.all(ours < 2.1 * other), f"{rows} rows"
 
 
 def test_the_page_has_the_table_that_explain_prints(run_python):

@@ -13,6 +13,7 @@ one when `thread_limit` is lowered below what it needs.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import NamedTuple
 
 SIMD = 32
@@ -28,6 +29,8 @@ PRODUCT_WEIGHTS = 2**18  # of a CfC's step, from which MLX's products beat strea
 MIN_GROUPS = {"cuda": 128}  # by backend: threadgroups that rows are not merged below, about the
 MIN_GROUPS_APPLE = 8  # cores of the chips where merging pays most (docs/metal_kernels.md)
 LTC_ROWS = 8  # that share a load, at most: from there on arithmetic is the limit
+LIST_BATCH = 256  # rows from which the forward of a wiring streams its lists
+LIST_ROWS = 0  # rows of a SIMD group of the streamed lists; 0: as the batch allows
 DENSE_GROUPS = 256  # threadgroups of the dense backward, which own a slab of gradients each
 
 
@@ -123,6 +126,13 @@ def listed_fits(units: int, forward_per: int, backward_per: int) -> bool:
     return few and threads <= thread_limit
 
 
+def streams_lists(batch: int, backend: str) -> bool:
+    """Whether the forward of a sparse wiring streams its lists although they fit registers: rows
+    that share a load waste fewer lanes on padding, once each core has many rows.
+    """
+    return batch >= LIST_BATCH and backend not in MIN_GROUPS
+
+
 def dense_groups(batch: int) -> int:
     """Threadgroups of the dense backward."""
     return min(batch, DENSE_GROUPS)
@@ -169,20 +179,33 @@ def list_pays(sources: int, units: int, synapses: int) -> bool:
 
 def recurrent_list_pays(units: int, synapses: int) -> bool:
     """`list_pays`, and one row's state fits threadgroup memory."""
-    return list_pays(units, units, synapses) and simds(1, units) > 0
+    return list_pays(units, units, synapses) and 3 * 4 * round_up(units) <= MEMORY
 
 
-def simds(batch: int, units: int) -> int:
-    """Batch rows, a SIMD group each, of one threadgroup of the list kernels: dn, dd, dv of each.
-    They share nothing, so small batches spread over as many cores as they have rows.
+class Listed(NamedTuple):
+    """A launch of threadgroups of `simds` SIMD groups that each own `rows` batch rows."""
+
+    launch: Launch
+    rows: int
+    simds: int
+
+
+def listed(batch: int, units: int, backend: str = "") -> Listed:
+    """The kernels of streamed lists: dn, dd and dv of each row in threadgroup memory.
+
+    Rows: up to 8, which share each load. Few cores gain by more rows, many cores by more SIMD
+    groups; the root of a quarter of the batch loses to neither by more than a factor of 2. SIMD
+    groups share nothing, and join only where 8 cores have several each.
     """
-    return min(4, max(1, batch // 64), MEMORY // (3 * 4 * round_up(units)))
-
-
-def listed(batch: int, units: int) -> Launch:
-    """A SIMD group per batch row."""
-    rows = simds(batch, units)
-    return Launch((ceil_div(batch, rows), 1, 1), (SIMD * rows, 1, 1))
+    share = (
+        batch // MIN_GROUPS[backend]
+        if backend in MIN_GROUPS
+        else LIST_ROWS or math.isqrt(batch // 4)
+    )
+    fits = MEMORY // (3 * 4 * round_up(units))
+    rows = 1 << (max(1, min(LTC_ROWS, fits, share)).bit_length() - 1)
+    simds = max(1, min(4, fits // rows, batch // (64 * rows)))
+    return Listed(Launch((ceil_div(batch, rows * simds), 1, 1), (SIMD * simds, 1, 1)), rows, simds)
 
 
 def list_sensory(rows: int, slices: int) -> Launch:

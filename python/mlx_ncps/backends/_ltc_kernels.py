@@ -144,6 +144,8 @@ def _dense_backward(run, sizes, dstates, kept, synapses):
 
 def _listed_forward(lists, run, sizes, inputs, outputs):
     B, T, U, H = sizes
+    if _launch.streams_lists(B, run.name):
+        return _list_forward(lists, run, sizes, inputs, outputs)
     of = lists.of_targets
     entries = of.gather([inputs[name] for name in SYNAPSE])
     return run(
@@ -222,11 +224,11 @@ def _streamed_backward(run, sizes, dstates, kept, synapses):
 
 def _list_forward(lists, run, sizes, inputs, outputs):
     B, _, _, H = sizes
-    by = lists.by_target
+    by, blocks = lists.by_target, _launch.listed(B, H, run.name)
     entries = by.gather([inputs[name] for name in SYNAPSE])
     return run(
         "ltc_list_forward",
-        _launch.listed(B, H),
+        blocks.launch,
         (*sizes, by.begins.size - 1),
         {
             **inputs,
@@ -237,17 +239,18 @@ def _list_forward(lists, run, sizes, inputs, outputs):
         },
         outputs,
         flags={"SAVE": "saved" in outputs},
-        SIMDS=_launch.simds(B, H),
+        SIMDS=blocks.simds,
+        ROWS=blocks.rows,
         UNITS=_launch.round_up(H),
     )
 
 
 def _list_backward(lists, run, sizes, dstates, kept, synapses):
     B, T, U, H = sizes
-    by = lists.by_source
+    by, blocks = lists.by_source, _launch.listed(B, H, run.name)
     out = run(
         "ltc_list_backward",
-        _launch.listed(B, H),
+        blocks.launch,
         (*sizes, by.begins.size - 1),
         {
             "dstates": dstates,
@@ -258,7 +261,8 @@ def _list_backward(lists, run, sizes, dstates, kept, synapses):
             "targets": by.others,
         },
         {"dv0": (B, H), "grad": (B, T, U, H)},
-        SIMDS=_launch.simds(B, H),
+        SIMDS=blocks.simds,
+        ROWS=blocks.rows,
         UNITS=_launch.round_up(H),
     )
     grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)

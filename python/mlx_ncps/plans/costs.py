@@ -32,7 +32,7 @@ def _passes(f: Facts, columns: int, depth: int) -> int:
     return _up(columns, f.threads[0] // parts) * _up(depth, parts)
 
 
-GATHER = 4  # cycles of a load whose lanes read 32 scattered words
+GATHER = 4  # cycles of a load whose lanes read 32 scattered words; twice that for four rows each
 
 
 def _shared_loads(threads: int, terms: float, rows: int = 1) -> float:
@@ -77,10 +77,14 @@ def _ltc_streamed_backward(f):
 
 def _ltc_list(f, operations, loads):
     _, T, U, _, _ = f.sizes
-    simds, rows, rounds = f.threads[0] // 32, f.template.get("ROWS", 1), T * U
+    simds, rows, rounds = f.threads[0] // 32, f.template["ROWS"], T * U
     gates = 32 * simds * rows * rounds * f.entries
     streamed = 32 * 20 * simds * rounds * f.entries
-    shared = _shared_loads(32 * simds, loads * rounds * f.entries, rows) * GATHER
+    shared = (
+        _shared_loads(32 * simds, loads * rounds * f.entries, rows)
+        * GATHER
+        * (2 if rows > 1 else 1)
+    )
     return Cost(gates, operations * gates, shared, streamed, 640 * f.entries, rounds)
 
 

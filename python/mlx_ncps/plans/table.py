@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from .. import wirings
 from ..ops import SynapseLists
 from . import chips
@@ -93,7 +95,9 @@ def line(row: Row) -> list[str]:
             facts = row.batch, row.units, row.steps, stepwise, training
             products = (product_seconds(chip, *facts) for chip in chips.CHIPS)
             found = [a + b for a, b in zip(found, products, strict=True)]
-        times.append(" / ".join(f"{1e3 * s:.2g}" for s in found))
+        times.append(
+            " / ".join(f"{ms:.0f}" if ms >= 99.5 else f"{ms:.2g}" for ms in 1e3 * np.array(found))
+        )
     bounds = dict.fromkeys(main.estimate(chip).bound for chip in chips.CHIPS[:2])
     bound = "products, launches" if stepwise else ", then ".join(bounds)
     kernel = "MLX's products" if stepwise else f"`{main.kernel.removeprefix('ncps_')}`"
