@@ -161,6 +161,15 @@ def test_no_number_of_rows_is_much_better_for_a_cfc(monkeypatch, batch, units):
         assert np.all(ours < 1.35 * other), f"{rows} rows"
 
 
+@pytest.mark.parametrize("batch", [8, 64, 512, 2048])
+@pytest.mark.parametrize("call", [partial(table.ltc, units=128), partial(table.cfc, units=128)])
+def test_no_number_of_rows_is_much_better_on_many_cores(monkeypatch, call, batch):
+    ours = seconds(call(batch, backend="cuda"), chips.H200)
+    for groups in (8, 16, 32, 64, 256, 512):
+        monkeypatch.setattr(_launch, "MIN_GROUPS", {"cuda": groups})
+        assert ours < 1.1 * seconds(call(batch, backend="cuda"), chips.H200), f"{groups} groups"
+
+
 @pytest.mark.parametrize("batch", [8, 64, 512])
 @pytest.mark.parametrize("units", [64, 128, 256, 512])
 def test_cfc_takes_products_where_they_are_faster(monkeypatch, batch, units):

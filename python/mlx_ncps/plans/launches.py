@@ -37,7 +37,7 @@ class Launch(NamedTuple):
         return one._replace(seconds=one.seconds * self.count)
 
 
-def gpu_launches(trace, **facts) -> list[Launch]:
+def gpu_launches(trace, *, backend: str = "metal", **facts) -> list[Launch]:
     """The launches of a traced call in their order, equal ones counted."""
     seen: dict[tuple, int] = {}
 
@@ -45,7 +45,7 @@ def gpu_launches(trace, **facts) -> list[Launch]:
         key = _launch(kernel, call)
         seen[key] = seen.get(key, 0) + 1
 
-    trace(runner(launched), **facts)
+    trace(runner(launched, backend), **facts)
     return [Launch(*key, count) for key, count in seen.items()]
 
 

@@ -23,17 +23,19 @@ HEAD = ("call", "B", "recurrence", "groups x threads", "resident")
 LTC_CUDA = {"batch": 24, "steps": 8, "inputs": 128, "units": 64, "unfolds": 6}
 
 
-def ltc(batch, *, units, steps=STEPS, synapses=None, training=False) -> list[Launch]:
-    """The launches of an LTC of the table."""
+def ltc(batch, *, units, steps=STEPS, synapses=None, **more) -> list[Launch]:
+    """The launches of an LTC of the table; more: training, backend."""
     facts = {"batch": batch, "steps": steps, "inputs": INPUTS, "units": units, "unfolds": UNFOLDS}
-    return gpu_launches(trace_ltc, **facts, synapses=synapses, training=training)
+    return gpu_launches(trace_ltc, **facts, synapses=synapses, **{"training": False} | more)
 
 
-def cfc(batch, *, units, steps=STEPS, training=False) -> list[Launch]:
-    """The launches of a CfC of the table: one layer as wide as the state, scalar timespans."""
+def cfc(batch, *, units, steps=STEPS, **more) -> list[Launch]:
+    """The launches of a CfC of the table: one layer as wide as the state, scalar timespans; more:
+    training, backend.
+    """
     facts = {"batch": batch, "steps": steps, "inputs": INPUTS, "units": units}
     facts |= {"backbone": (units,), "mode": "default", "activation": "lecun_tanh"}
-    return gpu_launches(trace_cfc, **facts, scalar_ts=True, training=training)
+    return gpu_launches(trace_cfc, **facts, scalar_ts=True, **{"training": False} | more)
 
 
 def auto_ncp(units: int, motor: int) -> SynapseLists:
@@ -116,11 +118,21 @@ def markdown() -> list[str]:
 
 
 def comparison() -> list[str]:
-    """The shape whose times ltc-cuda publishes, on a chip like theirs."""
-    forward = seconds(gpu_launches(trace_ltc, **LTC_CUDA, training=False), chips.GTX_1080)
-    both = seconds(gpu_launches(trace_ltc, **LTC_CUDA, training=True), chips.GTX_1080)
-    shape = "B{batch} T{steps} I{inputs} H{units} U{unfolds}".format(**LTC_CUDA)
+    """NVIDIA chips, whose geometry differs: common calls, and the shape that ltc-cuda publishes."""
+    calls = {"LTC 64": (ltc, 64), "LTC 128": (ltc, 128), "CfC 128": (cfc, 128)}
+    texts = []
+    for name, (call, units) in calls.items():
+        times = _cuda_ms(chips.H200, partial(call, 64, units=units))
+        texts.append(f"{name}: {times}")
+    published = "B{batch} T{steps} I{inputs} H{units} U{unfolds}".format(**LTC_CUDA)
+    times = _cuda_ms(chips.GTX_1080, partial(gpu_launches, trace_ltc, **LTC_CUDA))
     return [
-        f"LTC {shape} on a chip like a GTX 1080, derived: forward {1e3 * forward:.2g} ms, with "
-        f"gradient {1e3 * both:.2g} ms."
+        "The backend cuda, derived, forward and with gradient in ms, without MLX's products. A "
+        f"chip like an H200, B 64: {'; '.join(texts)}. "
+        f"A chip like a GTX 1080, LTC {published}: {times}."
     ]
+
+
+def _cuda_ms(chip, plan) -> str:
+    found = (seconds(plan(backend="cuda", training=t), chip) for t in (False, True))
+    return " and ".join(f"{1e3 * s:.2g}" for s in found)

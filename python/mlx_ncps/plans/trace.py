@@ -10,9 +10,10 @@ from ..backends import _cfc_kernels, _kernels, _ltc_kernels
 from ..ops import CfCParams, LTCParams
 
 
-def runner(launched) -> _kernels.Runner:
-    """A Runner whose kernels answer zeros. `launched(kernel, launch)` hears of every launch:
-    `kernel` are the keywords of mx.fast.metal_kernel, `launch` those of its call.
+def runner(launched, backend: str = "metal") -> _kernels.Runner:
+    """A Runner whose kernels answer zeros, with the geometry of a backend. `launched(kernel,
+    launch)` hears of every launch: `kernel` are the keywords of mx.fast.metal_kernel, `launch`
+    those of its call.
     """
 
     def register(**kernel):
@@ -23,7 +24,7 @@ def runner(launched) -> _kernels.Runner:
 
         return launch
 
-    return _kernels.Runner("trace", register, mx.cpu)
+    return _kernels.Runner(backend, register, mx.cpu)
 
 
 def trace_ltc(run, *, batch, steps, inputs, units, unfolds, training, synapses=None) -> None:
