@@ -13,7 +13,7 @@ CPU_FILES = tuple(
     f"csrc/cpu/{stem}.inl"
     for stem in (
         "ltc_dense", "ltc_dense_backward", "ltc_sparse", "ltc_sparse_backward",
-        "gemm", "cfc", "cfc_backward", "simd", "memory",
+        "gemm", "cfc", "cfc_backward", "lstm", "lstm_backward", "packed", "simd", "memory",
     )
 )  # fmt: skip
 SHARED_FILES = ("metal/activations.h", "metal/ltc.h", "metal/cfc.h")
