@@ -31,7 +31,8 @@ static void activate(int activation, float* z, const float* bias, long n, float*
 // `stride[s]` floats apart.
 struct Cfc {
   CfcProblem p;
-  long Hn;  // columns of one head, whole panels
+  long Hn;    // a row of states, whole panels
+  long head;  // columns of one head, whole vectors
   long depth[MAX_CFC_LAYERS + 1], width[MAX_CFC_LAYERS + 1], stride[MAX_CFC_LAYERS + 1];
   float *x_panels, *h_panels, *panels[MAX_CFC_LAYERS + 1], *bias[MAX_CFC_LAYERS + 1];
   float *w_tau, *A;
@@ -43,11 +44,12 @@ struct Cfc {
 static inline const float* weight_row(const Cfc& k, int s, long n) {
   const long fan_in = s == 0 ? k.p.I + k.p.H : k.depth[s];
   if (s < k.p.layers) return k.p.weight[s] + n * fan_in;
-  return n % k.Hn < k.p.H ? k.p.head_weight[n / k.Hn] + n % k.Hn * fan_in : nullptr;
+  return n % k.head < k.p.H ? k.p.head_weight[n / k.head] + n % k.head * fan_in : nullptr;
 }
 static inline float bias_of(const Cfc& k, int s, long n) {
-  if (s < k.p.layers) return n < k.width[s] ? k.p.bias[s][n] : 0.0f;
-  return n % k.Hn < k.p.H ? k.p.head_bias[n / k.Hn][n % k.Hn] : 0.0f;
+  if (n >= k.width[s]) return 0.0f;
+  if (s < k.p.layers) return k.p.bias[s][n];
+  return n % k.head < k.p.H ? k.p.head_bias[n / k.head][n % k.head] : 0.0f;
 }
 
 // Panels of columns first .. first + depth of stage s's weights: panel element (d, n) =
@@ -61,12 +63,22 @@ static void pack_stage(const Cfc& k, int s, long first, long depth, float* out) 
 }
 
 static Cfc make_cfc(const CfcProblem& p, bool backward, Carver& memory) {
-  Cfc k{p,  round_up(p.H, NR), {},      {},
-        {}, nullptr,           nullptr, {},
-        {}, nullptr,           nullptr, make_lstm(p, p.h0, p.h, backward, memory)};
+  Cfc k{p,
+        round_up(p.H, NR),
+        round_up(p.H, W),
+        {},
+        {},
+        {},
+        nullptr,
+        nullptr,
+        {},
+        {},
+        nullptr,
+        nullptr,
+        make_lstm(p, p.h0, p.h, backward, memory)};
   for (int s = 0; s <= p.layers; ++s) {
     k.depth[s] = s == 0 ? p.H : p.width[s - 1];
-    k.width[s] = s < p.layers ? p.width[s] : p.heads * k.Hn;
+    k.width[s] = s < p.layers ? p.width[s] : p.heads * k.head;
     k.stride[s] = round_up(k.width[s], NR);
     (s == 0 ? k.h_panels : k.panels[s]) = memory.take(k.stride[s] * k.depth[s]);
     if (s == 0) k.x_panels = memory.take(k.stride[s] * p.I);
@@ -107,12 +119,12 @@ static inline auto with_heads(const CfcProblem& p, F f) {
   return of_mode(Constant<NCPS_CFC_DEFAULT>{});
 }
 
-// h' of one row from its heads' pre-activations z [heads][Hn]; bias: null where z already holds it.
-// Keeps F1, F2, g, a (or f).
+// h' of one row from its heads' pre-activations z [heads][head]; bias: null where z already holds
+// it. Keeps F1, F2, g, a (or f).
 template <int MODE, int HEAD_ACTIVATION>
 static inline void cfc_heads(const Cfc& k, const float* z, const float* bias, float ts, float* h,
                              float* kept) {
-  const long H = k.p.H, Hn = k.Hn;
+  const long H = k.p.H, stride = k.head;
   const bool merged = k.p.heads == 3;
   const auto head = [&](long at) { return bias ? load(z + at) + load(bias + at) : load(z + at); };
   for (long q = 0; q < H; q += W) {
@@ -123,8 +135,8 @@ static inline void cfc_heads(const Cfc& k, const float* z, const float* bias, fl
       continue;
     }
     const vf F1 = ncps_activation<HEAD_ACTIVATION>(head(q)),
-             F2 = ncps_activation<HEAD_ACTIVATION>(head(Hn + q)), a = head(2 * Hn + q);
-    const vf g = ncps_sigmoid(merged ? a : a * ts + head(3 * Hn + q));
+             F2 = ncps_activation<HEAD_ACTIVATION>(head(stride + q)), a = head(2 * stride + q);
+    const vf g = ncps_sigmoid(merged ? a : a * ts + head(3 * stride + q));
     store(h + q, cfc_blend<MODE>(F1, F2, g));
     if (!kept) continue;
     store_partial(kept + q, F1, H - q);
@@ -159,11 +171,9 @@ static void cfc_forward_rows(const Cfc& k, long b, long rows) {
   for (long t0 = 0; t0 < T; t0 += chunk) {
     const long steps = min_of(chunk, T - t0),
                row = steps * k.stride[0];  // first: [rows][steps][stride]
-    for (long at = 0; at < rows * steps; ++at)
-      copy(first + at * k.stride[0], k.bias[0], k.stride[0]);
     for (long r = 0; r < rows; ++r)
-      gemm(p.x + ((b + r) * T + t0) * I, I, 1, steps, k.x_panels, I, k.width[0], first + r * row,
-           k.stride[0], true);
+      gemm_from(k.bias[0], 0, p.x + ((b + r) * T + t0) * I, I, 1, steps, k.x_panels, I, k.width[0],
+                first + r * row, k.stride[0]);
     for (long t = t0; t < t0 + steps; ++t) {
       float* z = first + (t - t0) * k.stride[0];
       long z_row = row, kept_at = 0;

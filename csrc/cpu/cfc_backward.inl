@@ -80,11 +80,11 @@ static CfcTransposed make_transposed(const Cfc& k, const float* zeros, Carver& m
   return w;
 }
 
-// dL/d(heads' pre-activations) [heads][Hn] of one row from dh [Hn]; returns dL/dts.
+// dL/d(heads' pre-activations) [heads][head] of one row from dh [Hn]; returns dL/dts.
 template <int MODE, int HEAD_ACTIVATION>
 static inline float cfc_heads_backward(const Cfc& k, const float* dh, const float* kept, float ts,
                                        float* dz, const CfcSlab& g) {
-  const long H = k.p.H, Hn = k.Hn;
+  const long H = k.p.H, stride = k.head;
   const bool merged = k.p.heads == 3;
   vf dts = vf{};
   for (long q = 0; q < H; q += W) {
@@ -100,10 +100,10 @@ static inline float cfc_heads_backward(const Cfc& k, const float* dh, const floa
     const auto d = cfc_blend_backward<MODE, HEAD_ACTIVATION>(
         load(dh + q), load_partial(kept + q, live), load_partial(kept + H + q, live),
         load_partial(kept + 2 * H + q, live));
-    store(dz + q, d.df1), store(dz + Hn + q, d.df2);
-    store(dz + 2 * Hn + q, merged ? d.du : d.du * ts);
+    store(dz + q, d.df1), store(dz + stride + q, d.df2);
+    store(dz + 2 * stride + q, merged ? d.du : d.du * ts);
     if (merged) continue;
-    store(dz + 3 * Hn + q, d.du);
+    store(dz + 3 * stride + q, d.du);
     dts += d.du * load_partial(kept + 3 * H + q, live);
   }
   return horizontal_sum(dts);
@@ -190,7 +190,7 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
   };
   long kept_at = 0;
   for (int s = 0; s <= p.layers; ++s) {
-    for (long d = 0; d < depth; ++d) add_to(g.dbias[s], f.dz[s] + d * k.stride[s], k.width[s]);
+    add_column_sums(f.dz[s], depth, k.stride[s], k.width[s], g.dbias[s]);
     if (s == 0) {
       add_weight_gradient(k, 0, f.dz[0], x_row, depth, I, f.columns, g.dx_weight);
       add_weight_gradient(k, 0, f.dz[0], h_row, depth, H, f.columns, g.dweight[0]);
@@ -237,12 +237,13 @@ static void unpack_cfc(const Cfc& k, const CfcSlab& g, long stride, long count) 
     for (long n = 0; n < k.width[s]; ++n) {
       if (!weight_row(k, s, n)) continue;
       const bool head = s == p.layers;
-      float* out = head ? p.dhead_weight[n / k.Hn] + n % k.Hn * fan_in : p.dweight[s] + n * fan_in;
+      float* out =
+          head ? p.dhead_weight[n / k.head] + n % k.head * fan_in : p.dweight[s] + n * fan_in;
       for (long c = 0; c < first; ++c)
         out[c] = sum_slabs(g.dx_weight + n * round_up(p.I, NR) + c, stride, count);
       for (long c = first; c < fan_in; ++c)
         out[c] = sum_slabs(g.dweight[s] + n * round_up(k.depth[s], NR) + c - first, stride, count);
-      (head ? p.dhead_bias[n / k.Hn][n % k.Hn] : p.dbias[s][n]) =
+      (head ? p.dhead_bias[n / k.head][n % k.head] : p.dbias[s][n]) =
           sum_slabs(g.dbias[s] + n, stride, count);
     }
   }
@@ -277,7 +278,7 @@ static void cfc_backward(const CfcProblem& p) {
   // number of threads.
   const long rows = even_rows(p.B, p.B < 128 ? CFC_ROWS / 2 : CFC_ROWS,
                               share_work(cfc_operations(k), 2)),
-             blocks = (p.B + rows - 1) / rows, slabs = min_of(blocks, 16);
+             blocks = (p.B + rows - 1) / rows, slabs = min_of(blocks, MAX_SLABS);
   const long stride = slab_count.used;
   Scratch slab_memory(stride * (slabs > 0 ? slabs : 1));
   const LstmSlabs lstm_slabs(k.lstm, slabs);

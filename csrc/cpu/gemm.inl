@@ -34,10 +34,10 @@ static void pack_panels(Row row, long depth, long columns, long column_stride, f
 
 template <int M>
 static inline void gemm_tile(const float* A, long row_stride, long depth_stride, const float* panel,
-                             long depth, float* C, long ldc, bool accumulate) {
+                             long depth, float* C, long ldc, const float* start, long ld_start) {
   vf c[M][NV];
   for (int m = 0; m < M; ++m)
-    for (int v = 0; v < NV; ++v) c[m][v] = accumulate ? load(C + m * ldc + v * W) : vf{};
+    for (int v = 0; v < NV; ++v) c[m][v] = start ? load(start + m * ld_start + v * W) : vf{};
   for (long k = 0; k < depth; ++k, A += depth_stride, panel += NR) {
     vf b[NV];
     for (int v = 0; v < NV; ++v) b[v] = load(panel + v * W);
@@ -54,20 +54,43 @@ static inline void gemm_tile(const float* A, long row_stride, long depth_stride,
 template <int M>
 static inline void gemm_tile_of(long rows, const float* A, long row_stride, long depth_stride,
                                 const float* panel, long depth, float* C, long ldc,
-                                bool accumulate) {
-  if (rows == M) return gemm_tile<M>(A, row_stride, depth_stride, panel, depth, C, ldc, accumulate);
+                                const float* start, long ld_start) {
+  if (rows == M)
+    return gemm_tile<M>(A, row_stride, depth_stride, panel, depth, C, ldc, start, ld_start);
   if constexpr (M > 1)
-    gemm_tile_of<M - 1>(rows, A, row_stride, depth_stride, panel, depth, C, ldc, accumulate);
+    gemm_tile_of<M - 1>(rows, A, row_stride, depth_stride, panel, depth, C, ldc, start, ld_start);
 }
 
-// Element (m, k) of A is A[m * row_stride + k * depth_stride].
-static void gemm(const float* A, long row_stride, long depth_stride, long M, const float* panels,
-                 long depth, long columns, float* C, long ldc, bool accumulate) {
+// C = start + A B. Element (m, k) of A is A[m * row_stride + k * depth_stride]; `start` is laid out
+// as C with rows ld_start apart (0: a bias), null for 0.
+static void gemm_from(const float* start, long ld_start, const float* A, long row_stride,
+                      long depth_stride, long M, const float* panels, long depth, long columns,
+                      float* C, long ldc) {
   const long tiles = (M + MR - 1) / MR;
   for (long n = 0; n < columns; n += NR, panels += depth * NR)
     for (long tile = 0; tile < tiles; ++tile) {
       const long m = M * tile / tiles, rows = M * (tile + 1) / tiles - m;
       gemm_tile_of<MR>(rows, A + m * row_stride, row_stride, depth_stride, panels, depth,
-                       C + m * ldc + n, ldc, accumulate);
+                       C + m * ldc + n, ldc, start ? start + m * ld_start + n : nullptr, ld_start);
     }
+}
+
+static void gemm(const float* A, long row_stride, long depth_stride, long M, const float* panels,
+                 long depth, long columns, float* C, long ldc, bool accumulate) {
+  gemm_from(accumulate ? C : nullptr, ldc, A, row_stride, depth_stride, M, panels, depth, columns,
+            C, ldc);
+}
+
+// sums [columns] += the sum of `depth` rows, `stride` apart.
+static void add_column_sums(const float* rows, long depth, long stride, long columns, float* sums) {
+  constexpr long SUMS = 4;  // additions in flight that hide their latency
+  long n = 0;
+  for (; n + SUMS * W <= columns; n += SUMS * W) {
+    vf sum[SUMS];
+    for (int v = 0; v < SUMS; ++v) sum[v] = load(sums + n + v * W);
+    for (long d = 0; d < depth; ++d)
+      for (int v = 0; v < SUMS; ++v) sum[v] += load(rows + d * stride + n + v * W);
+    for (int v = 0; v < SUMS; ++v) store(sums + n + v * W, sum[v]);
+  }
+  for (long d = 0; d < depth; ++d) add_to(sums + n, rows + d * stride + n, columns - n);
 }

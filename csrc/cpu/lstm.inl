@@ -65,10 +65,9 @@ static inline long lstm_floats(const Lstm& k, long rows) {
 // The half of z that reads x, of all steps of a chunk.
 static void lstm_drive(const LstmRows& m, long t0, long steps) {
   const Lstm& k = m.k;
-  for (long at = 0; at < steps * m.rows; ++at) copy(m.z + at * k.Z, k.bias, k.Z);
   for (long r = 0; r < m.rows; ++r)
-    gemm(k.x + ((m.b + r) * k.T + t0) * k.I, k.I, 1, steps, k.x_panels, k.I, 4 * k.H, m.z + r * k.Z,
-         m.rows * k.Z, true);
+    gemm_from(k.bias, 0, k.x + ((m.b + r) * k.T + t0) * k.I, k.I, 1, steps, k.x_panels, k.I,
+              4 * k.H, m.z + r * k.Z, m.rows * k.Z);
 }
 
 // h* of step t into out: rows of whole vectors, `stride` apart; writes c and the gates. h of the

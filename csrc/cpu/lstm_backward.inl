@@ -135,10 +135,9 @@ static void lstm_backward_chunk(const LstmBackwardRows& m, long t0, long steps) 
   pack_panels(h_row, depth, k.H, 1, m.columns);
   gemm(m.dz, 1, k.Z, 4 * k.H, m.columns, depth, k.H, m.g.recurrent_weight, m.Hn, true);
   gemm(m.dz, k.Z, 1, depth, k.x_back, 4 * k.H, k.I, m.products, In, false);
-  for (long d = 0; d < depth; ++d) {
-    add_to(m.g.bias, m.dz + d * k.Z, 4 * k.H);
+  add_column_sums(m.dz, depth, k.Z, 4 * k.H, m.g.bias);
+  for (long d = 0; d < depth; ++d)
     add_to(k.dx + (row(d) * k.T + time(d)) * k.I, m.products + d * In, k.I);
-  }
 }
 
 // Both, where dx of step t is written already; chunks start at multiples of their length.

@@ -209,7 +209,7 @@ static void ltc_sparse_backward(const LtcProblem& p) {
   const SynapseRuns sensory =
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
   const Lstm lstm = make_lstm(p, p.v0, p.v, true, memory);
-  const long blocks = (p.B + W - 1) / W, slabs = min_of(blocks, 16),
+  const long blocks = (p.B + W - 1) / W, slabs = min_of(blocks, MAX_SLABS),
              stride = ltc_list_slab_floats(p);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
