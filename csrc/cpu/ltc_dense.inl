@@ -37,18 +37,19 @@ static void pack_blocks(const SynapseMatrices& m, long sources, long targets, bo
     int* const kept = out.sources ? out.sources_of(q / W) : nullptr;
     if (kept) kept[0] = 0;
     for (long o = 0; o < others; ++o) {
-      bool any = !kept;
-      for (int part = 0; part < 4; ++part)
-        for (long lane = 0; lane < W; ++lane) {
-          const long n = q + lane;
-          const float value =
-              n >= lanes ? 0.0f : parts[part][transposed ? n * targets + o : o * targets + n];
-          to[part * W + lane] = value;
-          any |= part >= 2 && !(value == 0.0f);
-        }
-      if (!any) continue;
-      if (kept) kept[++kept[0]] = int(o);
-      to += 4 * W;
+      if (kept) {  // lanes: targets
+        long at = o * targets + q;
+        const long end = o * targets + min_of(q + W, lanes);
+        while (at < end && m.w[at] == 0.0f && m.we[at] == 0.0f) ++at;
+        if (at == end) continue;
+        kept[++kept[0]] = int(o);
+      }
+      for (int part = 0; part < 4; ++part, to += W)
+        if (transposed)
+          for (long lane = 0; lane < W; ++lane)
+            to[lane] = q + lane < lanes ? parts[part][(q + lane) * targets + o] : 0.0f;
+        else
+          store(to, load_partial(parts[part] + o * targets + q, lanes - q));
     }
   }
 }
