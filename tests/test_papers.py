@@ -265,7 +265,7 @@ def test_results_replace_the_same_run_and_make_tables(tmp_path):
     assert "| cfc | 99.42 ± 0.42 | 98.50 ± 0.71 | 2 | 0 to 9 | 1 |" in text
     entry = {"model": "ltc", "seed": 0, "epochs": 200, "rate": 0.01, "test": 2.5, "seconds": 90}
     text = cheetah.results_table([entry])
-    assert "| ltc | 2.308 ± 0.015 | 2.50 | 1 | 200 | 0.01 | 1.5 |" in text
+    assert "| ltc | 2.308 ± 0.015 | 2.500 | 1 | 200 | 0.01 | 1.5 |" in text
 
 
 def test_commands_train_and_print(tmp_path, monkeypatch, capsys):
@@ -281,3 +281,11 @@ def test_commands_train_and_print(tmp_path, monkeypatch, capsys):
     )
     assert cheetah.main(["table", *places]) == 0
     assert "| ltc |" in capsys.readouterr().out
+
+
+def test_readme_holds_the_tables_of_the_results():
+    readme = (runs.HERE / "README.md").read_text(encoding="utf-8")
+    for experiment, name in ((xor, "xor"), (cheetah, "cheetah")):
+        entries = runs.read_results(runs.RESULTS / f"{name}.json")
+        assert entries
+        assert experiment.results_table(entries) in readme

@@ -204,7 +204,7 @@ def results_table(entries) -> str:
                 e for e in entries if (e["model"], e["rate"], e["epochs"]) == (model, rate, epochs)
             ]
             minutes = f"{np.mean([e['seconds'] for e in chosen]) / 60:.1f}"
-            measured = spread(e["test"] for e in chosen)
+            measured = spread([e["test"] for e in chosen], digits=3)
             published = setup.published if rate == setup.learning_rate else ""
             rows.append([model, published, measured, len(chosen), epochs, rate, minutes])
     head = ["model", "published", "test error", "seeds", "epochs", "learning rate", "minutes a run"]

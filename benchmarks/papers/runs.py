@@ -35,8 +35,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent in epochs, over all parts of the run."""
-        return sum(entry["seconds"] for entry in self.log)
+        """Time of the epochs so far: their number times the median, which interruptions leave."""
+        return len(self.log) * statistics.median(entry["seconds"] for entry in self.log)
 
     def epochs(self, total: int, train_epoch, *, quiet=False) -> None:
         """Train up to `total` epochs, those of the checkpoint among them.
@@ -108,12 +108,13 @@ def _key(entry):
     return tuple(str(entry.get(name)) for name in ("model", "rate", "epochs", "seed"))
 
 
-def spread(values) -> str:
+def spread(values, digits: int = 2) -> str:
     """Mean +- sample standard deviation of the finite values, and how many there are."""
     values = [value for value in values if math.isfinite(value)]
     if len(values) < 2:
-        return f"{values[0]:.2f}" if values else "-"
-    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+        return f"{values[0]:.{digits}f}" if values else "-"
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def table(header: list[str], rows: list[list]) -> str:
