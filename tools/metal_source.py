@@ -27,8 +27,8 @@ LARGE = [
     LtcCase(batch=64, steps=2, units=256, unfolds=2),
     LtcCase(batch=64, steps=2, units=256, inputs=64, unfolds=2, density=0.1),
     CfcCase(batch=64, steps=2, units=256, backbone_units=128),
-    CfcCase(batch=2048, steps=2, units=256, backbone_units=128),
-    CfcCase(batch=2048, steps=2, units=256, mode="pure", layers=0),
+    CfcCase(batch=64, steps=2, units=256, backbone_units=256),
+    CfcCase(batch=64, steps=2, units=512, mode="pure", layers=0),
 ]
 
 
