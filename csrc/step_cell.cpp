@@ -62,7 +62,7 @@ void set_call(Problem& p, long B, const float* x, const float* ts, const StepCel
 struct StepCell::Parts {
   const Kernels& table = kernels();
   std::vector<Stage> stages;
-  long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0;
+  long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
   std::vector<float> w, b;
 
   void add(Stage stage) {
@@ -87,6 +87,7 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
   set_memory(p, memory);
   const auto& table = parts->table;
   parts->add({p, {}, Packed(table.new_packed_ltc(p), table.free_packed_ltc), p.I, p.H, synapses});
+  parts->work = 8 * (p.H * p.U + p.I) * p.H;  // a gate is worth 8
   parts->set(readout);
   parts_ = std::move(parts);
 }
@@ -103,6 +104,7 @@ StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memo
                       stage.head_activation);
     set_memory(p, memory);
     parts->add({{}, p, Packed(table.new_packed_cfc(p), table.free_packed_cfc), p.I, p.H, {}});
+    for (const auto& weight : stage.weights) parts->work += long(weight.size());
   }
   parts->set(readout);
   parts_ = std::move(parts);
@@ -113,6 +115,7 @@ StepCell::~StepCell() = default;
 int StepCell::inputs() const { return int(parts_->inputs); }
 int StepCell::units() const { return int(parts_->units); }
 int StepCell::outputs() const { return int(parts_->outputs); }
+long StepCell::work() const { return parts_->work; }
 bool StepCell::reads_state() const {
   const auto& k = *parts_;
   return k.first == 0 && k.outputs == k.units && k.w.empty() && k.b.empty();

@@ -14,6 +14,7 @@
 
 #include "csrc/ltc.h"
 #include "src/bindings.h"
+#include "src/places.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -21,16 +22,13 @@ using namespace nb::literals;
 
 namespace {
 
+using mlx_ncps::array_of;
 using mlx_ncps::Arrays;
 using mlx_ncps::CfcStage;
+using mlx_ncps::Places;
 using mlx_ncps::Readout;
 using mlx_ncps::StepCell;
 using mlx_ncps::SynapseLists;
-
-// The array behind a Python object, or null.
-const mx::array* array_of(nb::handle object) {
-  return nb::isinstance<mx::array>(object) ? nb::inst_ptr<mx::array>(object) : nullptr;
-}
 
 // Whether an operation only gives its input another shape, as x[None] does.
 bool only_reshapes(const mx::array& a) {
@@ -50,9 +48,9 @@ const float* values_of(const mx::array& a) {
   return at->is_available() && at->flags().row_contiguous ? at->data<float>() : nullptr;
 }
 
-// How a call lies: one step [B, I] or [I]; or a sequence of one step, [B, 1, I] or [1, I], which
-// gives outputs for every step or for the last.
-enum Form { STEP, EVERY, LAST };
+// How a call lies: one step [B, I], or with STEP also [I]; or a sequence of one step, [B, 1, I] or
+// [1, I], which gives outputs for every step or for the last.
+enum Form { STEP, EVERY, LAST, BATCH };
 
 // Elapsed times as one float for each row, or nothing where the object is no such thing. A negative
 // element gives NaN; a negative or NaN number is declined, for the graph's code raises it.
@@ -72,7 +70,7 @@ bool read_timespans(nb::handle ts, long B, Form form, std::vector<float>& out) {
   const float* values = a ? values_of(*a) : nullptr;
   if (!values) return false;
   const auto& shape = a->shape();
-  const int rows = form == STEP ? int(B) : 1;  // [B] of a step, [T] of a sequence
+  const int rows = form == STEP || form == BATCH ? int(B) : 1;  // [B] of a step, [T] of a sequence
   const bool one = shape.empty() || (shape == mx::Shape{rows} && rows == 1);
   if (!one && shape != mx::Shape{rows} && shape != mx::Shape{int(B), 1}) return false;
   for (long r = 0; r < B; ++r) {
@@ -88,32 +86,39 @@ bool read_state(nb::handle object, const mx::Shape& shape, const float*& out) {
   return out;
 }
 
-// A StepCell and the raw parameters that it was made from.
+constexpr long WORTH_UNLOCKING = 1 << 20;  // some 30 us
+
+// A StepCell, the raw parameters that it was made from, and where they lie.
 struct Stream {
   StepCell cell;
   Arrays parameters;
+  std::optional<Places> places;  // none: unknown
 
-  enum class Match { yes, no, traced };
-  Match matches(const nb::list& now) const {
-    if (now.size() != parameters.size() || !cell.current()) return Match::no;
+  void watch(Places now) {  // what it lets go of may call us: only when the new ones are in place
+    std::optional<Places> old(std::move(now));
+    std::swap(places, old);
+  }
+  // Whether packing these parameters would make the same.
+  bool made_from(const nb::list& now) const {
+    if (now.size() != parameters.size() || !cell.current()) return false;
     for (size_t i = 0; i < parameters.size(); ++i) {
       const mx::array* a = array_of(now[i]);
-      if (!a) return Match::no;
-      if (a->is_tracer()) return Match::traced;
-      if (a->id() != parameters[i].id()) return Match::no;
+      if (!a || a->id() != parameters[i].id()) return false;
     }
-    return Match::yes;
+    return true;
   }
 
-  // (output, state); None: the graph's code must run this call; False: the parameters have changed.
-  nb::object step(nb::handle inputs, nb::handle initial, nb::handle timespans, const nb::list& now,
-                  int form) const {
+  // (output, state); None: the graph's code must run this call; False: what the parameters depend
+  // on may have changed.
+  nb::object step(nb::handle owner, nb::handle front, nb::handle inputs, nb::handle initial,
+                  nb::handle timespans, int form) const {
     const mx::array* x = array_of(inputs);
     const int I = cell.inputs(), H = cell.units(), O = cell.outputs();
-    const int batched = form == STEP ? 2 : 3;
+    const bool one_step = form == STEP || form == BATCH;
+    const int batched = one_step ? 2 : 3;
     const float* x_values = x ? values_of(*x) : nullptr;
-    if (!x_values || int(x->ndim()) > batched || int(x->ndim()) < batched - 1 ||
-        x->shape(-1) != I || (form != STEP && x->shape(-2) != 1))
+    if (!x_values || int(x->ndim()) > batched || int(x->ndim()) < batched - (form != BATCH) ||
+        x->shape(-1) != I || (!one_step && x->shape(-2) != 1))
       return nb::none();
     const bool single = int(x->ndim()) < batched;
     const long B = single ? 1 : x->shape(0);
@@ -131,9 +136,7 @@ struct Stream {
     }
     std::vector<float> ts;
     if (B == 0 || !read_timespans(timespans, B, Form(form), ts)) return nb::none();
-    const Match match = matches(now);
-    if (match == Match::traced) return nb::none();
-    if (match == Match::no) return nb::bool_(false);
+    if (!cell.current() || !places || !places->unchanged(owner, front)) return nb::bool_(false);
 
     std::vector<float> zeros(initial.is_none() ? B * H : 0);
     if (initial.is_none()) h = c = zeros.data();
@@ -145,7 +148,9 @@ struct Stream {
     const bool same = cell.reads_state() && form != EVERY;
     mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
     {
-      nb::gil_scoped_release unlocked;
+      // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
+      std::optional<nb::gil_scoped_release> unlocked;
+      if (B * cell.work() > WORTH_UNLOCKING) unlocked.emplace();
       cell.run(B, x_values, ts.data(), {h, c, next.data<float>(), next_c.data<float>()},
                same ? nullptr : output.data<float>());
     }
@@ -194,6 +199,8 @@ void bind_step_cell(nb::module_& m) {
       "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
       "Whether an object is an evaluated, row-contiguous float32 array.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
+  nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
+      .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none());
   nb::class_<Readout>(m, "Readout")
       .def(nb::init<int, int, std::optional<mx::array>, std::optional<mx::array>>(), "first"_a,
            "count"_a, "w"_a.none() = nb::none(), "b"_a.none() = nb::none());
@@ -205,19 +212,21 @@ void bind_step_cell(nb::module_& m) {
           "ltc",
           [](const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
              const Arrays& memory, const Readout& readout, const Arrays& parameters) {
-            return new Stream{StepCell(folded, unfolds, std::move(synapses), memory, readout),
-                              parameters};
+            return new Stream{
+                StepCell(folded, unfolds, std::move(synapses), memory, readout), parameters, {}};
           },
           "folded"_a, "unfolds"_a, "synapses"_a.none(), "memory"_a, "readout"_a, "parameters"_a)
       .def_static(
           "cfc",
           [](const std::vector<CfcStage>& chain, const Arrays& memory, const Readout& readout,
              const Arrays& parameters) {
-            return new Stream{StepCell(chain, memory, readout), parameters};
+            return new Stream{StepCell(chain, memory, readout), parameters, {}};
           },
           "chain"_a, "memory"_a, "readout"_a, "parameters"_a)
-      .def("__call__", &Stream::step, "x"_a, "state"_a.none(), "ts"_a.none(), "parameters"_a,
-           "form"_a,
+      .def("made_from", &Stream::made_from, "parameters"_a)
+      .def("watch", &Stream::watch, "places"_a)
+      .def("__call__", &Stream::step, "cell"_a, "memory"_a.none(), "x"_a.none(), "state"_a.none(),
+           "ts"_a.none(), "form"_a,
            "(output, state) of one step; None: a graph must compute it; False: the parameters have "
            "changed.");
 }

@@ -3,8 +3,10 @@ the arrays are not plain evaluated ones.
 """
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -261,6 +263,114 @@ def test_options_and_masks_count_when_they_change(native):
         native.set_isa(isa)
         assert_close(isa, layer.step(x, h)[1], before, SAME)
     native.set_isa(native.isas()[0])
+
+
+def test_modules_and_options_count_when_they_change():
+    cell = CfCCell(I, 6, backbone_units=[7, 9])
+    other = CfCCell(I, 6, backbone_units=[7, 9], sparsity_mask=np.eye(9, 6))
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    mx.eval(cell.parameters(), other.parameters())
+    before = np.array(cell(x, h)[0])
+
+    def swap():
+        cell.ff1, cell.ff2 = cell.ff2, cell.ff1
+
+    changes = {
+        "module": lambda: setattr(cell, "ff1", other.ff1),
+        "array of a new module": lambda: setattr(cell.ff1, "bias", mx.ones(6)),
+        "item of a list": lambda: cell.backbone.__setitem__(1, other.backbone[1]),
+        "list": lambda: setattr(cell, "backbone", other.backbone),
+        "array of a new list": lambda: setattr(cell.backbone[0], "bias", mx.ones(7)),
+        "two modules": swap,
+        "mask": lambda: setattr(cell, "sparsity_mask", other.sparsity_mask),
+        "option": lambda: setattr(cell, "variant", "keras"),
+        "tuple": lambda: setattr(
+            cell, "backbone_options", cell.backbone_options._replace(activation="relu")
+        ),
+    }
+    for name, change in changes.items():
+        change()
+        mx.eval(cell.parameters())
+        with use_backend("reference"):
+            want, _ = cell(x, h)
+        got = np.array(cell(x, h)[0])
+        assert_close(name, got, want, SAME)
+        assert not np.array_equal(got, before), name
+        before = got
+
+
+def test_one_parameter_many_times_in_place():
+    cell = CfCCell(I, 6, backbone_units=7)
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    for _ in range(50):  # identities of arrays that are gone may come again
+        cell.ff1.bias[...] = cell.ff1.bias + 0.1
+        mx.eval(cell.parameters())
+        with use_backend("reference"):
+            want, _ = cell(x, h)
+        assert_close("step", cell(x, h)[0], want, SAME)
+
+
+def test_what_no_step_depends_on_packs_nothing(monkeypatch):
+    packed = []
+    monkeypatch.setattr(
+        CfCCell, "pack_step", lambda *a, f=CfCCell.pack_step: packed.append(1) or f(*a)
+    )
+    cell = CfCCell(I, 6)
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    cell(x, h)
+    cell.eval()
+    cell.note = "of the user"
+    cell(x, h)
+    cell.train()
+    cell.freeze()
+    cell(x, h)
+    assert packed == [1]
+
+
+@few_layers
+def test_a_cell_that_stepped_is_freed(name):
+    layer = built(name, mixed_memory="wired" not in name)
+    layer.step(evaluated(normal(1, I)))
+    cell = weakref.ref(layer.rnn_cell)
+    del layer
+    gc.collect()
+    assert cell() is None
+
+
+def test_parameters_that_another_thread_changes():
+    cell = CfCCell(I, 6)
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    biases = [evaluated(mx.full((6,), float(n))) for n in range(2)]
+    want = []
+    for bias in biases:
+        cell.ff1.bias = bias
+        want.append(np.array(cell(x, h)[0]))
+
+    def change():
+        for n in range(400):
+            cell.ff1.bias = biases[n % 2]
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    while thread.is_alive():
+        got = np.array(cell(x, h)[0])
+        assert any(np.array_equal(got, one) for one in want)
+    thread.join()
+    assert_close("in the end", cell(x, h)[0], want[1], 0.0)
+
+
+@pytest.mark.parametrize("make_cell", [lambda: CfCCell(I, 6), lambda: LTCCell(6, I)])
+def test_calls_of_a_cell_that_are_refused(make_cell):
+    cell = make_cell()
+    x, h = evaluated(normal(B, I), normal(B, 6))
+    cell(x, h)
+    for bad in (x[0], None, np.ones((B, I), np.float32)):
+        with pytest.raises(ValueError, match="inputs must be"):
+            cell(bad, h)
+    with pytest.raises(ValueError, match=r"state must be \[B, H\] = \(3, 6\), got \(6,\)"):
+        cell(x, h[0])
+    with pytest.raises(ValueError, match=r"inputs must have 4 features, got 3"):
+        cell(evaluated(mx.ones((B, 3))), h)
 
 
 @few_layers

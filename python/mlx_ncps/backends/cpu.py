@@ -122,6 +122,11 @@ def cfc_step_cell(chain, memory, arrays, readout):
     return native.StepCell.cfc(stages, _plain(memory), _readout(readout), arrays)
 
 
+def places(cell, lstm):
+    """What a cell and the LSTM in front of it, or None, are made of now, for `StepCell.watch`."""
+    return _loader.native.Places(cell, lstm)
+
+
 def _plain(arrays) -> list:
     """Evaluated, row-contiguous and float32, as the extension reads memory."""
     with mx.stream(mx.cpu):

@@ -11,7 +11,7 @@ from ..cells import LiquidCell
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
 from ..ops.checks import check_array
-from ..ops.stepping import linear
+from ..ops.stepping import EVERY, LAST, STEP, linear
 from ..ops.timespans import normalise_timespans
 from .direction import Direction, Result, state_batch
 from .layout import Contract, Layout, one_of
@@ -143,7 +143,7 @@ class SequenceLayer(Configurable, Direction):
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
         if mask is None and _one_step(inputs, self.batch_first):
-            form = "every" if self.return_sequences else "last"
+            form = EVERY if self.return_sequences else LAST
             done = self._step_at_once(inputs, hx, timespans, form)
             if done is not None:
                 return done if self.return_state else done[0]
@@ -176,7 +176,7 @@ class SequenceLayer(Configurable, Direction):
         if not isinstance(x, mx.array) or x.ndim not in (1, 2):
             got = x.shape if isinstance(x, mx.array) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
-        done = self._step_at_once(x, state, ts, "step")
+        done = self._step_at_once(x, state, ts, STEP)
         if done is not None:
             return done
         layout = Layout(self.op, x.ndim == 2, True)
@@ -193,19 +193,18 @@ class SequenceLayer(Configurable, Direction):
         self._keep([result], x)
         return layout.single(result.output), layout.single(result.state)
 
-    def _step_at_once(self, x, state, ts, form: str):
+    def _step_at_once(self, x, state, ts, form: int):
         """(output, new state) of one step computed now, or None where a graph must."""
-        cell = self.rnn_cell
+        cell = self.get("rnn_cell")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards:
             return None
-        if not isinstance(cell, LiquidCell) or not cell.built:
+        if not isinstance(cell, LiquidCell):
             return None
         if state is None and self._kept:
             if self._kept["seen"]:
                 return None
             state = self._kept["states"][0]
-        memory = self.lstm.weights() if self.mixed_memory else ()
-        done = cell.step_at_once(x, state, ts, form, memory)
+        done = cell.step_at_once(x, state, ts, form, self.get("lstm"))
         if done is None:
             return None
         output, state = done
