@@ -52,9 +52,14 @@ void set_memory(Problem& p, const MemoryWeights& memory) {
 }
 
 template <typename Problem>
-void set_call(Problem& p, long B, const float* x, const float* ts, const StepCell::State& state) {
-  p.B = B, p.T = 1, p.x = x, p.ts = ts;
-  p.lstm.c0 = state.c, p.lstm.c = state.next_c;
+void set_call(Problem& p, const StepCell::Call& call, const float* x, float* c) {
+  p.B = call.B, p.T = call.T, p.x = x, p.ts = call.ts;
+  p.lstm.c0 = call.c, p.lstm.c = c;
+}
+
+// to [rows, n] <- from, a row of n every `stride` floats; to's rows lie `apart`.
+void copy_rows(const float* from, long stride, long rows, long n, float* to, long apart) {
+  for (long r = 0; r < rows; ++r) std::copy_n(from + r * stride, n, to + r * apart);
 }
 
 }  // namespace
@@ -72,10 +77,21 @@ struct StepCell::Parts {
     stages.push_back(std::move(stage));
   }
   void set(const Readout& r) {
-    if (r.first < 0 || r.count < 0 || r.first + r.count > units)
-      throw std::invalid_argument("[step_cell] the outputs must lie within the state.");
+    if (r.first < units - stages.back().units || r.count < 0 || r.first + r.count > units)
+      throw std::invalid_argument("[step_cell] the outputs must lie within the last stage.");
     first = r.first, outputs = r.count;
     w = values(r.w, r.count, "output_w"), b = values(r.b, r.count, "output_b");
+  }
+  // output [rows, O] of states of the last stage, `stride` floats apart.
+  void read_out(const float* states, long rows, long stride, float* output) const {
+    const float* from = states + first - (units - stages.back().units);
+    for (long r = 0; r < rows; ++r)
+      for (long o = 0; o < outputs; ++o) {
+        float value = from[r * stride + o];
+        if (!w.empty()) value *= w[o];
+        if (!b.empty()) value += b[o];
+        output[r * outputs + o] = value;
+      }
   }
 };
 
@@ -112,6 +128,29 @@ StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memo
 
 StepCell::~StepCell() = default;
 
+namespace {
+
+// One stage of a chain: x [B, T, I], h [B, H] -> states [B, T, H], with memory c [B, T, H] too.
+void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& call, const float* x,
+               float* c, const float* h, float* states) {
+  if (stage.ltc) {
+    auto p = *stage.ltc;
+    set_call(p, call, x, c);
+    p.v0 = h, p.v = states;
+    const auto* lists = stage.synapses.get();
+    const bool batch_lanes =
+        lists && ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists)[0] == 'l';
+    table.run_packed_ltc(stage.packed.get(), p, batch_lanes);
+  } else {
+    auto p = *stage.cfc;
+    set_call(p, call, x, c);
+    p.h0 = h, p.h = states;
+    table.run_packed_cfc(stage.packed.get(), p);
+  }
+}
+
+}  // namespace
+
 int StepCell::inputs() const { return int(parts_->inputs); }
 int StepCell::units() const { return int(parts_->units); }
 int StepCell::outputs() const { return int(parts_->outputs); }
@@ -127,47 +166,34 @@ bool StepCell::has_memory() const {
   return first.ltc ? first.ltc->lstm.on : first.cfc->lstm.on;
 }
 
-void StepCell::run(long B, const float* x, const float* ts, const State& state,
-                   float* output) const {
+void StepCell::run(const Call& call) const {
   const auto& k = *parts_;
-  const auto one = [&](const Stage& stage, const float* in, const float* from, float* to) {
-    if (stage.ltc) {
-      auto p = *stage.ltc;
-      set_call(p, B, in, ts, state);
-      p.v0 = from, p.v = to;
-      const bool lists = stage.synapses && ltc_kernel(int(B), int(p.I), int(p.H), int(p.U),
-                                                      stage.synapses.get())[0] == 'l';
-      k.table.run_packed_ltc(stage.packed.get(), p, lists);
-    } else {
-      auto p = *stage.cfc;
-      set_call(p, B, in, ts, state);
-      p.h0 = from, p.h = to;
-      k.table.run_packed_cfc(stage.packed.get(), p);
-    }
-  };
-  float* next = state.next_h;
-  if (k.stages.size() == 1) {
-    one(k.stages[0], x, state.h, next);
-  } else {  // the states of one stage, [B, H_l], between its neighbours' in [B, H]
-    std::vector<float> from(B * k.widest), to(B * k.widest), below(B * k.widest);
-    long at = 0;
-    for (const auto& stage : k.stages) {
-      const long n = stage.units;
-      for (long r = 0; r < B; ++r) std::copy_n(state.h + r * k.units + at, n, from.data() + r * n);
-      one(stage, at == 0 ? x : below.data(), from.data(), to.data());
-      for (long r = 0; r < B; ++r) std::copy_n(to.data() + r * n, n, next + r * k.units + at);
-      below.swap(to);
-      at += n;
-    }
+  const long B = call.B, T = call.T;
+  const bool chain = k.stages.size() > 1, direct = !chain && T == 1,
+             whole = call.every && reads_state();  // the states are the outputs
+  std::vector<float> from(chain ? B * k.widest : 0), c(has_memory() && T > 1 ? B * T * k.units : 0),
+      scratch[2];
+  float* const all_c = c.empty() ? call.last_c : c.data();  // [B, T, H]
+  const float* in = call.x;
+  float* states = nullptr;  // of a stage, [B, T, H_l]
+  long at = 0, n = 0, s = 0;
+  for (const auto& stage : k.stages) {
+    n = stage.units;
+    const float* h = call.h;
+    if (chain) copy_rows(call.h + at, k.units, B, n, from.data(), n), h = from.data();
+    if (!direct && !whole) scratch[s % 2].resize(B * T * n);
+    states = whole ? call.output : direct ? call.last_h : scratch[s % 2].data();
+    run_stage(k.table, stage, call, in, all_c, h, states);
+    if (states != call.last_h)
+      copy_rows(states + (T - 1) * n, T * n, B, n, call.last_h + at, k.units);
+    in = states, at += n, ++s;
   }
-  if (!output) return;
-  for (long r = 0; r < B; ++r)
-    for (long o = 0; o < k.outputs; ++o) {
-      float value = next[r * k.units + k.first + o];
-      if (!k.w.empty()) value *= k.w[o];
-      if (!k.b.empty()) value += k.b[o];
-      output[r * k.outputs + o] = value;
-    }
+  if (!c.empty()) copy_rows(all_c + (T - 1) * n, T * n, B, n, call.last_c, n);
+  if (!call.output || whole) return;
+  if (call.every)
+    k.read_out(states, B * T, n, call.output);
+  else
+    k.read_out(states + (T - 1) * n, B, T * n, call.output);
 }
 
 }  // namespace mlx_ncps

@@ -48,14 +48,14 @@ const float* values_of(const mx::array& a) {
   return at->is_available() && at->flags().row_contiguous ? at->data<float>() : nullptr;
 }
 
-// How a call lies: one step [B, I], or with STEP also [I]; or a sequence of one step, [B, 1, I] or
-// [1, I], which gives outputs for every step or for the last.
+// How a call lies: one step [B, I], or with STEP also [I]; or a sequence [B, T, I] or [T, I], which
+// gives outputs for every step or for the last.
 enum Form { STEP, EVERY, LAST, BATCH };
 
-// Elapsed times as one float for each row, or nothing where the object is no such thing. A negative
-// element gives NaN; a negative or NaN number is declined, for the graph's code raises it.
-bool read_timespans(nb::handle ts, long B, Form form, std::vector<float>& out) {
-  out.assign(B, 1.0f);
+// Elapsed times [B, T], or nothing where the object is no such thing. A negative element gives NaN;
+// a negative or NaN number is declined, for the graph's code raises it.
+bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<float>& out) {
+  out.assign(B * T, 1.0f);
   if (ts.is_none()) return true;
   if (PyFloat_Check(ts.ptr()) || (PyLong_Check(ts.ptr()) && !PyBool_Check(ts.ptr()))) {
     const double value = PyFloat_AsDouble(ts.ptr());
@@ -63,19 +63,20 @@ bool read_timespans(nb::handle ts, long B, Form form, std::vector<float>& out) {
       PyErr_Clear();
       return false;
     }
-    out.assign(B, float(value));
+    out.assign(B * T, float(value));
     return value >= 0;
   }
   const mx::array* a = array_of(ts);
   const float* values = a ? values_of(*a) : nullptr;
   if (!values) return false;
   const auto& shape = a->shape();
-  const int rows = form == STEP || form == BATCH ? int(B) : 1;  // [B] of a step, [T] of a sequence
-  const bool one = shape.empty() || (shape == mx::Shape{rows} && rows == 1);
-  if (!one && shape != mx::Shape{rows} && shape != mx::Shape{int(B), 1}) return false;
-  for (long r = 0; r < B; ++r) {
-    const float value = values[one ? 0 : r];
-    out[r] = value >= 0 ? value : std::numeric_limits<float>::quiet_NaN();
+  const int b = int(B), t = int(T);
+  const bool each = one_step ? shape == mx::Shape{b} || shape == mx::Shape{b, 1}
+                             : shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
+  if (!each && !shape.empty() && (one_step || shape != mx::Shape{t})) return false;
+  for (long i = 0; i < B * T; ++i) {
+    const float value = values[each ? i : shape.empty() ? 0 : i % T];
+    out[i] = value >= 0 ? value : std::numeric_limits<float>::quiet_NaN();
   }
   return true;
 }
@@ -86,7 +87,9 @@ bool read_state(nb::handle object, const mx::Shape& shape, const float*& out) {
   return out;
 }
 
+// Units of StepCell::work.
 constexpr long WORTH_UNLOCKING = 1 << 20;  // some 30 us
+constexpr long WORTH_A_GRAPH = 1 << 24;    // a longer sequence runs while Python goes on
 
 // A StepCell, the raw parameters that it was made from, and where they lie.
 struct Stream {
@@ -118,10 +121,11 @@ struct Stream {
     const int batched = one_step ? 2 : 3;
     const float* x_values = x ? values_of(*x) : nullptr;
     if (!x_values || int(x->ndim()) > batched || int(x->ndim()) < batched - (form != BATCH) ||
-        x->shape(-1) != I || (!one_step && x->shape(-2) != 1))
+        x->shape(-1) != I)
       return nb::none();
     const bool single = int(x->ndim()) < batched;
-    const long B = single ? 1 : x->shape(0);
+    const long B = single ? 1 : x->shape(0), T = one_step ? 1 : x->shape(-2);
+    if (B == 0 || T == 0 || (T > 1 && B * T * cell.work() > WORTH_A_GRAPH)) return nb::none();
     const mx::Shape state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
     const bool memory = cell.has_memory();
     const float *h = nullptr, *c = nullptr;
@@ -135,14 +139,14 @@ struct Stream {
       return nb::none();
     }
     std::vector<float> ts;
-    if (B == 0 || !read_timespans(timespans, B, Form(form), ts)) return nb::none();
+    if (!read_timespans(timespans, B, T, one_step, ts)) return nb::none();
     if (!cell.current() || !places || !places->unchanged(owner, front)) return nb::bool_(false);
 
     std::vector<float> zeros(initial.is_none() ? B * H : 0);
     if (initial.is_none()) h = c = zeros.data();
     auto output_shape = state_shape;
     output_shape.back() = O;
-    if (form == EVERY) output_shape.insert(output_shape.end() - 1, 1);
+    if (form == EVERY) output_shape.insert(output_shape.end() - 1, int(T));
     mx::array next = mlx_ncps::empty_array(state_shape);
     mx::array next_c = memory ? mlx_ncps::empty_array(state_shape) : next;
     const bool same = cell.reads_state() && form != EVERY;
@@ -150,9 +154,9 @@ struct Stream {
     {
       // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
       std::optional<nb::gil_scoped_release> unlocked;
-      if (B * cell.work() > WORTH_UNLOCKING) unlocked.emplace();
-      cell.run(B, x_values, ts.data(), {h, c, next.data<float>(), next_c.data<float>()},
-               same ? nullptr : output.data<float>());
+      if (B * T * cell.work() > WORTH_UNLOCKING) unlocked.emplace();
+      cell.run({B, T, x_values, ts.data(), h, c, next.data<float>(), next_c.data<float>(),
+                same ? nullptr : output.data<float>(), form == EVERY});
     }
     const nb::object first = nb::cast(std::move(output));
     nb::object state = same ? first : nb::cast(std::move(next));

@@ -142,7 +142,7 @@ class SequenceLayer(Configurable, Direction):
         """
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
-        if mask is None and _one_step(inputs, self.batch_first):
+        if mask is None and _may_run_at_once(inputs, self.batch_first):
             form = EVERY if self.return_sequences else LAST
             done = self._step_at_once(inputs, hx, timespans, form)
             if done is not None:
@@ -321,10 +321,12 @@ class SequenceLayer(Configurable, Direction):
         return make_plan(calls, self.stepwise(), facts)
 
 
-def _one_step(inputs, batch_first: bool) -> bool:
-    """Whether inputs are a sequence of one step, [B, 1, I] or [1, I]."""
+def _may_run_at_once(inputs, batch_first: bool) -> bool:
+    """Whether inputs are [B, T, I] or [T, I], of one step unless the GPU is the default device."""
     ndim = getattr(inputs, "ndim", 0)
-    return ndim in (2, 3) and inputs.shape[-2] == 1 and (batch_first or ndim == 2)
+    if ndim not in (2, 3) or not (batch_first or ndim == 2):
+        return False
+    return inputs.shape[-2] == 1 or mx.default_device().type == mx.DeviceType.cpu
 
 
 def _reversed(x, state, ts, mask, seen):
