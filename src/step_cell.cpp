@@ -91,6 +91,66 @@ bool read_state(nb::handle object, const mx::Shape& shape, const float*& out) {
 constexpr long WORTH_UNLOCKING = 1 << 20;  // some 30 us
 constexpr long WORTH_A_GRAPH = 1 << 24;    // a longer sequence runs while Python goes on
 
+// What a call asks of a cell, as it lies in memory.
+struct Request {
+  Form form;
+  long B, T;
+  mx::Shape state_shape;  // [B, H] or [H]
+  const float *x, *h = nullptr, *c = nullptr;
+  std::vector<float> ts, zeros;
+
+  // False where only a graph can tell or compute.
+  bool read(const StepCell& cell, nb::handle inputs, nb::handle initial, nb::handle timespans) {
+    const mx::array* a = array_of(inputs);
+    const bool one_step = form == STEP || form == BATCH;
+    const int batched = one_step ? 2 : 3, H = cell.units();
+    x = a ? values_of(*a) : nullptr;
+    if (!x || int(a->ndim()) > batched || int(a->ndim()) < batched - (form != BATCH) ||
+        a->shape(-1) != cell.inputs())
+      return false;
+    const bool single = int(a->ndim()) < batched;
+    B = single ? 1 : a->shape(0), T = one_step ? 1 : a->shape(-2);
+    if (B == 0 || T == 0 || (T > 1 && B * T * cell.work() > WORTH_A_GRAPH)) return false;
+    state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
+    return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, ts);
+  }
+
+  bool read_states(const StepCell& cell, nb::handle initial) {
+    if (initial.is_none()) {
+      zeros.resize(B * cell.units());
+      h = c = zeros.data();
+      return true;
+    }
+    if (!cell.has_memory()) return read_state(initial, state_shape, h);
+    if (!nb::isinstance<nb::tuple>(initial)) return false;
+    const auto pair = nb::borrow<nb::tuple>(initial);
+    return pair.size() == 2 && read_state(pair[0], state_shape, h) &&
+           read_state(pair[1], state_shape, c);
+  }
+
+  // (output, state).
+  nb::object run(const StepCell& cell) const {
+    auto output_shape = state_shape;
+    output_shape.back() = cell.outputs();
+    if (form == EVERY) output_shape.insert(output_shape.end() - 1, int(T));
+    mx::array next = mlx_ncps::empty_array(state_shape);
+    mx::array next_c = cell.has_memory() ? mlx_ncps::empty_array(state_shape) : next;
+    const bool same = cell.reads_state() && form != EVERY;
+    mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
+    {
+      // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
+      std::optional<nb::gil_scoped_release> unlocked;
+      if (B * T * cell.work() > WORTH_UNLOCKING) unlocked.emplace();
+      cell.run({B, T, x, ts.data(), h, c, next.data<float>(), next_c.data<float>(),
+                same ? nullptr : output.data<float>(), form == EVERY});
+    }
+    const nb::object first = nb::cast(std::move(output));
+    nb::object state = same ? first : nb::cast(std::move(next));
+    if (cell.has_memory()) state = nb::make_tuple(state, nb::cast(std::move(next_c)));
+    return nb::make_tuple(first, state);
+  }
+};
+
 // A StepCell, the raw parameters that it was made from, and where they lie.
 struct Stream {
   StepCell cell;
@@ -115,55 +175,32 @@ struct Stream {
   // on may have changed.
   nb::object step(nb::handle owner, nb::handle front, nb::handle inputs, nb::handle initial,
                   nb::handle timespans, int form) const {
-    const mx::array* x = array_of(inputs);
-    const int I = cell.inputs(), H = cell.units(), O = cell.outputs();
-    const bool one_step = form == STEP || form == BATCH;
-    const int batched = one_step ? 2 : 3;
-    const float* x_values = x ? values_of(*x) : nullptr;
-    if (!x_values || int(x->ndim()) > batched || int(x->ndim()) < batched - (form != BATCH) ||
-        x->shape(-1) != I)
-      return nb::none();
-    const bool single = int(x->ndim()) < batched;
-    const long B = single ? 1 : x->shape(0), T = one_step ? 1 : x->shape(-2);
-    if (B == 0 || T == 0 || (T > 1 && B * T * cell.work() > WORTH_A_GRAPH)) return nb::none();
-    const mx::Shape state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
-    const bool memory = cell.has_memory();
-    const float *h = nullptr, *c = nullptr;
-    if (memory && !initial.is_none()) {
-      if (!nb::isinstance<nb::tuple>(initial)) return nb::none();
-      const auto pair = nb::borrow<nb::tuple>(initial);
-      if (pair.size() != 2 || !read_state(pair[0], state_shape, h) ||
-          !read_state(pair[1], state_shape, c))
-        return nb::none();
-    } else if (!initial.is_none() && !read_state(initial, state_shape, h)) {
-      return nb::none();
-    }
-    std::vector<float> ts;
-    if (!read_timespans(timespans, B, T, one_step, ts)) return nb::none();
+    Request request{Form(form)};
+    if (!request.read(cell, inputs, initial, timespans)) return nb::none();
     if (!cell.current() || !places || !places->unchanged(owner, front)) return nb::bool_(false);
-
-    std::vector<float> zeros(initial.is_none() ? B * H : 0);
-    if (initial.is_none()) h = c = zeros.data();
-    auto output_shape = state_shape;
-    output_shape.back() = O;
-    if (form == EVERY) output_shape.insert(output_shape.end() - 1, int(T));
-    mx::array next = mlx_ncps::empty_array(state_shape);
-    mx::array next_c = memory ? mlx_ncps::empty_array(state_shape) : next;
-    const bool same = cell.reads_state() && form != EVERY;
-    mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
-    {
-      // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
-      std::optional<nb::gil_scoped_release> unlocked;
-      if (B * T * cell.work() > WORTH_UNLOCKING) unlocked.emplace();
-      cell.run({B, T, x_values, ts.data(), h, c, next.data<float>(), next_c.data<float>(),
-                same ? nullptr : output.data<float>(), form == EVERY});
-    }
-    const nb::object first = nb::cast(std::move(output));
-    nb::object state = same ? first : nb::cast(std::move(next));
-    if (memory) state = nb::make_tuple(state, nb::cast(std::move(next_c)));
-    return nb::make_tuple(first, state);
+    return request.run(cell);
   }
 };
+
+// A short sequence through a CfC that is packed for this call alone: (states [B, T, H], the last
+// [B, H]), or None where a graph must compute it.
+nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespans,
+                       const CfcStage& stage) {
+  const mx::array* x = array_of(inputs);
+  for (const auto& given : {inputs, initial, timespans})
+    if (array_of(given) && !values_of(*array_of(given))) return nb::none();
+  if (!x || x->ndim() != 3) return nb::none();
+  long work = 0;
+  for (const auto& weight : stage.weights) {
+    work += long(weight.size());
+    if (!values_of(weight) || !weight.is_available()) return nb::none();  // a reshape, lazy itself
+  }
+  if (x->shape(0) * x->shape(1) * work > WORTH_A_GRAPH) return nb::none();
+  const mx::Shape& bias = stage.weights[2 * stage.layers + 1].shape();
+  const StepCell cell({stage}, {}, Readout{0, bias.empty() ? 0 : bias[0]});
+  Request request{EVERY};
+  return request.read(cell, inputs, initial, timespans) ? request.run(cell) : nb::none();
+}
 
 // x [..., N] times weight [M, N] transposed, plus bias [M] or None; None where something has no
 // values yet, or other shapes.
@@ -211,6 +248,8 @@ void bind_step_cell(nb::module_& m) {
   nb::class_<CfcStage>(m, "CfcStage")
       .def(nb::init<Arrays, int, int, std::string, std::string, std::string>(), "weights"_a,
            nb::kw_only(), "inputs"_a, "layers"_a, "mode"_a, "activation"_a, "head_activation"_a);
+  m.def("cfc_at_once", &cfc_at_once, "x"_a, "h0"_a, "ts"_a, "stage"_a,
+        "(states, last state) of a short sequence, or None: a graph must compute it.");
   nb::class_<Stream>(m, "StepCell", "A cell for streams of single steps.")
       .def_static(
           "ltc",

@@ -239,6 +239,9 @@ def test_options_reach_the_primitives(monkeypatch):
 
     class Recorder:
         def __getattr__(self, name):
+            if name == "has_values":
+                return lambda _: False  # nothing is computed at once, without a primitive
+
             def record(*arrays, **options):
                 seen.append(options)
                 return getattr(native, name)(*arrays, **options)
@@ -258,6 +261,35 @@ def test_options_reach_the_primitives(monkeypatch):
         assert ltc["synapses"] is handle
         assert cfc["merged"]
         assert ltc["stream"] == cfc["stream"] == mx.cpu
+
+
+@pytest.mark.parametrize("case", CFC_CASES, ids=str)
+def test_short_inference_is_computed_at_once(case, native):
+    got = states(case, "cpu", training=False)
+    at_once = native.has_values(got)
+    assert_close("states", got, want_states(case), tolerance(case.dtype, "forward"))
+    assert got.dtype == getattr(mx, case.dtype)
+    plain = case.dtype == "float32" and case.variant == "torch" and case.timespans == "none"
+    assert at_once == plain
+    assert not native.has_values(states(case, "cpu", training=True))
+
+
+def test_what_inference_leaves_to_the_primitive(native):
+    case = CfcCase()
+    f, leaves, _ = problem(case, training=False)
+    wanted = f(*leaves.values())
+    assert native.has_values(wanted)
+    for name, leaf in leaves.items():
+        lazy = leaves | {name: leaf + 0.0}
+        got = f(*lazy.values())
+        assert not native.has_values(got), name
+        assert_close(name, got, wanted, tolerance("float32", "forward"))
+    compiled = mx.compile(f)(*leaves.values())
+    assert_close("compiled", compiled, wanted, tolerance("float32", "forward"))
+    long = CfcCase(batch=64, steps=300, units=32, backbone_units=32)
+    assert not native.has_values(states(long, "cpu", training=False))
+    mapped = mx.vmap(lambda x: f(x, *list(leaves.values())[1:]))(leaves["inputs"][None])
+    assert_close("mapped", mapped[0], wanted, tolerance("float32", "forward"))
 
 
 def test_timespan_zero_keeps_the_ltc_state():
