@@ -2,6 +2,7 @@
 #include "csrc/step_cell.h"
 
 #include <algorithm>
+#include <functional>
 #include <stdexcept>
 
 #include "csrc/cfc.h"
@@ -16,10 +17,27 @@ using Packed = std::unique_ptr<void, void (*)(void*)>;
 struct Stage {
   std::optional<LtcProblem> ltc;
   std::optional<CfcProblem> cfc;
-  Packed packed;
+  Packed packed, merged;  // merged: for steps of one length, null where there is nothing to merge
   long inputs, units;
   std::shared_ptr<const SynapseLists> synapses;
 };
+
+// A CfC for steps of the length `ts` alone: its two time heads are one. In two roundings, as MLX
+// merges them.
+Packed pack_merged(const Kernels& table, CfcProblem p, float ts) {
+  Packed merged(nullptr, table.free_packed_cfc);
+  if (p.heads != 4) return merged;
+  const long fan_in = p.layers > 0 ? p.width[p.layers - 1] : p.I + p.H;
+  std::vector<float> weight(p.H * fan_in), bias(p.H);
+  const auto merge = [&](const float* const* from, std::vector<float>& to) {
+    std::transform(from[2], from[2] + to.size(), to.begin(), [&](float a) { return ts * a; });
+    std::transform(to.begin(), to.end(), from[3], to.begin(), std::plus<float>());
+  };
+  merge(p.head_weight, weight), merge(p.head_bias, bias);
+  p.heads = 3, p.head_weight[2] = weight.data(), p.head_bias[2] = bias.data();
+  merged.reset(table.new_packed_cfc(p));
+  return merged;
+}
 
 std::vector<float> values(const std::optional<mx::array>& a, int count, const char* name) {
   if (!a) return {};
@@ -68,6 +86,7 @@ struct StepCell::Parts {
   const Kernels& table = kernels();
   std::vector<Stage> stages;
   long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
+  float merged_ts = 1.0f;
   std::vector<float> w, b;
 
   void add(Stage stage) {
@@ -102,24 +121,33 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
   auto p = ltc_cell(folded, unfolds, synapses.get());
   set_memory(p, memory);
   const auto& table = parts->table;
-  parts->add({p, {}, Packed(table.new_packed_ltc(p), table.free_packed_ltc), p.I, p.H, synapses});
+  parts->add({p,
+              {},
+              Packed(table.new_packed_ltc(p), table.free_packed_ltc),
+              Packed(nullptr, table.free_packed_ltc),
+              p.I,
+              p.H,
+              synapses});
   parts->work = 8 * (p.H * p.U + p.I) * p.H;  // a gate is worth 8
   parts->set(readout);
   parts_ = std::move(parts);
 }
 
 StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory,
-                   const Readout& readout) {
+                   const Readout& readout, std::optional<float> only_ts) {
   if (!memory.empty() && chain.size() != 1)
     throw std::invalid_argument("[step_cell] memory wants a chain of one.");
   auto parts = std::make_unique<Parts>();
+  parts->merged_ts = only_ts.value_or(1.0f);
   const auto& table = parts->table;
   for (const auto& stage : chain) {
     check_evaluated(stage.weights);
     auto p = cfc_cell(stage.weights, stage.inputs, stage.layers, stage.mode, stage.activation,
                       stage.head_activation);
     set_memory(p, memory);
-    parts->add({{}, p, Packed(table.new_packed_cfc(p), table.free_packed_cfc), p.I, p.H, {}});
+    Packed merged = pack_merged(table, p, parts->merged_ts), packed(nullptr, table.free_packed_cfc);
+    if (!only_ts || !merged) packed.reset(table.new_packed_cfc(p));
+    parts->add({{}, p, std::move(packed), std::move(merged), p.I, p.H, {}});
     for (const auto& weight : stage.weights) parts->work += long(weight.size());
   }
   parts->set(readout);
@@ -132,7 +160,7 @@ namespace {
 
 // One stage of a chain: x [B, T, I], h [B, H] -> states [B, T, H], with memory c [B, T, H] too.
 void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& call, const float* x,
-               float* c, const float* h, float* states) {
+               float* c, const float* h, float* states, bool merged) {
   if (stage.ltc) {
     auto p = *stage.ltc;
     set_call(p, call, x, c);
@@ -145,7 +173,8 @@ void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& c
     auto p = *stage.cfc;
     set_call(p, call, x, c);
     p.h0 = h, p.h = states;
-    table.run_packed_cfc(stage.packed.get(), p);
+    if (merged && stage.merged) p.heads = 3;
+    table.run_packed_cfc((p.heads == 3 ? stage.merged : stage.packed).get(), p);
   }
 }
 
@@ -173,6 +202,8 @@ void StepCell::run(const Call& call) const {
              whole = call.every && reads_state();  // the states are the outputs
   std::vector<float> from(chain ? B * k.widest : 0), c(has_memory() && T > 1 ? B * T * k.units : 0),
       scratch[2];
+  const bool merged =
+      std::all_of(call.ts, call.ts + B * T, [&](float ts) { return ts == k.merged_ts; });
   float* const all_c = c.empty() ? call.last_c : c.data();  // [B, T, H]
   const float* in = call.x;
   float* states = nullptr;  // of a stage, [B, T, H_l]
@@ -183,7 +214,7 @@ void StepCell::run(const Call& call) const {
     if (chain) copy_rows(call.h + at, k.units, B, n, from.data(), n), h = from.data();
     if (!direct && !whole) scratch[s % 2].resize(B * T * n);
     states = whole ? call.output : direct ? call.last_h : scratch[s % 2].data();
-    run_stage(k.table, stage, call, in, all_c, h, states);
+    run_stage(k.table, stage, call, in, all_c, h, states, merged);
     if (states != call.last_h)
       copy_rows(states + (T - 1) * n, T * n, B, n, call.last_h + at, k.units);
     in = states, at += n, ++s;

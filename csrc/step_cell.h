@@ -36,8 +36,11 @@ class StepCell {
   StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
            const MemoryWeights& memory, const Readout& readout);
   // A chain: each stage reads the new state of the one before; the states lie side by side. Memory
-  // wants a chain of one.
-  StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory, const Readout& readout);
+  // wants a chain of one. only_ts: the elapsed time of every step to come, if it is known; else
+  // steps of length 1 are the quicker ones, for which a quarter of the heads' weights need not be
+  // read.
+  StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory, const Readout& readout,
+           std::optional<float> only_ts = std::nullopt);
   ~StepCell();
 
   int inputs() const;

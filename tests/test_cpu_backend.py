@@ -274,6 +274,17 @@ def test_short_inference_is_computed_at_once(case, native):
     assert not native.has_values(states(case, "cpu", training=True))
 
 
+@pytest.mark.parametrize("ts", [None, 0, 1, 0.7])
+@pytest.mark.parametrize("mode", ["default", "no_gate", "pure"])
+@pytest.mark.parametrize("layers", [0, 2])
+def test_inference_at_once_has_the_bits_of_the_primitive(native, ts, mode, layers):
+    call = to_mlx(make(CfcCase(mode=mode, layers=layers, units=33)))
+    arguments = (call.inputs, call.state, ts, call.params)
+    got, want = (ops.cfc_sequence(*arguments, mode=mode, training=t) for t in (False, True))
+    assert native.has_values(got)
+    assert mx.array_equal(got, want)
+
+
 def test_what_inference_leaves_to_the_primitive(native):
     case = CfcCase()
     f, leaves, _ = problem(case, training=False)

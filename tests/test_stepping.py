@@ -238,6 +238,19 @@ def test_timespans_of_a_sequence_of_one_step(name):
         layer(x, h, evaluated(spans(B)))
 
 
+@pytest.mark.parametrize(
+    "name", ["cfc", "cfc_no_gate", "cfc_keras", "cfc_paper", "cfc_wired_backbone"]
+)
+def test_steps_of_length_one_equal_others(name):
+    layer = built(name)  # its time heads are merged for them alone
+    x, h = evaluated(normal(B, T, I), normal(B, layer.state_size))
+    mixed = evaluated(mx.array([1.0] * (T - 1) + [1.5]))
+    for span in (1, evaluated(mx.ones((B, T))), mixed, 1.0 + 1e-6):
+        with use_backend("reference"):
+            want, _ = layer(x, h, span)
+        assert_close(f"{np.shape(span)}", layer(x, h, span)[0], want, SAME)
+
+
 @few_layers
 def test_kinds_of_timespans(native, name):
     layer = built(name)
