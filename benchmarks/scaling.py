@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from dataclasses import dataclass, replace
 
 from cases import CfcCase, LtcCase
@@ -109,20 +108,16 @@ def run(options) -> int:
     head = machine.header(options)
     command = f"python -m benchmarks {options.typed}".strip()
     store = Store(options.json, command, head, options.resume)
-    stopped = False
-    try:
+    with store.measuring():
         for series in wanted:
             run_series(series, options, chosen, store)
-    except KeyboardInterrupt:
-        stopped = True
-        print("\ninterrupted: what is measured so far", file=sys.stderr)
     print(text(store.document))
     if options.out:
         from .plots import draw_scaling
 
         for path in draw_scaling(store.document, options.out):
             print(path)
-    return 130 if stopped else 0
+    return 130 if store.interrupted else 0
 
 
 def run_series(series: Series, options, chosen, store) -> None:
