@@ -180,6 +180,18 @@ def text(document) -> str:
     return "\n\n".join(parts)
 
 
+def unfinished(document, name: str) -> str:
+    """What the series of this name lacks in a document of results; "" when it is measured to its
+    end: all values, and for each of them the columns that any of them has.
+    """
+    rows = [row for row in document["rows"].values() if row["row"]["series"] == name]
+    cells = {row["row"]["value"]: set(row["cells"]) for row in rows}
+    columns = set().union(*cells.values())
+    values = next(series.values for series in SERIES if series.name == name)
+    lacking = [f"{value:g}" for value in values if columns - cells.get(value, set()) or not columns]
+    return f"{name} lacks {', '.join(lacking)}" if lacking else ""
+
+
 def series_of(document) -> dict[str, list]:
     """{name of the series: [(value, summarised cells), ...]} of a document of results."""
     found: dict[str, list] = {}

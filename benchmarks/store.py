@@ -25,8 +25,10 @@ class Store:
         self.interrupted = False
         self.document = {"command": command, "header": header, "rows": {}}
         if resume and path and path.exists():
-            self.document = read(path) | {"command": command}
+            self.document = read(path)
             self._check(header)
+            if command not in self.document["command"].split("; "):
+                self.document["command"] += f"; {command}"
         self.write()
 
     @property
