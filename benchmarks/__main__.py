@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         action="append",
         metavar="PATTERN",
-        help="rows whose name contains PATTERN (table: or matches it if it has a *); scaling: series "
-        "whose name does, such as cross-over; may be repeated",
+        help="rows whose name contains PATTERN (table: or matches it if it has a *); scaling: the "
+        "series whose name does, such as cross-over; may be repeated",
     )
     add("--column", action="append", dest="columns", metavar="KEY", help="only these columns")
     add("--list", action="store_true", help="print the names of the rows and stop")
