@@ -16,7 +16,7 @@ from .implementations import BY_KEY, Implementation
 from .rows import Row
 from .scaling import _Named, series_of
 from .store import Store
-from .table import run_row
+from .table import failed, run_row
 
 GROWING = (64, 256, 1024, 4096, 16384)
 LONG = 100_000
@@ -70,7 +70,7 @@ def rows(options) -> list[tuple[Row, dict, tuple]]:
 
 
 def run(options) -> int:
-    """Measure and print. 130 when interrupted."""
+    """Measure and print. 1 when a process failed, 130 when interrupted."""
     chosen = [
         entry
         for entry in rows(options)
@@ -92,7 +92,7 @@ def run(options) -> int:
         from .plots import draw_memory
 
         print(draw_memory(store.document, options.out))
-    return 130 if store.interrupted else 0
+    return 130 if store.interrupted else int(failed(store.rows))
 
 
 def run_ways(row, facts, ways, options, store) -> None:

@@ -10,7 +10,7 @@ from cases import CfcCase, LtcCase
 from . import machine, report
 from .rows import Row
 from .store import Store
-from .table import choose_columns, run_row
+from .table import choose_columns, failed, run_row
 
 LTC = LtcCase(batch=16, steps=32, inputs=16, units=32)
 CFC = CfcCase(batch=16, steps=32, inputs=16, units=32, backbone_units=32)
@@ -94,7 +94,9 @@ SERIES = (
 
 
 def run(options) -> int:
-    """Measure the series and draw them. 130 when interrupted, then of what there is."""
+    """Measure the series and draw them. 1 when a result was wrong or a process failed, 130 when
+    interrupted, then of what there is.
+    """
     chosen = choose_columns(options.columns)
     wanted = [s for s in SERIES if not options.only or any(p in s.name for p in options.only)]
     if not wanted:
@@ -117,7 +119,7 @@ def run(options) -> int:
 
         for path in draw_scaling(store.document, options.out):
             print(path)
-    return 130 if store.interrupted else 0
+    return 130 if store.interrupted else int(failed(store.rows))
 
 
 def run_series(series: Series, options, chosen, store) -> None:

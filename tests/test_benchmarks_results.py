@@ -126,6 +126,18 @@ def test_scaling_leaves_out_what_would_take_too_long(measured, tmp_path):
     assert rows["ltc T 512"]["cells"]["eager"] == slower
 
 
+@pytest.mark.parametrize("status", ["red", "error"])
+@pytest.mark.parametrize("module", [scaling, memory], ids=lambda module: module.__name__)
+def test_failure_of_a_cell_is_that_of_the_command(measured, monkeypatch, module, status):
+    def measure(row, implementations, want, options, done):
+        for i in implementations:
+            done(i.key, ready(status=status, reason="wrong"))
+
+    monkeypatch.setattr(table, "measure", measure)
+    name = module.__name__.split(".")[1]
+    assert module.run(options(name, "--quick", "--only", "cfc-B" if module is memory else "T")) == 1
+
+
 def test_one_series_completes_a_file_which_names_all_its_commands(measured, tmp_path):
     measured.stop = 3
     columns = ("--column", "fused", "--column", "torch")
