@@ -121,13 +121,16 @@ def test_kernels_of_another_instruction_set_do_not_match(native, packed):
     assert step(x, h, None, arrays, STEP)
 
 
+@pytest.mark.parametrize("has_values", [False, True])
 @pytest.mark.parametrize("traced", range(4), ids=["x", "h", "ts", "a parameter"])
-def test_tracers_are_declined(packed, traced):
+def test_tracers_are_declined(packed, traced, has_values):
     step, (parameter, *others), x, h = packed
     arguments, results = [x, h, evaluated(mx.ones((B,))), parameter], []
 
     def function(tracer):
         x, h, ts, first = [*arguments[:traced], tracer, *arguments[traced + 1 :]]
+        if has_values:
+            mx.eval(tracer)
         results.append(step(x, h, ts, [first, *others], STEP))
         return tracer.sum()
 
@@ -245,6 +248,18 @@ def test_memory_of_other_shapes_is_refused(native, cell):
     with pytest.raises(ValueError, match="memory wants a chain of one"):
         native.StepCell.cfc([plain, plain], lstm(), readout, [])
     assert native.StepCell.cfc([plain], lstm(), readout, [])
+
+
+def test_states_with_memory(native, cell):
+    step = native.StepCell.cfc([stage(native, cell)], lstm(), native.Readout(0, H), [])
+    x, h, wide = evaluated(normal(B, I), mx.zeros((B, H)), normal(B, H + 1))
+    for state in (h, (h,), (h, h, h), [h, h], (h, None), (h, wide), (wide, h), (h, h + 1.0)):
+        assert step(x, state, None, [], STEP) is None
+    want, (_, want_c) = step(x, (h, h), None, [], STEP)
+    output, (state, c) = step(x, None, None, [], STEP)
+    for name, got in (("output", output), ("h", state)):
+        assert_close(name, got, want, 0.0)
+    assert_close("c", c, want_c, 0.0)
 
 
 # --- the linear map after a step ------------------------------------------------------------------
