@@ -10,7 +10,7 @@
 // sigma(sigma_ij (v_i - mu_ij))
 template <typename V, typename P>
 inline V ltc_gate(V v, P s2, P m2) {
-  return ncps_reciprocal(ncps_exp2(v * s2 + m2) + 1.0f);
+  return ncps_logistic(v * s2 + m2);
 }
 
 template <typename V, typename C, typename K>
