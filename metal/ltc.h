@@ -29,3 +29,11 @@ template <typename V, typename P>
 inline V ltc_gate_backward(V gate, P w, P we, V dn, V dd) {
   return (dn * we + dd * w) * (gate - gate * gate);
 }
+
+// The same from gn = gate dn = dL/dwe and gd = gate dd = dL/dw: one multiplication less where
+// adding them up costs no multiply-add (x86).
+template <typename V, typename P>
+inline V ltc_gate_backward_weighted(V gate, P w, P we, V gn, V gd) {
+  const V sum = gn * we + gd * w;
+  return sum - sum * gate;
+}
