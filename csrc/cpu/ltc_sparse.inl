@@ -1,6 +1,6 @@
 // LTC over whole sequences, lanes across batch rows, synapses from a list (MATHS 3): sparse
 // wirings, and any wiring of few neurons. A task owns W batch rows; arrays of the task are
-// [neurons][W]. Saved values: [T, U, 2, H, B].
+// [neurons][W].
 
 // One synapse of the list, ready to run.
 struct ListedSynapse {
@@ -77,9 +77,26 @@ static inline void accumulate_run(const SynapseRuns& runs, long target, const fl
   *num = n, *den = d;
 }
 
+// The rows of a task: W of them at most, of one element of a mapped batch where values are saved.
+struct RowBlock {
+  long b, live;
+  float* saved;  // [T, U, H, 2, live]
+};
+static long row_blocks(const LtcProblem& p, long element) {
+  return element > 0 ? p.B / element * ((element + W - 1) / W) : 0;
+}
+static RowBlock row_block(const LtcProblem& p, long element, long index) {
+  const long blocks = (element + W - 1) / W, within = index % blocks * W,
+             b = index / blocks * element + within;
+  return {b, min_of(W, element - within), p.saved ? p.saved + b * p.T * p.U * 2 * p.H : nullptr};
+}
+
 static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                    const SynapseRuns& sensory, const Lstm& k, long b) {
-  const long H = p.H, I = p.I, T = p.T, U = p.U, live = min_of(W, p.B - b), Hp = round_up(H, W);
+                                    const SynapseRuns& sensory, const Lstm& k,
+                                    const RowBlock& block) {
+  const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live,
+             Hp = round_up(H, W);
+  float* saved = block.saved;
   Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + lstm_floats(k, live));
   float *v = scratch.data, *v_next = v + H * W, *n0 = v_next + H * W, *d0 = n0 + H * W,
         *x = d0 + H * W, *ts = x + I * W, *rows = ts + W;
@@ -99,14 +116,13 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
       store(n0 + j * W, n), store(d0 + j * W, d);
     }
     for (long u = 0; u < U; ++u) {
-      float* saved = p.saved ? p.saved + (t * U + u) * 2 * H * p.B + b : nullptr;
       for (long j = 0; j < H; ++j) {
         vf n = load(n0 + j * W), d = load(d0 + j * W);
         accumulate_run(recurrent, j, v, &n, &d);
         store(v_next + j * W, ltc_update(load(v + j * W), n, d, p.cm[j], rate));
         if (!saved) continue;
-        store_partial(saved + j * p.B, n, live);
-        store_partial(saved + (H + j) * p.B, d, live);
+        store_partial(saved, n, live), store_partial(saved + live, d, live);
+        saved += 2 * live;
       }
       float* swap = v;
       v = v_next, v_next = swap;
@@ -117,8 +133,11 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
 
 static void ltc_sparse_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
                                    const SynapseRuns& sensory, const Lstm& lstm) {
-  auto body = [&](long task) { ltc_sparse_forward_rows(p, recurrent, sensory, lstm, task * W); };
-  parallel((p.B + W - 1) / W, body);
+  const long element = p.saved ? p.element : p.B;
+  auto body = [&](long task) {
+    ltc_sparse_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, task));
+  };
+  parallel(row_blocks(p, element), body);
 }
 
 static void ltc_sparse_forward(const LtcProblem& p) {

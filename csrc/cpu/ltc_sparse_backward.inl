@@ -89,9 +89,10 @@ static long ltc_list_slab_floats(const LtcProblem& p) {
 }
 
 static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                     const SynapseRuns& sensory, const Lstm& k, long b, float* sums,
-                                     float* totals, const LstmSlab& lstm_sums) {
-  const long H = p.H, I = p.I, T = p.T, U = p.U, B = p.B, live = min_of(W, B - b), row = H * W,
+                                     const SynapseRuns& sensory, const Lstm& k,
+                                     const RowBlock& block, float* sums, float* totals,
+                                     const LstmSlab& lstm_sums) {
+  const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live, row = H * W,
              Hp = round_up(H, W);
   float *sensory_sums = sums + 4 * p.recurrent_count * W,
         *neuron_sums = sensory_sums + 4 * p.sensory_count * W;
@@ -126,23 +127,22 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
       store_partial(dv + j * W, load(dv + j * W) + load(now_dn + j * W), live);
     fill(now_dn, row, 0.0f), fill(now_dd, row, 0.0f);
     const vf rate = load(ts) / float(U);
-    const float* saved = p.saved + t * U * 2 * H * B + b;
-    for (long u = 0; u < U; ++u)
-      for (long j = 0; j < H; ++j) {
-        const float *n = saved + (u * 2 * H + j) * B, *d = n + H * B;
-        if (u + 1 < U) __builtin_prefetch(n + 2 * H * B), __builtin_prefetch(d + 2 * H * B);
-        store(v + (u + 1) * row + j * W,
-              ltc_update(load(v + u * row + j * W), load_partial(n, live), load_partial(d, live),
-                         p.cm[j], rate));
-      }
+    const float* saved = block.saved + t * U * 2 * H * live;
+    for (long at = 0; at < U * H; ++at) {
+      const float* n = saved + at * 2 * live;
+      store(v + row + at * W, ltc_update(load(v + at * W), load_partial(n, live),
+                                         load_partial(n + live, live), p.cm[at % H], rate));
+    }
     vf drate = vf{};
     for (long u = U - 1; u >= 0; --u) {
       const long kept = u % KEPT_UNFOLDS;
       float *const u_dn = dn + kept * row, *const u_dd = dd + kept * row;
       for (long j = 0; j < H; ++j) {
         const long at = j * W;
-        const vf n = load_partial(saved + (u * 2 * H + j) * B, live, 0.0f),
-                 d = load_partial(saved + ((u * 2 + 1) * H + j) * B, live, 0.0f);
+        const float* kept_n = saved + (u * H + j) * 2 * live;
+        if (t > 0) __builtin_prefetch(kept_n - U * 2 * H * live);
+        if (t > 0) __builtin_prefetch(kept_n - U * 2 * H * live + live);
+        const vf n = load_partial(kept_n, live), d = load_partial(kept_n + live, live);
         const vf next = load(v + (u + 1) * row + at);
         const vf grad = load(dv + at) / ltc_update_denominator(d, splat(p.cm[j]), rate);
         const vf gn = grad * rate, gd = -gn * next;
@@ -209,7 +209,7 @@ static void ltc_sparse_backward(const LtcProblem& p) {
   const SynapseRuns sensory =
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
   const Lstm lstm = make_lstm(p, p.v0, p.v, true, memory);
-  const long blocks = (p.B + W - 1) / W, slabs = min_of(blocks, MAX_SLABS),
+  const long blocks = row_blocks(p, p.B), slabs = min_of(blocks, MAX_SLABS),
              stride = ltc_list_slab_floats(p);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
@@ -219,8 +219,8 @@ static void ltc_sparse_backward(const LtcProblem& p) {
     fill(sums + task * stride, stride, 0.0f);
     const LstmSlab lstm_sums = lstm_slabs.cleared(task);
     for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      ltc_sparse_backward_rows(p, recurrent, sensory, lstm, block * W, sums + task * stride,
-                               totals + task * stride, lstm_sums);
+      ltc_sparse_backward_rows(p, recurrent, sensory, lstm, row_block(p, p.B, block),
+                               sums + task * stride, totals + task * stride, lstm_sums);
   };
   parallel(slabs, body);
   lstm_slabs.unpack();
