@@ -38,14 +38,16 @@ static SynapseRuns make_runs(const SynapseMatrices& m, const Synapse* list, long
 }
 
 // out [columns][W] <- rows b .. b + W of a row-major array, `stride` apart; rows past the batch
-// repeat the last one.
-static inline void gather_rows(const float* rows, long stride, long columns, long live,
-                               float* out) {
+// repeat the last one. What lies `next` further on is prefetched: the step to come.
+static inline void gather_rows(const float* rows, long stride, long columns, long live, float* out,
+                               long next = 0) {
   const auto row = [&](long lane) { return rows + (lane < live ? lane : live - 1) * stride; };
   vf tile[W];
   long c = 0;
   for (; c + W <= columns; c += W) {
     for (long lane = 0; lane < W; ++lane) tile[lane] = load(row(lane) + c);
+    if (next != 0 && c % 16 == 0)
+      for (long lane = 0; lane < live; ++lane) __builtin_prefetch(row(lane) + c + next, 0, 2);
     transpose(tile);
     for (long n = 0; n < W; ++n) store(out + (c + n) * W, tile[n]);
   }
@@ -103,7 +105,7 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
   const LstmRows lstm{k, b, live, lstm_chunk(k, live), rows + Hp * W};
   gather_rows(p.v0 + b * H, H, H, live, v);
   for (long t = 0; t < T; ++t) {
-    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x);
+    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x, t + 1 < T ? I : 0);
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
     const vf rate = load(ts) / float(U);
     if (p.lstm.on) {
@@ -122,6 +124,8 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
         store(v_next + j * W, ltc_update(load(v + j * W), n, d, p.cm[j], rate));
         if (!saved) continue;
         store_partial(saved, n, live), store_partial(saved + live, d, live);
+        // 32 neurons on, for writing
+        __builtin_prefetch(saved + 64 * live, 1), __builtin_prefetch(saved + 65 * live, 1);
         saved += 2 * live;
       }
       float* swap = v;

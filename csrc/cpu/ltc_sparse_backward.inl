@@ -1,12 +1,11 @@
 // The backward twin of ltc_sparse.inl: synapses in runs of equal source, so that dL/dv_i stays in a
-// register; each synapse's four gradients accumulate per lane in the task's slab, which lives in
-// L2, and are summed over lanes once, at the end. A slab entry is therefore touched once for
-// several evaluations of its synapse: several steps of the sensory synapses, which nothing waits
-// for, and several unfolds of the recurrent ones, whose gates are kept until then.
+// register; each synapse's four gradients accumulate in the task's slab, a vector per synapse. A
+// slab entry is touched once for several evaluations of its synapse: several steps of the sensory
+// synapses, which nothing waits for, and several unfolds of the recurrent ones, whose gates and dz
+// are kept until then.
 
 constexpr int SENSORY_STEPS = LTC_ROWS;  // as in ltc_dense.inl: registers
-constexpr int KEPT_UNFOLDS =
-    3;  // half the default number: more gates would drive the slab out of L2
+constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long
 
 // Sums of half the lanes of a and b, side by side: in every four lanes those of neighbouring pairs
 // as [a b a b] (D = 1), those of such sums as [a a b b] (D = 2).
@@ -171,15 +170,15 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
   for (long t = T - 1, waiting = 0; t >= 0; --t) {
     float* const now = step_dnd + waiting * 2 * row;
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
-    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x + waiting * I * W);
+    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x + waiting * I * W, t > 0 ? -I : 0);
     ++waiting;
     if (p.lstm.on) {
       lstm_recall(k, b, live, t, rows, Hp);
       gather_rows(rows, Hp, H, live, v);
     } else {
-      gather_rows(state_before(k, p.v, p.v0, b, t), t > 0 ? T * H : H, H, live, v);
+      gather_rows(state_before(k, p.v, p.v0, b, t), t > 0 ? T * H : H, H, live, v, t > 1 ? -H : 0);
     }
-    gather_rows(p.dv + (b * T + t) * H, T * H, H, live, now);
+    gather_rows(p.dv + (b * T + t) * H, T * H, H, live, now, t > 0 ? -H : 0);
     for (long j = 0; j < H; ++j)  // lanes past the batch stay 0
       store_partial(dv + j * W, load(dv + j * W) + load(now + j * W), live);
     const vf rate = load(ts) / float(U);
