@@ -162,7 +162,7 @@ def test_vmap_of_synapse_lists_equals_a_loop(batch):
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3])
-def test_a_call_keeps_the_instruction_set_it_was_made_with(density):
+def test_an_ltc_call_keeps_the_instruction_set_it_was_made_with(density):
     case = LtcCase(timespans="per_batch", batch=20, units=5, density=density)
     before = mlx_ncps.get_instruction_set()
     try:
