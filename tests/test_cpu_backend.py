@@ -150,6 +150,34 @@ def test_vmap_equals_a_loop(case):
         check_vmap(case, "cpu", synapses=True)
 
 
+@pytest.mark.parametrize("batch", [3, 20])  # less than a vector, more than one
+def test_vmap_of_synapse_lists_equals_a_loop(batch):
+    """What the lists' kernel saves lies in blocks of an element's rows, also in a mapped batch."""
+    case = LtcCase(timespans="per_batch", batch=batch, units=5, density=0.3, steps=3, unfolds=4)
+    masks = make(case).params
+    handle = cpu._handle(ops.SynapseLists(masks.mask, masks.sensory_mask))
+    sizes = case.batch, case.inputs, case.units, case.unfolds
+    assert _loader.native.ltc_kernel(*sizes, synapses=handle) == "lists"
+    check_vmap(case, "cpu", synapses=True)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3])
+def test_an_ltc_call_keeps_the_instruction_set_it_was_made_with(density):
+    case = LtcCase(timespans="per_batch", batch=20, units=5, density=density)
+    before = mlx_ncps.get_instruction_set()
+    try:
+        for isa in mlx_ncps.instruction_sets():
+            mlx_ncps.set_instruction_set(isa)
+            want = gradients(case, "cpu", synapses=density < 1.0)
+            mx.eval(want)
+            lazy = gradients(case, "cpu", synapses=density < 1.0)
+            mlx_ncps.set_instruction_set(mlx_ncps.instruction_sets()[-1])
+            for name in want:
+                assert mx.array_equal(lazy[name], want[name]), (isa, name)
+    finally:
+        mlx_ncps.set_instruction_set(before)
+
+
 @pytest.mark.parametrize("case", FEW, ids=str)
 def test_derivatives_that_are_missing_name_the_backend_that_has_them(case):
     with pytest.raises(RuntimeError, match=r'use_backend\("reference"\)'):

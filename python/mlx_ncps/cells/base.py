@@ -52,17 +52,17 @@ class LiquidCell(NCPLayer):
     @property
     def state_size(self) -> int:
         """Number of neurons, H."""
-        raise NotImplementedError
+        raise self._must_define("state_size")
 
     @property
     def sensory_size(self) -> int | None:
         """Number of inputs, I; None before the cell is built."""
-        raise NotImplementedError
+        raise self._must_define("sensory_size")
 
     @property
     def output_size(self) -> int:
         """Number of outputs, O."""
-        raise NotImplementedError
+        raise self._must_define("output_size")
 
     @property
     def motor_size(self) -> int:
@@ -72,17 +72,17 @@ class LiquidCell(NCPLayer):
     def _create(self, width: int) -> None:
         """Make the weights for `width` inputs."""
         if type(self).build is NCPLayer.build:
-            raise NotImplementedError
+            raise self._must_define("_create(width) or build(input_shape)")
 
     def sequence(self, inputs, state, ts):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
-        raise NotImplementedError
+        raise self._must_define("sequence()")
 
     def readout(self, states):
         """Outputs [..., O] of states [..., H]."""
-        raise NotImplementedError
+        raise self._must_define("readout()")
 
     def calls(self) -> list[tuple[str, dict]]:
         """The fused calls that `sequence` makes, as (op, facts of this cell), for
