@@ -103,17 +103,17 @@ class LiquidCell(NCPLayer):
 
     def step_arrays(self) -> list:
         """Every array that a step depends on."""
-        raise NotImplementedError
+        raise self._must_define("step_arrays()")
 
     def step_options(self) -> tuple:
         """Every option that a step depends on."""
-        raise NotImplementedError
+        raise self._must_define("step_options()")
 
     def pack_step(self, memory, arrays):
         """The packed cell behind the LSTM of the weights `memory`, if there are any, to be made
         anew when one of `arrays` is another.
         """
-        raise NotImplementedError
+        raise self._must_define("pack_step()")
 
     # --- shared ---
 
