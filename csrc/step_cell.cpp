@@ -97,7 +97,8 @@ struct StepCell::Parts {
   }
   void set(const Readout& r) {
     if (r.first < units - stages.back().units || r.count < 0 || r.first + r.count > units)
-      throw std::invalid_argument("[step_cell] the outputs must lie within the state of the last stage.");
+      throw std::invalid_argument(
+          "[step_cell] the outputs must lie within the state of the last stage.");
     first = r.first, outputs = r.count;
     w = values(r.w, r.count, "output_w"), b = values(r.b, r.count, "output_b");
   }
