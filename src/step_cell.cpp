@@ -1,5 +1,5 @@
-// The binding of StepCell: one step of a stream on evaluated arrays, at once; everything else is
-// declined, and left to the graph.
+// The binding of StepCell: a step of a stream or a short sequence on evaluated arrays, at once;
+// everything else is declined, and left to the graph.
 #include "csrc/step_cell.h"
 
 #include <nanobind/nanobind.h>

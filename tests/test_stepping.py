@@ -13,14 +13,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from cases import assert_close
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 from mlx_ncps import CfC, CfCCell, LTCCell, StreamingSession, dispatch, use_backend
-from mlx_ncps.rnn import LTC, LTCRNN
-from mlx_ncps.rnn.sequence import _may_run_at_once
-from mlx_ncps.wirings import NCP, AutoNCP, Random
+from mlx_ncps.rnn import LTCRNN
+from mlx_ncps.wirings import AutoNCP
 from rnn_layers import (
     GRADIENT,
-    LAYERS,
     SAME,
     B,
     I,
@@ -31,20 +29,7 @@ from rnn_layers import (
     normal,
     spans,
 )
-
-MORE = {
-    "cfc_no_gate": lambda **o: CfC(I, 6, mode="no_gate", backbone_units=[7, 9], **o),
-    "cfc_keras": lambda **o: CfC(I, 6, backbone_units=9, variant="keras", **o),
-    "cfc_paper": lambda **o: CfC(I, 20, backbone_layers=0, variant="paper", **o),
-    "cfc_wired_backbone": lambda **o: CfC(I, AutoNCP(10, 2), backbone_units=7, **o),
-    "cfc_ncp": lambda **o: CfC(I, NCP(7, 5, 3, 3, 2, 3, 2), mode="no_gate", **o),
-    "ltc_plain": lambda **o: LTC(I, 20, input_mapping=None, output_mapping=None, **o),
-    "ltc_linear": lambda **o: LTC(I, Random(9, 4, 0.5), output_mapping="linear", **o),
-    "ltc_explicit": lambda **o: LTC(I, AutoNCP(40, 5), implicit_param_constraints=False, **o),
-}
-ALL = {name: lambda f=f, **o: f(**o) for name, f in (LAYERS | MORE).items()}
-all_layers = pytest.mark.parametrize("name", ALL)
-few_layers = pytest.mark.parametrize("name", ["cfc", "cfc_wired", "ltc_wired"])
+from step_layers import all_layers, at_once, built, evaluated, few_layers, randomise
 
 
 @pytest.fixture(autouse=True)
@@ -53,30 +38,6 @@ def seed(native):
     native.poison_outputs(True)
     yield
     native.poison_outputs(False)
-
-
-def built(name, **options):
-    layer = ALL[name](**options)
-    randomise(layer)
-    return layer
-
-
-def randomise(layer):
-    """Every parameter off its starting value, so that none can be left out unseen."""
-    leaves = tree_map(
-        lambda p: p + mx.random.uniform(0.05, 0.2, p.shape), layer.trainable_parameters()
-    )
-    layer.update(leaves)
-    mx.eval(layer.parameters())
-
-
-def at_once(native, *arrays):
-    return all(native.has_values(a) for a in arrays)
-
-
-def evaluated(*arrays):
-    mx.eval(arrays)
-    return arrays if len(arrays) > 1 else arrays[0]
 
 
 @all_layers
@@ -130,99 +91,6 @@ def test_a_sequence_of_one_step(native, name):
     assert_close("last of one", last(*one, 0.4), one_output[0], 0.0)
 
 
-@all_layers
-def test_a_short_sequence_equals_the_reference(native, name):
-    layer, last = built(name), built(name, return_sequences=False, return_state=True)
-    last.update(layer.parameters())
-    x, h, ts = evaluated(normal(B, T, I), normal(B, layer.state_size), spans(B, T))
-    kinds = [
-        None,
-        0.7,
-        *evaluated(ts, ts[..., None] * 1.0, mx.array(np.array(ts)[0]), ts[0, 0] * 1),
-    ]
-    for span in kinds:
-        with use_backend("reference"):
-            want, want_state = layer(x, h, span)
-        output, state = layer(x, h, span)
-        assert at_once(native, output, state)
-        assert_close(f"output {np.shape(span)}", output, want, SAME)
-        assert_close(f"state {np.shape(span)}", state, want_state, SAME)
-        output, state = last(x, h, span)
-        assert at_once(native, output, state)
-        assert_close(f"last {np.shape(span)}", output, want[:, -1], SAME)
-        assert_close(f"its state {np.shape(span)}", state, want_state, SAME)
-    one = evaluated(mx.array(np.array(x)[0]), mx.array(np.array(h)[0]))  # [T, I] and [H]
-    with use_backend("reference"):
-        want, want_state = layer(*one, kinds[4])
-    output, state = layer(*one, kinds[4])
-    assert at_once(native, output, state)
-    assert_close("one", output, want, SAME)
-    assert_close("one state", state, want_state, SAME)
-
-
-@pytest.mark.parametrize("name", ["cfc", "cfc_pure", "ltc_wired"])
-@pytest.mark.parametrize("sequences", [True, False])
-def test_a_short_sequence_with_mixed_memory_and_projection(native, name, sequences):
-    options = {"return_sequences": sequences, "return_state": True}
-    layer = built(name, mixed_memory=True, proj_size=3, stateful=True, **options)
-    x, ts = evaluated(normal(B, 2 * T, I), spans(B, 2 * T))
-    with use_backend("reference"):
-        want, want_state = layer(x, None, ts)
-    layer.reset_states()
-    parts = [evaluated(x[:, :T] * 1, ts[:, :T] * 1), evaluated(x[:, T:] * 1, ts[:, T:] * 1)]
-    outputs = []
-    for part, span in parts:
-        output, state = layer(part, timespans=span)
-        assert at_once(native, output, *state)
-        outputs.append(output)
-    got = mx.concatenate(outputs, axis=1) if sequences else outputs[-1]
-    assert_close("output", got, want, SAME)
-    assert_trees_close("state", state, want_state, SAME)
-
-
-def test_sequences_that_are_left_to_the_graph(native, monkeypatch):
-    layer = built("cfc")
-    x, h = evaluated(normal(B, T, I), normal(B, 6))
-    want, _ = layer(x, h)
-    assert at_once(native, want)
-    assert not at_once(native, layer(x + 0.0, h)[0])
-    assert not at_once(native, layer(x, h + 0.0)[0])
-    assert not at_once(native, layer(x, h, mask=mx.ones((B, T)))[0])
-    assert not at_once(native, layer(evaluated(normal(400, 400, I)))[0])  # long
-    turned = built("cfc", batch_first=False)
-    assert not at_once(native, turned(x)[0])
-    assert layer(x[:, :0] * 1.0, h)[0].shape == (B, 0, 6)
-    for wrong in ((T + 1,), (B, T + 1), (B, 1), (T, B)):
-        with pytest.raises(ValueError, match=r"timespans must be \[B, T\]"):
-            layer(x, h, evaluated(mx.ones(wrong)))
-    with pytest.raises(ValueError, match=r"timespans must be >= 0"):
-        layer(x, h, -1.0)
-    with pytest.raises(ValueError, match=r"hx must be \[B, H\] = \(3, 6\), got \(2, 6\)"):
-        layer(x, evaluated(mx.zeros((2, 6))))
-    gpu = type("Device", (), {"type": mx.DeviceType.gpu})()
-    monkeypatch.setattr("mlx_ncps.rnn.sequence.mx.default_device", lambda: gpu)
-    assert not _may_run_at_once(x, True)
-    assert _may_run_at_once(x[:, :1], True)
-
-
-@few_layers
-def test_gradients_and_transformations_of_a_short_sequence(name):
-    layer = built(name)
-    x, h = evaluated(normal(B, T, I), normal(B, layer.state_size))
-    want, _ = layer(x, h, 0.3)
-    assert_close("compiled", mx.compile(layer)(x, h, 0.3)[0], want, SAME)
-
-    def loss(x, h):
-        output, state = layer(x, h, 0.3)
-        return (output**2).sum() + (state**3).sum()
-
-    got = gradients(layer, loss, x, h)
-    with use_backend("reference"):
-        wanted = gradients(layer, loss, x, h)
-    for key in wanted:
-        assert_close(key, got[key], wanted[key], GRADIENT)
-
-
 @few_layers
 def test_timespans_of_a_sequence_of_one_step(name):
     layer = built(name)
@@ -236,19 +104,6 @@ def test_timespans_of_a_sequence_of_one_step(name):
     assert_close("[T]", layer(x, h, mx.array([ts[0].item()]))[0], same, SAME)
     with pytest.raises(ValueError, match=r"timespans must be \[B, T\] = \(3, 1\), got \(3,"):
         layer(x, h, evaluated(spans(B)))
-
-
-@pytest.mark.parametrize(
-    "name", ["cfc", "cfc_no_gate", "cfc_keras", "cfc_paper", "cfc_wired_backbone"]
-)
-def test_steps_of_length_one_equal_others(name):
-    layer = built(name)  # its time heads are merged for them alone
-    x, h = evaluated(normal(B, T, I), normal(B, layer.state_size))
-    mixed = evaluated(mx.array([1.0] * (T - 1) + [1.5]))
-    for span in (1, evaluated(mx.ones((B, T))), mixed, 1.0 + 1e-6):
-        with use_backend("reference"):
-            want, _ = layer(x, h, span)
-        assert_close(f"{np.shape(span)}", layer(x, h, span)[0], want, SAME)
 
 
 @few_layers

@@ -118,15 +118,16 @@ class LiquidCell(NCPLayer):
     # --- shared ---
 
     def step_at_once(self, inputs, state, ts, form=STEP, lstm=None):
-        """One step computed now, without a graph: (output, new state), or None where that can't be.
+        """One step or a few computed now, without a graph: (output, last state), or None where that
+        can't be.
 
         inputs: [B, I] or [I] with the form STEP, [B, I] alone with BATCH; with the others a
-        sequence of one step, [B, 1, I] or [1, I], for outputs [B, 1, O] or [1, O] (EVERY), [B, O]
-        or [O] (LAST). state: [B, H], [H], or None for zeros; a pair (h, c) of them with `lstm`, the
-        LSTM of mixed memory in front of the cell. ts: None, a number, or an array as the form
-        has it. None is the answer for arrays that are not evaluated, within mx.compile and
-        gradients, for other dtypes than float32, for wrong shapes, for cells that don't implement
-        it, and where another backend than the CPU's is asked for.
+        sequence [B, T, I] or [T, I], for outputs [B, T, O] or [T, O] (EVERY), [B, O] or [O] (LAST).
+        state: [B, H], [H], or None for zeros; a pair (h, c) of them with `lstm`, the LSTM of mixed
+        memory in front of the cell. ts: None, a number, or an array as the form has it. None is the
+        answer for arrays that are not evaluated, within mx.compile and gradients, for other dtypes
+        than float32, for wrong shapes, long sequences, cells that don't implement it, and where
+        another backend than the CPU's is asked for.
         """
         return self._step_cell.run(self, lstm, inputs, state, ts, form)
 

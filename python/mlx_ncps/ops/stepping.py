@@ -1,4 +1,4 @@
-"""Single steps of a stream, computed at once by a cell that was packed beforehand, without a graph;
+"""Steps of a stream, computed at once by a cell that was packed beforehand, without a graph;
 the cells call it.
 """
 
@@ -35,8 +35,9 @@ class CfCStage(NamedTuple):
 
 
 class StepCell:
-    """What a cell computes single steps with: the packed parameters, made anew whenever one of the
-    arrays or options that they came from is another. Belongs to one cell; copies start empty.
+    """What a cell computes steps and short sequences with: the packed parameters, made anew
+    whenever one of the arrays or options that they came from is another. Belongs to one cell;
+    copies start empty.
     """
 
     __slots__ = ("_made",)
@@ -45,8 +46,9 @@ class StepCell:
         self._made = None  # (the extension's StepCell, the options that it was made with)
 
     def run(self, cell, lstm, x, state, ts, form: int):
-        """(output, new state) of one step, or None where only a graph can compute it: for arrays
-        that are not evaluated, tracers, other dtypes or shapes, and other backends than the CPU's.
+        """(output, last state) of one step or a few, or None where only a graph can compute it: for
+        arrays that are not evaluated, tracers, other dtypes or shapes, long sequences, and other
+        backends than the CPU's.
 
         cell: whose parameters they are; the rest as in `LiquidCell.step_at_once`.
         """
