@@ -24,7 +24,7 @@ inline const mx::array* array_of(nb::handle object) {
 class Places {
  public:
   // The roots, a cell and what stands in front of it or None, are not held: they hold this, in the
-  // end, and no collector sees it.
+  // end.
   Places(nb::handle cell, nb::handle memory) {
     add_module(cell, 0);
     if (!memory.is_none()) add_module(memory, 1);
@@ -36,6 +36,18 @@ class Places {
     for (const auto& place : places_)
       if (!place.unchanged(place.root == 0 ? cell : memory)) return false;
     return true;
+  }
+
+  // For the garbage collector: what lies here may hold the cell, and so this.
+  int traverse(visitproc visit, void* arg) const {
+    for (const auto& place : places_) {
+      Py_VISIT(place.object.ptr());
+      for (const auto& entry : place.entries) {
+        Py_VISIT(entry.key.ptr());
+        Py_VISIT(entry.value.ptr());
+      }
+    }
+    return 0;
   }
 
  private:

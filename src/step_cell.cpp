@@ -182,6 +182,23 @@ struct Stream {
   }
 };
 
+int traverse_stream(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (!nb::inst_ready(self)) return 0;
+  const auto& places = nb::inst_ptr<Stream>(self)->places;
+  return places ? places->traverse(visit, arg) : 0;
+}
+
+int clear_stream(PyObject* self) {
+  const std::optional<Places> gone = std::move(nb::inst_ptr<Stream>(self)->places);
+  nb::inst_ptr<Stream>(self)->places.reset();
+  return 0;
+}
+
+PyType_Slot stream_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse_stream)},
+                              {Py_tp_clear, reinterpret_cast<void*>(clear_stream)},
+                              {0, nullptr}};
+
 // A short sequence through a CfC that is packed for this call alone: (states [B, T, H], the last
 // [B, H]), or None where a graph must compute it.
 nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespans,
@@ -253,7 +270,8 @@ void bind_step_cell(nb::module_& m) {
            nb::kw_only(), "inputs"_a, "layers"_a, "mode"_a, "activation"_a, "head_activation"_a);
   m.def("cfc_at_once", &cfc_at_once, "x"_a, "h0"_a, "ts"_a, "stage"_a,
         "(states, last state) of a short sequence, or None: a graph must compute it.");
-  nb::class_<Stream>(m, "StepCell", "A cell for streams of single steps.")
+  nb::class_<Stream>(m, "StepCell", nb::type_slots(stream_slots),
+                     "A cell for streams of single steps.")
       .def_static(
           "ltc",
           [](const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,

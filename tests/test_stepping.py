@@ -292,11 +292,13 @@ def test_what_no_step_depends_on_packs_nothing(monkeypatch):
 @few_layers
 def test_a_cell_that_stepped_is_freed(name):
     layer = built(name, mixed_memory="wired" not in name)
+    layer.rnn_cell.users_own = CfCCell(I, 3)
     layer.step(evaluated(normal(1, I)))
-    cell = weakref.ref(layer.rnn_cell)
+    cell, what_it_holds = (weakref.ref(m) for m in (layer.rnn_cell, layer.rnn_cell.users_own))
     del layer
     gc.collect()
     assert cell() is None
+    assert what_it_holds() is None  # nor does the packed cell, once unreachable, hold anything
 
 
 def test_parameters_that_another_thread_changes():
