@@ -55,11 +55,18 @@ static inline float bias_of(const Cfc& k, int s, long n) {
 // Panels of columns first .. first + depth of stage s's weights: panel element (d, n) =
 // weight_row(n)[first + d].
 static void pack_stage(const Cfc& k, int s, long first, long depth, float* out) {
-  for (long n = 0; n < k.width[s]; n += NR, out += depth * NR)
-    for (long j = 0; j < NR; ++j) {
-      const float* row = n + j < k.width[s] ? weight_row(k, s, n + j) : nullptr;
-      for (long d = 0; d < depth; ++d) out[d * NR + j] = row ? row[first + d] : 0.0f;
+  for (long n = 0; n < k.stride[s]; n += W) {
+    const float* rows[W];
+    for (long j = 0; j < W; ++j) rows[j] = n + j < k.width[s] ? weight_row(k, s, n + j) : nullptr;
+    float* column = out + n / NR * NR * depth + n % NR;
+    for (long d = 0; d < depth; d += W) {
+      vf tile[W];
+      for (long j = 0; j < W; ++j)
+        tile[j] = rows[j] ? load_partial(rows[j] + first + d, depth - d) : vf{};
+      transpose(tile);
+      for (long i = 0; i < min_of(W, depth - d); ++i) store(column + (d + i) * NR, tile[i]);
     }
+  }
 }
 
 static Cfc make_cfc(const CfcProblem& p, bool backward, Carver& memory) {
