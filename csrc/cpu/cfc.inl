@@ -1,6 +1,6 @@
-// CfC over whole sequences (MATHS 1). A task owns a few batch rows for all T steps: the input half
-// of the first stage is one GEMM per chunk of steps, then every step runs the recurrent half, the
-// other backbone layers, the heads side by side and the closed form.
+// CfC over whole sequences (MATHS 1), a block of a few batch rows and a chunk of steps at a time.
+// Every step multiplies its x (few rows: those of a chunk at once) and h, then runs the other
+// backbone layers, the heads side by side and the closed form.
 
 static void activate(int activation, float* z, const float* bias, long n, float* kept) {
   const auto run = [&](auto f, bool keep_value) {
@@ -160,12 +160,12 @@ static inline void cfc_heads_of(const Cfc& k, const float* z, const float* bias,
   });
 }
 
-// Rows of a task at most. More gain nothing in the GEMM, which reads a panel from L2 once for all
-// of them, and leave fewer tasks to the threads.
+// Rows of a block at most. More gain nothing in the GEMM, which reads a panel from L2 once for all
+// of them, and leave fewer blocks to the threads.
 constexpr long CFC_ROWS = 16;
 
-// Rows from which a step multiplies its own x: the tiles are full then, and what they write is
-// still in L1 when the recurrent half is added. Fewer rows make tiles of a chunk of steps.
+// Rows from which each step multiplies its own x: they fill a tile, and its sums are still in L1
+// when the recurrent half is added. Fewer rows fill tiles with the steps of a chunk instead.
 constexpr long ROWS_OF_STEP = 6;
 
 // What a thread works in while it runs some steps of some rows; `drive` steps of x are multiplied
