@@ -255,6 +255,11 @@ void parallel_for(std::size_t n, const Body& body) {
 
 void parallel_chains(std::size_t threads, std::size_t chains, std::size_t links,
                      const ChainBody& body) {
+  if (std::min(threads, chains) <= 1) {  // a single step of a cell: nothing to keep account of
+    for (std::size_t chain = 0; chain < chains; ++chain)
+      for (std::size_t link = 0; link < links; ++link) body(0, chain, link);
+    return;
+  }
   // Twice the next link of a chain; odd while a thread runs it.
   std::vector<std::atomic<std::size_t>> states(chains);
   // The chain that is furthest behind of those that no thread has, taken; `chains` if there is
