@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -26,19 +27,44 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. 1 when a result was wrong or a process failed, 2 for bad arguments."""
+    """Run a command. 1 when a result was wrong or a process failed, 2 for bad arguments, 130 when
+    interrupted by SIGINT or SIGTERM.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(argv)
     options.typed = shlex.join(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # print what there is
     try:
-        _choose_device(options.device)
-        return import_module(f"{__package__}.{options.command}").run(options)
+        with _interruptible():
+            _choose_device(options.device)
+            return import_module(f"{__package__}.{options.command}").run(options)
+    except KeyboardInterrupt:  # before or after the measuring, which handles its own
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except ValueError as error:
         if not str(error).startswith("[benchmarks]"):
             raise
         parser.error(str(error))
+
+
+@contextmanager
+def _interruptible():
+    """Within it the first SIGINT or SIGTERM raises KeyboardInterrupt. Those that follow do nothing,
+    for the command is then keeping what it has, and `timeout` sends two.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number, frame):
+        for each in signals:
+            signal.signal(each, lambda number, frame: None)
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, stop) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler or signal.SIG_DFL)
 
 
 def _choose_device(device: str) -> None:
@@ -65,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         action="append",
         metavar="PATTERN",
-        help="rows whose name contains PATTERN, or matches it if it has a *; may be repeated",
+        help="rows whose name contains PATTERN (table: or matches it if it has a *); scaling: the "
+        "series whose name does, such as cross-over; may be repeated",
     )
     add("--column", action="append", dest="columns", metavar="KEY", help="only these columns")
     add("--list", action="store_true", help="print the names of the rows and stop")

@@ -8,7 +8,6 @@ tests, not here.
 from __future__ import annotations
 
 import os
-import sys
 
 from cases import CfcCase, LtcCase
 
@@ -17,7 +16,7 @@ from .implementations import BY_KEY, Implementation
 from .rows import Row
 from .scaling import _Named, series_of
 from .store import Store
-from .table import run_row
+from .table import failed, run_row
 
 GROWING = (64, 256, 1024, 4096, 16384)
 LONG = 100_000
@@ -71,7 +70,7 @@ def rows(options) -> list[tuple[Row, dict, tuple]]:
 
 
 def run(options) -> int:
-    """Measure and print. 130 when interrupted."""
+    """Measure and print. 1 when a process failed, 130 when interrupted."""
     chosen = [
         entry
         for entry in rows(options)
@@ -84,20 +83,16 @@ def run(options) -> int:
     head = machine.header(options)
     command = f"python -m benchmarks {options.typed}".strip()
     store = Store(options.json, command, head, options.resume)
-    stopped = False
-    try:
+    with store.measuring():
         for row, facts, ways in chosen:
             run_ways(row, facts, ways, options, store)
-    except KeyboardInterrupt:
-        stopped = True
-        print("\ninterrupted: what is measured so far", file=sys.stderr)
     for title, lines in tables(store.document).items():
         print(f"\n{title}\n{report.align(lines)}")
     if options.out:
         from .plots import draw_memory
 
         print(draw_memory(store.document, options.out))
-    return 130 if stopped else 0
+    return 130 if store.interrupted else int(failed(store.rows))
 
 
 def run_ways(row, facts, ways, options, store) -> None:

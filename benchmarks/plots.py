@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -54,8 +55,11 @@ THREADS = (("ltc threads", "cfc threads"), "forward, LTC B64 T64 H64, CfC B64 T1
 
 
 def draw_scaling(document, folder: Path) -> list[Path]:
-    """Write a PNG for every group of series that the document has -> their paths."""
-    from .scaling import series_of
+    """Write a PNG for every group of series that the document has -> their paths.
+
+    The cross-over is only drawn when it is measured to its end: what it is about lies there.
+    """
+    from .scaling import series_of, unfinished
 
     series = series_of(document)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +68,11 @@ def draw_scaling(document, folder: Path) -> list[Path]:
         if any(panel in series for panel in panels):
             paths.append(_times(series, panels, common, folder / f"{name}.png"))
     if any(panel in series for panel in CROSS_OVER[0]):
-        paths.append(_ratios(series, *CROSS_OVER, folder / "cross_over.png"))
+        lacking = [reason for panel in CROSS_OVER[0] if (reason := unfinished(document, panel))]
+        if lacking:
+            print(f"cross_over.png is not drawn: {'; '.join(lacking)}", file=sys.stderr)
+        else:
+            paths.append(_ratios(series, *CROSS_OVER, folder / "cross_over.png"))
     if any(panel in series for panel in THREADS[0]):
         paths.append(_threads(series, *THREADS, folder / "threads.png"))
     return paths

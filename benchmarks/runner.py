@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 
 import numpy as np
@@ -36,8 +37,7 @@ class Cell:
     def prepare(self) -> None:
         """Check and warm up; a slow cell also takes its samples."""
         if self.ready:
-            self._connection.send(True)
-            self.result |= self._receive() or {}
+            self.result |= self._ask() or {}
 
     @property
     def ready(self) -> bool:
@@ -59,8 +59,7 @@ class Cell:
     def sample(self) -> None:
         """Take one."""
         time.sleep(PAUSE)
-        self._connection.send(True)
-        sample = self._receive()
+        sample = self._ask()
         if sample is not None:
             self.result["samples"].append(sample["seconds"])
             self._calls += sample.get("calls", ())
@@ -74,23 +73,46 @@ class Cell:
         return self.result
 
     def close(self) -> None:
-        """End the process."""
-        if self._process.is_alive() and self.ready:
-            self._connection.send(None)
+        """Let the process end."""
+        if self._process.is_alive() and self.ready and self._send(None):
             self._process.join(5)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process now."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
+    def _send(self, message) -> bool:
+        """Whether the process could be told; it can end at any time."""
+        try:
+            self._connection.send(message)
+        except OSError:
+            return False
+        return True
+
+    def _ask(self):
+        """Tell the process to go on; what it answers."""
+        self._send(True)  # `_receive` says so when it can't be told
+        return self._receive()
+
     def _receive(self):
-        """What the process sends next; None and another status when it fails to."""
+        """What the process sends next; None and another status when it fails to.
+
+        Raises KeyboardInterrupt when it was ended as the command should be: by a signal to both,
+        which the process got first.
+        """
         try:
             if self._connection.poll(self._limit):
                 return self._connection.recv()
             failure = ("timeout", f"no answer within {self._limit:g} s")
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
-            failure = ("error", f"the process ended with code {self._process.exitcode}")
+            code = self._process.exitcode
+            if code in (-signal.SIGINT, -signal.SIGTERM):
+                raise KeyboardInterrupt from None
+            failure = ("error", f"the process ended with code {code}")
         self.result |= dict(zip(("status", "reason"), failure, strict=True))
         self.result["samples"] = []
         return None
@@ -104,8 +126,10 @@ def measure(row, implementations, want, options, done=lambda key, result: None) 
     `options.repeats` samples each in turn. No cell samples for longer than `options.budget` seconds
     by much. done(key, result) is called as soon as a cell has its result.
     """
-    cells = {i.key: Cell(row, i, want, options) for i in implementations}
+    cells: dict[str, Cell] = {}
     try:
+        for i in implementations:
+            cells[i.key] = Cell(row, i, want, options)
         for cell in cells.values():
             cell.wait()
         for key, cell in cells.items():
@@ -118,8 +142,8 @@ def measure(row, implementations, want, options, done=lambda key, result: None) 
         for key, cell in fast.items():
             done(key, cell.finish())
     finally:
-        for cell in cells.values():
-            cell.close()
+        for cell in cells.values():  # those that are left after an interruption
+            cell.kill()
     return {key: cell.result for key, cell in cells.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from dataclasses import dataclass, replace
 
 from cases import CfcCase, LtcCase
@@ -11,7 +10,7 @@ from cases import CfcCase, LtcCase
 from . import machine, report
 from .rows import Row
 from .store import Store
-from .table import choose_columns, run_row
+from .table import choose_columns, failed, run_row
 
 LTC = LtcCase(batch=16, steps=32, inputs=16, units=32)
 CFC = CfcCase(batch=16, steps=32, inputs=16, units=32, backbone_units=32)
@@ -95,7 +94,9 @@ SERIES = (
 
 
 def run(options) -> int:
-    """Measure the series and draw them. 130 when interrupted, then of what there is."""
+    """Measure the series and draw them. 1 when a result was wrong or a process failed, 130 when
+    interrupted, then of what there is.
+    """
     chosen = choose_columns(options.columns)
     wanted = [s for s in SERIES if not options.only or any(p in s.name for p in options.only)]
     if not wanted:
@@ -109,20 +110,16 @@ def run(options) -> int:
     head = machine.header(options)
     command = f"python -m benchmarks {options.typed}".strip()
     store = Store(options.json, command, head, options.resume)
-    stopped = False
-    try:
+    with store.measuring():
         for series in wanted:
             run_series(series, options, chosen, store)
-    except KeyboardInterrupt:
-        stopped = True
-        print("\ninterrupted: what is measured so far", file=sys.stderr)
     print(text(store.document))
     if options.out:
         from .plots import draw_scaling
 
         for path in draw_scaling(store.document, options.out):
             print(path)
-    return 130 if stopped else 0
+    return 130 if store.interrupted else int(failed(store.rows))
 
 
 def run_series(series: Series, options, chosen, store) -> None:
@@ -183,6 +180,18 @@ def text(document) -> str:
             lines.append([f"{value:g}", *(report.time_text(cells.get(key)) for key in keys)])
         parts.append(report.align(lines))
     return "\n\n".join(parts)
+
+
+def unfinished(document, name: str) -> str:
+    """What the series of this name lacks in a document of results; "" when it is measured to its
+    end: all values, and for each of them the columns that any of them has.
+    """
+    rows = [row for row in document["rows"].values() if row["row"]["series"] == name]
+    cells = {row["row"]["value"]: set(row["cells"]) for row in rows}
+    columns = set().union(*cells.values())
+    values = next(series.values for series in SERIES if series.name == name)
+    lacking = [f"{value:g}" for value in values if columns - cells.get(value, set()) or not columns]
+    return f"{name} lacks {', '.join(lacking)}" if lacking else ""
 
 
 def series_of(document) -> dict[str, list]:

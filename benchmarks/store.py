@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 SAME = ("machine", "versions", "threads", "backend", "repeats")  # of a resumed run
@@ -20,16 +22,31 @@ class Store:
 
     def __init__(self, path: Path | None, command: str, header: dict, resume: bool = False):
         self.path = path
+        self.interrupted = False
         self.document = {"command": command, "header": header, "rows": {}}
         if resume and path and path.exists():
-            self.document = read(path) | {"command": command}
+            self.document = read(path)
             self._check(header)
+            if command not in self.document["command"].split("; "):
+                self.document["command"] += f"; {command}"
         self.write()
 
     @property
     def rows(self) -> dict:
         """The rows so far, by name."""
         return self.document["rows"]
+
+    @contextmanager
+    def measuring(self):
+        """Within it KeyboardInterrupt ends the measuring, not the command, which sees it in
+        `interrupted` and goes on with what there is.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.write()
+            print("\ninterrupted: what is measured so far", file=sys.stderr)
 
     def row(self, name: str, facts: dict) -> dict:
         """The cells of a row, which is added with its facts when it is new."""

@@ -33,16 +33,12 @@ def run(options) -> int:
         options.json, f"python -m benchmarks {options.typed}".strip(), head, options.resume
     )
     print("\n".join(f"{name:<14} {value}" for name, value in head.items()), flush=True)
-    stopped = False
-    try:
+    with store.measuring():
         for row in rows:
             run_row(row, options, chosen, store)
-    except KeyboardInterrupt:
-        stopped = True
-        print("\ninterrupted: what is measured so far", file=sys.stderr)
     print()
     print(text(store.document, IMPLEMENTATIONS))
-    return 130 if stopped else int(failed(store.rows))
+    return 130 if store.interrupted else int(failed(store.rows))
 
 
 def choose_rows(options) -> tuple:

@@ -7,6 +7,7 @@ as for the whole batch, in a fraction of the memory.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -29,7 +30,8 @@ def want(row: Row, processes: int = 1) -> dict[str, np.ndarray]:
         parts = [_part(row, start) for start in starts]
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        with ProcessPoolExecutor(processes, context, **quiet) as pool:  # Ctrl-C is for the command
             parts = list(pool.map(_part, [row] * len(starts), starts))
     whole = {name: sum(part[name] for part in parts) for name in parts[0] if name != "output"}
     return {"output": np.concatenate([part["output"] for part in parts]), **whole}

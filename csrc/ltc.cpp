@@ -28,22 +28,24 @@ struct LtcOp {
 
   int unfolds;
   bool batch_lanes;  // the kernel with synapse lists, and its layout of `saved`
+  int element;  // rows of a call: a mapped batch has a multiple, in which `saved` stays per call
+  const Kernels* kernels;  // one table for forward and backward: `saved` depends on its lanes
   std::shared_ptr<const SynapseLists> synapses;  // set where batch_lanes
 
   bool operator==(const LtcOp&) const = default;
   int inputs() const { return INPUTS; }
   int batched() const { return 3; }
   mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
-  std::vector<int> saved_batch_axes() const { return {batch_lanes ? 4 : 0}; }
+  std::vector<int> saved_batch_axes() const { return {0}; }
   std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
     const int B = in[0].shape(0), T = in[0].shape(1), H = in[1].shape(1);
-    return {batch_lanes ? mx::Shape{T, unfolds, 2, H, B} : mx::Shape{B, T, unfolds, 2, H}};
+    return {{B, T, unfolds, 2, H}};
   }
 
   LtcProblem problem(const Arrays& in) const {
     LtcProblem p{};
     p.B = in[0].shape(0), p.T = in[0].shape(1), p.I = in[0].shape(2), p.H = in[1].shape(1),
-    p.U = unfolds;
+    p.U = unfolds, p.element = element;
     p.x = in[0].data<float>(), p.v0 = in[1].data<float>(), p.ts = in[2].data<float>();
     p.cm = in[3].data<float>(), p.leak_num = in[4].data<float>(), p.leak_den = in[5].data<float>();
     p.recurrent = matrices(in, 6), p.sensory = matrices(in, 10);
@@ -61,7 +63,7 @@ struct LtcOp {
     p.saved = outputs.size() > 1 ? outputs[1].data<float>() : nullptr;
     return p;
   }
-  void forward(const LtcProblem& p) const { kernels().ltc_forward(p, batch_lanes); }
+  void forward(const LtcProblem& p) const { kernels->ltc_forward(p, batch_lanes); }
 
   LtcProblem backward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
@@ -75,7 +77,7 @@ struct LtcOp {
     p.dsensory = {out(10), out(11), out(12), out(13)};
     return p;
   }
-  void backward(const LtcProblem& p) const { kernels().ltc_backward(p, batch_lanes); }
+  void backward(const LtcProblem& p) const { kernels->ltc_backward(p, batch_lanes); }
 };
 
 std::vector<Synapse> sorted(const std::vector<int>& source, const std::vector<int>& target,
@@ -190,7 +192,7 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
                                 std::to_string(I) + ", " + std::to_string(H) + "), got (" +
                                 std::to_string(synapses->inputs) + ", " +
                                 std::to_string(synapses->units) + ").");
-  LtcOp op{unfolds, ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l', nullptr};
+  LtcOp op{unfolds, ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l', B, &kernels(), nullptr};
   if (op.batch_lanes) op.synapses = synapses ? synapses : all_synapses(I, H);
   if (memory) return mixed_states(std::move(op), inputs, *memory, save, x.dtype(), s);
   return sequence_states(std::move(op), inputs, save, x.dtype(), s)[0];
@@ -208,7 +210,7 @@ LtcProblem ltc_cell(const Arrays& folded, int unfolds, const SynapseLists* synap
                 "that of its place");
   Arrays in{empty_array({1, 1, I}), empty_array({1, H}), empty_array({1, 1})};
   in.insert(in.end(), folded.begin(), folded.end());
-  auto p = LtcOp{unfolds, false, nullptr}.problem(in);
+  auto p = LtcOp{unfolds, false, 1, &kernels(), nullptr}.problem(in);
   if (!synapses) return p;
   if (synapses->inputs != I || synapses->units != H)
     throw std::invalid_argument("[ltc_cell] synapses must be of the cell's sizes.");

@@ -2,6 +2,7 @@
 #include "csrc/step_cell.h"
 
 #include <algorithm>
+#include <functional>
 #include <stdexcept>
 
 #include "csrc/cfc.h"
@@ -16,10 +17,27 @@ using Packed = std::unique_ptr<void, void (*)(void*)>;
 struct Stage {
   std::optional<LtcProblem> ltc;
   std::optional<CfcProblem> cfc;
-  Packed packed;
+  Packed packed, merged;  // merged: for steps of one length, null where there is nothing to merge
   long inputs, units;
   std::shared_ptr<const SynapseLists> synapses;
 };
+
+// A CfC for steps of the length `ts` alone: its two time heads are one. In two roundings, as MLX
+// merges them.
+Packed pack_merged(const Kernels& table, CfcProblem p, float ts) {
+  Packed merged(nullptr, table.free_packed_cfc);
+  if (p.heads != 4) return merged;
+  const long fan_in = p.layers > 0 ? p.width[p.layers - 1] : p.I + p.H;
+  std::vector<float> weight(p.H * fan_in), bias(p.H);
+  const auto merge = [&](const float* const* from, std::vector<float>& to) {
+    std::transform(from[2], from[2] + to.size(), to.begin(), [&](float a) { return ts * a; });
+    std::transform(to.begin(), to.end(), from[3], to.begin(), std::plus<float>());
+  };
+  merge(p.head_weight, weight), merge(p.head_bias, bias);
+  p.heads = 3, p.head_weight[2] = weight.data(), p.head_bias[2] = bias.data();
+  merged.reset(table.new_packed_cfc(p));
+  return merged;
+}
 
 std::vector<float> values(const std::optional<mx::array>& a, int count, const char* name) {
   if (!a) return {};
@@ -52,9 +70,14 @@ void set_memory(Problem& p, const MemoryWeights& memory) {
 }
 
 template <typename Problem>
-void set_call(Problem& p, long B, const float* x, const float* ts, const StepCell::State& state) {
-  p.B = B, p.T = 1, p.x = x, p.ts = ts;
-  p.lstm.c0 = state.c, p.lstm.c = state.next_c;
+void set_call(Problem& p, const StepCell::Call& call, const float* x, float* c) {
+  p.B = call.B, p.T = call.T, p.x = x, p.ts = call.ts;
+  p.lstm.c0 = call.c, p.lstm.c = c;
+}
+
+// to [rows, n] <- from, a row of n every `stride` floats; to's rows lie `apart`.
+void copy_rows(const float* from, long stride, long rows, long n, float* to, long apart) {
+  for (long r = 0; r < rows; ++r) std::copy_n(from + r * stride, n, to + r * apart);
 }
 
 }  // namespace
@@ -62,7 +85,8 @@ void set_call(Problem& p, long B, const float* x, const float* ts, const StepCel
 struct StepCell::Parts {
   const Kernels& table = kernels();
   std::vector<Stage> stages;
-  long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0;
+  long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
+  float merged_ts = 1.0f;
   std::vector<float> w, b;
 
   void add(Stage stage) {
@@ -72,10 +96,22 @@ struct StepCell::Parts {
     stages.push_back(std::move(stage));
   }
   void set(const Readout& r) {
-    if (r.first < 0 || r.count < 0 || r.first + r.count > units)
-      throw std::invalid_argument("[step_cell] the outputs must lie within the state.");
+    if (r.first < units - stages.back().units || r.count < 0 || r.first + r.count > units)
+      throw std::invalid_argument(
+          "[step_cell] the outputs must lie within the state of the last stage.");
     first = r.first, outputs = r.count;
     w = values(r.w, r.count, "output_w"), b = values(r.b, r.count, "output_b");
+  }
+  // output [rows, O] of states of the last stage, `stride` floats apart.
+  void read_out(const float* states, long rows, long stride, float* output) const {
+    const float* from = states + first - (units - stages.back().units);
+    for (long r = 0; r < rows; ++r)
+      for (long o = 0; o < outputs; ++o) {
+        float value = from[r * stride + o];
+        if (!w.empty()) value *= w[o];
+        if (!b.empty()) value += b[o];
+        output[r * outputs + o] = value;
+      }
   }
 };
 
@@ -86,23 +122,34 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
   auto p = ltc_cell(folded, unfolds, synapses.get());
   set_memory(p, memory);
   const auto& table = parts->table;
-  parts->add({p, {}, Packed(table.new_packed_ltc(p), table.free_packed_ltc), p.I, p.H, synapses});
+  parts->add({p,
+              {},
+              Packed(table.new_packed_ltc(p), table.free_packed_ltc),
+              Packed(nullptr, table.free_packed_ltc),
+              p.I,
+              p.H,
+              synapses});
+  parts->work = 8 * (p.H * p.U + p.I) * p.H;  // a gate is worth 8
   parts->set(readout);
   parts_ = std::move(parts);
 }
 
 StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory,
-                   const Readout& readout) {
+                   const Readout& readout, std::optional<float> only_ts) {
   if (!memory.empty() && chain.size() != 1)
     throw std::invalid_argument("[step_cell] memory wants a chain of one.");
   auto parts = std::make_unique<Parts>();
+  parts->merged_ts = only_ts.value_or(1.0f);
   const auto& table = parts->table;
   for (const auto& stage : chain) {
     check_evaluated(stage.weights);
     auto p = cfc_cell(stage.weights, stage.inputs, stage.layers, stage.mode, stage.activation,
                       stage.head_activation);
     set_memory(p, memory);
-    parts->add({{}, p, Packed(table.new_packed_cfc(p), table.free_packed_cfc), p.I, p.H, {}});
+    Packed merged = pack_merged(table, p, parts->merged_ts), packed(nullptr, table.free_packed_cfc);
+    if (!only_ts || !merged) packed.reset(table.new_packed_cfc(p));
+    parts->add({{}, p, std::move(packed), std::move(merged), p.I, p.H, {}});
+    for (const auto& weight : stage.weights) parts->work += long(weight.size());
   }
   parts->set(readout);
   parts_ = std::move(parts);
@@ -110,9 +157,34 @@ StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memo
 
 StepCell::~StepCell() = default;
 
+namespace {
+
+// One stage of a chain: x [B, T, I], h [B, H] -> states [B, T, H], with memory c [B, T, H] too.
+void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& call, const float* x,
+               float* c, const float* h, float* states, bool merged) {
+  if (stage.ltc) {
+    auto p = *stage.ltc;
+    set_call(p, call, x, c);
+    p.v0 = h, p.v = states;
+    const auto* lists = stage.synapses.get();
+    const bool batch_lanes =
+        lists && ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists)[0] == 'l';
+    table.run_packed_ltc(stage.packed.get(), p, batch_lanes);
+  } else {
+    auto p = *stage.cfc;
+    set_call(p, call, x, c);
+    p.h0 = h, p.h = states;
+    if (merged && stage.merged) p.heads = 3;
+    table.run_packed_cfc((p.heads == 3 ? stage.merged : stage.packed).get(), p);
+  }
+}
+
+}  // namespace
+
 int StepCell::inputs() const { return int(parts_->inputs); }
 int StepCell::units() const { return int(parts_->units); }
 int StepCell::outputs() const { return int(parts_->outputs); }
+long StepCell::work() const { return parts_->work; }
 bool StepCell::reads_state() const {
   const auto& k = *parts_;
   return k.first == 0 && k.outputs == k.units && k.w.empty() && k.b.empty();
@@ -124,47 +196,36 @@ bool StepCell::has_memory() const {
   return first.ltc ? first.ltc->lstm.on : first.cfc->lstm.on;
 }
 
-void StepCell::run(long B, const float* x, const float* ts, const State& state,
-                   float* output) const {
+void StepCell::run(const Call& call) const {
   const auto& k = *parts_;
-  const auto one = [&](const Stage& stage, const float* in, const float* from, float* to) {
-    if (stage.ltc) {
-      auto p = *stage.ltc;
-      set_call(p, B, in, ts, state);
-      p.v0 = from, p.v = to;
-      const bool lists = stage.synapses && ltc_kernel(int(B), int(p.I), int(p.H), int(p.U),
-                                                      stage.synapses.get())[0] == 'l';
-      k.table.run_packed_ltc(stage.packed.get(), p, lists);
-    } else {
-      auto p = *stage.cfc;
-      set_call(p, B, in, ts, state);
-      p.h0 = from, p.h = to;
-      k.table.run_packed_cfc(stage.packed.get(), p);
-    }
-  };
-  float* next = state.next_h;
-  if (k.stages.size() == 1) {
-    one(k.stages[0], x, state.h, next);
-  } else {  // the states of one stage, [B, H_l], between its neighbours' in [B, H]
-    std::vector<float> from(B * k.widest), to(B * k.widest), below(B * k.widest);
-    long at = 0;
-    for (const auto& stage : k.stages) {
-      const long n = stage.units;
-      for (long r = 0; r < B; ++r) std::copy_n(state.h + r * k.units + at, n, from.data() + r * n);
-      one(stage, at == 0 ? x : below.data(), from.data(), to.data());
-      for (long r = 0; r < B; ++r) std::copy_n(to.data() + r * n, n, next + r * k.units + at);
-      below.swap(to);
-      at += n;
-    }
+  const long B = call.B, T = call.T;
+  const bool chain = k.stages.size() > 1, direct = !chain && T == 1,
+             whole = call.every && reads_state();  // the states are the outputs
+  std::vector<float> from(chain ? B * k.widest : 0), c(has_memory() && T > 1 ? B * T * k.units : 0),
+      scratch[2];
+  const bool merged =
+      std::all_of(call.ts, call.ts + B * T, [&](float ts) { return ts == k.merged_ts; });
+  float* const all_c = c.empty() ? call.last_c : c.data();  // [B, T, H]
+  const float* in = call.x;
+  float* states = nullptr;  // of a stage, [B, T, H_l]
+  long at = 0, n = 0, s = 0;
+  for (const auto& stage : k.stages) {
+    n = stage.units;
+    const float* h = call.h;
+    if (chain) copy_rows(call.h + at, k.units, B, n, from.data(), n), h = from.data();
+    if (!direct && !whole) scratch[s % 2].resize(B * T * n);
+    states = whole ? call.output : direct ? call.last_h : scratch[s % 2].data();
+    run_stage(k.table, stage, call, in, all_c, h, states, merged);
+    if (states != call.last_h)
+      copy_rows(states + (T - 1) * n, T * n, B, n, call.last_h + at, k.units);
+    in = states, at += n, ++s;
   }
-  if (!output) return;
-  for (long r = 0; r < B; ++r)
-    for (long o = 0; o < k.outputs; ++o) {
-      float value = next[r * k.units + k.first + o];
-      if (!k.w.empty()) value *= k.w[o];
-      if (!k.b.empty()) value += k.b[o];
-      output[r * k.outputs + o] = value;
-    }
+  if (!c.empty()) copy_rows(all_c + (T - 1) * n, T * n, B, n, call.last_c, n);
+  if (!call.output || whole) return;
+  if (call.every)
+    k.read_out(states, B * T, n, call.output);
+  else
+    k.read_out(states + (T - 1) * n, B, T * n, call.output);
 }
 
 }  // namespace mlx_ncps

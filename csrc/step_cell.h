@@ -1,5 +1,6 @@
-// A cell for streams: parameters folded, packed and copied once, one step computed at once on the
-// calling thread, without a graph. src/bindings.cpp exposes it, mlx_ncps.backends.cpu makes it.
+// A cell for streams: parameters folded, packed and copied once, a few steps computed at once on
+// the calling thread, without a graph. src/step_cell.cpp exposes it, mlx_ncps.backends.cpu makes
+// it.
 #pragma once
 
 #include <memory>
@@ -12,7 +13,8 @@ namespace mlx_ncps {
 
 struct SynapseLists;
 
-// Where the outputs lie in the state: `count` neurons from `first`, times w, plus b where given.
+// Where the outputs lie in the state, and of a chain in its last stage: `count` neurons from
+// `first`, times w, plus b where given.
 struct Readout {
   int first, count;
   std::optional<mx::array> w, b;  // [count]
@@ -34,13 +36,18 @@ class StepCell {
   StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
            const MemoryWeights& memory, const Readout& readout);
   // A chain: each stage reads the new state of the one before; the states lie side by side. Memory
-  // wants a chain of one.
-  StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory, const Readout& readout);
+  // wants a chain of one. only_ts: the elapsed time of every step to come, if it is known; else
+  // steps of length 1 are the quicker ones, for which a quarter of the heads' weights need not be
+  // read.
+  StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory, const Readout& readout,
+           std::optional<float> only_ts = std::nullopt);
   ~StepCell();
 
   int inputs() const;
   int units() const;
   int outputs() const;
+  // Multiply-adds of a row, or what takes as long: 30 or so to the ns.
+  long work() const;
   // Whether output and state are the same numbers.
   bool reads_state() const;
   // Whether the state is (h, c).
@@ -48,12 +55,15 @@ class StepCell {
   // Whether the instruction set is still the one that the parameters were packed for.
   bool current() const;
 
-  // x [B, I], ts [B], h and with memory c [B, H] -> next ones, output [B, O] unless null.
-  struct State {
-    const float *h, *c;
-    float *next_h, *next_c;
+  // x [B, T, I], ts [B, T], h and with memory c [B, H] -> the last ones, and unless it is null
+  // output, [B, T, O] with `every`, else [B, O].
+  struct Call {
+    long B, T;
+    const float *x, *ts, *h, *c;
+    float *last_h, *last_c, *output;
+    bool every;
   };
-  void run(long B, const float* x, const float* ts, const State& state, float* output) const;
+  void run(const Call& call) const;
 
  private:
   struct Parts;

@@ -2,8 +2,8 @@
 //
 // V is float in Metal and CUDA and a SIMD vector on the CPU. The including file provides, for its
 // V:
-//   ncps_exp2(V), ncps_reciprocal(V), ncps_tanh(V), ncps_erf(V), ncps_abs(V), ncps_select(c, a, b)
-//   = c ? a : b.
+//   ncps_exp2(V), ncps_logistic(V) = 1 / (1 + 2^z), ncps_tanh(V), ncps_erf(V), ncps_abs(V),
+//   ncps_select(c, a, b) = c ? a : b.
 #pragma once
 
 enum NcpsActivation {
@@ -21,10 +21,10 @@ inline V ncps_exp(V z) {
   return ncps_exp2(z * 1.44269504088896341f);
 }
 
-// 1 / (1 + exp(-z)); exp2 saturates to 0 or infinity, so no branch is needed.
+// 1 / (1 + exp(-z))
 template <typename V>
 inline V ncps_sigmoid(V z) {
-  return ncps_reciprocal(ncps_exp2(z * -1.44269504088896341f) + 1.0f);
+  return ncps_logistic(z * -1.44269504088896341f);
 }
 
 template <typename V>

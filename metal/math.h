@@ -4,14 +4,14 @@
 
 #if defined(__METAL_VERSION__)
 inline float ncps_exp2(float z) { return metal::exp2(z); }
-// Called explicitly: MLX compiles custom kernels in safe maths, whose divide costs five times as
-// much. A denominator of infinity gives 0.
-inline float ncps_reciprocal(float z) { return metal::fast::divide(1.0f, z); }
+// 1 / (1 + 2^z). fast::divide is called explicitly: MLX compiles custom kernels in safe maths,
+// whose divide costs five times as much. A denominator of infinity gives 0.
+inline float ncps_logistic(float z) { return metal::fast::divide(1.0f, ncps_exp2(z) + 1.0f); }
 inline float ncps_tanh(float z) { return metal::precise::tanh(z); }
 inline float ncps_abs(float z) { return metal::fabs(z); }
 #else
 inline float ncps_exp2(float z) { return exp2f(z); }
-inline float ncps_reciprocal(float z) { return __fdividef(1.0f, z); }
+inline float ncps_logistic(float z) { return __fdividef(1.0f, exp2f(z) + 1.0f); }
 inline float ncps_tanh(float z) { return tanhf(z); }
 inline float ncps_abs(float z) { return fabsf(z); }
 #endif

@@ -1,5 +1,5 @@
-// The binding of StepCell: one step of a stream on evaluated arrays, at once; everything else is
-// declined, and left to the graph.
+// The binding of StepCell: a step of a stream or a short sequence on evaluated arrays, at once;
+// everything else is declined, and left to the graph.
 #include "csrc/step_cell.h"
 
 #include <nanobind/nanobind.h>
@@ -14,6 +14,7 @@
 
 #include "csrc/ltc.h"
 #include "src/bindings.h"
+#include "src/places.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -21,16 +22,13 @@ using namespace nb::literals;
 
 namespace {
 
+using mlx_ncps::array_of;
 using mlx_ncps::Arrays;
 using mlx_ncps::CfcStage;
+using mlx_ncps::Places;
 using mlx_ncps::Readout;
 using mlx_ncps::StepCell;
 using mlx_ncps::SynapseLists;
-
-// The array behind a Python object, or null.
-const mx::array* array_of(nb::handle object) {
-  return nb::isinstance<mx::array>(object) ? nb::inst_ptr<mx::array>(object) : nullptr;
-}
 
 // Whether an operation only gives its input another shape, as x[None] does.
 bool only_reshapes(const mx::array& a) {
@@ -50,14 +48,14 @@ const float* values_of(const mx::array& a) {
   return at->is_available() && at->flags().row_contiguous ? at->data<float>() : nullptr;
 }
 
-// How a call lies: one step [B, I] or [I]; or a sequence of one step, [B, 1, I] or [1, I], which
+// How a call lies: one step [B, I], or with STEP also [I]; or a sequence [B, T, I] or [T, I], which
 // gives outputs for every step or for the last.
-enum Form { STEP, EVERY, LAST };
+enum Form { STEP, EVERY, LAST, BATCH };
 
-// Elapsed times as one float for each row, or nothing where the object is no such thing. A negative
-// element gives NaN; a negative or NaN number is declined, for the graph's code raises it.
-bool read_timespans(nb::handle ts, long B, Form form, std::vector<float>& out) {
-  out.assign(B, 1.0f);
+// Elapsed times [B, T], or nothing where the object is no such thing. A negative element gives NaN;
+// a negative or NaN number is declined, for the graph's code raises it.
+bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<float>& out) {
+  out.assign(B * T, 1.0f);
   if (ts.is_none()) return true;
   if (PyFloat_Check(ts.ptr()) || (PyLong_Check(ts.ptr()) && !PyBool_Check(ts.ptr()))) {
     const double value = PyFloat_AsDouble(ts.ptr());
@@ -65,19 +63,20 @@ bool read_timespans(nb::handle ts, long B, Form form, std::vector<float>& out) {
       PyErr_Clear();
       return false;
     }
-    out.assign(B, float(value));
+    out.assign(B * T, float(value));
     return value >= 0;
   }
   const mx::array* a = array_of(ts);
   const float* values = a ? values_of(*a) : nullptr;
   if (!values) return false;
   const auto& shape = a->shape();
-  const int rows = form == STEP ? int(B) : 1;  // [B] of a step, [T] of a sequence
-  const bool one = shape.empty() || (shape == mx::Shape{rows} && rows == 1);
-  if (!one && shape != mx::Shape{rows} && shape != mx::Shape{int(B), 1}) return false;
-  for (long r = 0; r < B; ++r) {
-    const float value = values[one ? 0 : r];
-    out[r] = value >= 0 ? value : std::numeric_limits<float>::quiet_NaN();
+  const int b = int(B), t = int(T);
+  const bool each = one_step ? shape == mx::Shape{b} || shape == mx::Shape{b, 1}
+                             : shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
+  if (!each && !shape.empty() && (one_step || shape != mx::Shape{t})) return false;
+  for (long i = 0; i < B * T; ++i) {
+    const float value = values[each ? i : shape.empty() ? 0 : i % T];
+    out[i] = value >= 0 ? value : std::numeric_limits<float>::quiet_NaN();
   }
   return true;
 }
@@ -88,73 +87,123 @@ bool read_state(nb::handle object, const mx::Shape& shape, const float*& out) {
   return out;
 }
 
-// A StepCell and the raw parameters that it was made from.
-struct Stream {
-  StepCell cell;
-  Arrays parameters;
+// Units of StepCell::work.
+constexpr long WORTH_UNLOCKING = 1 << 20;  // some 30 us
+constexpr long WORTH_A_GRAPH = 1 << 24;    // a longer sequence runs while Python goes on
 
-  enum class Match { yes, no, traced };
-  Match matches(const nb::list& now) const {
-    if (now.size() != parameters.size() || !cell.current()) return Match::no;
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      const mx::array* a = array_of(now[i]);
-      if (!a) return Match::no;
-      if (a->is_tracer()) return Match::traced;
-      if (a->id() != parameters[i].id()) return Match::no;
-    }
-    return Match::yes;
+// What a call asks of a cell, as it lies in memory.
+struct Request {
+  Form form;
+  long B, T;
+  mx::Shape state_shape;  // [B, H] or [H]
+  const float *x, *h = nullptr, *c = nullptr;
+  std::vector<float> ts, zeros;
+
+  // False where only a graph can tell or compute.
+  bool read(const StepCell& cell, nb::handle inputs, nb::handle initial, nb::handle timespans) {
+    const mx::array* a = array_of(inputs);
+    const bool one_step = form == STEP || form == BATCH;
+    const int batched = one_step ? 2 : 3, H = cell.units();
+    x = a ? values_of(*a) : nullptr;
+    if (!x || int(a->ndim()) > batched || int(a->ndim()) < batched - (form != BATCH) ||
+        a->shape(-1) != cell.inputs())
+      return false;
+    const bool single = int(a->ndim()) < batched;
+    B = single ? 1 : a->shape(0), T = one_step ? 1 : a->shape(-2);
+    if (B == 0 || T == 0 || (T > 1 && B * T * cell.work() > WORTH_A_GRAPH)) return false;
+    state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
+    return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, ts);
   }
 
-  // (output, state); None: the graph's code must run this call; False: the parameters have changed.
-  nb::object step(nb::handle inputs, nb::handle initial, nb::handle timespans, const nb::list& now,
-                  int form) const {
-    const mx::array* x = array_of(inputs);
-    const int I = cell.inputs(), H = cell.units(), O = cell.outputs();
-    const int batched = form == STEP ? 2 : 3;
-    const float* x_values = x ? values_of(*x) : nullptr;
-    if (!x_values || int(x->ndim()) > batched || int(x->ndim()) < batched - 1 ||
-        x->shape(-1) != I || (form != STEP && x->shape(-2) != 1))
-      return nb::none();
-    const bool single = int(x->ndim()) < batched;
-    const long B = single ? 1 : x->shape(0);
-    const mx::Shape state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
-    const bool memory = cell.has_memory();
-    const float *h = nullptr, *c = nullptr;
-    if (memory && !initial.is_none()) {
-      if (!nb::isinstance<nb::tuple>(initial)) return nb::none();
-      const auto pair = nb::borrow<nb::tuple>(initial);
-      if (pair.size() != 2 || !read_state(pair[0], state_shape, h) ||
-          !read_state(pair[1], state_shape, c))
-        return nb::none();
-    } else if (!initial.is_none() && !read_state(initial, state_shape, h)) {
-      return nb::none();
+  bool read_states(const StepCell& cell, nb::handle initial) {
+    if (initial.is_none()) {
+      zeros.resize(B * cell.units());
+      h = c = zeros.data();
+      return true;
     }
-    std::vector<float> ts;
-    if (B == 0 || !read_timespans(timespans, B, Form(form), ts)) return nb::none();
-    const Match match = matches(now);
-    if (match == Match::traced) return nb::none();
-    if (match == Match::no) return nb::bool_(false);
+    if (!cell.has_memory()) return read_state(initial, state_shape, h);
+    if (!nb::isinstance<nb::tuple>(initial)) return false;
+    const auto pair = nb::borrow<nb::tuple>(initial);
+    return pair.size() == 2 && read_state(pair[0], state_shape, h) &&
+           read_state(pair[1], state_shape, c);
+  }
 
-    std::vector<float> zeros(initial.is_none() ? B * H : 0);
-    if (initial.is_none()) h = c = zeros.data();
+  // (output, state).
+  nb::object run(const StepCell& cell) const {
     auto output_shape = state_shape;
-    output_shape.back() = O;
-    if (form == EVERY) output_shape.insert(output_shape.end() - 1, 1);
+    output_shape.back() = cell.outputs();
+    if (form == EVERY) output_shape.insert(output_shape.end() - 1, int(T));
     mx::array next = mlx_ncps::empty_array(state_shape);
-    mx::array next_c = memory ? mlx_ncps::empty_array(state_shape) : next;
+    mx::array next_c = cell.has_memory() ? mlx_ncps::empty_array(state_shape) : next;
     const bool same = cell.reads_state() && form != EVERY;
     mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
     {
-      nb::gil_scoped_release unlocked;
-      cell.run(B, x_values, ts.data(), {h, c, next.data<float>(), next_c.data<float>()},
-               same ? nullptr : output.data<float>());
+      // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
+      std::optional<nb::gil_scoped_release> unlocked;
+      if (B * T * cell.work() > WORTH_UNLOCKING) unlocked.emplace();
+      cell.run({B, T, x, ts.data(), h, c, next.data<float>(), next_c.data<float>(),
+                same ? nullptr : output.data<float>(), form == EVERY});
     }
     const nb::object first = nb::cast(std::move(output));
     nb::object state = same ? first : nb::cast(std::move(next));
-    if (memory) state = nb::make_tuple(state, nb::cast(std::move(next_c)));
+    if (cell.has_memory()) state = nb::make_tuple(state, nb::cast(std::move(next_c)));
     return nb::make_tuple(first, state);
   }
 };
+
+// A StepCell, the raw parameters that it was made from, and where they lie.
+struct Stream {
+  StepCell cell;
+  Arrays parameters;
+  std::optional<Places> places;  // none: unknown
+
+  void watch(Places now) {  // what it lets go of may call us: only when the new ones are in place
+    std::optional<Places> old(std::move(now));
+    std::swap(places, old);
+  }
+  // Whether packing these parameters would make the same.
+  bool made_from(const nb::list& now) const {
+    if (now.size() != parameters.size() || !cell.current()) return false;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const mx::array* a = array_of(now[i]);
+      if (!a || a->id() != parameters[i].id()) return false;
+    }
+    return true;
+  }
+
+  // (output, state); None: the graph's code must run this call; False: what the parameters depend
+  // on may have changed.
+  nb::object step(nb::handle owner, nb::handle front, nb::handle inputs, nb::handle initial,
+                  nb::handle timespans, int form) const {
+    Request request{Form(form)};
+    if (!request.read(cell, inputs, initial, timespans)) return nb::none();
+    if (!cell.current() || !places || !places->unchanged(owner, front)) return nb::bool_(false);
+    return request.run(cell);
+  }
+};
+
+// A short sequence through a CfC that is packed for this call alone: (states [B, T, H], the last
+// [B, H]), or None where a graph must compute it.
+nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespans,
+                       const CfcStage& stage) {
+  const mx::array* x = array_of(inputs);
+  for (const auto& given : {inputs, initial, timespans})
+    if (array_of(given) && !values_of(*array_of(given))) return nb::none();
+  if (!x || x->ndim() != 3) return nb::none();
+  long work = 0;
+  for (const auto& weight : stage.weights) {
+    work += long(weight.size());
+    if (!values_of(weight) || !weight.is_available()) return nb::none();  // a reshape, lazy itself
+  }
+  if (x->shape(0) * x->shape(1) * work > WORTH_A_GRAPH) return nb::none();
+  const mx::Shape& bias = stage.weights[2 * stage.layers + 1].shape();
+  std::optional<float> only_ts;
+  if (timespans.is_none() || PyFloat_Check(timespans.ptr()))
+    only_ts = timespans.is_none() ? 1.0f : float(PyFloat_AsDouble(timespans.ptr()));
+  const StepCell cell({stage}, {}, Readout{0, bias.empty() ? 0 : bias[0]}, only_ts);
+  Request request{EVERY};
+  return request.read(cell, inputs, initial, timespans) ? request.run(cell) : nb::none();
+}
 
 // x [..., N] times weight [M, N] transposed, plus bias [M] or None; None where something has no
 // values yet, or other shapes.
@@ -194,30 +243,36 @@ void bind_step_cell(nb::module_& m) {
       "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
       "Whether an object is an evaluated, row-contiguous float32 array.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
+  nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
+      .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none());
   nb::class_<Readout>(m, "Readout")
       .def(nb::init<int, int, std::optional<mx::array>, std::optional<mx::array>>(), "first"_a,
            "count"_a, "w"_a.none() = nb::none(), "b"_a.none() = nb::none());
   nb::class_<CfcStage>(m, "CfcStage")
       .def(nb::init<Arrays, int, int, std::string, std::string, std::string>(), "weights"_a,
            nb::kw_only(), "inputs"_a, "layers"_a, "mode"_a, "activation"_a, "head_activation"_a);
+  m.def("cfc_at_once", &cfc_at_once, "x"_a, "h0"_a, "ts"_a, "stage"_a,
+        "(states, last state) of a short sequence, or None: a graph must compute it.");
   nb::class_<Stream>(m, "StepCell", "A cell for streams of single steps.")
       .def_static(
           "ltc",
           [](const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
              const Arrays& memory, const Readout& readout, const Arrays& parameters) {
-            return new Stream{StepCell(folded, unfolds, std::move(synapses), memory, readout),
-                              parameters};
+            return new Stream{
+                StepCell(folded, unfolds, std::move(synapses), memory, readout), parameters, {}};
           },
           "folded"_a, "unfolds"_a, "synapses"_a.none(), "memory"_a, "readout"_a, "parameters"_a)
       .def_static(
           "cfc",
           [](const std::vector<CfcStage>& chain, const Arrays& memory, const Readout& readout,
              const Arrays& parameters) {
-            return new Stream{StepCell(chain, memory, readout), parameters};
+            return new Stream{StepCell(chain, memory, readout), parameters, {}};
           },
           "chain"_a, "memory"_a, "readout"_a, "parameters"_a)
-      .def("__call__", &Stream::step, "x"_a, "state"_a.none(), "ts"_a.none(), "parameters"_a,
-           "form"_a,
+      .def("made_from", &Stream::made_from, "parameters"_a)
+      .def("watch", &Stream::watch, "places"_a)
+      .def("__call__", &Stream::step, "cell"_a, "memory"_a.none(), "x"_a.none(), "state"_a.none(),
+           "ts"_a.none(), "form"_a,
            "(output, state) of one step; None: a graph must compute it; False: the parameters have "
            "changed.");
 }

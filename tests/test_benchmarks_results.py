@@ -126,6 +126,57 @@ def test_scaling_leaves_out_what_would_take_too_long(measured, tmp_path):
     assert rows["ltc T 512"]["cells"]["eager"] == slower
 
 
+@pytest.mark.parametrize("status", ["red", "error"])
+@pytest.mark.parametrize("module", [scaling, memory], ids=lambda module: module.__name__)
+def test_failure_of_a_cell_is_that_of_the_command(measured, monkeypatch, module, status):
+    def measure(row, implementations, want, options, done):
+        for i in implementations:
+            done(i.key, ready(status=status, reason="wrong"))
+
+    monkeypatch.setattr(table, "measure", measure)
+    name = module.__name__.split(".")[1]
+    assert module.run(options(name, "--quick", "--only", "cfc-B" if module is memory else "T")) == 1
+
+
+def test_one_series_completes_a_file_which_names_all_its_commands(measured, tmp_path):
+    measured.stop = 3
+    columns = ("--column", "fused", "--column", "torch")
+    first = ("scaling", "--json", str(tmp_path / "scaling.json"), *columns, "--only", "cross")
+    assert scaling.run(options(*first)) == 130
+    measured.stop = None
+    for _ in range(2):  # the second has nothing to do
+        document = scaled(measured, tmp_path, *columns, "--only", "cross", "--resume")
+    later = f"{' '.join(('scaling', *first[1:3], *columns))} --only cross --resume"
+    assert document["command"] == (
+        f"python -m benchmarks {' '.join(first)}; python -m benchmarks {later}"
+    )
+    assert {row["row"]["series"] for row in document["rows"].values()} == {
+        "cfc cross-over",
+        "cfc cross-over, fwd+bwd",
+    }
+    assert not scaling.unfinished(document, "cfc cross-over, fwd+bwd")
+
+
+def test_half_a_cross_over_is_not_drawn(measured, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from benchmarks import plots
+
+    only = ("--only", "cross", "--column", "fused", "--column", "torch")
+    document = scaled(measured, tmp_path, *only)
+    del document["rows"]["cfc cross-over, fwd+bwd 256"]
+    del document["rows"]["cfc cross-over, fwd+bwd 512"]["cells"]["torch"]
+    folder = tmp_path / "figures"
+    assert plots.draw_scaling(document, folder) == []
+    assert not list(folder.iterdir())
+    reason = "cross_over.png is not drawn: cfc cross-over, fwd+bwd lacks 256, 512\n"
+    assert capsys.readouterr().err.endswith(reason)
+    for name in list(document["rows"]):
+        if "fwd+bwd" in name:
+            del document["rows"][name]
+    assert plots.draw_scaling(document, folder) == []
+    assert "fwd+bwd lacks 32, 64, 128, 256, 512" in capsys.readouterr().err
+
+
 def test_plots_are_small_files(measured, tmp_path):
     pytest.importorskip("matplotlib")
     only = ("--only", "ltc T", "--only", "threads", "--only", "cross", "--column", "fused")

@@ -474,5 +474,24 @@ def test_bases_leave_the_rest_to_subclasses():
     assert_close("state", state, np.full((B, 1), 2.5), 0.0)
     assert_close("output", output, np.full((B, 1), -2.5), 0.0)
     assert issubclass(LTCCell, NCPRNNCell)
-    with pytest.raises(NotImplementedError):
-        LiquidCell().build(3)
+
+
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        (lambda cell: cell.state_size, "state_size"),
+        (lambda cell: cell.sensory_size, "sensory_size"),
+        (lambda cell: cell.output_size, "output_size"),
+        (lambda cell: cell.motor_size, "output_size"),
+        (lambda cell: cell.build(3), "_create(width) or build(input_shape)"),
+        (lambda cell: cell.sequence(mx.ones((B, 1, 2)), mx.ones((B, 1)), None), "sequence()"),
+        (lambda cell: cell.readout(mx.ones((B, 1))), "readout()"),
+    ],
+)
+def test_a_cell_says_what_is_missing(use, name):
+    class Empty(LiquidCell):
+        op = "empty"
+
+    with pytest.raises(NotImplementedError) as error:
+        use(Empty())
+    assert str(error.value) == f"[empty] Empty must define {name}."

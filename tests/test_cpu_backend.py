@@ -150,6 +150,34 @@ def test_vmap_equals_a_loop(case):
         check_vmap(case, "cpu", synapses=True)
 
 
+@pytest.mark.parametrize("batch", [3, 20])  # less than a vector, more than one
+def test_vmap_of_synapse_lists_equals_a_loop(batch):
+    """What the lists' kernel saves lies in blocks of an element's rows, also in a mapped batch."""
+    case = LtcCase(timespans="per_batch", batch=batch, units=5, density=0.3, steps=3, unfolds=4)
+    masks = make(case).params
+    handle = cpu._handle(ops.SynapseLists(masks.mask, masks.sensory_mask))
+    sizes = case.batch, case.inputs, case.units, case.unfolds
+    assert _loader.native.ltc_kernel(*sizes, synapses=handle) == "lists"
+    check_vmap(case, "cpu", synapses=True)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3])
+def test_an_ltc_call_keeps_the_instruction_set_it_was_made_with(density):
+    case = LtcCase(timespans="per_batch", batch=20, units=5, density=density)
+    before = mlx_ncps.get_instruction_set()
+    try:
+        for isa in mlx_ncps.instruction_sets():
+            mlx_ncps.set_instruction_set(isa)
+            want = gradients(case, "cpu", synapses=density < 1.0)
+            mx.eval(want)
+            lazy = gradients(case, "cpu", synapses=density < 1.0)
+            mlx_ncps.set_instruction_set(mlx_ncps.instruction_sets()[-1])
+            for name in want:
+                assert mx.array_equal(lazy[name], want[name]), (isa, name)
+    finally:
+        mlx_ncps.set_instruction_set(before)
+
+
 @pytest.mark.parametrize("case", FEW, ids=str)
 def test_derivatives_that_are_missing_name_the_backend_that_has_them(case):
     with pytest.raises(RuntimeError, match=r'use_backend\("reference"\)'):
@@ -239,6 +267,9 @@ def test_options_reach_the_primitives(monkeypatch):
 
     class Recorder:
         def __getattr__(self, name):
+            if name == "has_values":
+                return lambda _: False  # nothing is computed at once, without a primitive
+
             def record(*arrays, **options):
                 seen.append(options)
                 return getattr(native, name)(*arrays, **options)
@@ -258,6 +289,46 @@ def test_options_reach_the_primitives(monkeypatch):
         assert ltc["synapses"] is handle
         assert cfc["merged"]
         assert ltc["stream"] == cfc["stream"] == mx.cpu
+
+
+@pytest.mark.parametrize("case", CFC_CASES, ids=str)
+def test_short_inference_is_computed_at_once(case, native):
+    got = states(case, "cpu", training=False)
+    at_once = native.has_values(got)
+    assert_close("states", got, want_states(case), tolerance(case.dtype, "forward"))
+    assert got.dtype == getattr(mx, case.dtype)
+    plain = case.dtype == "float32" and case.variant == "torch" and case.timespans == "none"
+    assert at_once == plain
+    assert not native.has_values(states(case, "cpu", training=True))
+
+
+@pytest.mark.parametrize("ts", [None, 0, 1, 0.7])
+@pytest.mark.parametrize("mode", ["default", "no_gate", "pure"])
+@pytest.mark.parametrize("layers", [0, 2])
+def test_inference_at_once_has_the_bits_of_the_primitive(native, ts, mode, layers):
+    call = to_mlx(make(CfcCase(mode=mode, layers=layers, units=33)))
+    arguments = (call.inputs, call.state, ts, call.params)
+    got, want = (ops.cfc_sequence(*arguments, mode=mode, training=t) for t in (False, True))
+    assert native.has_values(got)
+    assert mx.array_equal(got, want)
+
+
+def test_what_inference_leaves_to_the_primitive(native):
+    case = CfcCase()
+    f, leaves, _ = problem(case, training=False)
+    wanted = f(*leaves.values())
+    assert native.has_values(wanted)
+    for name, leaf in leaves.items():
+        lazy = leaves | {name: leaf + 0.0}
+        got = f(*lazy.values())
+        assert not native.has_values(got), name
+        assert_close(name, got, wanted, tolerance("float32", "forward"))
+    compiled = mx.compile(f)(*leaves.values())
+    assert_close("compiled", compiled, wanted, tolerance("float32", "forward"))
+    long = CfcCase(batch=64, steps=300, units=32, backbone_units=32)
+    assert not native.has_values(states(long, "cpu", training=False))
+    mapped = mx.vmap(lambda x: f(x, *list(leaves.values())[1:]))(leaves["inputs"][None])
+    assert_close("mapped", mapped[0], wanted, tolerance("float32", "forward"))
 
 
 def test_timespan_zero_keeps_the_ltc_state():

@@ -3,21 +3,22 @@ the arrays are not plain evaluated ones.
 """
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from cases import assert_close
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 from mlx_ncps import CfC, CfCCell, LTCCell, StreamingSession, dispatch, use_backend
-from mlx_ncps.rnn import LTC, LTCRNN
-from mlx_ncps.wirings import NCP, AutoNCP, Random
+from mlx_ncps.rnn import LTCRNN
+from mlx_ncps.wirings import AutoNCP
 from rnn_layers import (
     GRADIENT,
-    LAYERS,
     SAME,
     B,
     I,
@@ -28,20 +29,7 @@ from rnn_layers import (
     normal,
     spans,
 )
-
-MORE = {
-    "cfc_no_gate": lambda **o: CfC(I, 6, mode="no_gate", backbone_units=[7, 9], **o),
-    "cfc_keras": lambda **o: CfC(I, 6, backbone_units=9, variant="keras", **o),
-    "cfc_paper": lambda **o: CfC(I, 20, backbone_layers=0, variant="paper", **o),
-    "cfc_wired_backbone": lambda **o: CfC(I, AutoNCP(10, 2), backbone_units=7, **o),
-    "cfc_ncp": lambda **o: CfC(I, NCP(7, 5, 3, 3, 2, 3, 2), mode="no_gate", **o),
-    "ltc_plain": lambda **o: LTC(I, 20, input_mapping=None, output_mapping=None, **o),
-    "ltc_linear": lambda **o: LTC(I, Random(9, 4, 0.5), output_mapping="linear", **o),
-    "ltc_explicit": lambda **o: LTC(I, AutoNCP(40, 5), implicit_param_constraints=False, **o),
-}
-ALL = {name: lambda f=f, **o: f(**o) for name, f in (LAYERS | MORE).items()}
-all_layers = pytest.mark.parametrize("name", ALL)
-few_layers = pytest.mark.parametrize("name", ["cfc", "cfc_wired", "ltc_wired"])
+from step_layers import all_layers, at_once, built, evaluated, few_layers, randomise
 
 
 @pytest.fixture(autouse=True)
@@ -50,30 +38,6 @@ def seed(native):
     native.poison_outputs(True)
     yield
     native.poison_outputs(False)
-
-
-def built(name, **options):
-    layer = ALL[name](**options)
-    randomise(layer)
-    return layer
-
-
-def randomise(layer):
-    """Every parameter off its starting value, so that none can be left out unseen."""
-    leaves = tree_map(
-        lambda p: p + mx.random.uniform(0.05, 0.2, p.shape), layer.trainable_parameters()
-    )
-    layer.update(leaves)
-    mx.eval(layer.parameters())
-
-
-def at_once(native, *arrays):
-    return all(native.has_values(a) for a in arrays)
-
-
-def evaluated(*arrays):
-    mx.eval(arrays)
-    return arrays if len(arrays) > 1 else arrays[0]
 
 
 @all_layers
@@ -261,6 +225,114 @@ def test_options_and_masks_count_when_they_change(native):
         native.set_isa(isa)
         assert_close(isa, layer.step(x, h)[1], before, SAME)
     native.set_isa(native.isas()[0])
+
+
+def test_modules_and_options_count_when_they_change():
+    cell = CfCCell(I, 6, backbone_units=[7, 9])
+    other = CfCCell(I, 6, backbone_units=[7, 9], sparsity_mask=np.eye(9, 6))
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    mx.eval(cell.parameters(), other.parameters())
+    before = np.array(cell(x, h)[0])
+
+    def swap():
+        cell.ff1, cell.ff2 = cell.ff2, cell.ff1
+
+    changes = {
+        "module": lambda: setattr(cell, "ff1", other.ff1),
+        "array of a new module": lambda: setattr(cell.ff1, "bias", mx.ones(6)),
+        "item of a list": lambda: cell.backbone.__setitem__(1, other.backbone[1]),
+        "list": lambda: setattr(cell, "backbone", other.backbone),
+        "array of a new list": lambda: setattr(cell.backbone[0], "bias", mx.ones(7)),
+        "two modules": swap,
+        "mask": lambda: setattr(cell, "sparsity_mask", other.sparsity_mask),
+        "option": lambda: setattr(cell, "variant", "keras"),
+        "tuple": lambda: setattr(
+            cell, "backbone_options", cell.backbone_options._replace(activation="relu")
+        ),
+    }
+    for name, change in changes.items():
+        change()
+        mx.eval(cell.parameters())
+        with use_backend("reference"):
+            want, _ = cell(x, h)
+        got = np.array(cell(x, h)[0])
+        assert_close(name, got, want, SAME)
+        assert not np.array_equal(got, before), name
+        before = got
+
+
+def test_one_parameter_many_times_in_place():
+    cell = CfCCell(I, 6, backbone_units=7)
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    for _ in range(50):  # identities of arrays that are gone may come again
+        cell.ff1.bias[...] = cell.ff1.bias + 0.1
+        mx.eval(cell.parameters())
+        with use_backend("reference"):
+            want, _ = cell(x, h)
+        assert_close("step", cell(x, h)[0], want, SAME)
+
+
+def test_what_no_step_depends_on_packs_nothing(monkeypatch):
+    packed = []
+    monkeypatch.setattr(
+        CfCCell, "pack_step", lambda *a, f=CfCCell.pack_step: packed.append(1) or f(*a)
+    )
+    cell = CfCCell(I, 6)
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    cell(x, h)
+    cell.eval()
+    cell.note = "of the user"
+    cell(x, h)
+    cell.train()
+    cell.freeze()
+    cell(x, h)
+    assert packed == [1]
+
+
+@few_layers
+def test_a_cell_that_stepped_is_freed(name):
+    layer = built(name, mixed_memory="wired" not in name)
+    layer.step(evaluated(normal(1, I)))
+    cell = weakref.ref(layer.rnn_cell)
+    del layer
+    gc.collect()
+    assert cell() is None
+
+
+def test_parameters_that_another_thread_changes():
+    cell = CfCCell(I, 6)
+    x, h = evaluated(normal(1, I), normal(1, 6))
+    biases = [evaluated(mx.full((6,), float(n))) for n in range(2)]
+    want = []
+    for bias in biases:
+        cell.ff1.bias = bias
+        want.append(np.array(cell(x, h)[0]))
+
+    def change():
+        for n in range(400):
+            cell.ff1.bias = biases[n % 2]
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    while thread.is_alive():
+        got = np.array(cell(x, h)[0])
+        assert any(np.array_equal(got, one) for one in want)
+    thread.join()
+    assert_close("in the end", cell(x, h)[0], want[1], 0.0)
+
+
+@pytest.mark.parametrize("make_cell", [lambda: CfCCell(I, 6), lambda: LTCCell(6, I)])
+def test_calls_of_a_cell_that_are_refused(make_cell):
+    cell = make_cell()
+    x, h = evaluated(normal(B, I), normal(B, 6))
+    cell(x, h)
+    for bad in (x[0], None, np.ones((B, I), np.float32)):
+        with pytest.raises(ValueError, match="inputs must be"):
+            cell(bad, h)
+    with pytest.raises(ValueError, match=r"state must be \[B, H\] = \(3, 6\), got \(6,\)"):
+        cell(x, h[0])
+    with pytest.raises(ValueError, match=r"inputs must have 4 features, got 3"):
+        cell(evaluated(mx.ones((B, 3))), h)
 
 
 @few_layers

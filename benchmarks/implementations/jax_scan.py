@@ -69,8 +69,11 @@ def _sequence_program(row, states, trained, arguments, weights) -> Program:
 
     if row.mode == "fwd":
         f = jax.jit(lambda trained, x, v: states(trained, x, v)[..., : row.outputs])
-        check = lambda: {"output": np.asarray(f(trained, *arguments))}  # noqa: E731
-        return Program(check, lambda: jax.block_until_ready(f(trained, *arguments)))
+
+        def outputs():
+            return {"output": np.asarray(f(trained, *arguments))}
+
+        return Program(outputs, lambda: jax.block_until_ready(f(trained, *arguments)))
     gradient = jax.value_and_grad(loss, has_aux=True)
     f = jax.jit(gradient)
 
@@ -108,7 +111,10 @@ class _Adam(NamedTuple):
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, self.first, gradients)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, self.second, gradients)
         rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-        move = lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8)  # noqa: E731
+
+        def move(p, m, v):
+            return p - rate * m / (jnp.sqrt(v) + 1e-8)
+
         return _Adam(jax.tree.map(move, self.params, first, second), first, second, count)
 
 

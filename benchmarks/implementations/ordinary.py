@@ -65,7 +65,9 @@ def _torch(name: str, row, threads: int) -> Program:
         wait()
         return output
 
-    check = lambda: {"output": run().detach().cpu().numpy()}  # noqa: E731
+    def check():
+        return {"output": run().detach().cpu().numpy()}
+
     return Program(check, run, lambda: torch_operators(run))
 
 
@@ -103,5 +105,7 @@ def _mlx(kind, row) -> Program:
             last[:] = [state[:, -1] for state in outputs]
         return outputs
 
-    check = lambda: {k: np.array(v) for k, v in tree_flatten(run())}  # noqa: E731
+    def check():
+        return {k: np.array(v) for k, v in tree_flatten(run())}
+
     return Program(check, run, lambda: len(primitives(graph())))

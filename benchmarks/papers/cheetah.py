@@ -7,7 +7,6 @@ recorded traces of 17 features, by LTC, CfC, LSTM and continuous-time baselines 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ import mlx_ncps
 import numpy as np
 from mlx_ncps import LTC, CfC, CTGRUCell, CTRNNCell, LiquidRNN, NeuralODECell
 
-from .runs import CHECKPOINTS, RESULTS, Run, add_result, read_results, spread, table
+from .runs import Run, add_result, arguments, read_results, spread, table
 
 WINDOW, STRIDE, UNITS, BATCH, EPOCHS = 32, 10, 32, 16, 200
 TRAIN, VALID, TEST = slice(15, 25), slice(0, 5), slice(5, 15)  # of the sorted files
@@ -212,16 +211,10 @@ def results_table(entries) -> str:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("train", "table"))
+    parser = arguments(__doc__, "cheetah", EPOCHS, "of the whole training")
     parser.add_argument("--data", default=os.environ.get("CHEETAH_DATA", "data/cheetah"))
     parser.add_argument("--model", choices=tuple(SETUPS), nargs="+", default=["ltc"])
-    parser.add_argument("--seed", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, help="learning rate in place of the paper's")
-    parser.add_argument("--threads", type=int, help="of the fused kernels")
-    parser.add_argument("--checkpoints", default=CHECKPOINTS / "cheetah", help="folder of the runs")
-    parser.add_argument("--results", default=RESULTS / "cheetah.json", help="file of the results")
     options = parser.parse_args(argv)
     if options.command == "table":
         print(results_table(read_results(options.results)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -84,6 +85,23 @@ class Run:
         self.model.update(arrays["model"])
         self.optimizer.state = arrays["optimizer"]
         self.log = state["log"]
+
+
+def arguments(description: str, name: str, epochs: int, meaning: str) -> argparse.ArgumentParser:
+    """A parser of what every experiment takes.
+
+    name: of its folder of checkpoints and its file of results.  epochs, meaning: default and help
+    of --epochs.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    add = parser.add_argument
+    add("command", choices=("train", "table"))
+    add("--seed", type=int, nargs="+", default=[0])
+    add("--epochs", type=int, default=epochs, help=meaning)
+    add("--threads", type=int, help="of the fused kernels")
+    add("--checkpoints", default=CHECKPOINTS / name, help="folder of the runs")
+    add("--results", default=RESULTS / f"{name}.json", help="file of the results")
+    return parser
 
 
 def add_result(path, entry: dict) -> None:

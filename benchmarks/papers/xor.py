@@ -7,7 +7,6 @@ as runs of equal bits, (bit, elapsed time) each.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ import numpy as np
 from mlx.utils import tree_map, tree_map_with_path
 from mlx_ncps import LTC, CfC
 
-from .runs import CHECKPOINTS, RESULTS, Run, add_result, read_results, spread, table
+from .runs import Run, add_result, arguments, read_results, spread, table
 
 PAD = 32  # strings have 2 .. PAD - 1 bits; elapsed times are divided by it
 PAPER_EPOCHS = 200
@@ -248,15 +247,9 @@ def results_table(entries) -> str:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("train", "table"))
+    parser = arguments(__doc__, "xor", PAPER_EPOCHS, "end of the schedule")
     parser.add_argument("--model", choices=tuple(SETUPS), default="cfc")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--first", type=int, default=0, help="first epoch of the schedule")
-    parser.add_argument("--epochs", type=int, default=PAPER_EPOCHS, help="end of the schedule")
-    parser.add_argument("--threads", type=int, help="of the fused kernels")
-    parser.add_argument("--checkpoints", default=CHECKPOINTS / "xor", help="folder of the runs")
-    parser.add_argument("--results", default=RESULTS / "xor.json", help="file of the results")
     options = parser.parse_args(argv)
     if options.command == "table":
         print(results_table(read_results(options.results)))

@@ -33,9 +33,10 @@ struct LstmProblem {
 };
 
 // A whole LTC sequence (MATHS 3). `batch_lanes` chooses the layout of `saved`: false [B, T, U, 2,
-// H], true [T, U, 2, H, B].
+// H], true [B / element, then blocks of `lanes` rows of an element][T, U, H, 2, rows of the block].
 struct LtcProblem {
   long B, T, I, H, U;
+  long element;                                  // rows of one element of a mapped batch, else B
   const float *x, *v0, *ts;                      // [B, T, I], [B, H], [B, T]
   const float *cm, *leak_num, *leak_den;         // [H]
   SynapseMatrices recurrent, sensory;            // [H, H], [I, H]

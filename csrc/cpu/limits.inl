@@ -4,23 +4,26 @@
 constexpr long LIMIT_BLOCK = 8;  // independent chains, enough to hide the latency of each step
 
 // `rounds` times LIMIT_BLOCK vectors of gates 1 / (1 + exp2(s2 v + m2)), each with the two
-// multiply-adds that a synapse costs.
+// multiply-adds that a synapse costs; in the order of accumulate_synapses.
 static float run_gates(long rounds) {
-  float values[3 * LIMIT_BLOCK * W];
-  for (long i = 0; i < 3 * LIMIT_BLOCK * W; ++i) values[i] = 0.01f * float(i % 100) - 0.5f;
-  vf n[LIMIT_BLOCK], d[LIMIT_BLOCK];
-  for (long c = 0; c < LIMIT_BLOCK; ++c) n[c] = d[c] = vf{};
-  for (long round = 0; round < rounds; ++round) {
-    const vf v = splat(values[round % W]);
-    for (long c = 0; c < LIMIT_BLOCK; ++c) {
-      const vf s2 = load(values + c * W), w = load(values + (LIMIT_BLOCK + c) * W);
-      const vf gate = ltc_gate(v, s2, w);
-      n[c] += gate * s2;
-      d[c] += gate * w;
-    }
+  float values[4 * W];
+  for (long i = 0; i < 4 * W; ++i) values[i] = 0.01f * float(i % 100) - 0.5f;
+  const vf s2 = load(values), m2 = load(values + W), w = load(values + 2 * W),
+           we = load(values + 3 * W);
+  vf n[LTC_ROWS], d[LTC_ROWS], gate[LTC_ROWS], next[LTC_ROWS];
+  const auto gates = [&](long round) {
+    for (int r = 0; r < LTC_ROWS; ++r) next[r] = ltc_gate(splat(values[round % W + r]), s2, m2);
+  };
+  for (int r = 0; r < LTC_ROWS; ++r) n[r] = d[r] = vf{};
+  gates(0);
+  for (long round = 0; round < rounds * LIMIT_BLOCK / LTC_ROWS; ++round) {
+    if (!GATES_AHEAD) gates(round);
+    for (int r = 0; r < LTC_ROWS; ++r) gate[r] = next[r];
+    if (GATES_AHEAD) gates(round + 1);
+    for (int r = 0; r < LTC_ROWS; ++r) d[r] += gate[r] * w, n[r] += gate[r] * we;
   }
   vf sum = vf{};
-  for (long c = 0; c < LIMIT_BLOCK; ++c) sum += n[c] + d[c];
+  for (int r = 0; r < LTC_ROWS; ++r) sum += n[r] + d[r];
   return horizontal_sum(sum);
 }
 

@@ -8,6 +8,9 @@ constexpr int LTC_ROWS =
 #else
 constexpr int LTC_ROWS = 2;
 #endif
+// Whether gates are computed one synapse ahead of their sums: a gate is a chain of some 40 cycles,
+// which leaves the pipes waiting when nothing else stands beside it. Needs as many registers.
+constexpr bool GATES_AHEAD = LTC_ROWS == 4;
 
 // Parameters in blocks of W neurons: [blocks][others][s2 m2 w we][W]. The blocked neurons are
 // targets, or with `transposed` sources. A forward drops the sources whose synapses into a block
@@ -61,16 +64,19 @@ static inline void accumulate_synapses(const SynapseBlocks& synapses, long q, co
                                        long stride, vf* num, vf* den) {
   const float* block = synapses.block(q);
   const int *source = synapses.sources_of(q) + 1, *const end = source + source[-1];
-  vf n[ROWS], d[ROWS];
+  vf n[ROWS], d[ROWS], gate[ROWS], next[ROWS];
+  const auto gates = [&](const float* at, int i) {
+    const vf s2 = load(at), m2 = load(at + W);
+    for (int r = 0; r < ROWS; ++r) next[r] = ltc_gate(splat(v[r * stride + i]), s2, m2);
+  };
   for (int r = 0; r < ROWS; ++r) n[r] = num[r], d[r] = den[r];
+  if (GATES_AHEAD && source < end) gates(block, *source);
   for (; source < end; ++source, block += 4 * W) {
-    const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
-             we = load(block + 3 * W);
-    for (int r = 0; r < ROWS; ++r) {
-      const vf gate = ltc_gate(splat(v[r * stride + *source]), s2, m2);
-      d[r] += gate * w;
-      n[r] += gate * we;
-    }
+    if (!GATES_AHEAD) gates(block, *source);
+    for (int r = 0; r < ROWS; ++r) gate[r] = next[r];
+    if (GATES_AHEAD && source + 1 < end) gates(block + 4 * W, source[1]);
+    const vf w = load(block + 2 * W), we = load(block + 3 * W);
+    for (int r = 0; r < ROWS; ++r) d[r] += gate[r] * w, n[r] += gate[r] * we;
   }
   for (int r = 0; r < ROWS; ++r) num[r] = n[r], den[r] = d[r];
 }

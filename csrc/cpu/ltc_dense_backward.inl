@@ -10,17 +10,24 @@ constexpr float MINUS_LN2 = -0.69314718055994531f;
 template <int ROWS>
 static inline void backward_recurrent(const float* block, float* slab, long targets, const float* v,
                                       float* dv, long Hp, const float* dn, const float* dd) {
-  vf vr[ROWS], sum[ROWS];
+  vf vr[ROWS], sum[ROWS], gate[ROWS], next[ROWS];
   for (int r = 0; r < ROWS; ++r) vr[r] = load(v + r * Hp), sum[r] = vf{};
+  const auto gates = [&](const float* at) {
+    const vf s2 = load(at), m2 = load(at + W);
+    for (int r = 0; r < ROWS; ++r) next[r] = ltc_gate(vr[r], s2, m2);
+  };
+  if (GATES_AHEAD) gates(block);
   for (long j = 0; j < targets; ++j, block += 4 * W, slab += 4 * W) {
-    const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
-             we = load(block + 3 * W);
+    if (!GATES_AHEAD) gates(block);
+    for (int r = 0; r < ROWS; ++r) gate[r] = next[r];
+    if (GATES_AHEAD && j + 1 < targets) gates(block + 4 * W);
+    const vf s2 = load(block), w = load(block + 2 * W), we = load(block + 3 * W);
     vf ds2 = load(slab), dm2 = load(slab + W), dw = load(slab + 2 * W), dwe = load(slab + 3 * W);
     for (int r = 0; r < ROWS; ++r) {
-      const vf gate = ltc_gate(vr[r], s2, m2), n = splat(dn[r * Hp + j]), d = splat(dd[r * Hp + j]);
-      const vf dz = ltc_gate_backward(gate, w, we, n, d);
-      dw += gate * d;
-      dwe += gate * n;
+      const vf gn = gate[r] * dn[r * Hp + j], gd = gate[r] * dd[r * Hp + j];
+      const vf dz = ltc_gate_backward_weighted(gate[r], w, we, gn, gd);
+      dw += gd;
+      dwe += gn;
       dm2 += dz;
       ds2 += dz * vr[r];
       sum[r] += dz * s2;
@@ -47,10 +54,10 @@ static inline void backward_sensory(const LtcDense& k, float* slab, const float*
       vf ds2 = load(grad), dm2 = load(grad + W), dw = load(grad + 2 * W), dwe = load(grad + 3 * W);
       for (int r = 0; r < ROWS; ++r) {
         const vf xi = splat(x[r * stride + i]), gate = ltc_gate(xi, s2, m2);
-        const vf n = load(dn + r * Hp + q), d = load(dd + r * Hp + q);
-        const vf dz = ltc_gate_backward(gate, w, we, n, d);
-        dw += gate * d;
-        dwe += gate * n;
+        const vf gn = gate * load(dn + r * Hp + q), gd = gate * load(dd + r * Hp + q);
+        const vf dz = ltc_gate_backward_weighted(gate, w, we, gn, gd);
+        dw += gd;
+        dwe += gn;
         dm2 += dz;
         ds2 += dz * xi;
         sum[r] += dz * s2;

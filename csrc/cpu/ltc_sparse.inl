@@ -1,6 +1,6 @@
 // LTC over whole sequences, lanes across batch rows, synapses from a list (MATHS 3): sparse
 // wirings, and any wiring of few neurons. A task owns W batch rows; arrays of the task are
-// [neurons][W]. Saved values: [T, U, 2, H, B].
+// [neurons][W].
 
 // One synapse of the list, ready to run.
 struct ListedSynapse {
@@ -38,14 +38,16 @@ static SynapseRuns make_runs(const SynapseMatrices& m, const Synapse* list, long
 }
 
 // out [columns][W] <- rows b .. b + W of a row-major array, `stride` apart; rows past the batch
-// repeat the last one.
-static inline void gather_rows(const float* rows, long stride, long columns, long live,
-                               float* out) {
+// repeat the last one. What lies `next` further on is prefetched: the step to come.
+static inline void gather_rows(const float* rows, long stride, long columns, long live, float* out,
+                               long next = 0) {
   const auto row = [&](long lane) { return rows + (lane < live ? lane : live - 1) * stride; };
   vf tile[W];
   long c = 0;
   for (; c + W <= columns; c += W) {
     for (long lane = 0; lane < W; ++lane) tile[lane] = load(row(lane) + c);
+    if (next != 0 && c % 16 == 0)
+      for (long lane = 0; lane < live; ++lane) __builtin_prefetch(row(lane) + c + next, 0, 2);
     transpose(tile);
     for (long n = 0; n < W; ++n) store(out + (c + n) * W, tile[n]);
   }
@@ -77,16 +79,33 @@ static inline void accumulate_run(const SynapseRuns& runs, long target, const fl
   *num = n, *den = d;
 }
 
+// The rows of a task: W of them at most, of one element of a mapped batch where values are saved.
+struct RowBlock {
+  long b, live;
+  float* saved;  // [T, U, H, 2, live]
+};
+static long row_blocks(const LtcProblem& p, long element) {
+  return element > 0 ? p.B / element * ((element + W - 1) / W) : 0;
+}
+static RowBlock row_block(const LtcProblem& p, long element, long index) {
+  const long blocks = (element + W - 1) / W, within = index % blocks * W,
+             b = index / blocks * element + within;
+  return {b, min_of(W, element - within), p.saved ? p.saved + b * p.T * p.U * 2 * p.H : nullptr};
+}
+
 static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                    const SynapseRuns& sensory, const Lstm& k, long b) {
-  const long H = p.H, I = p.I, T = p.T, U = p.U, live = min_of(W, p.B - b), Hp = round_up(H, W);
+                                    const SynapseRuns& sensory, const Lstm& k,
+                                    const RowBlock& block) {
+  const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live,
+             Hp = round_up(H, W);
+  float* saved = block.saved;
   Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + lstm_floats(k, live));
   float *v = scratch.data, *v_next = v + H * W, *n0 = v_next + H * W, *d0 = n0 + H * W,
         *x = d0 + H * W, *ts = x + I * W, *rows = ts + W;
   const LstmRows lstm{k, b, live, lstm_chunk(k, live), rows + Hp * W};
   gather_rows(p.v0 + b * H, H, H, live, v);
   for (long t = 0; t < T; ++t) {
-    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x);
+    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x, t + 1 < T ? I : 0);
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
     const vf rate = load(ts) / float(U);
     if (p.lstm.on) {
@@ -99,14 +118,15 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
       store(n0 + j * W, n), store(d0 + j * W, d);
     }
     for (long u = 0; u < U; ++u) {
-      float* saved = p.saved ? p.saved + (t * U + u) * 2 * H * p.B + b : nullptr;
       for (long j = 0; j < H; ++j) {
         vf n = load(n0 + j * W), d = load(d0 + j * W);
         accumulate_run(recurrent, j, v, &n, &d);
         store(v_next + j * W, ltc_update(load(v + j * W), n, d, p.cm[j], rate));
         if (!saved) continue;
-        store_partial(saved + j * p.B, n, live);
-        store_partial(saved + (H + j) * p.B, d, live);
+        store_partial(saved, n, live), store_partial(saved + live, d, live);
+        // 32 neurons on, for writing
+        __builtin_prefetch(saved + 64 * live, 1), __builtin_prefetch(saved + 65 * live, 1);
+        saved += 2 * live;
       }
       float* swap = v;
       v = v_next, v_next = swap;
@@ -117,8 +137,11 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
 
 static void ltc_sparse_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
                                    const SynapseRuns& sensory, const Lstm& lstm) {
-  auto body = [&](long task) { ltc_sparse_forward_rows(p, recurrent, sensory, lstm, task * W); };
-  parallel((p.B + W - 1) / W, body);
+  const long element = p.saved ? p.element : p.B;
+  auto body = [&](long task) {
+    ltc_sparse_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, task));
+  };
+  parallel(row_blocks(p, element), body);
 }
 
 static void ltc_sparse_forward(const LtcProblem& p) {

@@ -1,109 +1,166 @@
 // The backward twin of ltc_sparse.inl: synapses in runs of equal source, so that dL/dv_i stays in a
-// register; each synapse's four gradients accumulate per lane in the task's slab, which lives in
-// L2, and are summed over lanes once, at the end. A slab entry is therefore touched once for
-// several evaluations of its synapse: several steps of the sensory synapses, which nothing waits
-// for, and several unfolds of the recurrent ones, whose gates are kept until then.
+// register; each synapse's four gradients accumulate in the task's slab, a vector per synapse. A
+// slab entry is touched once for several evaluations of its synapse: several steps of the sensory
+// synapses, which nothing waits for, and several unfolds of the recurrent ones, whose gates and dz
+// are kept until then.
 
 constexpr int SENSORY_STEPS = LTC_ROWS;  // as in ltc_dense.inl: registers
-constexpr int KEPT_UNFOLDS =
-    3;  // half the default number: more gates would drive the slab out of L2
+constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long
 
-// The four gradients of one synapse, per lane.
+// Sums of half the lanes of a and b, side by side: in every four lanes those of neighbouring pairs
+// as [a b a b] (D = 1), those of such sums as [a a b b] (D = 2).
+constexpr int half_lane(int lane, int d) {
+  return lane / 4 * 4 + (d == 1 ? lane % 4 / 2 : lane % 2) + (lane & d ? int(W) : 0);
+}
+template <int D, int... LANE>
+static inline vf add_halves(vf a, vf b, std::integer_sequence<int, LANE...>) {
+  return __builtin_shufflevector(a, b, half_lane(LANE, D)...) +
+         __builtin_shufflevector(a, b, 2 + half_lane(LANE, D)...);
+}
+
+// The four gradients of one synapse over some evaluations, per lane. In the slab they share a
+// vector: lane l holds a part of gradient l % 4.
 struct SynapseSums {
   vf s2, m2, w, we;
-  explicit SynapseSums(const float* p)
-      : s2(load(p)), m2(load(p + W)), w(load(p + 2 * W)), we(load(p + 3 * W)) {}
-  void write(float* p) const {
-    store(p, s2), store(p + W, m2), store(p + 2 * W, w), store(p + 3 * W, we);
-  }
+  SynapseSums(vf dz, vf v, vf gate, vf n, vf d) : s2(dz * v), m2(dz), w(gate * d), we(gate * n) {}
   void add(vf dz, vf v, vf gate, vf n, vf d) {
     s2 += dz * v, m2 += dz, w += gate * d, we += gate * n;
   }
+  void add_to(float* slab) const {
+    constexpr auto lanes = std::make_integer_sequence<int, W>{};
+    const vf first = add_halves<1>(s2, m2, lanes), second = add_halves<1>(w, we, lanes);
+    store(slab, load(slab) + add_halves<2>(first, second, lanes));
+  }
 };
 
-// dL/dv of one source; keeps the gates of its synapses.
-static inline vf backward_run(const SynapseRuns& runs, long source, vf v, const float* dn,
-                              const float* dd, float* gates) {
-  vf sum = vf{};
-  for (int e = runs.begin[source]; e < runs.begin[source + 1]; ++e) {
-    const ListedSynapse& s = runs.synapses[e];
-    const vf gate = ltc_gate(v, s.s2, s.m2);
-    store(gates + e * W, gate);
-    sum +=
-        ltc_gate_backward(gate, s.w, s.we, load(dn + s.target * W), load(dd + s.target * W)) * s.s2;
-  }
-  return sum * MINUS_LN2;
-}
+// What the unfolds of one step share. An unfold's gates and dz are kept until the first of its
+// group of KEPT_UNFOLDS is reached, which adds the group's gradients to the slab.
+struct ListStep {
+  const SynapseRuns& runs;
+  const float *cm, *saved;  // [U, H, 2, live]
+  long live, H;
+  vf rate;
+  float *v, *dv, *dnd;  // [U + 1][H][W], [H][W], [U][H][dn dd][W]
+  float* kept;          // [KEPT_UNFOLDS - 1][synapses][gate dz][W]
+  float *slab, *dcm;
+  long steps_apart;  // of saved values, to prefetch the step before
+  bool more;
 
-// The gradients of all synapses over N unfolds; v, dn, dd: [N][row], gates: [N][count][W].
-template <int N = KEPT_UNFOLDS>
-static void add_gradients(long unfolds, const SynapseRuns& runs, const float* v, const float* dn,
-                          const float* dd, long row, const float* gates, float* slab) {
-  if constexpr (N > 1)
-    if (unfolds < N) return add_gradients<N - 1>(unfolds, runs, v, dn, dd, row, gates, slab);
-  for (long i = 0; i < runs.neurons; ++i) {
-    vf vs[N];
-    for (int u = 0; u < N; ++u) vs[u] = load(v + u * row + i * W);
-    for (int e = runs.begin[i]; e < runs.begin[i + 1]; ++e) {
+  // The neuron's own part of unfold u: dL/dv after it -> dn, dd and the direct share of dL/dv
+  // before.
+  void neuron(long u, long j, vf dv_next, vf* drate) const {
+    const long at = u * H + j;
+    const float* n_at = saved + at * 2 * live;
+    if (more) __builtin_prefetch(n_at - steps_apart), __builtin_prefetch(n_at - steps_apart + live);
+    const vf n = load_partial(n_at, live), d = load_partial(n_at + live, live);
+    const vf next = load(v + (at + H) * W);
+    const vf grad = dv_next / ltc_update_denominator(d, splat(cm[j]), rate), gn = grad * rate;
+    store(dnd + at * 2 * W, gn), store(dnd + (at * 2 + 1) * W, -gn * next);
+    store(dcm + j * W, load(dcm + j * W) + grad * (load(v + at * W) - next));
+    store(dv + j * W, grad * cm[j]);
+    *drate += grad * (n - next * d);
+  }
+
+  // dL/dv of source i before unfold u. N unfolds from u on add their gradients; with N = 0 this one
+  // is kept.
+  template <int N>
+  vf source(long u, long i) const {
+    const long row = H * W, count = runs.count;
+    const float* const now = dnd + u * 2 * row;
+    vf vs[N + 1], sum = vf{};
+    for (int k = 0; k < N || k == 0; ++k) vs[k] = load(v + (u * H + i) * W + k * row);
+    for (int e = runs.begin[i], end = runs.begin[i + 1]; e < end; ++e) {
       const ListedSynapse& s = runs.synapses[e];
-      SynapseSums sums(slab + e * 4 * W);
-      for (int u = 0; u < N; ++u) {
-        const long at = u * row + s.target * W;
-        const vf gate = load(gates + (u * runs.count + e) * W), n = load(dn + at),
-                 d = load(dd + at);
-        sums.add(ltc_gate_backward(gate, s.w, s.we, n, d), vs[u], gate, n, d);
+      const float* const at = now + s.target * 2 * W;
+      const vf gate = ltc_gate(vs[0], s.s2, s.m2), n = load(at), d = load(at + W),
+               dz = ltc_gate_backward(gate, s.w, s.we, n, d);
+      sum += dz * s.s2;
+      if constexpr (N == 0) {
+        float* to = kept + ((u % KEPT_UNFOLDS - 1) * count + e) * 2 * W;
+        store(to, gate), store(to + W, dz);
+      } else {
+        SynapseSums sums(dz, vs[0], gate, n, d);
+        for (int k = 1; k < N; ++k) {
+          const float *then = at + k * 2 * row, *from = kept + ((k - 1) * count + e) * 2 * W;
+          sums.add(load(from + W), vs[k], load(from), load(then), load(then + W));
+        }
+        sums.add_to(slab + e * W);
       }
-      sums.write(slab + e * 4 * W);
     }
+    return sum * MINUS_LN2;
   }
-}
 
-// The sensory synapses of N steps; x, dx: [N][runs.neurons][W], dn, dd: [N][row].
+  // Every source of unfold u, each followed by its neuron's part of the unfold before.
+  template <int N>
+  void sources(long u, long adding, vf* drate) const {
+    if constexpr (N > 1)
+      if (adding < N) return sources<N - 1>(u, adding, drate);
+    vf sum = *drate;
+    for (long i = 0; i < H; ++i) {
+      const vf grad = load(dv + i * W) + source<N>(u, i);
+      u > 0 ? neuron(u - 1, i, grad, &sum) : store(dv + i * W, grad);
+    }
+    *drate = sum;
+  }
+
+  // The sums over the unfolds: out [H][dn dd][W], and the leak's gradients, which lie behind dcm.
+  void add_up(long U, float* out) const {
+    for (long j = 0; j < H; ++j)
+      for (long part = 0; part < 2; ++part) {
+        vf sum = vf{};
+        for (long u = U - 1; u >= 0; --u) sum += load(dnd + ((u * H + j) * 2 + part) * W);
+        store(out + (j * 2 + part) * W, sum);
+        float* leak = dcm + ((part + 1) * H + j) * W;
+        store(leak, load(leak) + sum);
+      }
+  }
+};
+
+// The sensory synapses of N steps; x, dx: [N][runs.neurons][W], dnd: [N][row], a row [H][dn dd][W].
 template <int N = SENSORY_STEPS>
-static void backward_inputs(long steps, const SynapseRuns& runs, const float* x, const float* dn,
-                            const float* dd, long row, float* dx, float* slab) {
+static void backward_inputs(long steps, const SynapseRuns& runs, const float* x, const float* dnd,
+                            long row, float* dx, float* slab) {
   if constexpr (N > 1)
-    if (steps < N) return backward_inputs<N - 1>(steps, runs, x, dn, dd, row, dx, slab);
+    if (steps < N) return backward_inputs<N - 1>(steps, runs, x, dnd, row, dx, slab);
   for (long i = 0; i < runs.neurons; ++i) {
     vf xs[N], sum[N];
     for (int t = 0; t < N; ++t) xs[t] = load(x + (t * runs.neurons + i) * W), sum[t] = vf{};
-    for (int e = runs.begin[i]; e < runs.begin[i + 1]; ++e) {
+    for (int e = runs.begin[i], end = runs.begin[i + 1]; e < end; ++e) {
       const ListedSynapse& s = runs.synapses[e];
-      SynapseSums sums(slab + e * 4 * W);
+      SynapseSums sums(vf{}, vf{}, vf{}, vf{}, vf{});
       for (int t = 0; t < N; ++t) {
-        const long at = t * row + s.target * W;
-        const vf gate = ltc_gate(xs[t], s.s2, s.m2), n = load(dn + at), d = load(dd + at);
+        const float* at = dnd + t * row + s.target * 2 * W;
+        const vf gate = ltc_gate(xs[t], s.s2, s.m2), n = load(at), d = load(at + W);
         const vf dz = ltc_gate_backward(gate, s.w, s.we, n, d);
         sums.add(dz, xs[t], gate, n, d);
         sum[t] += dz * s.s2;
       }
-      sums.write(slab + e * 4 * W);
+      sums.add_to(slab + e * W);
     }
     for (int t = 0; t < N; ++t) store(dx + (t * runs.neurons + i) * W, sum[t] * MINUS_LN2);
   }
 }
 
-// [recurrent][4][W], [sensory][4][W], [dcm dleak_num dleak_den][H][W]
+// [recurrent][W], [sensory][W], [dcm dleak_num dleak_den][H][W]
 static long ltc_list_slab_floats(const LtcProblem& p) {
-  return (4 * (p.recurrent_count + p.sensory_count) + 3 * p.H) * W;
+  return (p.recurrent_count + p.sensory_count + 3 * p.H) * W;
 }
 
 static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                     const SynapseRuns& sensory, const Lstm& k, long b, float* sums,
-                                     float* totals, const LstmSlab& lstm_sums) {
-  const long H = p.H, I = p.I, T = p.T, U = p.U, B = p.B, live = min_of(W, B - b), row = H * W,
+                                     const SynapseRuns& sensory, const Lstm& k,
+                                     const RowBlock& block, float* sums, float* totals,
+                                     const LstmSlab& lstm_sums) {
+  const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live, row = H * W,
              Hp = round_up(H, W);
-  float *sensory_sums = sums + 4 * p.recurrent_count * W,
-        *neuron_sums = sensory_sums + 4 * p.sensory_count * W;
+  float *sensory_sums = sums + p.recurrent_count * W,
+        *neuron_sums = sensory_sums + p.sensory_count * W;
   Scratch scratch(
-      (U + 2 + 2 * KEPT_UNFOLDS + 2 * SENSORY_STEPS) * row + KEPT_UNFOLDS * recurrent.count * W +
+      (U + 2 + 2 * U + 2 * SENSORY_STEPS) * row + (KEPT_UNFOLDS - 1) * recurrent.count * 2 * W +
       (2 * SENSORY_STEPS * I + 2 + (k.p.on ? Hp : 0)) * W + lstm_backward_floats(k, live));
-  // v [U + 1]; dn, dd, gates [KEPT_UNFOLDS]; step_dn, step_dd, x, dx [SENSORY_STEPS]
-  float *v = scratch.data, *dv = v + (U + 1) * row, *dn = dv + row, *dd = dn + KEPT_UNFOLDS * row,
-        *gates = dd + KEPT_UNFOLDS * row, *step_dn = gates + KEPT_UNFOLDS * recurrent.count * W,
-        *step_dd = step_dn + SENSORY_STEPS * row, *x = step_dd + SENSORY_STEPS * row,
-        *dx = x + SENSORY_STEPS * I * W, *ts = dx + SENSORY_STEPS * I * W, *dts = ts + W,
-        *rows = dts + W;
+  float *v = scratch.data, *dv = v + (U + 1) * row, *dnd = dv + row, *kept = dnd + U * 2 * row,
+        *step_dnd = kept + (KEPT_UNFOLDS - 1) * recurrent.count * 2 * W,
+        *x = step_dnd + SENSORY_STEPS * 2 * row, *dx = x + SENSORY_STEPS * I * W,
+        *ts = dx + SENSORY_STEPS * I * W, *dts = ts + W, *rows = dts + W;
   Carver own{rows + Hp * W};
   const LstmBackwardRows lstm = make_lstm_rows(k, lstm_sums, b, live, own);
   fill(dv, row, 0.0f);
@@ -111,59 +168,38 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
     return t % SENSORY_STEPS == 0 || (p.lstm.on && t % lstm.chunk == 0);
   };
   for (long t = T - 1, waiting = 0; t >= 0; --t) {
-    float *const now_dn = step_dn + waiting * row, *const now_dd = step_dd + waiting * row;
+    float* const now = step_dnd + waiting * 2 * row;
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
-    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x + waiting * I * W);
+    gather_rows(p.x + (b * T + t) * I, T * I, I, live, x + waiting * I * W, t > 0 ? -I : 0);
     ++waiting;
     if (p.lstm.on) {
       lstm_recall(k, b, live, t, rows, Hp);
       gather_rows(rows, Hp, H, live, v);
     } else {
-      gather_rows(state_before(k, p.v, p.v0, b, t), t > 0 ? T * H : H, H, live, v);
+      gather_rows(state_before(k, p.v, p.v0, b, t), t > 0 ? T * H : H, H, live, v, t > 1 ? -H : 0);
     }
-    gather_rows(p.dv + (b * T + t) * H, T * H, H, live, now_dn);
+    gather_rows(p.dv + (b * T + t) * H, T * H, H, live, now, t > 0 ? -H : 0);
     for (long j = 0; j < H; ++j)  // lanes past the batch stay 0
-      store_partial(dv + j * W, load(dv + j * W) + load(now_dn + j * W), live);
-    fill(now_dn, row, 0.0f), fill(now_dd, row, 0.0f);
+      store_partial(dv + j * W, load(dv + j * W) + load(now + j * W), live);
     const vf rate = load(ts) / float(U);
-    const float* saved = p.saved + t * U * 2 * H * B + b;
-    for (long u = 0; u < U; ++u)
-      for (long j = 0; j < H; ++j) {
-        const float *n = saved + (u * 2 * H + j) * B, *d = n + H * B;
-        if (u + 1 < U) __builtin_prefetch(n + 2 * H * B), __builtin_prefetch(d + 2 * H * B);
-        store(v + (u + 1) * row + j * W,
-              ltc_update(load(v + u * row + j * W), load_partial(n, live), load_partial(d, live),
-                         p.cm[j], rate));
+    const float* saved = block.saved + t * U * 2 * H * live;
+    for (long u = 0, at = 0; u < U; ++u)
+      for (long j = 0; j < H; ++j, ++at) {
+        const float* n = saved + at * 2 * live;
+        store(v + row + at * W, ltc_update(load(v + at * W), load_partial(n, live),
+                                           load_partial(n + live, live), p.cm[j], rate));
       }
+    const ListStep step{
+        recurrent,        p.cm, saved, live, H, rate, v, dv, dnd, kept, sums, neuron_sums,
+        U * 2 * H * live, t > 0};
     vf drate = vf{};
-    for (long u = U - 1; u >= 0; --u) {
-      const long kept = u % KEPT_UNFOLDS;
-      float *const u_dn = dn + kept * row, *const u_dd = dd + kept * row;
-      for (long j = 0; j < H; ++j) {
-        const long at = j * W;
-        const vf n = load_partial(saved + (u * 2 * H + j) * B, live, 0.0f),
-                 d = load_partial(saved + ((u * 2 + 1) * H + j) * B, live, 0.0f);
-        const vf next = load(v + (u + 1) * row + at);
-        const vf grad = load(dv + at) / ltc_update_denominator(d, splat(p.cm[j]), rate);
-        const vf gn = grad * rate, gd = -gn * next;
-        store(u_dn + at, gn), store(u_dd + at, gd);
-        store(now_dn + at, load(now_dn + at) + gn), store(now_dd + at, load(now_dd + at) + gd);
-        store(neuron_sums + at, load(neuron_sums + at) + grad * (load(v + u * row + at) - next));
-        store(dv + at, grad * p.cm[j]);
-        drate += grad * (n - next * d);
-      }
-      for (long i = 0; i < H; ++i)
-        store(dv + i * W,
-              load(dv + i * W) + backward_run(recurrent, i, load(v + u * row + i * W), u_dn, u_dd,
-                                              gates + kept * recurrent.count * W));
-      if (kept == 0)
-        add_gradients(min_of(KEPT_UNFOLDS, U - u), recurrent, v + u * row, dn, dd, row, gates,
-                      sums);
-    }
-    add_to(neuron_sums + row, now_dn, row);
-    add_to(neuron_sums + 2 * row, now_dd, row);
+    for (long j = 0; j < H; ++j) step.neuron(U - 1, j, load(dv + j * W), &drate);
+    for (long u = U - 1; u >= 0; --u)
+      u % KEPT_UNFOLDS > 0 ? step.sources<0>(u, 0, &drate)
+                           : step.sources<KEPT_UNFOLDS>(u, min_of(KEPT_UNFOLDS, U - u), &drate);
+    step.add_up(U, now);
     if (starts(t)) {
-      backward_inputs(waiting, sensory, x, step_dn, step_dd, row, dx, sensory_sums);
+      backward_inputs(waiting, sensory, x, step_dnd, 2 * row, dx, sensory_sums);
       for (long later = 0; waiting > 0; ++later)
         scatter_rows(dx + --waiting * I * W, I, live, p.dx + (b * T + t + later) * I, T * I);
     }
@@ -191,7 +227,7 @@ static void unpack_runs(const SynapseRuns& runs, long units, long sources, const
     for (int part = 0; part < 4; ++part) {
       float sum = 0.0f;
       for (long s = 0; s < count; ++s)
-        sum += horizontal_sum(load(slabs + s * stride + (e * 4 + part) * W));
+        for (long lane = part; lane < W; lane += 4) sum += slabs[s * stride + e * W + lane];
       parts[part][runs.synapses[e].source * units + runs.synapses[e].target] =
           part < 2 ? sum * MINUS_LN2 : sum;
     }
@@ -209,7 +245,7 @@ static void ltc_sparse_backward(const LtcProblem& p) {
   const SynapseRuns sensory =
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
   const Lstm lstm = make_lstm(p, p.v0, p.v, true, memory);
-  const long blocks = (p.B + W - 1) / W, slabs = min_of(blocks, MAX_SLABS),
+  const long blocks = row_blocks(p, p.B), slabs = min_of(blocks, MAX_SLABS),
              stride = ltc_list_slab_floats(p);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
@@ -219,21 +255,20 @@ static void ltc_sparse_backward(const LtcProblem& p) {
     fill(sums + task * stride, stride, 0.0f);
     const LstmSlab lstm_sums = lstm_slabs.cleared(task);
     for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      ltc_sparse_backward_rows(p, recurrent, sensory, lstm, block * W, sums + task * stride,
-                               totals + task * stride, lstm_sums);
+      ltc_sparse_backward_rows(p, recurrent, sensory, lstm, row_block(p, p.B, block),
+                               sums + task * stride, totals + task * stride, lstm_sums);
   };
   parallel(slabs, body);
   lstm_slabs.unpack();
   unpack_runs(recurrent, p.H, p.H, totals, stride, slabs, p.drecurrent);
-  unpack_runs(sensory, p.H, p.I, totals + 4 * p.recurrent_count * W, stride, slabs, p.dsensory);
+  unpack_runs(sensory, p.H, p.I, totals + p.recurrent_count * W, stride, slabs, p.dsensory);
   float* const neurons[3] = {p.dcm, p.dleak_num, p.dleak_den};
   for (int part = 0; part < 3; ++part)
     for (long j = 0; j < p.H; ++j) {
       neurons[part][j] = 0.0f;
       for (long s = 0; s < slabs; ++s)
-        neurons[part][j] +=
-            horizontal_sum(load(totals + s * stride +
-                                (4 * (p.recurrent_count + p.sensory_count) + part * p.H + j) * W));
+        neurons[part][j] += horizontal_sum(
+            load(totals + s * stride + (p.recurrent_count + p.sensory_count + part * p.H + j) * W));
     }
 }
 

@@ -4,6 +4,7 @@ calls it.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from contextvars import ContextVar
@@ -139,11 +140,14 @@ def runs_steps_on_cpu() -> bool:
     longer and which shares its memory.
     """
     name = _selected()[0]
-    if name == "auto":
-        return cpu.available()[0] and (
-            not mx.cuda.is_available() or mx.default_device().type == mx.DeviceType.cpu
-        )
-    return name == "cpu" and cpu.available()[0]
+    if name != "auto" and name != "cpu":  # quicker than a tuple: each step of a stream comes here
+        return False
+    if name == "auto" and _has_cuda() and mx.default_device().type != mx.DeviceType.cpu:
+        return False
+    return cpu.available()[0]
+
+
+_has_cuda = functools.cache(mx.cuda.is_available)
 
 
 def record(backend: str) -> None:
@@ -184,11 +188,13 @@ def _selected() -> tuple[str, str]:
     name = _context.get()
     if name is not None:
         return name, "use_backend"
-    with _lock:
-        if _process:
-            return _process[-1].name, "use_backend"
+    last = _process[-1:]  # at once, as the list may change
+    if last:
+        return last[0].name, "use_backend"
+    if _environment == "auto":
+        return "auto", "default"
     _check_name(_environment, _VARIABLE)
-    return _environment, _VARIABLE if _environment != "auto" else "default"
+    return _environment, _VARIABLE
 
 
 def _check_name(name, origin: str) -> None:

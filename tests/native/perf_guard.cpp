@@ -44,7 +44,7 @@ struct Call {
 // keep: every keep-th synapse exists, in the lists; 1 is the dense wiring.
 void make_ltc(Call& c, long B, long T, long I, long H, long U, long keep) {
   LtcProblem& p = c.ltc;
-  p.B = B, p.T = T, p.I = I, p.H = H, p.U = U;
+  p.B = p.element = B, p.T = T, p.I = I, p.H = H, p.U = U;
   p.x = c.read(B * T * I, -1, 1), p.v0 = c.read(B * H, -1, 1), p.ts = c.read(B * T, .1f, 2);
   p.cm = c.read(H, .4f, .6f), p.leak_num = c.read(H, -.2f, .2f), p.leak_den = c.read(H, .1f, 1);
   for (auto [synapses, sources] : {std::pair{&p.recurrent, H}, {&p.sensory, I}})

@@ -242,7 +242,7 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep, bool mixed = fals
   const Memory memory(mixed, a, 14, cotangents, B * T * H);
   LtcProblem p{};
   memory.bind(p.lstm);
-  p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U;
+  p.B = p.element = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U;
   p.x = in[0].get(), p.v0 = in[1].get(), p.ts = in[2].get(), p.cm = in[3].get(),
   p.leak_num = in[4].get(), p.leak_den = in[5].get();
   p.recurrent = {in[6].get(), in[7].get(), in[8].get(), in[9].get()};

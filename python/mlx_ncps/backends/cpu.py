@@ -14,6 +14,7 @@ from ._fold import fold_cfc, fold_ltc
 NAME = "cpu"
 MIXED_MEMORY = True
 MAX_LAYERS = 15  # MAX_CFC_LAYERS of csrc/cpu/kernels.h, less one for the heads
+_EVERY_STEP = mx.ones((1,))  # time spans as an array: `fold_cfc` does not merge the time heads
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
 
@@ -70,6 +71,12 @@ def cfc_sequence(
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient. `memory`: as `backends` says.
     """
+    plain = variant == "torch" and memory is None  # nothing to fold
+    if plain and not training and has_values(inputs):
+        stage = _cfc_stage(params, inputs.shape[-1], mode, activation, variant, list)
+        done = _loader.native.cfc_at_once(inputs, state, ts, stage)
+        if done is not None:
+            return done[0]
     with mx.stream(mx.cpu):
         folded = fold_cfc(params, ts, mode, variant)
         return _loader.native.cfc_sequence(
@@ -105,21 +112,27 @@ def cfc_step_cell(chain, memory, arrays, readout):
     """The extension's StepCell of a chain of CfCs, (params, inputs, mode, activation, variant)
     each; the rest as above.
     """
-    native, stages = _loader.native, []
-    every_step = mx.ones((1,))  # an array: the time heads are not merged
-    for params, inputs, mode, activation, variant in chain:
-        folded = fold_cfc(params, every_step, mode, variant)
-        stage = native.CfcStage(
-            _plain(folded.arrays),
-            inputs=inputs,
-            layers=len(folded.backbone),
-            mode=mode,
-            activation=activation,
-            head_activation=folded.head_activation,
-        )
-        stages.append(stage)
+    stages = [_cfc_stage(*stage, _plain) for stage in chain]
     mx.eval(arrays)
-    return native.StepCell.cfc(stages, _plain(memory), _readout(readout), arrays)
+    return _loader.native.StepCell.cfc(stages, _plain(memory), _readout(readout), arrays)
+
+
+def _cfc_stage(params, inputs, mode, activation, variant, kept):
+    """The extension's CfcStage, of kept(arrays); its time heads are not merged."""
+    folded = fold_cfc(params, _EVERY_STEP, mode, variant)
+    return _loader.native.CfcStage(
+        kept(folded.arrays),
+        inputs=inputs,
+        layers=len(folded.backbone),
+        mode=mode,
+        activation=activation,
+        head_activation=folded.head_activation,
+    )
+
+
+def places(cell, lstm):
+    """What a cell and the LSTM in front of it, or None, are made of now, for `StepCell.watch`."""
+    return _loader.native.Places(cell, lstm)
 
 
 def _plain(arrays) -> list:

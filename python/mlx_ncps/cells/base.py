@@ -10,7 +10,7 @@ import numpy as np
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state
 from ..ops.checks import check_array
-from ..ops.stepping import StepCell
+from ..ops.stepping import BATCH, STEP, StepCell
 
 
 class FrozenKeys(set):
@@ -52,17 +52,17 @@ class LiquidCell(NCPLayer):
     @property
     def state_size(self) -> int:
         """Number of neurons, H."""
-        raise NotImplementedError
+        raise self._must_define("state_size")
 
     @property
     def sensory_size(self) -> int | None:
         """Number of inputs, I; None before the cell is built."""
-        raise NotImplementedError
+        raise self._must_define("sensory_size")
 
     @property
     def output_size(self) -> int:
         """Number of outputs, O."""
-        raise NotImplementedError
+        raise self._must_define("output_size")
 
     @property
     def motor_size(self) -> int:
@@ -72,17 +72,17 @@ class LiquidCell(NCPLayer):
     def _create(self, width: int) -> None:
         """Make the weights for `width` inputs."""
         if type(self).build is NCPLayer.build:
-            raise NotImplementedError
+            raise self._must_define("_create(width) or build(input_shape)")
 
     def sequence(self, inputs, state, ts):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
-        raise NotImplementedError
+        raise self._must_define("sequence()")
 
     def readout(self, states):
         """Outputs [..., O] of states [..., H]."""
-        raise NotImplementedError
+        raise self._must_define("readout()")
 
     def calls(self) -> list[tuple[str, dict]]:
         """The fused calls that `sequence` makes, as (op, facts of this cell), for
@@ -94,20 +94,42 @@ class LiquidCell(NCPLayer):
         """Why `sequence` runs step by step now; "" when it runs over the whole sequence."""
         return ""
 
-    def step_at_once(self, inputs, state, ts, form="step", memory=()):
-        """One step computed now, without a graph: (output, new state), or None where that can't be.
-
-        inputs: [B, I] or [I] with the form "step"; with the others a sequence of one step,
-        [B, 1, I] or [1, I], for outputs [B, 1, O] or [1, O] ("every"), [B, O] or [O] ("last").
-        state: [B, H], [H], or None for zeros; a pair (h, c) of them with `memory`, the weights of
-        the LSTM of mixed memory (`LSTMCell.weights`). ts: None, a number, or an array as the form
-        has it. None is the answer for arrays that are not evaluated, within mx.compile and
-        gradients, for other dtypes than float32, for wrong shapes, for cells that don't implement
-        it, and where another backend than the CPU's is asked for.
+    def steps_at_once(self, mixed: bool) -> bool:
+        """Whether a step, `mixed` behind the LSTM of mixed memory, can be computed without a graph
+        now, with `step_arrays`, `step_options` and `pack_step`; False where a subclass has its own
+        equations.
         """
-        return None
+        return False
+
+    def step_arrays(self) -> list:
+        """Every array that a step depends on."""
+        raise self._must_define("step_arrays()")
+
+    def step_options(self) -> tuple:
+        """Every option that a step depends on."""
+        raise self._must_define("step_options()")
+
+    def pack_step(self, memory, arrays):
+        """The packed cell behind the LSTM of the weights `memory`, if there are any, to be made
+        anew when one of `arrays` is another.
+        """
+        raise self._must_define("pack_step()")
 
     # --- shared ---
+
+    def step_at_once(self, inputs, state, ts, form=STEP, lstm=None):
+        """One step or a few computed now, without a graph: (output, last state), or None where that
+        can't be.
+
+        inputs: [B, I] or [I] with the form STEP, [B, I] alone with BATCH; with the others a
+        sequence [B, T, I] or [T, I], for outputs [B, T, O] or [T, O] (EVERY), [B, O] or [O] (LAST).
+        state: [B, H], [H], or None for zeros; a pair (h, c) of them with `lstm`, the LSTM of mixed
+        memory in front of the cell. ts: None, a number, or an array as the form has it. None is the
+        answer for arrays that are not evaluated, within mx.compile and gradients, for other dtypes
+        than float32, for wrong shapes, long sequences, cells that don't implement it, and where
+        another backend than the CPU's is asked for.
+        """
+        return self._step_cell.run(self, lstm, inputs, state, ts, form)
 
     def get_initial_state(self, inputs=None, batch_size=None) -> mx.array:
         """Zeros [B, H], where B is `batch_size` or the first size of `inputs`, whose dtype it
@@ -132,10 +154,9 @@ class LiquidCell(NCPLayer):
         inputs: [B, I]; state: [B, H]. Returns (output [B, O], new state [B, H]). Raises ValueError
         for a wrong shape, width or dtype, and for a number ts that is negative or NaN.
         """
-        if getattr(inputs, "ndim", 0) == 2 and self.built:
-            done = self.step_at_once(inputs, state, ts)
-            if done is not None:
-                return done
+        done = self._step_cell.run(self, None, inputs, state, ts, BATCH)
+        if done is not None:
+            return done
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
         batch = inputs.shape[0]

@@ -250,17 +250,9 @@ class CfCCell(LiquidCell):
         """Why `sequence` runs step by step now, which it does for dropout in training, or ""."""
         return REASON if self.training and self.backbone_options.drops(self.variant) else ""
 
-    def step_at_once(self, inputs, state, ts, form="step", memory=()):
+    def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
-        if type(self) is not CfCCell or self.stepwise():
-            return None
-        arrays = [*self.step_arrays(), *memory]
-        options = (*self.step_options(), len(memory))
-
-        def make():
-            return self._packed(memory, arrays)
-
-        return self._step_cell(inputs, state, ts, form, arrays, options, make)
+        return type(self) is CfCCell and self.built and not self.stepwise()
 
     def step_arrays(self) -> list:
         """Every array that a step depends on."""
@@ -275,7 +267,8 @@ class CfCCell(LiquidCell):
         """Every option that a step depends on."""
         return (self.mode, self.backbone_options.activation, self.variant)
 
-    def _packed(self, memory, arrays):
+    def pack_step(self, memory, arrays):
+        """As `LiquidCell` has it."""
         stage = CfCStage(self.params(), self.input_size, *self.step_options())
         return pack_cfc([stage], memory, arrays, Readout(0, self.hidden_size))
 

@@ -188,19 +188,20 @@ class LTCCell(NCPRNNCell):
             "training": self.training,
         }
 
-    def step_at_once(self, inputs, state, ts, form="step", memory=()):
+    def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
-        if type(self) is not LTCCell or self.ode_solver != "semi_implicit":
-            return None
-        arrays = [*(self[name] for name in _ARRAYS if name in self), *memory]
-        options = (self.ode_unfolds, self.epsilon, self.implicit_param_constraints, len(memory))
+        return type(self) is LTCCell and self.built and self.ode_solver == "semi_implicit"
 
-        def make():
-            return self._packed(memory, arrays)
+    def step_arrays(self) -> list:
+        """Every array that a step depends on."""
+        return [self[name] for name in _ARRAYS if name in self]
 
-        return self._step_cell(inputs, state, ts, form, arrays, options, make)
+    def step_options(self) -> tuple:
+        """Every option that a step depends on."""
+        return (self.ode_unfolds, self.epsilon, self.implicit_param_constraints)
 
-    def _packed(self, memory, arrays):
+    def pack_step(self, memory, arrays):
+        """As `LiquidCell` has it."""
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
         return pack_ltc(
             self.params(),

@@ -154,25 +154,28 @@ class WiredCfCCell(NCPRNNCell):
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
 
-    def step_at_once(self, inputs, state, ts, form="step", memory=()):
+    def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
-        layers = [self[f"layer_{n}"] for n in range(self.num_layers)]
-        plain = type(self) is WiredCfCCell and all(type(layer) is CfCCell for layer in layers)
-        if not plain or memory or self.stepwise():
-            return None
-        arrays = [a for layer in layers for a in layer.step_arrays()]
-        masks = [f"source_mask_{n}" for n in range(len(layers))]
-        arrays += [self[mask] for mask in masks if mask in self]
-        options = tuple(layer.step_options() for layer in layers)
+        plain = type(self) is WiredCfCCell and self.built and not (mixed or self.stepwise())
+        return plain and all(type(layer) is CfCCell for layer in self._layers())
 
-        def make():
-            return self._packed(layers, arrays)
+    def _layers(self) -> list:
+        return [self[f"layer_{n}"] for n in range(self.num_layers)]
 
-        return self._step_cell(inputs, state, ts, form, arrays, options, make)
+    def step_arrays(self) -> list:
+        """Every array that a step depends on."""
+        masks = [f"source_mask_{n}" for n in range(self.num_layers)]
+        arrays = [a for layer in self._layers() for a in layer.step_arrays()]
+        return arrays + [self[mask] for mask in masks if mask in self]
 
-    def _packed(self, layers, arrays):
+    def step_options(self) -> tuple:
+        """Every option that a step depends on."""
+        return tuple(layer.step_options() for layer in self._layers())
+
+    def pack_step(self, memory, arrays):
+        """As `LiquidCell` has it."""
         chain = []
-        for n, layer in enumerate(layers):
+        for n, layer in enumerate(self._layers()):
             params = layer.params()
             if f"source_mask_{n}" in self:  # the first layer's weight stands for the mask on inputs
                 (weight, bias), *rest = params.backbone

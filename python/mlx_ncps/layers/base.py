@@ -115,7 +115,7 @@ class NCPLayer(Configurable, WeightFiles, nn.Module):
 
     def call(self, inputs, *args, **kwargs):
         """The outputs of inputs [..., I]; a subclass gives it."""
-        raise NotImplementedError(f"[{self.op}] {type(self).__name__} must define call().")
+        raise self._must_define("call()")
 
     def __call__(self, inputs, *args, **kwargs):
         """Builds the layer if it isn't yet, then `call(inputs, ...)`."""
@@ -124,9 +124,11 @@ class NCPLayer(Configurable, WeightFiles, nn.Module):
 
     def compute_output_shape(self, input_shape) -> tuple:
         """The shape of the output for inputs of this shape, where None is any size."""
-        raise NotImplementedError(
-            f"[{self.op}] {type(self).__name__} must define compute_output_shape()."
-        )
+        raise self._must_define("compute_output_shape()")
+
+    def _must_define(self, name: str) -> NotImplementedError:
+        """The error of a subclass that lacks something."""
+        return NotImplementedError(f"[{self.op}] {type(self).__name__} must define {name}.")
 
     def _built_for(self) -> int | None:
         return self.built_width if self.built else None

@@ -1,4 +1,4 @@
-"""Single steps of a stream, computed at once by a cell that was packed beforehand, without a graph;
+"""Steps of a stream, computed at once by a cell that was packed beforehand, without a graph;
 the cells call it.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from .. import dispatch
 from ..backends import cpu
 
-FORMS = {"step": 0, "every": 1, "last": 2}  # as src/step_cell.cpp numbers them
+STEP, EVERY, LAST, BATCH = range(4)  # forms of a call, as src/step_cell.cpp numbers them
 
 
 class Readout(NamedTuple):
@@ -35,37 +35,51 @@ class CfCStage(NamedTuple):
 
 
 class StepCell:
-    """What a cell computes single steps with: the packed parameters, made anew whenever one of the
-    arrays or options that they came from is another. Belongs to one cell; copies start empty.
+    """What a cell computes steps and short sequences with: the packed parameters, made anew
+    whenever one of the arrays or options that they came from is another. Belongs to one cell;
+    copies start empty.
     """
 
+    __slots__ = ("_made",)
+
     def __init__(self):
-        self._packed = None
-        self._options = None
+        self._made = None  # (the extension's StepCell, the options that it was made with)
 
-    def __call__(self, x, state, ts, form: str, arrays: list, options: tuple, make):
-        """(output, new state) of one step, or None where only a graph can compute it: for arrays
-        that are not evaluated, tracers, other dtypes or shapes, and other backends than the CPU's.
+    def run(self, cell, lstm, x, state, ts, form: int):
+        """(output, last state) of one step or a few, or None where only a graph can compute it: for
+        arrays that are not evaluated, tracers, other dtypes or shapes, long sequences, and other
+        backends than the CPU's.
 
-        x, state, ts, form: as in `LiquidCell.step_at_once`; arrays, options: all that the packed
-        parameters depend on; make(): packs them.
+        cell: whose parameters they are; the rest as in `LiquidCell.step_at_once`.
         """
         if not dispatch.runs_steps_on_cpu():
             return None
-        if isinstance(ts, np.ndarray | np.generic) and ts.dtype.kind in "fiu":
-            ts = mx.array(ts.astype(np.float32))
-        done = False
-        if self._packed is not None and self._options == options:
-            done = self._packed(x, state, ts, arrays, FORMS[form])
-        if done is False:
-            if not cpu.has_values(x) or any(map(cpu.is_tracer, arrays)):
-                return None
-            self._packed, self._options = make(), options
-            done = self._packed(x, state, ts, arrays, FORMS[form])
-        if done is None or done is False:
+        made = self._made
+        done = False if made is None else made[0](cell, lstm, x, state, ts, form)
+        if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
+            return self.run(cell, lstm, x, state, mx.array(ts.astype(np.float32)), form)
+        if done is False and cpu.has_values(x) and cell.steps_at_once(lstm is not None):
+            packed = self._packed(cell, lstm)
+            done = packed is not None and packed(cell, lstm, x, state, ts, form)
+        if not done:
             return None
         dispatch.record("cpu")
         return done
+
+    def _packed(self, cell, lstm):
+        """The extension's StepCell of what the cell is made of now, or None among tracers."""
+        places = cpu.places(cell, lstm)  # before they are read, so that no change is missed
+        memory = () if lstm is None else lstm.weights()
+        arrays = [*cell.step_arrays(), *memory]
+        options = (*cell.step_options(), len(memory))
+        if any(map(cpu.is_tracer, arrays)):
+            return None
+        made = self._made
+        if made is None or made[1] != options or not made[0].made_from(arrays):
+            made = (cell.pack_step(memory, arrays), options)
+        made[0].watch(places)
+        self._made = made
+        return made[0]
 
     def __deepcopy__(self, memo):
         return StepCell()

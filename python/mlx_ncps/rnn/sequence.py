@@ -11,7 +11,7 @@ from ..cells import LiquidCell
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
 from ..ops.checks import check_array
-from ..ops.stepping import linear
+from ..ops.stepping import EVERY, LAST, STEP, linear
 from ..ops.timespans import normalise_timespans
 from .direction import Direction, Result, state_batch
 from .layout import Contract, Layout, one_of
@@ -142,8 +142,8 @@ class SequenceLayer(Configurable, Direction):
         """
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
-        if mask is None and _one_step(inputs, self.batch_first):
-            form = "every" if self.return_sequences else "last"
+        if mask is None and _may_run_at_once(inputs, self.batch_first):
+            form = EVERY if self.return_sequences else LAST
             done = self._step_at_once(inputs, hx, timespans, form)
             if done is not None:
                 return done if self.return_state else done[0]
@@ -176,7 +176,7 @@ class SequenceLayer(Configurable, Direction):
         if not isinstance(x, mx.array) or x.ndim not in (1, 2):
             got = x.shape if isinstance(x, mx.array) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
-        done = self._step_at_once(x, state, ts, "step")
+        done = self._step_at_once(x, state, ts, STEP)
         if done is not None:
             return done
         layout = Layout(self.op, x.ndim == 2, True)
@@ -193,19 +193,18 @@ class SequenceLayer(Configurable, Direction):
         self._keep([result], x)
         return layout.single(result.output), layout.single(result.state)
 
-    def _step_at_once(self, x, state, ts, form: str):
+    def _step_at_once(self, x, state, ts, form: int):
         """(output, new state) of one step computed now, or None where a graph must."""
-        cell = self.rnn_cell
+        cell = self.get("rnn_cell")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards:
             return None
-        if not isinstance(cell, LiquidCell) or not cell.built:
+        if not isinstance(cell, LiquidCell):
             return None
         if state is None and self._kept:
             if self._kept["seen"]:
                 return None
             state = self._kept["states"][0]
-        memory = self.lstm.weights() if self.mixed_memory else ()
-        done = cell.step_at_once(x, state, ts, form, memory)
+        done = cell.step_at_once(x, state, ts, form, self.get("lstm"))
         if done is None:
             return None
         output, state = done
@@ -322,10 +321,12 @@ class SequenceLayer(Configurable, Direction):
         return make_plan(calls, self.stepwise(), facts)
 
 
-def _one_step(inputs, batch_first: bool) -> bool:
-    """Whether inputs are a sequence of one step, [B, 1, I] or [1, I]."""
+def _may_run_at_once(inputs, batch_first: bool) -> bool:
+    """Whether inputs are [B, T, I] or [T, I], of one step unless the GPU is the default device."""
     ndim = getattr(inputs, "ndim", 0)
-    return ndim in (2, 3) and inputs.shape[-2] == 1 and (batch_first or ndim == 2)
+    if ndim not in (2, 3) or not (batch_first or ndim == 2):
+        return False
+    return inputs.shape[-2] == 1 or mx.default_device().type == mx.DeviceType.cpu
 
 
 def _reversed(x, state, ts, mask, seen):

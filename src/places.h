@@ -1,0 +1,145 @@
+// Where a cell's parameters and options lie: in the dicts and lists of its modules and in their
+// attributes. Remembers what lay there, so that one walk tells whether anything was replaced,
+// added, removed or, an MLX array, changed in place. src/step_cell.cpp asks it before every step.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "mlx/mlx.h"
+
+namespace mlx_ncps {
+
+namespace nb = nanobind;
+namespace mx = mlx::core;
+
+// The array behind a Python object, or null.
+inline const mx::array* array_of(nb::handle object) {
+  return nb::isinstance<mx::array>(object) ? nb::inst_ptr<mx::array>(object) : nullptr;
+}
+
+class Places {
+ public:
+  // The roots, a cell and what stands in front of it or None, are not held: they hold this, in the
+  // end, and no collector sees it.
+  Places(nb::handle cell, nb::handle memory) {
+    add_module(cell, 0);
+    if (!memory.is_none()) add_module(memory, 1);
+    memory_ = !memory.is_none();
+  }
+
+  bool unchanged(nb::handle cell, nb::handle memory) const {
+    if (memory.is_none() == memory_) return false;
+    for (const auto& place : places_)
+      if (!place.unchanged(place.root == 0 ? cell : memory)) return false;
+    return true;
+  }
+
+ private:
+  enum Kind { ITEMS, ATTRIBUTES, LIST };  // of a dict, an object's __dict__, a list or tuple
+
+  struct Entry {
+    nb::object key, value;          // no key in a list
+    const mx::array* array;         // `value` itself, or null
+    std::optional<mx::array> then;  // what it was; held, so that its id is not used again
+
+    bool is(PyObject* key_now, PyObject* value_now) const {
+      return key_now == key.ptr() && value_now == value.ptr() &&
+             (!array || (array->id() == then->id() && !array->is_tracer()));
+    }
+  };
+
+  struct Place {
+    Kind kind;
+    int root;           // -1: `object`
+    nb::object object;  // null for a root
+    PyTypeObject* type;
+    std::vector<Entry> entries;
+
+    bool unchanged(nb::handle root_now) const {
+      const nb::handle now = root < 0 ? nb::handle(object) : root_now;
+      if (Py_TYPE(now.ptr()) != type) return false;
+      if (kind == LIST) return same_list(now.ptr());
+      if (kind == ITEMS) return same_dict(now.ptr());
+      const auto dict = attributes_of(now);
+      return dict.is_valid() && same_dict(dict.ptr());
+    }
+    bool same_dict(PyObject* dict) const {
+      if (std::size_t(PyDict_Size(dict)) != entries.size()) return false;
+      PyObject *key, *value;
+      Py_ssize_t at = 0;
+      for (const auto& entry : entries)
+        if (!PyDict_Next(dict, &at, &key, &value) || !entry.is(key, value)) return false;
+      return true;
+    }
+    bool same_list(PyObject* list) const {
+      if (std::size_t(PySequence_Size(list)) != entries.size()) return false;
+      for (std::size_t i = 0; i < entries.size(); ++i)
+        if (!entries[i].is(nullptr, item(list, Py_ssize_t(i)))) return false;
+      return true;
+    }
+  };
+
+  static PyObject* item(PyObject* list, Py_ssize_t i) {
+    return PyList_Check(list) ? PyList_GetItem(list, i) : PyTuple_GetItem(list, i);
+  }
+
+  // The __dict__ of an object, null where it has none.
+  static nb::object attributes_of(nb::handle object) {
+    PyObject* dict = PyObject_GenericGetDict(object.ptr(), nullptr);
+    if (!dict) PyErr_Clear();
+    return nb::steal(dict);
+  }
+
+  void add_module(nb::handle object, int root) {
+    if (PyDict_Check(object.ptr())) add_dict(ITEMS, object, object, root);
+    const auto attributes = attributes_of(object);
+    if (attributes.is_valid() && PyDict_Check(object.ptr()))
+      add_dict(ATTRIBUTES, object, attributes, root);
+  }
+
+  void add_dict(Kind kind, nb::handle object, nb::handle dict, int root) {
+    Place place = make(kind, object, root);
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(dict.ptr(), &at, &key, &value)) add_entry(place, key, value);
+    add(std::move(place), kind == ITEMS);
+  }
+
+  void add_list(nb::handle list) {
+    Place place = make(LIST, list, -1);
+    const Py_ssize_t size = PySequence_Size(list.ptr());
+    for (Py_ssize_t i = 0; i < size; ++i) add_entry(place, nullptr, item(list.ptr(), i));
+    add(std::move(place), true);
+  }
+
+  static Place make(Kind kind, nb::handle object, int root) {
+    const auto held = root < 0 ? nb::borrow(object) : nb::object();
+    return {kind, root, held, Py_TYPE(object.ptr()), {}};
+  }
+
+  static void add_entry(Place& place, PyObject* key, PyObject* value) {
+    const mx::array* array = array_of(value);
+    auto then = array ? std::optional(*array) : std::nullopt;
+    place.entries.push_back({nb::borrow(key), nb::borrow(value), array, std::move(then)});
+  }
+
+  void add(Place place, bool inside) {
+    places_.push_back(std::move(place));
+    if (!inside) return;
+    const auto entries = places_.back().entries;  // a copy: the vector grows
+    for (const auto& entry : entries) {
+      const nb::handle value = entry.value;
+      if (PyDict_Check(value.ptr())) add_module(value, -1);
+      if (PyList_Check(value.ptr()) || PyTuple_Check(value.ptr())) add_list(value);
+    }
+  }
+
+  std::vector<Place> places_;
+  bool memory_;
+};
+
+}  // namespace mlx_ncps
