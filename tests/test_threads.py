@@ -42,6 +42,7 @@ CASES = [
     LtcCase(batch=5, steps=5, units=33),
     CfcCase(batch=3, steps=9, units=65, backbone_units=65),
     CfcCase(batch=17, steps=5, units=65, backbone_units=65),
+    CfcCase(batch=35, steps=50, units=33, backbone_units=33),  # a block changes its thread
 ]
 
 
@@ -53,6 +54,20 @@ def test_set_num_threads_does_not_change_results(case):
     for n in (2, 3, 5, 0):
         mlx_ncps.set_num_threads(n)
         np.testing.assert_array_equal(run(), want, err_msg=f"{n} threads")
+
+
+def test_set_num_threads_does_not_change_mixed_memory():
+    layer = mlx_ncps.CfC(7, 33, backbone_units=20, mixed_memory=True).eval()
+    x = mx.array(np.random.default_rng(0).normal(size=(35, 50, 7)), mx.float32)
+    with mx.stream(mx.cpu):
+        want = None
+        for n in (1, 2, 3, 5):
+            mlx_ncps.set_num_threads(n)
+            states, last = layer(x)
+            got = [np.array(a) for a in (states, *last)]
+            want = want or got
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_array_equal(a, b, err_msg=f"{n} threads")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

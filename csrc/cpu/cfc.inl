@@ -1,6 +1,6 @@
-// CfC over whole sequences (MATHS 1). A task owns a few batch rows for all T steps: the input half
-// of the first stage is one GEMM per chunk of steps, then every step runs the recurrent half, the
-// other backbone layers, the heads side by side and the closed form.
+// CfC over whole sequences (MATHS 1), a block of a few batch rows and a chunk of steps at a time.
+// Every step multiplies its x (few rows: those of a chunk at once) and h, then runs the other
+// backbone layers, the heads side by side and the closed form.
 
 static void activate(int activation, float* z, const float* bias, long n, float* kept) {
   const auto run = [&](auto f, bool keep_value) {
@@ -55,11 +55,18 @@ static inline float bias_of(const Cfc& k, int s, long n) {
 // Panels of columns first .. first + depth of stage s's weights: panel element (d, n) =
 // weight_row(n)[first + d].
 static void pack_stage(const Cfc& k, int s, long first, long depth, float* out) {
-  for (long n = 0; n < k.width[s]; n += NR, out += depth * NR)
-    for (long j = 0; j < NR; ++j) {
-      const float* row = n + j < k.width[s] ? weight_row(k, s, n + j) : nullptr;
-      for (long d = 0; d < depth; ++d) out[d * NR + j] = row ? row[first + d] : 0.0f;
+  for (long n = 0; n < k.stride[s]; n += W) {
+    const float* rows[W];
+    for (long j = 0; j < W; ++j) rows[j] = n + j < k.width[s] ? weight_row(k, s, n + j) : nullptr;
+    float* column = out + n / NR * NR * depth + n % NR;
+    for (long d = 0; d < depth; d += W) {
+      vf tile[W];
+      for (long j = 0; j < W; ++j)
+        tile[j] = rows[j] ? load_partial(rows[j] + first + d, depth - d) : vf{};
+      transpose(tile);
+      for (long i = 0; i < min_of(W, depth - d); ++i) store(column + (d + i) * NR, tile[i]);
     }
+  }
 }
 
 static Cfc make_cfc(const CfcProblem& p, bool backward, Carver& memory) {
@@ -153,51 +160,95 @@ static inline void cfc_heads_of(const Cfc& k, const float* z, const float* bias,
   });
 }
 
-// Rows of a task at most. More gain nothing in the GEMM, which reads a panel from L2 once for all
-// of them, and leave fewer tasks to the threads.
+// Rows of a block at most. More gain nothing in the GEMM, which reads a panel from L2 once for all
+// of them, and leave fewer blocks to the threads.
 constexpr long CFC_ROWS = 16;
 
-static void cfc_forward_rows(const Cfc& k, long b, long rows) {
+// Rows from which each step multiplies its own x: they fill a tile, and its sums are still in L1
+// when the recurrent half is added. Fewer rows fill tiles with the steps of a chunk instead.
+constexpr long ROWS_OF_STEP = 6;
+
+// What a thread works in while it runs some steps of some rows; `drive` steps of x are multiplied
+// at once.
+struct CfcBuffers {
+  long drive, lstm_chunk;
+  float *x, *h, *first, *stages, *lstm;
+};
+
+static CfcBuffers make_cfc_buffers(const Cfc& k, long rows, Carver& memory) {
+  const long most = min_of(k.p.T, CHUNK_ROWS / rows);
+  CfcBuffers f{rows < ROWS_OF_STEP ? most : 1, most};
+  f.x = memory.take(rows * k.p.I);
+  f.h = memory.take(rows * k.Hn);
+  f.first = memory.take(rows * f.drive * k.stride[0]);
+  long width = 0;
+  for (int s = 1; s <= k.p.layers; ++s) width += k.stride[s];
+  f.stages = memory.take(rows * width);
+  f.lstm = memory.take(lstm_floats(k.lstm, rows));
+  return f;
+}
+
+// The input half of the first stage, of steps t .. t + steps: first [rows][steps][stride].
+static void cfc_drive(const Cfc& k, const CfcBuffers& f, long b, long rows, long t, long steps) {
+  const long I = k.p.I;
+  const auto x = [&](long r) { return k.p.x + ((b + r) * k.p.T + t) * I; };
+  if (steps == 1) {
+    for (long r = 0; r < rows; ++r) copy(f.x + r * I, x(r), I);
+    return gemm_from(k.bias[0], 0, f.x, I, 1, rows, k.x_panels, I, k.width[0], f.first,
+                     k.stride[0]);
+  }
+  for (long r = 0; r < rows; ++r)
+    gemm_from(k.bias[0], 0, x(r), I, 1, steps, k.x_panels, I, k.width[0],
+              f.first + r * steps * k.stride[0], k.stride[0]);
+}
+
+// One step of a few rows; z: the first stage's input half, rows z_row apart.
+static void cfc_forward_step(const Cfc& k, const CfcBuffers& f, const LstmRows& lstm, long b,
+                             long rows, long t, float* z, long z_row) {
   const CfcProblem& p = k.p;
-  const long T = p.T, I = p.I, H = p.H;
-  const long chunk = min_of(T, CHUNK_ROWS / rows);
-  long floats = rows * (chunk * k.stride[0] + k.Hn);
-  for (int s = 1; s <= p.layers; ++s) floats += rows * k.stride[s];
-  Scratch scratch(floats + lstm_floats(k.lstm, rows));
-  const LstmRows lstm{k.lstm, b, rows, lstm_chunk(k.lstm, rows), scratch.data + floats};
-  float *first = scratch.data, *h = first + rows * chunk * k.stride[0], *stages = h + rows * k.Hn;
-  fill(h, rows * k.Hn, 0.0f);
-  for (long r = 0; r < rows; ++r) copy(h + r * k.Hn, p.h0 + (b + r) * H, H);
-  for (long t0 = 0; t0 < T; t0 += chunk) {
-    const long steps = min_of(chunk, T - t0),
-               row = steps * k.stride[0];  // first: [rows][steps][stride]
+  long kept_at = 0;
+  const long after = b * p.T + min_of(t + 1, p.T - 1);
+  const Ahead ahead{
+      rows,
+      {{p.x + after * p.I, p.T * p.I, p.I},
+       {p.h + after * p.H, p.T * p.H, p.H},
+       {p.saved + after * p.saved_width, p.T * p.saved_width, p.saved ? p.saved_width : 0}}};
+  if (p.lstm.on) lstm_step(lstm, t, f.h, k.Hn);
+  gemm(f.h, k.Hn, 1, rows, k.h_panels, p.H, k.width[0], z, z_row, true,
+       p.layers == 0 ? &ahead : nullptr);
+  float* next = f.stages;
+  for (int s = 0; s < p.layers; ++s) {
     for (long r = 0; r < rows; ++r)
-      gemm_from(k.bias[0], 0, p.x + ((b + r) * T + t0) * I, I, 1, steps, k.x_panels, I, k.width[0],
-                first + r * row, k.stride[0]);
-    for (long t = t0; t < t0 + steps; ++t) {
-      float* z = first + (t - t0) * k.stride[0];
-      long z_row = row, kept_at = 0;
-      if (p.lstm.on) lstm_step(lstm, t, h, k.Hn);
-      gemm(h, k.Hn, 1, rows, k.h_panels, H, k.width[0], z, z_row, true);
-      float* next = stages;
-      for (int s = 0; s < p.layers; ++s) {
-        for (long r = 0; r < rows; ++r)
-          activate(p.activation, z + r * z_row, s == 0 ? nullptr : k.bias[s], k.width[s],
-                   p.saved ? p.saved + ((b + r) * T + t) * p.saved_width + kept_at : nullptr);
-        kept_at += k.width[s];
-        gemm(z, z_row, 1, rows, k.panels[s + 1], k.depth[s + 1], k.width[s + 1], next,
-             k.stride[s + 1], false);
-        z = next, z_row = k.stride[s + 1];
-        next += rows * k.stride[s + 1];
-      }
-      for (long r = 0; r < rows; ++r) {
-        const long at = (b + r) * T + t;
-        cfc_heads_of(k, z + r * z_row, p.layers == 0 ? nullptr : k.bias[p.layers],
-                     p.ts ? p.ts[at] : 0.0f, h + r * k.Hn,
-                     p.saved ? p.saved + at * p.saved_width + kept_at : nullptr);
-        copy(p.h + at * H, h + r * k.Hn, H);
-      }
-    }
+      activate(p.activation, z + r * z_row, s == 0 ? nullptr : k.bias[s], k.width[s],
+               p.saved ? p.saved + ((b + r) * p.T + t) * p.saved_width + kept_at : nullptr);
+    kept_at += k.width[s];
+    gemm(z, z_row, 1, rows, k.panels[s + 1], k.depth[s + 1], k.width[s + 1], next, k.stride[s + 1],
+         false, s + 1 == p.layers ? &ahead : nullptr);
+    z = next, z_row = k.stride[s + 1];
+    next += rows * k.stride[s + 1];
+  }
+  for (long r = 0; r < rows; ++r) {
+    const long at = (b + r) * p.T + t;
+    cfc_heads_of(k, z + r * z_row, p.layers == 0 ? nullptr : k.bias[p.layers],
+                 p.ts ? p.ts[at] : 0.0f, f.h + r * k.Hn,
+                 p.saved ? p.saved + at * p.saved_width + kept_at : nullptr);
+    copy(p.h + at * p.H, f.h + r * k.Hn, p.H);
+  }
+}
+
+// Steps t0 .. end of a few rows. The state before them is read where the step before wrote it, so
+// that any thread may go on with the rows.
+static void cfc_forward_rows(const Cfc& k, const CfcBuffers& f, long b, long rows, long t0,
+                             long end) {
+  const LstmRows lstm{k.lstm, b, rows, f.lstm_chunk, f.lstm};
+  fill(f.h, rows * k.Hn, 0.0f);
+  for (long r = 0; r < rows; ++r)
+    copy(f.h + r * k.Hn, state_before(k.lstm, k.p.h, k.p.h0, b + r, t0), k.p.H);
+  for (long t = t0; t < end; t += f.drive) {
+    const long steps = min_of(f.drive, end - t);
+    cfc_drive(k, f, b, rows, t, steps);
+    for (long s = 0; s < steps; ++s)
+      cfc_forward_step(k, f, lstm, b, rows, t + s, f.first + s * k.stride[0], steps * k.stride[0]);
   }
 }
 
@@ -209,10 +260,18 @@ static long cfc_operations(const Cfc& k) {
 }
 
 static void cfc_forward_all(const Cfc& k) {
-  const long B = k.p.B, share = share_work(cfc_operations(k), parallel_threads()),
-             rows = even_rows(B, CFC_ROWS, share);
-  auto body = [&](long task) { cfc_forward_rows(k, task * rows, min_of(rows, B - task * rows)); };
-  parallel((B + rows - 1) / rows, body);
+  const long B = k.p.B, T = k.p.T, threads = share_work(cfc_operations(k), parallel_threads()),
+             rows = even_rows(B, CFC_ROWS, threads), steps = CHUNK_ROWS / rows;
+  Carver count{nullptr};
+  make_cfc_buffers(k, rows, count);
+  Scratch scratch(count.used * threads);
+  auto body = [&](long thread, long chain, long link) {
+    Carver memory{scratch.data + thread * count.used};
+    const long b = chain * rows, t = link * steps;
+    cfc_forward_rows(k, make_cfc_buffers(k, rows, memory), b, min_of(rows, B - b), t,
+                     min_of(T, t + steps));
+  };
+  parallel_chains(threads, (B + rows - 1) / rows, (T + steps - 1) / steps, body);
 }
 
 static void cfc_forward(const CfcProblem& p) {

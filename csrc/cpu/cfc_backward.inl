@@ -151,17 +151,22 @@ static void cfc_backward_step(const Cfc& k, const CfcTransposed& w, const CfcSla
                                             dz(p.layers) + r * steps * k.stride[p.layers], g);
     if (p.dts) p.dts[at] = dts;
   }
+  const long before = b * p.T + (t > 0 ? t - 1 : 0);
+  const Ahead ahead{rows,
+                    {{p.dh + before * p.H, p.T * p.H, p.H},
+                     {p.saved + before * p.saved_width, p.T * p.saved_width, p.saved_width}}};
   long kept_at = p.saved_width - p.heads * p.H;
   for (int s = p.layers; s > 0; --s) {
     const long down = s - 1;
     kept_at -= k.width[down];
     gemm(dz(s), steps * k.stride[s], 1, rows, w.panels[s], k.width[s], k.depth[s], dz(down),
-         steps * k.stride[down], false);
+         steps * k.stride[down], false, s == p.layers ? &ahead : nullptr);
     for (long r = 0; r < rows; ++r)
       multiply_slope(p.activation, dz(down) + r * steps * k.stride[down],
                      p.saved + ((b + r) * p.T + t) * p.saved_width + kept_at, k.width[down]);
   }
-  gemm(dz(0), steps * k.stride[0], 1, rows, w.panels[0], k.width[0], p.H, f.dh, k.Hn, false);
+  gemm(dz(0), steps * k.stride[0], 1, rows, w.panels[0], k.width[0], p.H, f.dh, k.Hn, false,
+       p.layers == 0 ? &ahead : nullptr);
   if (p.lstm.on) lstm_backward_step(f.lstm, t, t - t0, f.dh, k.Hn);
 }
 

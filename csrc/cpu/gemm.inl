@@ -62,13 +62,15 @@ static inline void gemm_tile_of(long rows, const float* A, long row_stride, long
 }
 
 // C = start + A B. Element (m, k) of A is A[m * row_stride + k * depth_stride]; `start` is laid out
-// as C with rows ld_start apart (0: a bias), null for 0.
+// as C with rows ld_start apart (0: a bias), null for 0. `ahead` is prefetched between the tiles.
 static void gemm_from(const float* start, long ld_start, const float* A, long row_stride,
                       long depth_stride, long M, const float* panels, long depth, long columns,
-                      float* C, long ldc) {
-  const long tiles = (M + MR - 1) / MR;
+                      float* C, long ldc, const Ahead* ahead = nullptr) {
+  const long tiles = (M + MR - 1) / MR, all = tiles * ((columns + NR - 1) / NR);
+  long done = 0;
   for (long n = 0; n < columns; n += NR, panels += depth * NR)
     for (long tile = 0; tile < tiles; ++tile) {
+      if (ahead) prefetch(*ahead, done++, all);
       const long m = M * tile / tiles, rows = M * (tile + 1) / tiles - m;
       gemm_tile_of<MR>(rows, A + m * row_stride, row_stride, depth_stride, panels, depth,
                        C + m * ldc + n, ldc, start ? start + m * ld_start + n : nullptr, ld_start);
@@ -76,9 +78,10 @@ static void gemm_from(const float* start, long ld_start, const float* A, long ro
 }
 
 static void gemm(const float* A, long row_stride, long depth_stride, long M, const float* panels,
-                 long depth, long columns, float* C, long ldc, bool accumulate) {
+                 long depth, long columns, float* C, long ldc, bool accumulate,
+                 const Ahead* ahead = nullptr) {
   gemm_from(accumulate ? C : nullptr, ldc, A, row_stride, depth_stride, M, panels, depth, columns,
-            C, ldc);
+            C, ldc, ahead);
 }
 
 // sums [columns] += the sum of `depth` rows, `stride` apart.

@@ -102,6 +102,14 @@ void run_parallel(long count, void (*body)(void* context, long index), void* con
   parallel_for(std::size_t(count), [=](std::size_t i) { body(context, long(i)); });
 }
 
+void run_chains(long threads, long chains, long links,
+                void (*body)(void* context, long thread, long chain, long link), void* context) {
+  parallel_chains(std::size_t(threads), std::size_t(chains), std::size_t(links),
+                  [=](std::size_t thread, std::size_t chain, std::size_t link) {
+                    body(context, long(thread), long(chain), long(link));
+                  });
+}
+
 long parallel_threads() { return num_threads(); }
 
 float* allocate_floats(long count) {

@@ -101,6 +101,8 @@ struct Kernels {
 // What the instruction-set files may use of the C++ library, compiled once for the baseline
 // (csrc/cpu/isa.cpp).
 void run_parallel(long count, void (*body)(void* context, long index), void* context);
+void run_chains(long threads, long chains, long links,
+                void (*body)(void* context, long thread, long chain, long link), void* context);
 long parallel_threads();             // that run_parallel may use
 float* allocate_floats(long count);  // 64-byte aligned; throws std::bad_alloc
 void free_floats(float* p);

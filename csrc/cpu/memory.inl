@@ -25,6 +25,15 @@ static void parallel(long count, Body& body) {
   run_parallel(count, [](void* context, long i) { (*static_cast<Body*>(context))(i); }, &body);
 }
 
+// body(thread, chain, link) for every link of every chain: csrc/cpu/thread_pool.h.
+template <typename Body>
+static void parallel_chains(long threads, long chains, long links, Body& body) {
+  const auto run = [](void* context, long thread, long chain, long link) {
+    (*static_cast<Body*>(context))(thread, chain, link);
+  };
+  run_chains(threads, chains, links, run, &body);
+}
+
 // How many of `threads` some work is worth, in vector operations of about 0.3 ns: 10 us for each,
 // five times what it takes to hand a task to a thread that waits.
 static inline long share_work(long operations, long threads) {
@@ -49,6 +58,25 @@ static inline void copy(float* to, const float* from, long n) {
 static inline void add_to(float* to, const float* from, long n) {
   for (long i = 0; i < n; ++i) to[i] += from[i];
 }
+// Rows of arrays that the next step reads or writes. They are a sequence apart in memory, so no
+// prefetcher of the hardware foresees them; all at once would hold up the loads behind them.
+struct Ahead {
+  long rows;
+  struct {
+    const float* at;
+    long stride, floats;
+  } arrays[3];
+};
+
+// Asks L2 for share `i` of `shares` of the rows. Always inline: GCC drops calls of a function that
+// does nothing but prefetch.
+__attribute__((always_inline)) static inline void prefetch(const Ahead& ahead, long i,
+                                                           long shares) {
+  for (long r = ahead.rows * i / shares; r < ahead.rows * (i + 1) / shares; ++r)
+    for (const auto& a : ahead.arrays)
+      for (long n = 0; n < a.floats; n += 16) __builtin_prefetch(a.at + r * a.stride + n, 0, 2);
+}
+
 // to += from; from = 0: moves a short running sum into a long one, so that rounding does not grow
 // with T.
 static inline void flush(float* to, float* from, long n) {

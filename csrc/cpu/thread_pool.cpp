@@ -16,6 +16,7 @@
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <vector>
 #if defined(__linux__)
 #include <sched.h>
 #elif defined(__APPLE__)
@@ -250,6 +251,39 @@ void parallel_for(std::size_t n, const Body& body) {
     ~Release() { pool.release(); }
   } release{workers};
   workers.run(n, threads, body);
+}
+
+void parallel_chains(std::size_t threads, std::size_t chains, std::size_t links,
+                     const ChainBody& body) {
+  if (std::min(threads, chains) <= 1) {  // a single step of a cell: nothing to keep account of
+    for (std::size_t chain = 0; chain < chains; ++chain)
+      for (std::size_t link = 0; link < links; ++link) body(0, chain, link);
+    return;
+  }
+  // Twice the next link of a chain; odd while a thread runs it.
+  std::vector<std::atomic<std::size_t>> states(chains);
+  // The chain that is furthest behind of those that no thread has, taken; `chains` if there is
+  // none.
+  const auto take = [&](std::size_t& link) {
+    for (;;) {
+      std::size_t best = chains, behind = 2 * links;
+      for (std::size_t c = 0; c < chains; ++c) {
+        const std::size_t state = states[c].load(std::memory_order_relaxed);
+        if (state % 2 == 0 && state < behind) best = c, behind = state;
+      }
+      if (best == chains) return chains;
+      link = behind / 2;
+      if (states[best].compare_exchange_strong(behind, behind + 1, std::memory_order_acquire))
+        return best;
+    }
+  };
+  parallel_for(std::min(threads, chains), [&](std::size_t thread) {
+    std::size_t link = 0;
+    for (auto c = take(link); c < chains; c = take(link)) {
+      body(thread, c, link);
+      states[c].store(2 * link + 2, std::memory_order_release);
+    }
+  });
 }
 
 }  // namespace mlx_ncps

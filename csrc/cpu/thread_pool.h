@@ -24,4 +24,12 @@ void set_num_threads(int n);
 // started by then are skipped.
 void parallel_for(std::size_t n, const std::function<void(std::size_t)>& body);
 
+// Calls body(thread, chain, link) once for every link of every chain, on up to `threads` threads
+// that have different numbers `thread` < threads. The links of a chain run in order, one at a time,
+// each on the thread that is free next: a chain may change its thread at every link. So all threads
+// end within a link of each other even where one runs slower or starts late. Exceptions as above.
+using ChainBody = std::function<void(std::size_t thread, std::size_t chain, std::size_t link)>;
+void parallel_chains(std::size_t threads, std::size_t chains, std::size_t links,
+                     const ChainBody& body);
+
 }  // namespace mlx_ncps

@@ -49,6 +49,41 @@ NATIVE_TEST(parallel_for_visits_each_index_once) {
   }
 }
 
+NATIVE_TEST(parallel_chains_runs_the_links_of_a_chain_in_order) {
+  for (int threads : {1, 2, 3, 8}) {
+    set_num_threads(threads);
+    for (std::size_t chains : {0, 1, 2, 3, 17}) {
+      constexpr std::size_t LINKS = 50;
+      std::vector<std::size_t> next(chains,
+                                    0);  // plain memory: a link sees what the last one wrote
+      std::vector<std::atomic<int>> busy(threads);
+      std::atomic<bool> wrong{false};
+      mlx_ncps::parallel_chains(threads, chains, LINKS,
+                                [&](std::size_t thread, std::size_t chain, std::size_t link) {
+                                  if (busy[thread].exchange(1) || next[chain]++ != link)
+                                    wrong = true;
+                                  busy[thread] = 0;
+                                });
+      CHECK(!wrong.load());
+      CHECK(next == std::vector<std::size_t>(chains, LINKS));
+    }
+  }
+}
+
+NATIVE_TEST(parallel_chains_rethrows) {
+  set_num_threads(2);
+  const auto body = [](std::size_t, std::size_t chain, std::size_t link) {
+    if (chain == 1 && link == 2) throw std::runtime_error("link");
+  };
+  bool thrown = false;
+  try {
+    mlx_ncps::parallel_chains(2, 3, 4, body);
+  } catch (const std::runtime_error&) {
+    thrown = true;
+  }
+  CHECK(thrown);
+}
+
 NATIVE_TEST(parallel_for_survives_many_short_regions) {
   set_num_threads(4);
   std::size_t total = 0;
