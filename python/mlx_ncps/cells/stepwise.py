@@ -110,7 +110,7 @@ class StepMixin:
 
     def _step(self, drive, state, ts):
         """One step of length ts, a number or [B, 1]: drive [B, ...], state [B, H] -> state."""
-        raise NotImplementedError
+        raise self._must_define("_step()")
 
 
 class DenseCell(StepMixin, LiquidCell):
