@@ -146,13 +146,15 @@ def test_nothing_matches_before_places_are_watched(native, cell, made):
 
 def test_kernels_of_another_instruction_set_do_not_match(native, packed):
     step, arrays, x, h = packed
-    if len(native.isas()) < 2:
+    before = native.isa()
+    others = [isa for isa in native.isas() if isa != before]
+    if not others:
         pytest.skip("one instruction set here")
-    native.set_isa(native.isas()[1])
+    native.set_isa(others[0])
     try:
         assert step(x, h, None, arrays, STEP) is False
     finally:
-        native.set_isa(native.isas()[0])
+        native.set_isa(before)
     assert step(x, h, None, arrays, STEP)
 
 
