@@ -221,10 +221,13 @@ def test_options_and_masks_count_when_they_change(native):
         assert_close(option, got, want, SAME)
         assert not np.allclose(got, before, rtol=1e-4), option
         before = got
-    for isa in native.isas():
-        native.set_isa(isa)
-        assert_close(isa, layer.step(x, h)[1], before, SAME)
-    native.set_isa(native.isas()[0])
+    isa_before = native.isa()
+    try:
+        for isa in native.isas():
+            native.set_isa(isa)
+            assert_close(isa, layer.step(x, h)[1], before, SAME)
+    finally:
+        native.set_isa(isa_before)
 
 
 def test_modules_and_options_count_when_they_change():
