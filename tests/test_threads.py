@@ -43,6 +43,8 @@ CASES = [
     CfcCase(batch=3, steps=9, units=65, backbone_units=65),
     CfcCase(batch=17, steps=5, units=65, backbone_units=65),
     CfcCase(batch=35, steps=50, units=33, backbone_units=33),  # a block changes its thread
+    LtcCase(batch=9, steps=100, units=17),
+    LtcCase(batch=35, steps=30, units=17, density=0.3),
 ]
 
 
@@ -56,8 +58,16 @@ def test_set_num_threads_does_not_change_results(case):
         np.testing.assert_array_equal(run(), want, err_msg=f"{n} threads")
 
 
-def test_set_num_threads_does_not_change_mixed_memory():
-    layer = mlx_ncps.CfC(7, 33, backbone_units=20, mixed_memory=True).eval()
+MIXED = {
+    "cfc": lambda: mlx_ncps.CfC(7, 33, backbone_units=20, mixed_memory=True),
+    "ltc_dense": lambda: mlx_ncps.LTC(7, 17, mixed_memory=True),
+    "ltc_lists": lambda: mlx_ncps.LTC(7, mlx_ncps.wirings.AutoNCP(20, 3), mixed_memory=True),
+}
+
+
+@pytest.mark.parametrize("make_layer", MIXED.values(), ids=MIXED)
+def test_set_num_threads_does_not_change_mixed_memory(make_layer):
+    layer = make_layer().eval()
     x = mx.array(np.random.default_rng(0).normal(size=(35, 50, 7)), mx.float32)
     with mx.stream(mx.cpu):
         want = None

@@ -129,16 +129,18 @@ static inline void unfold(const LtcDense& k, const float* v, float* v_next, cons
   }
 }
 
+// Steps t0 .. end, at most `chunk`, of ROWS rows. The state before them is read where the step
+// before wrote it, so that any thread may go on with the rows.
 template <int ROWS>
-static void ltc_dense_forward_rows(const LtcDense& k, long b) {
+static void ltc_dense_forward_rows(const LtcDense& k, long b, long t0, long end, long chunk) {
   const LtcProblem& p = k.p;
   const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
-  Scratch scratch(4 * ROWS * Hp + lstm_floats(k.lstm, ROWS));
+  Scratch scratch(4 * ROWS * Hp + (k.lstm.p.on ? chunk * ROWS * k.lstm.Z : 0));
   float *v = scratch.data, *v_next = v + ROWS * Hp, *n0 = v_next + ROWS * Hp, *d0 = n0 + ROWS * Hp;
-  const LstmRows lstm{k.lstm, b, ROWS, lstm_chunk(k.lstm, ROWS), d0 + ROWS * Hp};
+  const LstmRows lstm{k.lstm, b, ROWS, chunk, d0 + ROWS * Hp};
   fill(v, 2 * ROWS * Hp, 0.0f);
-  for (int r = 0; r < ROWS; ++r) copy(v + r * Hp, p.v0 + (b + r) * H, H);
-  for (long t = 0; t < T; ++t) {
+  for (int r = 0; r < ROWS; ++r) copy(v + r * Hp, state_before(k.lstm, p.v, p.v0, b + r, t0), H);
+  for (long t = t0; t < end; ++t) {
     float rate[ROWS];
     for (int r = 0; r < ROWS; ++r) rate[r] = p.ts[(b + r) * T + t] / float(U);
     if (p.lstm.on) lstm_step(lstm, t, v, Hp);
@@ -170,18 +172,20 @@ static long ltc_operations(const LtcDense& k) {
 }
 
 template <int ROWS = LTC_ROWS>
-static void ltc_dense_forward_task(const LtcDense& k, long b, long rows) {
-  if (rows == ROWS) return ltc_dense_forward_rows<ROWS>(k, b);
-  if constexpr (ROWS > 1) ltc_dense_forward_task<ROWS - 1>(k, b, rows);
+static void ltc_dense_forward_task(const LtcDense& k, long rows, long b, long t0, long end,
+                                   long chunk) {
+  if (rows == ROWS) return ltc_dense_forward_rows<ROWS>(k, b, t0, end, chunk);
+  if constexpr (ROWS > 1) ltc_dense_forward_task<ROWS - 1>(k, rows, b, t0, end, chunk);
 }
 
 static void ltc_dense_forward_all(const LtcDense& k) {
-  const long B = k.p.B, share = share_work(ltc_operations(k), parallel_threads()),
-             rows = even_rows(B, LTC_ROWS, share);
-  auto body = [&](long task) {
-    ltc_dense_forward_task(k, task * rows, min_of(rows, B - task * rows));
+  const long B = k.p.B, T = k.p.T, threads = share_work(ltc_operations(k), parallel_threads()),
+             rows = even_rows(B, LTC_ROWS, threads), chunk = lstm_chunk(k.lstm, rows);
+  auto body = [&](long, long chain, long link) {
+    const long b = chain * rows, t = link * chunk;
+    ltc_dense_forward_task(k, min_of(rows, B - b), b, t, min_of(T, t + chunk), chunk);
   };
-  parallel((B + rows - 1) / rows, body);
+  if (T > 0) parallel_chains(threads, (B + rows - 1) / rows, (T + chunk - 1) / chunk, body);
 }
 
 static void ltc_dense_forward(const LtcProblem& p) {

@@ -93,18 +93,19 @@ static RowBlock row_block(const LtcProblem& p, long element, long index) {
   return {b, min_of(W, element - within), p.saved ? p.saved + b * p.T * p.U * 2 * p.H : nullptr};
 }
 
+// Steps t0 .. end of a block, at most `chunk`; as in ltc_dense_forward_rows, on any thread.
 static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
                                     const SynapseRuns& sensory, const Lstm& k,
-                                    const RowBlock& block) {
+                                    const RowBlock& block, long t0, long end, long chunk) {
   const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live,
              Hp = round_up(H, W);
-  float* saved = block.saved;
-  Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + lstm_floats(k, live));
+  float* saved = block.saved ? block.saved + t0 * U * H * 2 * live : nullptr;
+  Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + (k.p.on ? chunk * live * k.Z : 0));
   float *v = scratch.data, *v_next = v + H * W, *n0 = v_next + H * W, *d0 = n0 + H * W,
         *x = d0 + H * W, *ts = x + I * W, *rows = ts + W;
-  const LstmRows lstm{k, b, live, lstm_chunk(k, live), rows + Hp * W};
-  gather_rows(p.v0 + b * H, H, H, live, v);
-  for (long t = 0; t < T; ++t) {
+  const LstmRows lstm{k, b, live, chunk, rows + Hp * W};
+  gather_rows(state_before(k, p.v, p.v0, b, t0), t0 > 0 ? T * H : H, H, live, v);
+  for (long t = t0; t < end; ++t) {
     gather_rows(p.x + (b * T + t) * I, T * I, I, live, x, t + 1 < T ? I : 0);
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
     const vf rate = load(ts) / float(U);
@@ -138,10 +139,14 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
 static void ltc_sparse_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
                                    const SynapseRuns& sensory, const Lstm& lstm) {
   const long element = p.saved ? p.element : p.B;
-  auto body = [&](long task) {
-    ltc_sparse_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, task));
+  const long chunk = lstm_chunk(lstm, W);
+  auto body = [&](long, long chain, long link) {
+    const long t = link * chunk;
+    ltc_sparse_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, chain), t,
+                            min_of(p.T, t + chunk), chunk);
   };
-  parallel(row_blocks(p, element), body);
+  if (p.T > 0)
+    parallel_chains(parallel_threads(), row_blocks(p, element), (p.T + chunk - 1) / chunk, body);
 }
 
 static void ltc_sparse_forward(const LtcProblem& p) {
