@@ -40,3 +40,12 @@ def run_python():
         )
 
     return run
+
+
+@pytest.fixture
+def seeded_and_poisoned(native):
+    """The same random numbers for every test; outputs are NaN before the kernels write them."""
+    mx.random.seed(3)
+    native.poison_outputs(True)
+    yield
+    native.poison_outputs(False)

@@ -31,13 +31,7 @@ from rnn_layers import (
 )
 from step_layers import all_layers, at_once, built, evaluated, few_layers, randomise
 
-
-@pytest.fixture(autouse=True)
-def seed(native):
-    mx.random.seed(3)
-    native.poison_outputs(True)
-    yield
-    native.poison_outputs(False)
+pytestmark = pytest.mark.usefixtures("seeded_and_poisoned")
 
 
 @all_layers

@@ -9,13 +9,7 @@ from mlx_ncps.rnn.sequence import _may_run_at_once
 from rnn_layers import GRADIENT, SAME, B, I, T, assert_trees_close, gradients, normal, spans
 from step_layers import all_layers, at_once, built, evaluated, few_layers
 
-
-@pytest.fixture(autouse=True)
-def seed(native):
-    mx.random.seed(3)
-    native.poison_outputs(True)
-    yield
-    native.poison_outputs(False)
+pytestmark = pytest.mark.usefixtures("seeded_and_poisoned")
 
 
 @all_layers

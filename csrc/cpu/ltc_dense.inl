@@ -135,7 +135,7 @@ template <int ROWS>
 static void ltc_dense_forward_rows(const LtcDense& k, long b, long t0, long end, long chunk) {
   const LtcProblem& p = k.p;
   const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
-  Scratch scratch(4 * ROWS * Hp + (k.lstm.p.on ? chunk * ROWS * k.lstm.Z : 0));
+  Scratch scratch(4 * ROWS * Hp + lstm_floats(k.lstm, ROWS));
   float *v = scratch.data, *v_next = v + ROWS * Hp, *n0 = v_next + ROWS * Hp, *d0 = n0 + ROWS * Hp;
   const LstmRows lstm{k.lstm, b, ROWS, chunk, d0 + ROWS * Hp};
   fill(v, 2 * ROWS * Hp, 0.0f);

@@ -100,7 +100,7 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
   const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live,
              Hp = round_up(H, W);
   float* saved = block.saved ? block.saved + t0 * U * H * 2 * live : nullptr;
-  Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + (k.p.on ? chunk * live * k.Z : 0));
+  Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + lstm_floats(k, live));
   float *v = scratch.data, *v_next = v + H * W, *n0 = v_next + H * W, *d0 = n0 + H * W,
         *x = d0 + H * W, *ts = x + I * W, *rows = ts + W;
   const LstmRows lstm{k, b, live, chunk, rows + Hp * W};

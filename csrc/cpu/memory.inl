@@ -58,6 +58,7 @@ static inline void copy(float* to, const float* from, long n) {
 static inline void add_to(float* to, const float* from, long n) {
   for (long i = 0; i < n; ++i) to[i] += from[i];
 }
+
 // Rows of arrays that the next step reads or writes. They are a sequence apart in memory, so no
 // prefetcher of the hardware foresees them; all at once would hold up the loads behind them.
 struct Ahead {
