@@ -41,6 +41,11 @@ FEW = [
     CfcCase(timespans="scalar", mode="no_gate", steps=2),
     CfcCase(timespans="per_step", mode="pure", steps=2),
 ]
+CHUNKED = [  # more steps than a block of rows runs before it may change its thread
+    LtcCase(batch=9, steps=100, inputs=3, units=16, unfolds=2),  # dense: whole vectors
+    LtcCase(batch=35, steps=30, inputs=3, units=17, unfolds=2, density=0.3),
+    CfcCase(batch=35, steps=30, inputs=3, units=5, backbone_units=7),
+]
 ISA_CASES = [
     *(LtcCase(units=h, batch=5, unfolds=3, density=d) for h in (1, 17, 33, 65) for d in (1.0, 0.3)),
     *(CfcCase(units=h, backbone_units=h + 2, layers=2) for h in (1, 17, 33, 65)),
@@ -81,6 +86,13 @@ def test_sparse_cases_run_both_kernels():
         sizes = case.batch, case.inputs, case.units, case.unfolds
         kernels.add(_loader.native.ltc_kernel(*sizes, synapses=handle))
     assert kernels == {"dense", "lists"}
+
+
+@pytest.mark.parametrize("case", CHUNKED, ids=str)
+def test_sequence_in_chunks_equals_numpy(case):
+    synapses = isinstance(case, LtcCase) and case.density < 1.0
+    check_states(case, "cpu", synapses=synapses)
+    check_gradients(case, "cpu", synapses=synapses)
 
 
 @pytest.mark.parametrize("case", LTC_WIRED_CASES, ids=str)

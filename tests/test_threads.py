@@ -43,7 +43,7 @@ CASES = [
     CfcCase(batch=3, steps=9, units=65, backbone_units=65),
     CfcCase(batch=17, steps=5, units=65, backbone_units=65),
     CfcCase(batch=35, steps=50, units=33, backbone_units=33),  # a block changes its thread
-    LtcCase(batch=9, steps=100, units=17),
+    LtcCase(batch=9, steps=100, units=16),
     LtcCase(batch=35, steps=30, units=17, density=0.3),
 ]
 
