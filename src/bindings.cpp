@@ -3,7 +3,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
@@ -27,13 +26,14 @@ static std::vector<int> vector_of(const Indices& a) { return {a.data(), a.data()
 NB_MODULE(_ext, m) {
   m.doc() = "Fused CfC and LTC primitives for MLX's CPU backend.";
 
-  nb::class_<SynapseLists>(m, "SynapseLists", "The non-zero entries of a wiring's masks.")
+  nb::class_<Shared<SynapseLists>>(m, "SynapseLists", "The non-zero entries of a wiring's masks.")
       .def(
           "__init__",
-          [](SynapseLists* self, Indices source, Indices target, Indices sensory_source,
+          [](Shared<SynapseLists>* self, Indices source, Indices target, Indices sensory_source,
              Indices sensory_target, int inputs, int units) {
-            new (self) SynapseLists(vector_of(source), vector_of(target), vector_of(sensory_source),
-                                    vector_of(sensory_target), inputs, units);
+            new (self) Shared<SynapseLists>{std::make_shared<const SynapseLists>(
+                vector_of(source), vector_of(target), vector_of(sensory_source),
+                vector_of(sensory_target), inputs, units)};
           },
           "source"_a, "target"_a, "sensory_source"_a, "sensory_target"_a, "inputs"_a, "units"_a);
 
