@@ -31,6 +31,7 @@ endif()
 
 nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_SUPPRESS_WARNINGS
   src/bindings.cpp
+  src/interrupt.cpp
   src/step_cell.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
@@ -38,6 +39,12 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   csrc/step_cell.cpp
   csrc/primitive.cpp)
 target_link_libraries(_ext PRIVATE mlx_ncps_cpu mlx)
+if(MLX_NCPS_SANITIZE AND NOT APPLE)
+  # Every request for Python's lock passes src/lock_guard.cpp.
+  target_sources(_ext PRIVATE src/lock_guard.cpp)
+  target_compile_definitions(_ext PRIVATE MLX_NCPS_LOCK_GUARD=1)
+  target_link_options(_ext PRIVATE LINKER:--wrap=PyGILState_Ensure)
+endif()
 
 # ---- macOS --------------------------------------------------------------------------------------
 

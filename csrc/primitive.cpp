@@ -11,7 +11,8 @@
 namespace mlx_ncps {
 namespace {
 std::atomic<bool> poison{false};
-}
+thread_local bool mlx_thread = false;
+}  // namespace
 
 mx::array ready(const mx::array& a, mx::Stream s) {
   const auto f = mx::astype(a, mx::float32, s);
@@ -46,6 +47,9 @@ void allocate(Arrays& outputs) {
 }
 
 void poison_outputs(bool on) { poison = on; }
+
+void enter_mlx_thread() { mlx_thread = true; }
+bool on_mlx_thread() { return mlx_thread; }
 
 mx::array empty_array(mx::Shape shape) {
   Arrays made{mx::array(std::move(shape), mx::float32, nullptr, {})};

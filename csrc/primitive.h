@@ -36,6 +36,11 @@ void poison_outputs(bool on);
 // An array that is evaluated from the start, its values yet to be written; float32.
 mx::array empty_array(mx::Shape shape);
 
+// Marks the thread that runs a primitive's task. It must never ask for Python's lock, whose holder
+// may wait for it: src/lock_guard.cpp checks that.
+void enter_mlx_thread();
+bool on_mlx_thread();
+
 // Throws where an input is not row-contiguous: the primitive was built by something else than its
 // own function.
 void check_contiguous(const char* op, const Arrays& inputs);

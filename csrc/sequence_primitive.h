@@ -16,8 +16,12 @@
 //   forward(problem), backward(problem)   run the kernels
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <memory>
+#include <utility>
 
+#include "csrc/cpu/interrupt.h"
 #include "csrc/primitive.h"
 #include "mlx/backend/cpu/encoder.h"
 
@@ -28,12 +32,34 @@ inline mx::Shape states_shape(const Arrays& in) {
   return {in[0].shape(0), in[0].shape(1), in[1].shape(1)};
 }
 
+// A NaN that no kernel computes: states of a forward that gave up. Its backward gives up too, so that
+// what is kept between them, gigabytes of a long call, may stay as it is.
+inline float unfinished() { return std::bit_cast<float>(0x7fc4cccdu); }
+inline bool is_unfinished(const mx::array& states) {
+  return states.size() > 0 && std::bit_cast<unsigned>(*states.data<float>()) == 0x7fc4cccdu;
+}
+
+// Where Ctrl-C ends the run, the first `visible` outputs become NaN and MLX goes on: an exception
+// would wait in the stream for its next user, and the main thread raises KeyboardInterrupt as soon
+// as MLX returns.
 template <typename Run>
-void dispatch(mx::Stream stream, const Arrays& inputs, Arrays& outputs, Run run) {
+void dispatch(mx::Stream stream, const Arrays& inputs, Arrays& outputs, int visible, Run run) {
+  const bool main = before_work();
+  std::vector<std::pair<float*, size_t>> seen;
+  for (int i = 0; i < visible; ++i)
+    seen.emplace_back(outputs[i].data<float>(), outputs[i].size());
   auto& encoder = mx::cpu::get_command_encoder(stream);
   for (const auto& a : inputs) encoder.set_input_array(a);
   for (auto& a : outputs) encoder.set_output_array(a);
-  encoder.dispatch(std::move(run));
+  encoder.dispatch([main, seen = std::move(seen), run = std::move(run)] {
+    enter_mlx_thread();
+    const WorkFor caller(main);
+    try {
+      run();
+    } catch (const Interrupted&) {
+      for (auto [data, size] : seen) std::fill_n(data, size, unfinished());
+    }
+  });
 }
 
 inline Arrays all_ready(const Arrays& arrays, mx::Stream s) {
@@ -57,8 +83,12 @@ class SequenceBackward : public mx::Primitive {
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     check_contiguous(Op::CALL, inputs);
     allocate(outputs);
-    dispatch(stream(), inputs, outputs,
-             [op = op_, p = op_.backward_problem(inputs, outputs)] { op.backward(p); });
+    dispatch(stream(), inputs, outputs, op_.inputs(),
+             [op = op_, p = op_.backward_problem(inputs, outputs),
+              states = mx::array::unsafe_weak_copy(inputs[op_.inputs()])] {
+               if (is_unfinished(states)) throw Interrupted();
+               op.backward(p);
+             });
   }
   void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }
   Arrays vjp(const Arrays&, const Arrays&, const std::vector<int>&, const Arrays&) override {
@@ -98,7 +128,7 @@ class Sequence : public mx::Primitive {
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
     check_contiguous(Op::CALL, inputs);
     allocate(outputs);
-    dispatch(stream(), inputs, outputs,
+    dispatch(stream(), inputs, outputs, Op::STATES,
              [op = op_, p = op_.forward_problem(inputs, outputs)] { op.forward(p); });
   }
   void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }

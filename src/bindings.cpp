@@ -53,6 +53,10 @@ NB_MODULE(_ext, m) {
         "merged"_a = false, "memory"_a.none() = nb::none(), "save"_a = true,
         "stream"_a = nb::none());
 
+#ifdef MLX_NCPS_LOCK_GUARD
+  bind_lock_guard(m);
+#endif
+  bind_interrupt();
   bind_step_cell(m);
 
   m.def("metallib_available", &mlx_ncps::metallib_available);

@@ -33,4 +33,11 @@ struct type_caster<std::shared_ptr<T>> {
 
 }  // namespace nanobind::detail
 
+#ifdef MLX_NCPS_LOCK_GUARD
+void bind_lock_guard(nanobind::module_& m);
+#endif
+void bind_interrupt();
 void bind_step_cell(nanobind::module_& m);
+
+// For who has caught Interrupted, with Python's lock: throws KeyboardInterrupt.
+[[noreturn]] void raise_interrupt();

@@ -16,9 +16,11 @@ namespace mlx_ncps {
 namespace nb = nanobind;
 namespace mx = mlx::core;
 
-// The array behind a Python object, or null.
+// The array behind a Python object, or null; mx.array.__new__ makes an object without one.
 inline const mx::array* array_of(nb::handle object) {
-  return nb::isinstance<mx::array>(object) ? nb::inst_ptr<mx::array>(object) : nullptr;
+  return nb::isinstance<mx::array>(object) && nb::inst_ready(object)
+             ? nb::inst_ptr<mx::array>(object)
+             : nullptr;
 }
 
 class Places {

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 
+#include "csrc/cpu/interrupt.h"
 #include "csrc/ltc.h"
 #include "src/bindings.h"
 #include "src/places.h"
@@ -38,13 +39,17 @@ bool only_reshapes(const mx::array& a) {
   return false;
 }
 
-// The values where they lie in memory now as the kernels read them, float32 and row-contiguous;
-// else null, as for a tracer, which has none.
-const float* values_of(const mx::array& a) {
+// The array whose memory holds the values of `a` now as the kernels read them, float32 and
+// row-contiguous; else null, as for a tracer, which has none.
+const mx::array* holder_of(const mx::array& a) {
   if (a.dtype() != mx::float32 || a.is_tracer()) return nullptr;
   const mx::array* at = &a;
   while (!at->is_available() && only_reshapes(*at)) at = &at->inputs()[0];
-  return at->is_available() && at->flags().row_contiguous ? at->data<float>() : nullptr;
+  return at->is_available() && at->flags().row_contiguous ? at : nullptr;
+}
+const float* values_of(const mx::array& a) {
+  const mx::array* holder = holder_of(a);
+  return holder ? holder->data<float>() : nullptr;
 }
 
 // How a call lies: one step [B, I], or with STEP also [I]; or a sequence [B, T, I] or [T, I], which
@@ -80,11 +85,37 @@ bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<fl
   return true;
 }
 
-bool read_state(nb::handle object, const mx::Shape& shape, const float*& out) {
-  const mx::array* a = array_of(object);
-  out = a && a->shape() == shape ? values_of(*a) : nullptr;
-  return out;
+// Values of a call. Holds them: without Python's lock another thread may put another array in
+// place of the object's, as `a[...] = ` does.
+struct Held {
+  std::optional<mx::array> array;
+  const float* data = nullptr;
+
+  bool take(const mx::array* a) {
+    const mx::array* holder = a ? holder_of(*a) : nullptr;
+    if (!holder) return false;
+    array = *holder, data = array->data<float>();
+    return true;
+  }
+  bool take_state(nb::handle object, const mx::Shape& shape) {
+    const mx::array* a = array_of(object);
+    return a && a->shape() == shape && take(a);
+  }
+};
+
+// Ends with KeyboardInterrupt where Ctrl-C is pressed.
+void run_unlocked(const StepCell& cell, const StepCell::Call& call) {
+  const mlx_ncps::WorkFor caller(mlx_ncps::before_work());
+  try {
+    const nb::gil_scoped_release unlocked;
+    cell.run(call);
+  } catch (const mlx_ncps::Interrupted&) {
+    raise_interrupt();
+  }
 }
+
+// Leaves all calls to the graph, whose code says why: a forked child in which MLX can't run.
+bool declines = false;
 
 // Units of StepCell::work.
 constexpr long WORTH_UNLOCKING = 1 << 20;  // some 30 us
@@ -95,7 +126,7 @@ struct Request {
   Form form;
   long B, T;
   mx::Shape state_shape;  // [B, H] or [H]
-  const float *x, *h = nullptr, *c = nullptr;
+  Held x, h, c;
   std::vector<float> ts, zeros;
 
   // False where only a graph can tell or compute.
@@ -103,8 +134,7 @@ struct Request {
     const mx::array* a = array_of(inputs);
     const bool one_step = form == STEP || form == BATCH;
     const int batched = one_step ? 2 : 3, H = cell.units();
-    x = a ? values_of(*a) : nullptr;
-    if (!x || int(a->ndim()) > batched || int(a->ndim()) < batched - (form != BATCH) ||
+    if (!x.take(a) || int(a->ndim()) > batched || int(a->ndim()) < batched - (form != BATCH) ||
         a->shape(-1) != cell.inputs())
       return false;
     const bool single = int(a->ndim()) < batched;
@@ -117,14 +147,14 @@ struct Request {
   bool read_states(const StepCell& cell, nb::handle initial) {
     if (initial.is_none()) {
       zeros.resize(B * cell.units());
-      h = c = zeros.data();
+      h.data = c.data = zeros.data();
       return true;
     }
-    if (!cell.has_memory()) return read_state(initial, state_shape, h);
+    if (!cell.has_memory()) return h.take_state(initial, state_shape);
     if (!nb::isinstance<nb::tuple>(initial)) return false;
     const auto pair = nb::borrow<nb::tuple>(initial);
-    return pair.size() == 2 && read_state(pair[0], state_shape, h) &&
-           read_state(pair[1], state_shape, c);
+    return pair.size() == 2 && h.take_state(pair[0], state_shape) &&
+           c.take_state(pair[1], state_shape);
   }
 
   // (output, state).
@@ -136,13 +166,14 @@ struct Request {
     mx::array next_c = cell.has_memory() ? mlx_ncps::empty_array(state_shape) : next;
     const bool same = cell.reads_state() && form != EVERY;
     mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
-    {
-      // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
-      std::optional<nb::gil_scoped_release> unlocked;
-      if (B * T * cell.work() > WORTH_UNLOCKING) unlocked.emplace();
-      cell.run({B, T, x, ts.data(), h, c, next.data<float>(), next_c.data<float>(),
-                same ? nullptr : output.data<float>(), form == EVERY});
-    }
+    const StepCell::Call call{B, T, x.data, ts.data(), h.data, c.data, next.data<float>(),
+                              next_c.data<float>(), same ? nullptr : output.data<float>(),
+                              form == EVERY};
+    // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
+    if (B * T * cell.work() > WORTH_UNLOCKING)
+      run_unlocked(cell, call);
+    else
+      cell.run(call);
     const nb::object first = nb::cast(std::move(output));
     nb::object state = same ? first : nb::cast(std::move(next));
     if (cell.has_memory()) state = nb::make_tuple(state, nb::cast(std::move(next_c)));
@@ -175,7 +206,7 @@ struct Stream {
   nb::object step(nb::handle owner, nb::handle front, nb::handle inputs, nb::handle initial,
                   nb::handle timespans, int form) const {
     Request request{Form(form)};
-    if (!request.read(cell, inputs, initial, timespans)) return nb::none();
+    if (declines || !request.read(cell, inputs, initial, timespans)) return nb::none();
     if (!cell.current() || !places || !places->unchanged(owner, front)) return nb::bool_(false);
     return request.run(cell);
   }
@@ -189,6 +220,7 @@ int traverse_stream(PyObject* self, visitproc visit, void* arg) {
 }
 
 int clear_stream(PyObject* self) {
+  if (!nb::inst_ready(self)) return 0;
   const std::optional<Places> gone = std::move(nb::inst_ptr<Stream>(self)->places);
   nb::inst_ptr<Stream>(self)->places.reset();
   return 0;
@@ -202,6 +234,7 @@ PyType_Slot stream_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse_
 // [B, H]), or None where a graph must compute it.
 nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespans,
                        const CfcStage& stage) {
+  if (declines) return nb::none();
   const mx::array* x = array_of(inputs);
   for (const auto& given : {inputs, initial, timespans})
     if (array_of(given) && !values_of(*array_of(given))) return nb::none();
@@ -258,6 +291,7 @@ void bind_step_cell(nb::module_& m) {
   m.def(
       "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
       "Whether an object is an evaluated, row-contiguous float32 array.");
+  m.def("decline_steps", [](bool on) { declines = on; }, "on"_a);
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
       .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none());

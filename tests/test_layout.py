@@ -12,16 +12,17 @@ PACKAGE = Path(mlx_ncps._loader.__file__).parent
 # all: it may import everything, and none of these may import it.
 MAY_IMPORT = {
     "_loader": {"_build_info", "_ext"},
+    "_fork": {"_loader"},
     "backends": {"_loader"},
-    "dispatch": {"backends"},
+    "dispatch": {"_fork", "backends"},
     "ops": {"dispatch", "backends"},
     "config": set(),
     "weight_files": set(),
     "weights": {"weight_files"},
     "wirings": {"config", "weights"},
     "layers": {"config", "weights", "ops", "wirings"},
-    "cells": {"config", "layers", "ops", "wirings", "dispatch"},
-    "rnn": {"config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
+    "cells": {"_fork", "config", "layers", "ops", "wirings", "dispatch"},
+    "rnn": {"_fork", "config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
 }
 
 

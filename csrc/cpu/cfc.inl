@@ -205,6 +205,7 @@ static void cfc_drive(const Cfc& k, const CfcBuffers& f, long b, long rows, long
 // One step of a few rows; z: the first stage's input half, rows z_row apart.
 static void cfc_forward_step(const Cfc& k, const CfcBuffers& f, const LstmRows& lstm, long b,
                              long rows, long t, float* z, long z_row) {
+  stop_if_interrupted();
   const CfcProblem& p = k.p;
   long kept_at = 0;
   const long after = b * p.T + min_of(t + 1, p.T - 1);

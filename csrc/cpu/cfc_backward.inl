@@ -141,6 +141,7 @@ static CfcBackwardBuffers make_buffers(const Cfc& k, const LstmSlab& lstm, long 
 static void cfc_backward_step(const Cfc& k, const CfcTransposed& w, const CfcSlab& g,
                               const CfcBackwardBuffers& f, long b, long rows, long t, long t0,
                               long steps) {
+  stop_if_interrupted();
   const CfcProblem& p = k.p;
   const auto dz = [&](int s) { return f.dz[s] + (t - t0) * k.stride[s]; };
   for (long r = 0; r < rows; ++r) {

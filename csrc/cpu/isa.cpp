@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "csrc/cpu/interrupt.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
 
@@ -99,13 +100,19 @@ double vector_limit(const char* kind) {
 }
 
 void run_parallel(long count, void (*body)(void* context, long index), void* context) {
-  parallel_for(std::size_t(count), [=](std::size_t i) { body(context, long(i)); });
+  const bool main = works_for_main();
+  parallel_for(std::size_t(count), [=](std::size_t i) {
+    const WorkFor caller(main);
+    body(context, long(i));
+  });
 }
 
 void run_chains(long threads, long chains, long links,
                 void (*body)(void* context, long thread, long chain, long link), void* context) {
+  const bool main = works_for_main();
   parallel_chains(std::size_t(threads), std::size_t(chains), std::size_t(links),
                   [=](std::size_t thread, std::size_t chain, std::size_t link) {
+                    const WorkFor caller(main);
                     body(context, long(thread), long(chain), long(link));
                   });
 }

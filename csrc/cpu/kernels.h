@@ -104,6 +104,9 @@ void run_parallel(long count, void (*body)(void* context, long index), void* con
 void run_chains(long threads, long chains, long links,
                 void (*body)(void* context, long thread, long chain, long link), void* context);
 long parallel_threads();             // that run_parallel may use
+// Not 0: work for Python's main thread is to be given up; stop_work() throws where it is such work.
+extern int gave_up;
+void stop_work();
 float* allocate_floats(long count);  // 64-byte aligned; throws std::bad_alloc
 void free_floats(float* p);
 

@@ -141,6 +141,7 @@ static void ltc_dense_forward_rows(const LtcDense& k, long b, long t0, long end,
   fill(v, 2 * ROWS * Hp, 0.0f);
   for (int r = 0; r < ROWS; ++r) copy(v + r * Hp, state_before(k.lstm, p.v, p.v0, b + r, t0), H);
   for (long t = t0; t < end; ++t) {
+    stop_if_interrupted();
     float rate[ROWS];
     for (int r = 0; r < ROWS; ++r) rate[r] = p.ts[(b + r) * T + t] / float(U);
     if (p.lstm.on) lstm_step(lstm, t, v, Hp);

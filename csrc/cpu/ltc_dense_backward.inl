@@ -135,6 +135,7 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
   Carver own{step_dd + row};
   const LstmBackwardRows lstm = make_lstm_rows(k.lstm, lstm_sums, b, ROWS, own);
   for (long t = T - 1; t >= 0; --t) {
+    stop_if_interrupted();
     float rate[ROWS];
     vf drate[ROWS];
     for (int r = 0; r < ROWS; ++r) {

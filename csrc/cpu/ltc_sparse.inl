@@ -106,6 +106,7 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
   const LstmRows lstm{k, b, live, chunk, rows + Hp * W};
   gather_rows(state_before(k, p.v, p.v0, b, t0), t0 > 0 ? T * H : H, H, live, v);
   for (long t = t0; t < end; ++t) {
+    stop_if_interrupted();
     gather_rows(p.x + (b * T + t) * I, T * I, I, live, x, t + 1 < T ? I : 0);
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
     const vf rate = load(ts) / float(U);

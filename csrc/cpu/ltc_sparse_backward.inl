@@ -168,6 +168,7 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
     return t % SENSORY_STEPS == 0 || (p.lstm.on && t % lstm.chunk == 0);
   };
   for (long t = T - 1, waiting = 0; t >= 0; --t) {
+    stop_if_interrupted();
     float* const now = step_dnd + waiting * 2 * row;
     gather_rows(p.ts + b * T + t, T, 1, live, ts);
     gather_rows(p.x + (b * T + t) * I, T * I, I, live, x + waiting * I * W, t > 0 ? -I : 0);

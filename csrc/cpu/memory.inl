@@ -34,6 +34,11 @@ static void parallel_chains(long threads, long chains, long links, Body& body) {
   run_chains(threads, chains, links, run, &body);
 }
 
+// Between steps: ends the call where Ctrl-C was pressed.
+static inline void stop_if_interrupted() {
+  if (__atomic_load_n(&gave_up, __ATOMIC_RELAXED)) stop_work();
+}
+
 // How many of `threads` some work is worth, in vector operations of about 0.3 ns: 10 us for each,
 // five times what it takes to hand a task to a thread that waits.
 static inline long share_work(long operations, long threads) {

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from ._fork import check_process
 from .backends import cpu, cuda, metal, metallib, reference
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
@@ -127,6 +128,7 @@ def explain(op: str | None, **facts) -> Choice:
 
 def choose(op: str, **facts):
     """The backend module for this call. Raises RuntimeError when a forced backend can't run it."""
+    check_process(op)
     module, choice = _decide(op, facts)
     if choice.error:
         raise RuntimeError(f"[{op}] {choice.error}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from .._fork import check_process
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state
 from ..ops.checks import check_array
@@ -157,6 +158,7 @@ class LiquidCell(NCPLayer):
         done = self._step_cell.run(self, None, inputs, state, ts, BATCH)
         if done is not None:
             return done
+        check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
         batch = inputs.shape[0]

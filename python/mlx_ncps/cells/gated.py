@@ -9,6 +9,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from .._fork import check_process
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .lstm import LSTMCell
@@ -217,6 +218,7 @@ class ODELSTMCell(FieldCell):
         """Run over a sequence: inputs [B, T, I], state (h, c), ts None, a number or [B, T] -> all
         h and all c, each [B, T, H], in the dtype of the inputs.
         """
+        check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         batch, steps, width = inputs.shape
         self.build(width)

@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from .._fork import check_process
 from ..layers.base import NCPLayer, output_shape
 from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array
@@ -91,6 +92,7 @@ class LSTMCell(NCPLayer):
 
         An LSTM knows no elapsed time. Raises ValueError for a wrong shape, width or dtype.
         """
+        check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
         if not isinstance(state, tuple | list) or len(state) != 2:

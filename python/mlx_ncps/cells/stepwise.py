@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from .._fork import check_process
 from ..ops import xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
@@ -87,6 +88,7 @@ class StepMixin:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H], in the dtype of the inputs.
         """
+        check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         batch, steps, width = inputs.shape
         self.build(width)

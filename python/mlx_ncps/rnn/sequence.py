@@ -7,6 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from .._fork import check_process
 from ..cells import LiquidCell
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
@@ -147,6 +148,7 @@ class SequenceLayer(Configurable, Direction):
             done = self._step_at_once(inputs, hx, timespans, form)
             if done is not None:
                 return done if self.return_state else done[0]
+        check_process(self.op)
         layout = Layout.of(self.op, inputs, self.batch_first)
         x = layout.inputs(inputs)  # [B, T, F]
         batch, steps, features = x.shape
