@@ -122,7 +122,7 @@ bool in_shapeless_trace() {
 void refuse_shapeless(const char* op, const char* what) {
   if (in_shapeless_trace())
     throw std::invalid_argument("[" + std::string(op) + "] " + what +
-                                " keeps the shapes of the first call: use mx.compile without "
+                                " keeps the sizes of the first call: use mx.compile without "
                                 "shapeless=True, which traces anew for every shape.");
 }
 

@@ -165,6 +165,11 @@ class Sequence : public mx::Primitive {
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override {
+    if (in_shapeless_trace())
+      throw std::invalid_argument(
+          std::string("[") + Op::CALL +
+          "] gradients want mx.compile without shapeless=True, where MLX's own sums over a batch "
+          "of one row and step crash.");
     auto in = primals;
     const auto kept = save_ ? outputs : run(primals, true);
     in.insert(in.end(), kept.begin(), kept.end());

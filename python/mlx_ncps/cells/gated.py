@@ -9,6 +9,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .lstm import LSTMCell
@@ -218,6 +219,7 @@ class ODELSTMCell(FieldCell):
         h and all c, each [B, T, H], in the dtype of the inputs.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        shapeless.refuse(self.op, "a cell of MLX operations", length=False)
         batch, steps, width = inputs.shape
         self.build(width)
         if not isinstance(state, tuple | list) or len(state) != 2:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..ops import xavier_uniform
+from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .base import LiquidCell
@@ -88,6 +88,7 @@ class StepMixin:
         states [B, T, H], in the dtype of the inputs.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        shapeless.refuse(self.op, "a cell of MLX operations", length=False)
         batch, steps, width = inputs.shape
         self.build(width)
         self._check_state(state, batch)
