@@ -95,6 +95,7 @@ void allocate(const char* op, Arrays& outputs) {
 void poison_outputs(bool on) { poison = on; }
 
 mx::array empty_array(const char* op, mx::Shape shape) {
+  check_bytes(op, shape);
   Arrays made{mx::array(std::move(shape), mx::float32, nullptr, {})};
   allocate(op, made);
   made[0].set_status(mx::array::Status::available);

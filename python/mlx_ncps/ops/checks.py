@@ -84,6 +84,8 @@ def check_ltc_options(ode_unfolds, epsilon, ode_solver) -> None:
     check_solver(ode_solver)
     if not isinstance(ode_unfolds, numbers.Integral) or ode_unfolds < 1 or ode_unfolds is True:
         raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {ode_unfolds!r}.")
+    if ode_unfolds >= 2**31:
+        raise ValueError(f"[ltc] ode_unfolds must be below 2**31, got {ode_unfolds}.")
     if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
         raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
 
