@@ -14,6 +14,16 @@
 namespace mlx_ncps {
 namespace {
 
+[[noreturn]] void fail(const std::string& message) {
+  throw std::invalid_argument("[cfc_sequence] " + message);
+}
+
+void check_rank(const char* name, const mx::array& a, int rank, const char* symbols) {
+  if (int(a.ndim()) != rank)
+    fail(std::string(name) + " must be " + symbols + ", got " + std::to_string(a.ndim()) +
+         " dimensions.");
+}
+
 struct CfcOp {
   static constexpr const char *NAME = "CfcSequence", *BACKWARD_NAME = "CfcSequenceBackward",
                               *MIXED_NAME = "CfcMixedSequence",
@@ -30,12 +40,42 @@ struct CfcOp {
     return first_weight() + 2 * (layers + heads) + (mode == NCPS_CFC_PURE ? 2 : 0);
   }
   int batched() const { return first_weight(); }
+  CfcOp of_mapped(int) const { return *this; }
+  void check_count(const Arrays& weights) const {
+    const int count = inputs() - first_weight();
+    if (int(weights.size()) != count)
+      fail("weights must be " + std::to_string(count) + " arrays, got " +
+           std::to_string(weights.size()) + ".");
+  }
+
+  template <typename F>
+  void each(const Arrays& in, const F& f) const {
+    check_rank("x", in[0], 3, "[B, T, I]");
+    check_rank("h0", in[1], 2, "[B, H]");
+    const int B = in[0].shape(0), T = in[0].shape(1), I = in[0].shape(2), H = in[1].shape(1);
+    f(in[0], "x", {B, T, I}, "[B, T, I]");
+    f(in[1], "h0", {B, H}, "[B, H]");
+    if (timed()) f(in[2], "ts", {B, T}, "[B, T]");
+    int fan_in = size_of(CALL, "inputs and units", long(I) + H), at = first_weight();
+    for (int l = 0; l < layers; ++l, at += 2) {
+      check_rank("a backbone weight", in[at], 2, "[units, in]");
+      const int K = in[at].shape(0);
+      f(in[at], "backbone weight", {K, fan_in}, "[units, in]");
+      f(in[at + 1], "backbone bias", {K}, "[units]");
+      fan_in = K;
+    }
+    for (int i = 0; i < heads; ++i, at += 2) {
+      f(in[at], "head weight", {H, fan_in}, "[H, in]");
+      f(in[at + 1], "head bias", {H}, "[H]");
+    }
+    for (; at < inputs(); ++at) f(in[at], "w_tau and A", {H}, "[H]");
+  }
   mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
   std::vector<int> saved_batch_axes() const { return {0}; }
   int saved_width(const Arrays& in) const {
-    int width = heads * in[1].shape(1);
+    long width = long(heads) * in[1].shape(1);
     for (int l = 0; l < layers; ++l) width += in[first_weight() + 2 * l].shape(0);
-    return width;
+    return size_of(CALL, "what is saved for each step", width);
   }
   std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
     return {{in[0].shape(0), in[0].shape(1), saved_width(in)}};
@@ -94,10 +134,6 @@ int index_of(const char* what, const std::string& name, const std::vector<const 
                               ", got '" + name + "'.");
 }
 
-[[noreturn]] void fail(const std::string& message) {
-  throw std::invalid_argument("[cfc_sequence] " + message);
-}
-
 CfcOp op_of(const std::string& mode, const std::string& activation,
             const std::string& head_activation, int layers, bool merged) {
   CfcOp op{};
@@ -122,54 +158,29 @@ States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional
                     const std::string& activation, const std::string& head_activation, bool merged,
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  if (x.ndim() != 3) fail("x must be [B, T, I], got " + std::to_string(x.ndim()) + " dimensions.");
-  if (h0.ndim() != 2) fail("h0 must be [B, H], got " + std::to_string(h0.ndim()) + " dimensions.");
   const auto op = op_of(mode, activation, head_activation, layers, merged);
-  const int B = x.shape(0), T = x.shape(1), I = x.shape(2), H = h0.shape(1);
-  Arrays inputs;
-  const auto add = [&](const char* name, const mx::array& a, const mx::Shape& wanted,
-                       const char* symbols) {
-    check_dtype(CfcOp::CALL, name, a);
-    check_shape(CfcOp::CALL, name, a, wanted, symbols);
-    inputs.push_back(ready(a, s));
-  };
-  add("x", x, {B, T, I}, "[B, T, I]");
-  add("h0", h0, {B, H}, "[B, H]");
+  op.check_count(weights);
+  Arrays inputs{x, h0};
   if (op.timed() && !ts) fail("ts [B, T] is needed unless the time heads are merged.");
-  if (op.timed()) add("ts", *ts, {B, T}, "[B, T]");
-  const int count = op.inputs() - op.first_weight();
-  if (int(weights.size()) != count)
-    fail("weights must be " + std::to_string(count) + " arrays, got " +
-         std::to_string(weights.size()) + ".");
-  int fan_in = I + H;
-  for (int l = 0; l < layers; ++l) {
-    const auto& W = weights[2 * l];
-    if (W.ndim() != 2)
-      fail("a backbone weight must be [units, in], got " + std::to_string(W.ndim()) +
-           " dimensions.");
-    const int K = W.shape(0);
-    add("backbone weight", W, {K, fan_in}, "[units, in]");
-    add("backbone bias", weights[2 * l + 1], {K}, "[units]");
-    fan_in = K;
-  }
-  for (int i = layers; i < layers + op.heads; ++i) {
-    add("head weight", weights[2 * i], {H, fan_in}, "[H, in]");
-    add("head bias", weights[2 * i + 1], {H}, "[H]");
-  }
-  for (int i = 2 * (layers + op.heads); i < count; ++i) add("w_tau and A", weights[i], {H}, "[H]");
-  if (memory) return mixed_states(op, inputs, *memory, save, x.dtype(), s);
+  if (op.timed()) inputs.push_back(*ts);
+  inputs.insert(inputs.end(), weights.begin(), weights.end());
+  if (memory) return mixed_states(op, inputs, *memory, save, s);
   return sequence_states(op, inputs, save, x.dtype(), s)[0];
 }
 
 CfcProblem cfc_cell(const Arrays& weights, int inputs, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation) {
   const auto op = op_of(mode, activation, head_activation, layers, false);
-  if (int(weights.size()) != op.inputs() - op.first_weight())
-    fail("weights must be " + std::to_string(op.inputs() - op.first_weight()) + " arrays, got " +
-         std::to_string(weights.size()) + ".");
-  const int H = weights[2 * layers + 1].size();
-  Arrays in{empty_array({1, 1, inputs}), empty_array({1, H}), empty_array({1, 1})};
+  op.check_count(weights);
+  const auto& bias = weights[2 * layers + 1];  // of the first head
+  check_rank("head bias", bias, 1, "[H]");
+  const int H = bias.shape(0);
+  if (inputs < 0) fail("inputs must be at least 0, got " + std::to_string(inputs) + ".");
+  const char* name = CfcOp::CALL;
+  Arrays in{empty_array(name, {1, 1, inputs}), empty_array(name, {1, H}),
+            empty_array(name, {1, 1})};
   in.insert(in.end(), weights.begin(), weights.end());
+  check_inputs(op, in);
   return op.problem(in);
 }
 

@@ -4,6 +4,7 @@
 #include "csrc/ltc.h"
 
 #include <algorithm>
+#include <sstream>
 #include <stdexcept>
 
 #include "csrc/mixed_memory.h"
@@ -13,10 +14,21 @@ namespace mlx_ncps {
 namespace {
 
 constexpr int INPUTS = 14;
+constexpr const char* NAMES[] = {"x",          "v0",         "ts",        "cm",        "leak_num",
+                                 "leak_den",   "s2",         "m2",        "w",         "we",
+                                 "sensory_s2", "sensory_m2", "sensory_w", "sensory_we"};
 
 SynapseMatrices matrices(const Arrays& in, int first) {
   return {in[first].data<float>(), in[first + 1].data<float>(), in[first + 2].data<float>(),
           in[first + 3].data<float>()};
+}
+
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  message << "[ltc_sequence] ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
 }
 
 struct LtcOp {
@@ -28,13 +40,37 @@ struct LtcOp {
 
   int unfolds;
   bool batch_lanes;  // the kernel with synapse lists, and its layout of `saved`
-  int element;  // rows of a call: a mapped batch has a multiple, in which `saved` stays per call
+  int element;  // rows of an element of a mapped batch, in which `saved` stays per element; or 0
   const Kernels* kernels;  // one table for forward and backward: `saved` depends on its lanes
   std::shared_ptr<const SynapseLists> synapses;  // set where batch_lanes
 
   bool operator==(const LtcOp&) const = default;
   int inputs() const { return INPUTS; }
   int batched() const { return 3; }
+  LtcOp of_mapped(int rows) const {
+    auto op = *this;
+    if (element == 0) op.element = rows;
+    return op;
+  }
+
+  template <typename F>
+  void each(const Arrays& in, const F& f) const {
+    if (in[0].ndim() != 3) fail("x must be [B, T, I], got ", in[0].ndim(), " dimensions.");
+    if (in[1].ndim() != 2) fail("v0 must be [B, H], got ", in[1].ndim(), " dimensions.");
+    if (unfolds < 1) fail("unfolds must be at least 1, got ", unfolds, ".");
+    const int B = in[0].shape(0), T = in[0].shape(1), I = in[0].shape(2), H = in[1].shape(1);
+    if (element > 0 && B % element != 0)
+      fail("the batch must be a multiple of the mapped elements' rows, got ", B, ".");
+    if (synapses && (synapses->inputs != I || synapses->units != H))
+      fail("synapses must be of (inputs, units) = (", I, ", ", H, "), got (", synapses->inputs,
+           ", ", synapses->units, ").");
+    const mx::Shape wanted[] = {{B, T, I}, {B, H}, {B, T}, {H}, {H, H}, {I, H}};
+    const char* symbols[] = {"[B, T, I]", "[B, H]", "[B, T]", "[H]", "[H, H]", "[I, H]"};
+    for (int i = 0; i < INPUTS; ++i) {
+      const int kind = i < 3 ? i : i < 6 ? 3 : i < 10 ? 4 : 5;
+      f(in[i], NAMES[i], wanted[kind], symbols[kind]);
+    }
+  }
   mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
   std::vector<int> saved_batch_axes() const { return {0}; }
   std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
@@ -45,7 +81,7 @@ struct LtcOp {
   LtcProblem problem(const Arrays& in) const {
     LtcProblem p{};
     p.B = in[0].shape(0), p.T = in[0].shape(1), p.I = in[0].shape(2), p.H = in[1].shape(1),
-    p.U = unfolds, p.element = element;
+    p.U = unfolds, p.element = element > 0 ? element : p.B;
     p.x = in[0].data<float>(), p.v0 = in[1].data<float>(), p.ts = in[2].data<float>();
     p.cm = in[3].data<float>(), p.leak_num = in[4].data<float>(), p.leak_den = in[5].data<float>();
     p.recurrent = matrices(in, 6), p.sensory = matrices(in, 10);
@@ -86,6 +122,8 @@ std::vector<Synapse> sorted(const std::vector<int>& source, const std::vector<in
     throw std::invalid_argument(
         std::string("[SynapseLists] ") + name + " source and target must have equal lengths, got " +
         std::to_string(source.size()) + " and " + std::to_string(target.size()) + ".");
+  if (sources < 0 || units < 0)
+    throw std::invalid_argument("[SynapseLists] inputs and units must be at least 0.");
   std::vector<Synapse> list;
   for (size_t e = 0; e < source.size(); ++e) {
     if (source[e] < 0 || source[e] >= sources || target[e] < 0 || target[e] >= units)
@@ -129,12 +167,13 @@ long count_blocks(const std::vector<Synapse>& list, int sources, int lanes) {
 // absent synapses, lanes across rows the tail of B. The backward follows, although its dense kernel
 // evaluates all absent synapses: it does so on all threads where the lists have but one task.
 bool prefers_lists(long B, long I, long H, long U, const SynapseLists* synapses) {
-  const long lanes = kernels().lanes, all = U * H + I;
-  long dense = (H + lanes - 1) / lanes * all, listed = H * all;
+  const long lanes = kernels().lanes;
+  const double all = double(U) * H + I;  // no limit to U
+  double dense = (H + lanes - 1) / lanes * all, listed = H * all;
   if (synapses) {
     const auto blocks = synapses->blocks(lanes);
-    dense = U * blocks.recurrent + blocks.sensory;
-    listed = U * long(synapses->recurrent.size()) + long(synapses->sensory.size());
+    dense = double(U) * blocks.recurrent + blocks.sensory;
+    listed = double(U) * synapses->recurrent.size() + double(synapses->sensory.size());
   }
   return (B + lanes - 1) / lanes * listed < B * dense;
 }
@@ -164,56 +203,29 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
                     std::shared_ptr<const SynapseLists> synapses,
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  if (x.ndim() != 3)
-    throw std::invalid_argument("[ltc_sequence] x must be [B, T, I], got " +
-                                std::to_string(x.ndim()) + " dimensions.");
-  if (v0.ndim() != 2)
-    throw std::invalid_argument("[ltc_sequence] v0 must be [B, H], got " +
-                                std::to_string(v0.ndim()) + " dimensions.");
-  if (unfolds < 1)
-    throw std::invalid_argument("[ltc_sequence] unfolds must be at least 1, got " +
-                                std::to_string(unfolds) + ".");
-  const int B = x.shape(0), T = x.shape(1), I = x.shape(2), H = v0.shape(1);
-  const Arrays all{x,  v0, ts, cm,         leak_num,   leak_den,  s2,
-                   m2, w,  we, sensory_s2, sensory_m2, sensory_w, sensory_we};
-  const char* names[] = {"x",  "v0", "ts", "cm",         "leak_num",   "leak_den",  "s2",
-                         "m2", "w",  "we", "sensory_s2", "sensory_m2", "sensory_w", "sensory_we"};
-  const mx::Shape wanted[] = {{B, T, I}, {B, H}, {B, T}, {H}, {H, H}, {I, H}};
-  const char* symbols[] = {"[B, T, I]", "[B, H]", "[B, T]", "[H]", "[H, H]", "[I, H]"};
-  Arrays inputs;
-  for (int i = 0; i < INPUTS; ++i) {
-    const int kind = i < 3 ? i : i < 6 ? 3 : i < 10 ? 4 : 5;
-    check_dtype(LtcOp::CALL, names[i], all[i]);
-    check_shape(LtcOp::CALL, names[i], all[i], wanted[kind], symbols[kind]);
-    inputs.push_back(ready(all[i], s));
-  }
-  if (synapses && (synapses->inputs != I || synapses->units != H))
-    throw std::invalid_argument("[ltc_sequence] synapses must be of (inputs, units) = (" +
-                                std::to_string(I) + ", " + std::to_string(H) + "), got (" +
-                                std::to_string(synapses->inputs) + ", " +
-                                std::to_string(synapses->units) + ").");
-  LtcOp op{unfolds, ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l', B, &kernels(), nullptr};
-  if (op.batch_lanes) op.synapses = synapses ? synapses : all_synapses(I, H);
-  if (memory) return mixed_states(std::move(op), inputs, *memory, save, x.dtype(), s);
+  const Arrays inputs{x,  v0, ts, cm,         leak_num,   leak_den,  s2,
+                      m2, w,  we, sensory_s2, sensory_m2, sensory_w, sensory_we};
+  LtcOp op{unfolds, false, 0, &kernels(), synapses};
+  check_inputs(op, inputs);
+  const int B = x.shape(0), I = x.shape(2), H = v0.shape(1);
+  op.batch_lanes = ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l';
+  if (!op.batch_lanes) op.synapses = nullptr;
+  if (op.batch_lanes && !synapses) op.synapses = all_synapses(I, H);
+  if (memory) return mixed_states(std::move(op), inputs, *memory, save, s);
   return sequence_states(std::move(op), inputs, save, x.dtype(), s)[0];
 }
 
-LtcProblem ltc_cell(const Arrays& folded, int unfolds, const SynapseLists* synapses) {
+LtcProblem ltc_cell(const Arrays& folded, int unfolds,
+                    const std::shared_ptr<const SynapseLists>& synapses) {
   if (folded.size() != INPUTS - 3 || folded[0].ndim() != 1 || folded[7].ndim() != 2)
     throw std::invalid_argument("[ltc_cell] wants the eleven folded arrays of an LTC.");
   const int H = folded[0].shape(0), I = folded[7].shape(0);
-  for (int i = 0; i < INPUTS - 3; ++i)
-    check_shape("ltc_cell", "a parameter", folded[i],
-                i < 3   ? mx::Shape{H}
-                : i < 7 ? mx::Shape{H, H}
-                        : mx::Shape{I, H},
-                "that of its place");
-  Arrays in{empty_array({1, 1, I}), empty_array({1, H}), empty_array({1, 1})};
+  const char* name = LtcOp::CALL;
+  Arrays in{empty_array(name, {1, 1, I}), empty_array(name, {1, H}), empty_array(name, {1, 1})};
   in.insert(in.end(), folded.begin(), folded.end());
-  auto p = LtcOp{unfolds, false, 1, &kernels(), nullptr}.problem(in);
+  check_inputs(LtcOp{unfolds, false, 0, &kernels(), synapses}, in);
+  auto p = LtcOp{unfolds, false, 0, &kernels(), nullptr}.problem(in);
   if (!synapses) return p;
-  if (synapses->inputs != I || synapses->units != H)
-    throw std::invalid_argument("[ltc_cell] synapses must be of the cell's sizes.");
   static const Synapse none{};  // an empty vector may have no address, and null means no lists
   const auto data = [](const auto& list) { return list.empty() ? &none : list.data(); };
   p.recurrent_list = data(synapses->recurrent), p.sensory_list = data(synapses->sensory);

@@ -49,7 +49,8 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s);
 
 // The cell alone, of the same folded arrays from cm on, which must be evaluated.
-LtcProblem ltc_cell(const Arrays& folded, int unfolds, const SynapseLists* synapses);
+LtcProblem ltc_cell(const Arrays& folded, int unfolds,
+                    const std::shared_ptr<const SynapseLists>& synapses);
 
 // "lists" or "dense": which kernel ltc_sequence would run for this shape.
 const char* ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses);

@@ -38,10 +38,11 @@ MTL::ComputePipelineState* pipeline(mx::metal::Device& device, const std::string
 
 class MetallibKernel : public mx::Primitive {
  public:
-  MetallibKernel(mx::Stream s, std::string function, std::vector<mx::Shape> shapes, Size3 grid,
-                 Size3 threadgroup)
+  MetallibKernel(mx::Stream s, std::string function, const Arrays& inputs,
+                 std::vector<mx::Shape> shapes, Size3 grid, Size3 threadgroup)
       : Primitive(s),
         function_(std::move(function)),
+        inputs_(shapes_and_dtypes(inputs)),
         shapes_(std::move(shapes)),
         grid_(grid),
         threadgroup_(threadgroup) {}
@@ -54,21 +55,43 @@ class MetallibKernel : public mx::Primitive {
   const char* name() const override { return "MetallibKernel"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& o = static_cast<const MetallibKernel&>(other);
-    return function_ == o.function_ && shapes_ == o.shapes_ && grid_ == o.grid_ &&
-           threadgroup_ == o.threadgroup_;
+    return function_ == o.function_ && inputs_ == o.inputs_ && shapes_ == o.shapes_ &&
+           grid_ == o.grid_ && threadgroup_ == o.threadgroup_;
   }
-  std::vector<mx::Shape> output_shapes(const Arrays&) override { return shapes_; }
+  // The grid and what was computed from shapes belong to these inputs alone.
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
+    check(inputs);
+    return shapes_;
+  }
 
  private:
+  using Inputs = std::vector<std::pair<mx::Shape, mx::Dtype>>;
+
+  static Inputs shapes_and_dtypes(const Arrays& arrays) {
+    Inputs all;
+    for (const auto& a : arrays) all.emplace_back(a.shape(), a.dtype());
+    return all;
+  }
+  void check(const Arrays& inputs) const {
+    if (shapes_and_dtypes(inputs) != inputs_)
+      throw std::invalid_argument("[" + function_ +
+                                  "] the inputs have other shapes than the kernel was launched "
+                                  "for: use mx.compile without shapeless=True.");
+  }
+
   std::string function_;
+  Inputs inputs_;
   std::vector<mx::Shape> shapes_;
   Size3 grid_, threadgroup_;
 };
 
 #ifdef _METAL_
 void MetallibKernel::eval_gpu(const Arrays& inputs, Arrays& outputs) {
-  check_contiguous(function_.c_str(), inputs);
-  allocate(outputs);
+  check(inputs);
+  for (const auto& a : inputs)
+    if (!a.flags().row_contiguous)
+      throw std::runtime_error("[" + function_ + "] an input is not row-contiguous.");
+  allocate(function_.c_str(), outputs);
   auto& device = mx::metal::device(stream().device);
   auto* kernel = pipeline(device, function_);
   const auto [x, y, z] = threadgroup_;
@@ -123,10 +146,12 @@ Arrays metallib_kernel(const std::string& function, const Arrays& inputs,
   const auto s = mx::to_stream(s_, mx::Device::gpu);
   Arrays contiguous;
   for (const auto& a : inputs) contiguous.push_back(mx::contiguous(a, false, s));
+  for (const auto& shape : output_shapes) check_bytes(function.c_str(), shape);
   const std::vector<mx::Dtype> dtypes(output_shapes.size(), mx::float32);
   return mx::array::make_arrays(
       output_shapes, dtypes,
-      std::make_shared<MetallibKernel>(s, function, output_shapes, grid, threadgroup), contiguous);
+      std::make_shared<MetallibKernel>(s, function, contiguous, output_shapes, grid, threadgroup),
+      contiguous);
 }
 
 }  // namespace mlx_ncps

@@ -2,12 +2,19 @@
 // sequence_primitive.h); csrc/ltc.cpp and csrc/cfc.cpp make their second primitive of it.
 #pragma once
 
+#include <array>
 #include <utility>
 
 #include "csrc/cpu/kernels.h"
 #include "csrc/sequence_primitive.h"
 
 namespace mlx_ncps {
+
+// The shapes of input_weight, bias and recurrent_weight for I inputs and H neurons.
+inline std::array<mx::Shape, 3> lstm_shapes(const char* op, int I, int H) {
+  const int rows = size_of(op, "4 units", 4L * H);
+  return {mx::Shape{rows, I}, mx::Shape{rows}, mx::Shape{rows, H}};
+}
 
 // Inputs: c0, the cell's, input_weight, bias, recurrent_weight; states: h of the cell, c.
 template <typename Cell>
@@ -20,6 +27,18 @@ struct Mixed {
 
   bool operator==(const Mixed&) const = default;
   int inputs() const { return 1 + cell.inputs() + 3; }
+  template <typename F>
+  void each(const Arrays& in, const F& f) const {
+    const auto of = of_cell(in);
+    cell.each(of, f);
+    const auto shapes = lstm_shapes(CALL, of[0].shape(2), of[1].shape(1));
+    f(in[0], "c0", of[1].shape(), "[B, H]");
+    const auto* lstm = &in[1 + cell.inputs()];
+    f(lstm[0], "input_weight", shapes[0], "[4H, I]");
+    f(lstm[1], "bias", shapes[1], "[4H]");
+    f(lstm[2], "recurrent_weight", shapes[2], "[4H, H]");
+  }
+  Mixed of_mapped(int rows) const { return {cell.of_mapped(rows)}; }
   int batched() const { return 1 + cell.batched(); }
   mx::Shape states_shape(const Arrays& in) const { return cell.states_shape(of_cell(in)); }
   std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
@@ -84,26 +103,17 @@ struct Mixed {
 // memory has besides the cell's arguments.
 using MemoryArrays = Arrays;
 
-// h and c after every step, [B, T, H] each, in the dtype of x, of a cell's prepared inputs.
+// h and c after every step, [B, T, H] each, in the dtype of x, of a cell's inputs.
 template <typename Cell>
 Arrays mixed_states(Cell cell, const Arrays& inputs, const MemoryArrays& memory, bool save,
-                    mx::Dtype dtype, mx::Stream s) {
-  const char* names[] = {"c0", "input_weight", "bias", "recurrent_weight"};
+                    mx::Stream s) {
   if (memory.size() != 4)
     throw std::invalid_argument(std::string("[") + Cell::CALL + "] memory must be 4 arrays, got " +
                                 std::to_string(memory.size()) + ".");
-  const auto states = cell.states_shape(inputs);
-  const int B = states[0], H = states[2], I = inputs[0].shape(2);
-  const mx::Shape wanted[] = {{B, H}, {4 * H, I}, {4 * H}, {4 * H, H}};
-  const char* symbols[] = {"[B, H]", "[4H, I]", "[4H]", "[4H, H]"};
-  Arrays all;
-  for (int i = 0; i < 4; ++i) {
-    check_dtype(Cell::CALL, names[i], memory[i]);
-    check_shape(Cell::CALL, names[i], memory[i], wanted[i], symbols[i]);
-    all.push_back(ready(memory[i], s));
-    if (i == 0) all.insert(all.end(), inputs.begin(), inputs.end());
-  }
-  return sequence_states(Mixed<Cell>{std::move(cell)}, all, save, dtype, s);
+  Arrays all{memory[0]};
+  all.insert(all.end(), inputs.begin(), inputs.end());
+  all.insert(all.end(), memory.begin() + 1, memory.end());
+  return sequence_states(Mixed<Cell>{std::move(cell)}, all, save, inputs[0].dtype(), s);
 }
 
 }  // namespace mlx_ncps

@@ -2,16 +2,27 @@
 #include "csrc/primitive.h"
 
 #include <atomic>
+#include <climits>
 #include <cstring>
 #include <sstream>
 #include <stdexcept>
 
 #include "mlx/allocator.h"
+#include "mlx/ops.h"
 
 namespace mlx_ncps {
 namespace {
 std::atomic<bool> poison{false};
 thread_local bool mlx_thread = false;
+
+// Of a Buffer, as MLX gives it until 0.32.3, or of its owner.
+template <typename Memory>
+const void* address(const Memory& memory) {
+  if constexpr (requires { memory.ptr(); })
+    return memory.ptr();
+  else
+    return memory.buffer().ptr();
+}
 }  // namespace
 
 mx::array ready(const mx::array& a, mx::Stream s) {
@@ -39,9 +50,45 @@ void check_dtype(const char* op, const char* name, const mx::array& a) {
   throw std::invalid_argument(message.str());
 }
 
-void allocate(Arrays& outputs) {
+int size_of(const char* op, const char* name, long count) {
+  if (count >= 0 && count <= INT_MAX) return int(count);
+  throw std::invalid_argument("[" + std::string(op) + "] " + name + " must be at most " +
+                              std::to_string(INT_MAX) + ", got " + std::to_string(count) + ".");
+}
+
+void check_bytes(const char* op, const mx::Shape& shape) {
+  long bytes = sizeof(float);
+  bool fits = true;
+  double wanted = sizeof(float);
+  for (const auto n : shape) {
+    if (n == 0) return;
+    fits = fits && !__builtin_mul_overflow(bytes, long(n), &bytes);
+    wanted *= n;
+  }
+  if (fits) return;
+  std::ostringstream message;
+  message << "[" << op << "] an array " << shape << " of float32 must have less than 2^63 bytes, "
+          << "got " << wanted
+          << ": run the sequence in chunks of steps, with fewer rows or fewer unfolds.";
+  throw std::invalid_argument(message.str());
+}
+
+long saturated_product(long a, long b) {
+  long product;
+  return __builtin_mul_overflow(a, b, &product) ? LONG_MAX : product;
+}
+
+void allocate(const char* op, Arrays& outputs) {
   for (auto& out : outputs) {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
+    auto memory = mx::allocator::malloc(out.nbytes());
+    if (!address(memory)) {
+      new auto(std::move(memory));  // never freed: MLX's destructor would read through null
+      std::ostringstream message;
+      message << "[" << op << "] no memory for an array " << out.shape() << " of " << out.nbytes()
+              << " bytes: run the sequence in chunks of steps, with fewer rows or fewer unfolds.";
+      throw std::runtime_error(message.str());
+    }
+    out.set_data(std::move(memory));
     if (poison && out.nbytes() > 0) std::memset(out.data<void>(), 0xff, out.nbytes());
   }
 }
@@ -51,17 +98,37 @@ void poison_outputs(bool on) { poison = on; }
 void enter_mlx_thread() { mlx_thread = true; }
 bool on_mlx_thread() { return mlx_thread; }
 
-mx::array empty_array(mx::Shape shape) {
+mx::array empty_array(const char* op, mx::Shape shape) {
+  check_bytes(op, shape);
   Arrays made{mx::array(std::move(shape), mx::float32, nullptr, {})};
-  allocate(made);
+  allocate(op, made);
   made[0].set_status(mx::array::Status::available);
   return made[0];
 }
 
-void check_contiguous(const char* op, const Arrays& inputs) {
+void check_memory(const char* op, const Arrays& inputs) {
   for (const auto& a : inputs)
-    if (!a.flags().row_contiguous)
-      throw std::runtime_error("[" + std::string(op) + "] an input is not row-contiguous.");
+    if (a.dtype() != mx::float32 || !a.flags().row_contiguous)
+      throw std::runtime_error("[" + std::string(op) +
+                               "] an input is not float32 and row-contiguous.");
+}
+
+// MLX does not export its own flag, but what it answers to: a tracer is one within a trace only,
+// and broadcasting keeps equal shapes apart only where they may differ later.
+bool in_shapeless_trace() {
+  static thread_local mx::array probe = [] {
+    mx::array a(0.0f);
+    a.set_tracer(true);
+    return a;
+  }();
+  return probe.is_tracer() && mx::broadcast_arrays({probe, probe})[0].has_primitive();
+}
+
+void refuse_shapeless(const char* op, const char* what) {
+  if (in_shapeless_trace())
+    throw std::invalid_argument("[" + std::string(op) + "] " + what +
+                                " keeps the sizes of the first call: use mx.compile without "
+                                "shapeless=True, which traces anew for every shape.");
 }
 
 void no_derivative(const char* op, const char* what) {
@@ -101,8 +168,9 @@ static Arrays element(const Arrays& inputs, const std::vector<int>& axes, int v,
   return one;
 }
 
-Mapped map_by_loop(const Call& call, const Arrays& inputs, const std::vector<int>& axes,
-                   mx::Stream s) {
+Mapped map_by_loop(const char* op, const Call& call, const Arrays& inputs,
+                   const std::vector<int>& axes, mx::Stream s) {
+  refuse_shapeless(op, "mx.vmap");
   const int size = mapped_size(inputs, axes);
   std::vector<Arrays> columns;
   for (int v = 0; v < (size > 0 ? size : 1); ++v) {
@@ -120,8 +188,9 @@ Mapped map_by_loop(const Call& call, const Arrays& inputs, const std::vector<int
   return {stacked, std::vector<int>(stacked.size(), 0)};
 }
 
-Mapped map_by_batch(const Call& call, Arrays inputs, std::vector<int> axes, int count,
-                    const std::vector<int>& batch_axis, mx::Stream s) {
+Mapped map_by_batch(const char* op, const Call& call, Arrays inputs, std::vector<int> axes,
+                    int count, const std::vector<int>& batch_axis, mx::Stream s) {
+  refuse_shapeless(op, "mx.vmap");
   const int size = mapped_size(inputs, axes);
   int batch = 0;
   for (int i = 0; i < count; ++i) {
@@ -131,7 +200,7 @@ Mapped map_by_batch(const Call& call, Arrays inputs, std::vector<int> axes, int 
     shape[0] = size;
     batch = shape[1];
     auto folded = mx::Shape(shape.begin() + 1, shape.end());
-    folded[0] = size * batch;
+    folded[0] = size_of(op, "mapped axis times batch", long(size) * batch);
     inputs[i] = mx::reshape(mx::broadcast_to(a, shape, s), folded, s);
   }
   const auto results = call(inputs);

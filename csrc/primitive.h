@@ -28,22 +28,38 @@ void check_shape(const char* op, const char* name, const mx::array& a, const mx:
 // std::invalid_argument.
 void check_dtype(const char* op, const char* name, const mx::array& a);
 
-// Memory for every output; filled with NaN while poison_outputs(true) holds, so that tests see what
-// a kernel leaves unwritten.
-void allocate(Arrays& outputs);
+// A count as a size of an array, which is an int; std::invalid_argument where it does not fit.
+int size_of(const char* op, const char* name, long count);
+
+// Throws std::invalid_argument for a float32 array of more bytes than 63 bits can count.
+void check_bytes(const char* op, const mx::Shape& shape);
+
+// a * b for positive numbers, or LONG_MAX.
+long saturated_product(long a, long b);
+
+// Memory for every output, or std::runtime_error; filled with NaN while poison_outputs(true) holds,
+// so that tests see what a kernel leaves unwritten.
+void allocate(const char* op, Arrays& outputs);
 void poison_outputs(bool on);
 
 // An array that is evaluated from the start, its values yet to be written; float32.
-mx::array empty_array(mx::Shape shape);
+mx::array empty_array(const char* op, mx::Shape shape);
 
 // Marks the thread that runs a primitive's task. It must never ask for Python's lock, whose holder
 // may wait for it: src/lock_guard.cpp checks that.
 void enter_mlx_thread();
 bool on_mlx_thread();
 
-// Throws where an input is not row-contiguous: the primitive was built by something else than its
-// own function.
-void check_contiguous(const char* op, const Arrays& inputs);
+// Throws where an input is not float32 and row-contiguous: the primitive was built by something
+// else than its own function.
+void check_memory(const char* op, const Arrays& inputs);
+
+// Whether mx.compile(shapeless=True) traces on this thread: the shapes seen now are not those of
+// every call to come.
+bool in_shapeless_trace();
+
+// Throws std::invalid_argument where `what` bakes the shapes of a shapeless trace in.
+void refuse_shapeless(const char* op, const char* what);
 
 // What a primitive without forward-mode or second derivatives answers.
 [[noreturn]] void no_derivative(const char* op, const char* what);
@@ -52,13 +68,13 @@ using Mapped = std::pair<Arrays, std::vector<int>>;
 using Call = std::function<Arrays(const Arrays&)>;
 
 // Calls once per element of the mapped axis and stacks the results along axis 0.
-Mapped map_by_loop(const Call& call, const Arrays& inputs, const std::vector<int>& axes,
-                   mx::Stream s);
+Mapped map_by_loop(const char* op, const Call& call, const Arrays& inputs,
+                   const std::vector<int>& axes, mx::Stream s);
 
 // Where only the first `count` inputs, whose axis 0 is the batch, are mapped: one call with the
 // mapped axis folded into the batch. batch_axis[i] is the batch axis of output i.
-Mapped map_by_batch(const Call& call, Arrays inputs, std::vector<int> axes, int count,
-                    const std::vector<int>& batch_axis, mx::Stream s);
+Mapped map_by_batch(const char* op, const Call& call, Arrays inputs, std::vector<int> axes,
+                    int count, const std::vector<int>& batch_axis, mx::Stream s);
 bool only_first_mapped(const std::vector<int>& axes, int count);
 
 }  // namespace mlx_ncps

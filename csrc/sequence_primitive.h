@@ -5,9 +5,12 @@
 //   NAME, BACKWARD_NAME, CALL   class names, and the function's name in errors
 //   STATES                      how many states of the shape states_shape(inputs) come out
 //   int inputs() const          arrays that the forward reads
+//   each(inputs, f)             f(array, name, the shape it must have, its symbols) for each of
+//                               them in order; throws where not even a shape can be told
 //   int batched() const         how many of the first of them have the batch as axis 0
 //   saved_shapes(inputs), saved_batch_axes()
 //                               of what the forward keeps for the backward
+//   of_mapped(rows)             the op for a mapped batch, folded from elements of so many rows
 //   forward_problem(inputs, outputs), backward_problem(inputs, outputs)
 //                               the kernels' argument; outputs of the forward: states, and what is
 //                               kept where it is; inputs of the backward: those of the forward,
@@ -26,6 +29,19 @@
 #include "mlx/backend/cpu/encoder.h"
 
 namespace mlx_ncps {
+
+// Throws std::invalid_argument for a shape that the kernels would not read rightly. A primitive
+// asks when it is built, when mx.compile(shapeless=True) puts arrays of other shapes in, and at
+// last when it is evaluated.
+template <typename Op>
+void check_inputs(const Op& op, const Arrays& in) {
+  if (int(in.size()) < op.inputs())
+    throw std::invalid_argument(std::string("[") + Op::CALL + "] wants " +
+                                std::to_string(op.inputs()) + " arrays, got " +
+                                std::to_string(in.size()) + ".");
+  op.each(in, [](const mx::array& a, const char* name, const mx::Shape& wanted,
+                 const char* symbols) { check_shape(Op::CALL, name, a, wanted, symbols); });
+}
 
 // The states [B, T, H] of x [B, T, I] and state [B, H], the first two inputs of a cell.
 inline mx::Shape states_shape(const Arrays& in) {
@@ -62,10 +78,32 @@ void dispatch(mx::Stream stream, const Arrays& inputs, Arrays& outputs, int visi
   });
 }
 
+// A kernel asks for its scratch memory in the task, where an exception becomes a RuntimeError.
+template <typename Op, typename Run>
+void within_memory(Run run) {
+  try {
+    run();
+  } catch (const std::bad_alloc&) {
+    throw std::runtime_error(std::string("[") + Op::CALL +
+                             "] no memory for what the kernel works in: use fewer threads "
+                             "(mlx_ncps.set_num_threads) or fewer unfolds.");
+  }
+}
+
 inline Arrays all_ready(const Arrays& arrays, mx::Stream s) {
   Arrays out;
   for (const auto& a : arrays) out.push_back(ready(a, s));
   return out;
+}
+
+// The inputs of a call, checked and ready.
+template <typename Op>
+Arrays prepared(const Op& op, const Arrays& in, mx::Stream s) {
+  check_inputs(op, in);
+  op.each(in, [](const mx::array& a, const char* name, const mx::Shape&, const char*) {
+    check_dtype(Op::CALL, name, a);
+  });
+  return all_ready(in, s);
 }
 
 template <typename Primitive>
@@ -81,13 +119,14 @@ class SequenceBackward : public mx::Primitive {
   SequenceBackward(mx::Stream s, Op op) : Primitive(s), op_(std::move(op)) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check_contiguous(Op::CALL, inputs);
-    allocate(outputs);
+    check(inputs);
+    check_memory(Op::CALL, inputs);
+    allocate(Op::CALL, outputs);
     dispatch(stream(), inputs, outputs, op_.inputs(),
              [op = op_, p = op_.backward_problem(inputs, outputs),
               states = mx::array::unsafe_weak_copy(inputs[op_.inputs()])] {
                if (is_unfinished(states)) throw Interrupted();
-               op.backward(p);
+               within_memory<Op>([&] { op.backward(p); });
              });
   }
   void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }
@@ -103,7 +142,7 @@ class SequenceBackward : public mx::Primitive {
     const auto call = [this](const Arrays& in) {
       return outputs_of(std::make_shared<SequenceBackward>(stream(), op_), all_ready(in, stream()));
     };
-    return map_by_loop(call, inputs, axes, stream());
+    return map_by_loop(Op::CALL, call, inputs, axes, stream());
   }
 
   const char* name() const override { return Op::BACKWARD_NAME; }
@@ -111,12 +150,30 @@ class SequenceBackward : public mx::Primitive {
     return op_ == static_cast<const SequenceBackward&>(other).op_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    check(in);
     std::vector<mx::Shape> shapes;
     for (int i = 0; i < op_.inputs(); ++i) shapes.push_back(in[i].shape());
     return shapes;
   }
 
  private:
+  // The inputs of the forward, states, what was kept, and the states' cotangents.
+  void check(const Arrays& in) const {
+    check_inputs(op_, in);
+    const auto states = op_.states_shape(in);
+    std::vector<mx::Shape> wanted(Op::STATES, states);
+    const auto saved = op_.saved_shapes(in);
+    wanted.insert(wanted.end(), saved.begin(), saved.end());
+    wanted.insert(wanted.end(), Op::STATES, states);
+    if (in.size() != op_.inputs() + wanted.size())
+      throw std::invalid_argument(std::string("[") + Op::CALL + "] the gradient wants " +
+                                  std::to_string(op_.inputs() + wanted.size()) + " arrays, got " +
+                                  std::to_string(in.size()) + ".");
+    for (size_t i = 0; i < wanted.size(); ++i)
+      check_shape(Op::CALL, "a state, what was saved, or a cotangent", in[op_.inputs() + i],
+                  wanted[i], "that of its place");
+  }
+
   Op op_;
 };
 
@@ -126,15 +183,23 @@ class Sequence : public mx::Primitive {
   Sequence(mx::Stream s, Op op, bool save) : Primitive(s), op_(std::move(op)), save_(save) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check_contiguous(Op::CALL, inputs);
-    allocate(outputs);
+    check_inputs(op_, inputs);
+    check_memory(Op::CALL, inputs);
+    allocate(Op::CALL, outputs);
     dispatch(stream(), inputs, outputs, Op::STATES,
-             [op = op_, p = op_.forward_problem(inputs, outputs)] { op.forward(p); });
+             [op = op_, p = op_.forward_problem(inputs, outputs)] {
+               within_memory<Op>([&] { op.forward(p); });
+             });
   }
   void eval_gpu(const Arrays&, Arrays&) override { no_derivative(Op::CALL, "GPU version"); }
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override {
+    if (in_shapeless_trace())
+      throw std::invalid_argument(
+          std::string("[") + Op::CALL +
+          "] gradients want mx.compile without shapeless=True, where MLX's own sums over a batch "
+          "of one row and step crash.");
     auto in = primals;
     const auto kept = save_ ? outputs : run(primals, true);
     in.insert(in.end(), kept.begin(), kept.end());
@@ -149,11 +214,18 @@ class Sequence : public mx::Primitive {
   }
 
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto call = [this](const Arrays& in) { return run(all_ready(in, stream()), save_); };
-    if (!only_first_mapped(axes, op_.batched())) return map_by_loop(call, inputs, axes, stream());
+    const auto run = [this](const Op& op, const Arrays& in) {
+      return outputs_of(std::make_shared<Sequence>(stream(), op, save_), all_ready(in, stream()));
+    };
+    if (!only_first_mapped(axes, op_.batched()))
+      return map_by_loop(
+          Op::CALL, [&](const Arrays& in) { return run(op_, in); }, inputs, axes, stream());
+    const auto op = op_.of_mapped(inputs[0].shape(axes[0] == 0 ? 1 : 0));
     std::vector<int> batch_axes(Op::STATES, 0);
     for (int axis : op_.saved_batch_axes()) batch_axes.push_back(axis);
-    return map_by_batch(call, inputs, axes, op_.batched(), batch_axes, stream());
+    return map_by_batch(
+        Op::CALL, [&](const Arrays& in) { return run(op, in); }, inputs, axes, op_.batched(),
+        batch_axes, stream());
   }
 
   const char* name() const override { return Op::NAME; }
@@ -162,9 +234,11 @@ class Sequence : public mx::Primitive {
     return op_ == o.op_ && save_ == o.save_;
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    check_inputs(op_, in);
     std::vector<mx::Shape> shapes(Op::STATES, op_.states_shape(in));
-    const auto saved = op_.saved_shapes(in);
-    if (save_) shapes.insert(shapes.end(), saved.begin(), saved.end());
+    if (save_)
+      for (const auto& saved : op_.saved_shapes(in)) shapes.push_back(saved);
+    for (const auto& shape : shapes) check_bytes(Op::CALL, shape);
     return shapes;
   }
 
@@ -177,10 +251,11 @@ class Sequence : public mx::Primitive {
   bool save_;
 };
 
-// The states of a sequence of prepared inputs, in the dtype of x.
+// The states of a sequence, in the dtype of x.
 template <typename Op>
 Arrays sequence_states(Op op, const Arrays& inputs, bool save, mx::Dtype dtype, mx::Stream s) {
-  auto outputs = outputs_of(std::make_shared<Sequence<Op>>(s, std::move(op), save), inputs);
+  const auto all = prepared(op, inputs, s);
+  auto outputs = outputs_of(std::make_shared<Sequence<Op>>(s, std::move(op), save), all);
   Arrays states;
   for (int i = 0; i < Op::STATES; ++i) states.push_back(mx::astype(outputs[i], dtype, s));
   return states;

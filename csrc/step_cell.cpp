@@ -8,6 +8,7 @@
 #include "csrc/cfc.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/ltc.h"
+#include "csrc/mixed_memory.h"
 
 namespace mlx_ncps {
 namespace {
@@ -58,8 +59,7 @@ void check_evaluated(const Arrays& arrays) {
 template <typename Problem>
 void set_memory(Problem& p, const MemoryWeights& memory) {
   if (memory.empty()) return;
-  const int H = p.H, I = p.I;
-  const mx::Shape wanted[] = {{4 * H, I}, {4 * H}, {4 * H, H}};
+  const auto wanted = lstm_shapes("step_cell", int(p.I), int(p.H));
   if (memory.size() != 3) throw std::invalid_argument("[step_cell] memory must be 3 arrays.");
   for (int i = 0; i < 3; ++i)
     check_shape("step_cell", "memory", memory[i], wanted[i], "the LSTM's");
@@ -90,13 +90,18 @@ struct StepCell::Parts {
   std::vector<float> w, b;
 
   void add(Stage stage) {
+    if (!stages.empty() && stage.inputs != stages.back().units)
+      throw std::invalid_argument("[step_cell] a stage must read the state of the one before, of " +
+                                  std::to_string(stages.back().units) + " neurons, got " +
+                                  std::to_string(stage.inputs) + " inputs.");
     if (stages.empty()) inputs = stage.inputs;
     units += stage.units;
     if (stage.units > widest) widest = stage.units;
     stages.push_back(std::move(stage));
   }
   void set(const Readout& r) {
-    if (r.first < units - stages.back().units || r.count < 0 || r.first + r.count > units)
+    if (stages.empty()) throw std::invalid_argument("[step_cell] a chain must have a stage.");
+    if (r.first < units - stages.back().units || r.count < 0 || long(r.first) + r.count > units)
       throw std::invalid_argument(
           "[step_cell] the outputs must lie within the state of the last stage.");
     first = r.first, outputs = r.count;
@@ -119,7 +124,7 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
                    const MemoryWeights& memory, const Readout& readout) {
   check_evaluated(folded);
   auto parts = std::make_unique<Parts>();
-  auto p = ltc_cell(folded, unfolds, synapses.get());
+  auto p = ltc_cell(folded, unfolds, synapses);
   set_memory(p, memory);
   const auto& table = parts->table;
   parts->add({p,
@@ -129,7 +134,7 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
               p.I,
               p.H,
               synapses});
-  parts->work = 8 * (p.H * p.U + p.I) * p.H;  // a gate is worth 8
+  parts->work = saturated_product(8 * p.H, p.H * p.U + p.I);  // a gate is worth 8
   parts->set(readout);
   parts_ = std::move(parts);
 }

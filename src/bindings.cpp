@@ -73,6 +73,8 @@ NB_MODULE(_ext, m) {
       "function"_a, "inputs"_a, "output_shapes"_a, "grid"_a, "threadgroup"_a,
       "stream"_a = nb::none(), "Runs a function of the metallib; outputs are float32.");
 
+  m.def("in_shapeless_trace", &mlx_ncps::in_shapeless_trace,
+        "Whether mx.compile(shapeless=True) traces on this thread.");
   m.def("num_threads", &mlx_ncps::num_threads);
   m.def("set_num_threads", &mlx_ncps::set_num_threads, "n"_a);
   m.def(

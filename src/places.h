@@ -6,6 +6,7 @@
 #include <nanobind/nanobind.h>
 
 #include <optional>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -28,13 +29,22 @@ class Places {
   // The roots, a cell and what stands in front of it or None, are not held: they hold this, in the
   // end.
   Places(nb::handle cell, nb::handle memory) {
-    add_module(cell, 0);
-    if (!memory.is_none()) add_module(memory, 1);
+    Walk walk;
+    walk.visited.insert(cell.ptr());
+    add_module(walk, cell, 0);
     memory_ = !memory.is_none();
+    if (memory_ && walk.visited.insert(memory.ptr()).second) add_module(walk, memory, 1);
+    for (; walk.next < places_.size(); ++walk.next) add_inside(walk);
+    complete_ = walk.entries <= MOST_ENTRIES;
+    if (!complete_) places_.clear();
   }
 
+  // Whether all places were seen. Modules may hold anything, a whole model or data: a walk over
+  // that would cost more before every step than a graph.
+  bool complete() const { return complete_; }
+
   bool unchanged(nb::handle cell, nb::handle memory) const {
-    if (memory.is_none() == memory_) return false;
+    if (!complete_ || memory.is_none() == memory_) return false;
     for (const auto& place : places_)
       if (!place.unchanged(place.root == 0 ? cell : memory)) return false;
     return true;
@@ -108,26 +118,50 @@ class Places {
     return nb::steal(dict);
   }
 
-  void add_module(nb::handle object, int root) {
-    if (PyDict_Check(object.ptr())) add_dict(ITEMS, object, object, root);
+  // What a walk has seen: every object once, so that it ends where objects hold each other.
+  struct Walk {
+    std::unordered_set<PyObject*> visited;
+    std::size_t entries = 0, next = 0;  // next: the place whose entries come next
+  };
+
+  void add_module(Walk& walk, nb::handle object, int root) {
+    if (!PyDict_Check(object.ptr())) return;
+    add_dict(walk, ITEMS, object, object, root);
     const auto attributes = attributes_of(object);
-    if (attributes.is_valid() && PyDict_Check(object.ptr()))
-      add_dict(ATTRIBUTES, object, attributes, root);
+    if (attributes.is_valid()) add_dict(walk, ATTRIBUTES, object, attributes, root);
   }
 
-  void add_dict(Kind kind, nb::handle object, nb::handle dict, int root) {
+  void add_dict(Walk& walk, Kind kind, nb::handle object, nb::handle dict, int root) {
     Place place = make(kind, object, root);
     PyObject *key, *value;
     Py_ssize_t at = 0;
-    while (PyDict_Next(dict.ptr(), &at, &key, &value)) add_entry(place, key, value);
-    add(std::move(place), kind == ITEMS);
+    while (++walk.entries <= MOST_ENTRIES && PyDict_Next(dict.ptr(), &at, &key, &value))
+      add_entry(place, key, value);
+    places_.push_back(std::move(place));
   }
 
-  void add_list(nb::handle list) {
+  void add_list(Walk& walk, nb::handle list) {
     Place place = make(LIST, list, -1);
     const Py_ssize_t size = PySequence_Size(list.ptr());
-    for (Py_ssize_t i = 0; i < size; ++i) add_entry(place, nullptr, item(list.ptr(), i));
-    add(std::move(place), true);
+    for (Py_ssize_t i = 0; i < size && ++walk.entries <= MOST_ENTRIES; ++i)
+      add_entry(place, nullptr, item(list.ptr(), i));
+    places_.push_back(std::move(place));
+  }
+
+  // The modules, dicts and lists among the entries of the next place.
+  void add_inside(Walk& walk) {
+    if (places_[walk.next].kind == ATTRIBUTES) return;
+    for (std::size_t i = 0; i < places_[walk.next].entries.size(); ++i) {
+      const nb::object value = places_[walk.next].entries[i].value;  // held: the vector grows
+      PyObject* inside = value.ptr();
+      const bool list = PyList_Check(inside) || PyTuple_Check(inside);
+      if (walk.entries > MOST_ENTRIES) return;
+      if (!(list || PyDict_Check(inside)) || !walk.visited.insert(inside).second) continue;
+      if (list)
+        add_list(walk, value);
+      else
+        add_module(walk, value, -1);
+    }
   }
 
   static Place make(Kind kind, nb::handle object, int root) {
@@ -141,18 +175,11 @@ class Places {
     place.entries.push_back({nb::borrow(key), nb::borrow(value), array, std::move(then)});
   }
 
-  void add(Place place, bool inside) {
-    places_.push_back(std::move(place));
-    if (!inside) return;
-    const auto entries = places_.back().entries;  // a copy: the vector grows
-    for (const auto& entry : entries) {
-      const nb::handle value = entry.value;
-      if (PyDict_Check(value.ptr())) add_module(value, -1);
-      if (PyList_Check(value.ptr()) || PyTuple_Check(value.ptr())) add_list(value);
-    }
-  }
+  // A cell of a wiring's three layers has some 150.
+  static constexpr std::size_t MOST_ENTRIES = 4096;
 
   std::vector<Place> places_;
+  bool complete_;
   bool memory_;
 };
 

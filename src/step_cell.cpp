@@ -27,6 +27,7 @@ using mlx_ncps::Arrays;
 using mlx_ncps::CfcStage;
 using mlx_ncps::Places;
 using mlx_ncps::Readout;
+using mlx_ncps::saturated_product;
 using mlx_ncps::StepCell;
 using mlx_ncps::SynapseLists;
 
@@ -139,7 +140,8 @@ struct Request {
       return false;
     const bool single = int(a->ndim()) < batched;
     B = single ? 1 : a->shape(0), T = one_step ? 1 : a->shape(-2);
-    if (B == 0 || T == 0 || (T > 1 && B * T * cell.work() > WORTH_A_GRAPH)) return false;
+    if (B == 0 || T == 0 || (T > 1 && saturated_product(B * T, cell.work()) > WORTH_A_GRAPH))
+      return false;
     state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
     return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, ts);
   }
@@ -162,15 +164,15 @@ struct Request {
     auto output_shape = state_shape;
     output_shape.back() = cell.outputs();
     if (form == EVERY) output_shape.insert(output_shape.end() - 1, int(T));
-    mx::array next = mlx_ncps::empty_array(state_shape);
-    mx::array next_c = cell.has_memory() ? mlx_ncps::empty_array(state_shape) : next;
+    mx::array next = mlx_ncps::empty_array("step", state_shape);
+    mx::array next_c = cell.has_memory() ? mlx_ncps::empty_array("step", state_shape) : next;
     const bool same = cell.reads_state() && form != EVERY;
-    mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
+    mx::array output = same ? next : mlx_ncps::empty_array("step", output_shape);
     const StepCell::Call call{B, T, x.data, ts.data(), h.data, c.data, next.data<float>(),
                               next_c.data<float>(), same ? nullptr : output.data<float>(),
                               form == EVERY};
     // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
-    if (B * T * cell.work() > WORTH_UNLOCKING)
+    if (saturated_product(B * T, cell.work()) > WORTH_UNLOCKING)
       run_unlocked(cell, call);
     else
       cell.run(call);
@@ -244,7 +246,9 @@ nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespa
     work += long(weight.size());
     if (!values_of(weight) || !weight.is_available()) return nb::none();  // a reshape, lazy itself
   }
-  if (x->shape(0) * x->shape(1) * work > WORTH_A_GRAPH) return nb::none();
+  const long rows = long(x->shape(0)) * x->shape(1);
+  if (saturated_product(rows, work) > WORTH_A_GRAPH) return nb::none();
+  if (stage.layers < 0 || stage.weights.size() < 2 * size_t(stage.layers) + 2) return nb::none();
   const mx::Shape& bias = stage.weights[2 * stage.layers + 1].shape();
   std::optional<float> only_ts;
   if (timespans.is_none() || PyFloat_Check(timespans.ptr()))
@@ -266,7 +270,7 @@ nb::object linear(nb::handle inputs, nb::handle weights, nb::handle biases) {
   if (!biases.is_none() && (!bias || b->shape() != mx::Shape{M})) return nb::none();
   auto shape = x->shape();
   shape.back() = M;
-  mx::array out = mlx_ncps::empty_array(shape);
+  mx::array out = mlx_ncps::empty_array("step", shape);
   const long rows = M > 0 ? long(out.size()) / M : 0;
   for (long r = 0; r < rows; ++r)
     for (int m = 0; m < M; ++m) {
@@ -294,7 +298,8 @@ void bind_step_cell(nb::module_& m) {
   m.def("decline_steps", [](bool on) { declines = on; }, "on"_a);
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
-      .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none());
+      .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none())
+      .def_prop_ro("complete", &Places::complete, "Whether the cell is not made of too much.");
   nb::class_<Readout>(m, "Readout")
       .def(nb::init<int, int, std::optional<mx::array>, std::optional<mx::array>>(), "first"_a,
            "count"_a, "w"_a.none() = nb::none(), "b"_a.none() = nb::none());

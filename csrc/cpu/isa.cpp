@@ -120,8 +120,10 @@ void run_chains(long threads, long chains, long links,
 long parallel_threads() { return num_threads(); }
 
 float* allocate_floats(long count) {
-  return static_cast<float*>(
-      ::operator new(sizeof(float) * std::size_t(count > 0 ? count : 1), std::align_val_t(64)));
+  std::size_t bytes;
+  if (__builtin_mul_overflow(sizeof(float), std::size_t(count > 0 ? count : 1), &bytes))
+    throw std::bad_alloc();
+  return static_cast<float*>(::operator new(bytes, std::align_val_t(64)));
 }
 void free_floats(float* p) { ::operator delete(p, std::align_val_t(64)); }
 

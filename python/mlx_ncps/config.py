@@ -4,13 +4,16 @@ base, and `register` admits a user's own cell.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
+import threading
 
 _CLASSES: dict[str, type] = {}  # by name; the only ones that a configuration can name
 _ADOPTERS: list = []  # what makes ours of another package's objects
 _BUILT_FOR = "built_for"
+MOST_VALUES = 10**6  # of a configuration: lists of numbers among them, arrays not
 
 
 def register(cls: type) -> type:
@@ -66,7 +69,8 @@ class Configurable:
 
         Raises ValueError for an argument that has no such form, as a plain function.
         """
-        config = encoded_arguments(self)
+        with _bounded("get_config"):
+            config = encoded_arguments(self)
         width = self._built_for()
         return config if width is None else {**config, _BUILT_FOR: width}
 
@@ -77,7 +81,8 @@ class Configurable:
         Only registered classes are made, whatever the configuration names.
         Raises ValueError for another class or arguments that this class does not take.
         """
-        arguments = {key: _decode(value) for key, value in _mapping(cls, config).items()}
+        with _bounded("from_config"):
+            arguments = {key: _decode(value) for key, value in _mapping(cls, config).items()}
         width = arguments.pop(_BUILT_FOR, None)
         made = construct(cls, arguments)
         if width is not None:
@@ -158,8 +163,44 @@ def encoded_arguments(made) -> dict:
     return {key: _encode(f"{name}.{key}", value) for key, value in arguments.items()}
 
 
+class _Walk(threading.local):
+    """How far this thread's configuration may still go; None outside of one."""
+
+    left = None
+
+
+_walk = _Walk()
+
+
+@contextlib.contextmanager
+def _bounded(op: str):
+    """Within it a configuration has MOST_VALUES and an end: objects may hold themselves, or each
+    other over and over.
+    """
+    outermost = _walk.left is None
+    if outermost:
+        _walk.left = MOST_VALUES
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError(f"[{op}] config must be nested less deep, got too many levels.") from error
+    finally:
+        if outermost:
+            _walk.left = None
+
+
+def _count(op: str) -> None:
+    """One value more of the configuration that is under way."""
+    if _walk.left is None:
+        return
+    _walk.left -= 1
+    if _walk.left < 0:
+        raise ValueError(f"[{op}] config must hold at most {MOST_VALUES} values, got more.")
+
+
 def _encode(name: str, value):
     """`value` in the form that JSON knows."""
+    _count("get_config")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value) is dict:
@@ -178,6 +219,7 @@ def _encode(name: str, value):
 
 
 def _decode(value):
+    _count("from_config")
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if isinstance(value, dict):

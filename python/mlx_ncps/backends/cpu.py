@@ -9,6 +9,7 @@ import weakref
 import mlx.core as mx
 
 from .. import _loader
+from . import shapeless
 from ._fold import fold_cfc, fold_ltc
 
 NAME = "cpu"
@@ -55,7 +56,7 @@ def ltc_sequence(
         return _loader.native.ltc_sequence(
             inputs,
             state,
-            _timespans(ts, inputs),
+            shapeless.timespans(ts, inputs),
             *folded,
             unfolds=int(ode_unfolds),
             synapses=_handle(synapses),
@@ -82,7 +83,7 @@ def cfc_sequence(
         return _loader.native.cfc_sequence(
             inputs,
             state,
-            None if folded.merged else _timespans(ts, inputs),
+            None if folded.merged else shapeless.timespans(ts, inputs),
             folded.arrays,
             layers=len(folded.backbone),
             mode=mode,
@@ -162,14 +163,6 @@ def has_values(a) -> bool:
 def is_tracer(a: mx.array) -> bool:
     """Whether `a` stands for a value within mx.compile, a gradient or vmap."""
     return _loader.native.is_tracer(a)
-
-
-def _timespans(ts, inputs) -> mx.array:
-    """`ts` as an array [B, T]."""
-    shape = inputs.shape[:2]
-    if isinstance(ts, mx.array):
-        return mx.broadcast_to(ts, shape)
-    return mx.full(shape, ts, mx.float32)
 
 
 def _handle(synapses):

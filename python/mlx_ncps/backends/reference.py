@@ -9,6 +9,8 @@ from functools import partial
 
 import mlx.core as mx
 
+from . import shapeless
+
 NAME = "reference"
 
 
@@ -111,7 +113,7 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch"
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
     step = partial(_cfc_step, params=params, **options)
-    return _scan(step, inputs, state, ts)
+    return _scan("cfc", step, inputs, state, ts)
 
 
 # --- LTC, MATHS 3 ---------------------------------------------------------------------------------
@@ -197,13 +199,14 @@ def ltc_sequence(
         implicit=implicit_param_constraints,
         solver=ode_solver,
     )
-    return _scan(step, inputs, state, ts)
+    return _scan("ltc", step, inputs, state, ts)
 
 
-def _scan(step, inputs, state, ts):
+def _scan(op, step, inputs, state, ts):
     """Run step(x, state, ts) over the time axis in float32; the states in the dtype of the
     inputs.
     """
+    shapeless.refuse(op, "the backend reference", length=False)
     x = inputs.astype(mx.float32)  # [B, T, I]
     varying = isinstance(ts, mx.array) and ts.ndim == 2
     states = []

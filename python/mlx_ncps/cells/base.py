@@ -9,7 +9,7 @@ import numpy as np
 
 from .._fork import check_process
 from ..layers.base import NCPLayer, output_shape
-from ..ops import initial_state
+from ..ops import initial_state, shapeless
 from ..ops.checks import check_array
 from ..ops.stepping import BATCH, STEP, StepCell
 
@@ -138,9 +138,10 @@ class LiquidCell(NCPLayer):
         """
         if inputs is None and batch_size is None:
             raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
-        batch = inputs.shape[0] if batch_size is None else batch_size
         dtype = mx.float32 if inputs is None else inputs.dtype
-        return initial_state(batch, self.state_size, dtype=dtype)
+        if batch_size is None:
+            return shapeless.zero_state(inputs, self.state_size, dtype)
+        return initial_state(batch_size, self.state_size, dtype=dtype)
 
     def compute_output_shape(self, input_shape) -> tuple:
         """The shape (B, O) of the output of a step with inputs of shape (B, I); None is any size.
@@ -163,7 +164,9 @@ class LiquidCell(NCPLayer):
         self.build(inputs.shape)
         batch = inputs.shape[0]
         check_array(self.op, "state", state, "[B, H]", (batch, self.state_size))
-        new_state = self.sequence(inputs[:, None], state, self._step_timespans(ts, batch))[:, 0]
+        ts = self._step_timespans(ts, batch)
+        with shapeless.one_step():
+            new_state = self.sequence(inputs[:, None], state, ts)[:, 0]
         return self.readout(new_state), new_state
 
     def _step_timespans(self, ts, batch: int):
@@ -172,7 +175,7 @@ class LiquidCell(NCPLayer):
             return ts
         if ts.shape not in ((batch,), (batch, 1)):
             raise ValueError(f"[{self.op}] ts must be [B] = ({batch},), got {ts.shape}.")
-        return ts.reshape(batch, 1)
+        return ts[:, None] if ts.ndim == 1 else ts
 
 
 class NCPRNNCell(LiquidCell):

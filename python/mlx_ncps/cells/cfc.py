@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import adopted
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
-from ..ops.checks import check_mode, check_variant
+from ..ops.checks import check_array, check_mode, check_variant
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..wirings import Wiring
 from .base import LiquidCell
@@ -209,16 +209,23 @@ class CfCCell(LiquidCell):
         """The weights as the op reads them, mask applied."""
         backbone = tuple((layer.weight, layer.bias) for layer in self.backbone)
         if self.mode == "pure":
-            return CfCParams(
-                backbone, self._masked(self.ff1), w_tau=self.w_tau.squeeze(0), A=self.A.squeeze(0)
-            )
-        heads = (self._masked(self.ff1), self._masked(self.ff2))
+            rows = {}
+            for name in ("w_tau", "A"):
+                check_array(self.op, name, self[name], "[1, H]", (1, self.hidden_size))
+                rows[name] = self[name].squeeze(0)
+            return CfCParams(backbone, self._masked("ff1"), **rows)
+        heads = (self._masked("ff1"), self._masked("ff2"))
         times = ((head.weight, head.bias) for head in (self.time_a, self.time_b))
         return CfCParams(backbone, *heads, *times)
 
-    def _masked(self, head) -> tuple[mx.array, mx.array]:
+    def _masked(self, name: str) -> tuple[mx.array, mx.array]:
+        head = self[name]
         weight = head.weight
         if "sparsity_mask" in self:
+            fan_in = (self.input_size + self.hidden_size, *self.backbone_options.sizes)[-1]
+            shape = (self.hidden_size, fan_in)
+            check_array(self.op, f"params.{name}[0]", weight, "[H, K]", shape)
+            check_array(self.op, "sparsity_mask", self.sparsity_mask, "[H, K]", shape, ())
             weight = weight * self.sparsity_mask
         return weight, head.bias
 
@@ -269,7 +276,7 @@ class CfCCell(LiquidCell):
 
     def pack_step(self, memory, arrays):
         """As `LiquidCell` has it."""
-        stage = CfCStage(self.params(), self.input_size, *self.step_options())
+        stage = CfCStage(self.params(), self.input_size, self.hidden_size, *self.step_options())
         return pack_cfc([stage], memory, arrays, Readout(0, self.hidden_size))
 
     def calls(self) -> list[tuple[str, dict]]:

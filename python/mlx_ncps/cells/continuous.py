@@ -10,7 +10,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
-from ..ops import get_activation, xavier_uniform
+from ..ops import get_activation, shapeless, xavier_uniform
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .stepwise import (
@@ -191,7 +191,7 @@ class ELTCCell(StepMixin, NCPRNNCell):
 
     def readout(self, states):
         """Outputs [..., O] of states [..., H]: the motor neurons."""
-        return states[..., : self.output_size]
+        return shapeless.columns(states, 0, self.output_size)
 
     @property
     def synapse_count(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from .. import dispatch
-from ..ops import CfCParams, cfc_update, cfc_update_pure, get_activation
+from ..ops import CfCParams, cfc_update, cfc_update_pure, get_activation, shapeless
 from ..ops.checks import check_cfc
 from ..ops.timespans import normalise_timespans
 
@@ -31,6 +31,7 @@ def dropout_sequence(
     Raises RuntimeError when another backend than the reference is forced.
     """
     _choose_reference()
+    shapeless.refuse("cfc", "dropout", length=False)
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     ts = normalise_timespans("cfc", ts, B, T)
     if 0 in (B, T):

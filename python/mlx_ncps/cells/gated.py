@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from .._fork import check_process
+from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .lstm import LSTMCell
@@ -220,6 +221,7 @@ class ODELSTMCell(FieldCell):
         """
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        shapeless.refuse(self.op, "a cell of MLX operations", length=False)
         batch, steps, width = inputs.shape
         self.build(width)
         if not isinstance(state, tuple | list) or len(state) != 2:

@@ -11,7 +11,7 @@ import numpy as np
 from .._fork import check_process
 from ..layers.base import NCPLayer, output_shape
 from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
-from ..ops.checks import check_array
+from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
 
 
@@ -79,6 +79,7 @@ class LSTMCell(NCPLayer):
 
     def drive(self, inputs):
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
+        check_memory(self.op, self.weights(), self.sensory_size, self.hidden_size)
         weight, bias = self.input_map.weight, self.input_map.bias
         weight, bias = weight.astype(mx.float32), bias.astype(mx.float32)
         return inputs.astype(mx.float32) @ weight.T + bias

@@ -7,8 +7,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, uniform
-from ..ops.checks import check_solver
+from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, shapeless, uniform
+from ..ops.checks import check_array, check_solver
 from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
@@ -202,9 +202,12 @@ class LTCCell(NCPRNNCell):
 
     def pack_step(self, memory, arrays):
         """As `LiquidCell` has it."""
+        self._check_output_mapping()
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
         return pack_ltc(
             self.params(),
+            self.wiring.input_dim,
+            self.state_size,
             memory,
             arrays,
             readout,
@@ -230,12 +233,18 @@ class LTCCell(NCPRNNCell):
         """Outputs [..., O] of states [..., H]: the motor neurons, mapped, in the dtype of the
         states.
         """
-        output = states[..., : self.output_size]
+        output = shapeless.columns(states, 0, self.output_size)
+        self._check_output_mapping()
         if "output_w" in self:
             output = output * self.output_w
         if "output_b" in self:
             output = output + self.output_b
         return output.astype(states.dtype)
+
+    def _check_output_mapping(self) -> None:
+        for name in ("output_w", "output_b"):
+            if name in self:
+                check_array(self.op, name, self[name], "[O]", (self.output_size,))
 
     def apply_weight_constraints(self, ranges=None) -> None:
         """Clip w, sensory_w, cm and gleak at 0, or the parameters named in `ranges` into their

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import mlx.core as mx
 
-from ..ops import get_activation
+from ..ops import get_activation, shapeless
 from ..ops.checks import check_array
 from .cfc import _linear
 from .ltc import LTCCell
@@ -56,5 +56,5 @@ class BackboneLTCCell(LTCCell):
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, self.sensory_size))
         activate, z = get_activation(self.backbone_options.activation), inputs.astype(mx.float32)
         for layer in self.backbone:
-            z = activate(layer(z))
+            z = activate(shapeless.linear(layer, z))
         return super().sequence(z, state, ts).astype(inputs.dtype)

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from .._fork import check_process
-from ..ops import xavier_uniform
+from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .base import LiquidCell
@@ -90,6 +90,7 @@ class StepMixin:
         """
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        shapeless.refuse(self.op, "a cell of MLX operations", length=False)
         batch, steps, width = inputs.shape
         self.build(width)
         self._check_state(state, batch)

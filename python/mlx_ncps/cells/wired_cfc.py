@@ -7,7 +7,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ..ops.checks import check_array, check_mode, check_variant
+from ..ops import shapeless
+from ..ops.checks import check_array, check_cfc_params, check_mode, check_variant
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..wirings import Wiring
 from .base import FrozenKeys, NCPRNNCell
@@ -147,12 +148,17 @@ class WiredCfCCell(NCPRNNCell):
         states, start = [], 0
         for n, hidden in enumerate(self.layer_sizes):
             if self.backbone_options.sizes:
-                inputs = inputs * self[f"source_mask_{n}"]
-            layer_state = state[:, start : start + hidden]
+                inputs = inputs * self._source_mask(n, inputs.shape[-1])
+            layer_state = shapeless.columns(state, start, hidden)
             inputs = self[f"layer_{n}"].sequence(inputs, layer_state, ts)  # [B, T, H_n]
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
+
+    def _source_mask(self, n: int, inputs: int):
+        name = f"source_mask_{n}"
+        check_array(self.op, name, self[name], "[in]", (inputs,), ())
+        return self[name]
 
     def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
@@ -179,9 +185,13 @@ class WiredCfCCell(NCPRNNCell):
             params = layer.params()
             if f"source_mask_{n}" in self:  # the first layer's weight stands for the mask on inputs
                 (weight, bias), *rest = params.backbone
-                sources = mx.concatenate([self[f"source_mask_{n}"], mx.ones(layer.hidden_size)])
+                check_cfc_params(params, layer.mode, layer.input_size, layer.hidden_size)
+                mask = self._source_mask(n, layer.input_size)
+                sources = mx.concatenate([mask, mx.ones(layer.hidden_size)])
                 params = params._replace(backbone=((weight * sources, bias), *rest))
-            chain.append(CfCStage(params, layer.input_size, *layer.step_options()))
+            chain.append(
+                CfCStage(params, layer.input_size, layer.hidden_size, *layer.step_options())
+            )
         last = self.state_size - self.layer_sizes[-1]
         return pack_cfc(chain, (), arrays, Readout(last, self.output_size))
 
@@ -195,5 +205,5 @@ class WiredCfCCell(NCPRNNCell):
 
     def readout(self, states):
         """Outputs [..., O] of states [..., H]."""
-        last = states[..., self.state_size - self.layer_sizes[-1] :]
-        return last[..., : self.output_size]
+        first = self.state_size - self.layer_sizes[-1]
+        return shapeless.columns(states, first, self.output_size)

@@ -5,6 +5,7 @@ layer in the order of `get_weights()`; needs h5py.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import zipfile
@@ -122,8 +123,11 @@ def _objects(root):
             yield name, list(_cell(cell))
 
 
-def _cell(cell, depth=0):
+def _cell(cell, depth=0, count=None):
     """The weights of a cell: its own, then those of its parts in their order."""
+    count = itertools.count() if count is None else count
+    if next(count) > MAX_GROUPS:  # a part may be a link to what it lies in
+        raise ValueError(f"[{OP}] a cell must have at most {MAX_GROUPS} parts, got more.")
     yield from _vars(cell)
     parts = ["backbone_fn/layers", "_cfc_layers", "time_a", "time_b", "rnn_cell"]
     for part in parts if depth < MAX_DEPTH else ():
@@ -134,9 +138,9 @@ def _cell(cell, depth=0):
             continue
         if "/" in part or part == "_cfc_layers":
             for _, one in sorted(_children(group), key=lambda item: _number(item[0])):
-                yield from _cell(one, depth + 1)
+                yield from _cell(one, depth + 1, count)
         else:
-            yield from _cell(group, depth + 1)
+            yield from _cell(group, depth + 1, count)
 
 
 def _vars(group):

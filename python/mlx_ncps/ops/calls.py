@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from . import shapeless
+
 
 class Call(NamedTuple):
     """One call of `op`, its arguments as `backends` says what `ops` guarantees."""
@@ -28,6 +30,7 @@ class Call(NamedTuple):
     def run(self) -> mx.array:
         """The states [B, T, H]."""
         if 0 in self.shape:
+            shapeless.refuse(self.op, "an empty batch or sequence", length=False)
             return mx.zeros(self.shape, self.inputs.dtype)
         sequence = getattr(self.backend, self.op)
         return sequence(self.inputs, self.state, self.ts, self.params, **self.keywords)

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from .. import dispatch
 from ..backends import reference
+from . import shapeless
 from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_variant
 from .timespans import normalise_step_timespans, normalise_timespans
@@ -78,7 +79,7 @@ def cfc_sequence(
 def prepare_cfc(inputs, state, ts, params, *, mode, activation, variant, training) -> Call:
     """The checked call of `cfc_sequence`, with its backend."""
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
-    ts = normalise_timespans("cfc", ts, B, T)
+    ts = normalise_timespans("cfc", ts, B, T, inputs)
     facts = {
         "batch": B,
         "steps": T,
@@ -111,7 +112,8 @@ def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
     """
     check_array("cfc", "inputs", inputs, "[B, I]", (None, None))
     ts = normalise_step_timespans("cfc", ts, inputs.shape[:1])
-    return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
+    with shapeless.one_step():
+        return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
 def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch") -> mx.array:

@@ -46,7 +46,14 @@ def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
     check_array(op, "params.gleak", params.gleak, "[H]", (None,))
     (B, T, I), H = inputs.shape, params.gleak.shape[0]
     check_array(op, "state", state, "[B, H]", (B, H))
-    for name in ("vleak", "cm"):
+    check_ltc_params(params, I, H)
+    return B, T, I, H
+
+
+def check_ltc_params(params, I: int, H: int) -> None:
+    """Every parameter of an LTC of I inputs and H neurons."""
+    op = "ltc"
+    for name in ("gleak", "vleak", "cm"):
         check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
     for name in ("w", "sigma", "mu", "erev"):
         check_array(op, f"params.{name}", getattr(params, name), "[H, H]", (H, H))
@@ -63,7 +70,6 @@ def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
             check_array(
                 op, f"params.{name}", leaf, symbols, shape, () if "mask" in name else DTYPES
             )
-    return B, T, I, H
 
 
 def check_solver(ode_solver: str) -> None:
@@ -78,6 +84,8 @@ def check_ltc_options(ode_unfolds, epsilon, ode_solver) -> None:
     check_solver(ode_solver)
     if not isinstance(ode_unfolds, numbers.Integral) or ode_unfolds < 1 or ode_unfolds is True:
         raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {ode_unfolds!r}.")
+    if ode_unfolds >= 2**31:
+        raise ValueError(f"[ltc] ode_unfolds must be below 2**31, got {ode_unfolds}.")
     if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
         raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
 
@@ -115,14 +123,27 @@ def check_cfc(
     check_array(op, "params.ff1[0]", params.ff1[0], "[H, K]", (None, None))
     (B, T, I), H = inputs.shape, params.ff1[0].shape[0]
     check_array(op, "state", state, "[B, H]", (B, H))
-    width = I + H
+    check_cfc_params(params, mode, I, H)
+    return B, T, I, H
+
+
+def check_cfc_params(params, mode: str, I: int, H: int) -> None:
+    """Every parameter that a CfC of I inputs and H neurons reads in this mode."""
+    op, width = "cfc", I + H
     for n, layer in enumerate(params.backbone):
         width = _check_layer(op, f"params.backbone[{n}]", layer, "K", None, width)
     for name in ("ff1",) if mode == "pure" else ("ff1", "ff2", "time_a", "time_b"):
         _check_layer(op, f"params.{name}", getattr(params, name), "H", H, width)
     for name in ("w_tau", "A") if mode == "pure" else ():
         check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
-    return B, T, I, H
+
+
+def check_memory(op: str, memory, I: int, H: int) -> None:
+    """Every parameter of the LSTM of I inputs in front of a cell of H neurons."""
+    check_array(op, "memory.input_weight", memory.input_weight, "[4H, I]", (4 * H, I))
+    check_array(op, "memory.bias", memory.bias, "[4H]", (4 * H,))
+    weight = memory.recurrent_weight
+    check_array(op, "memory.recurrent_weight", weight, "[4H, H]", (4 * H, H))
 
 
 def check_mode(mode: str, modes=MODES) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
+from . import shapeless
 from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_synapses
 from .timespans import normalise_step_timespans, normalise_timespans
@@ -105,7 +106,7 @@ def prepare_ltc(
     B, T, I, H = check_ltc(inputs, state, params)
     check_ltc_options(ode_unfolds, epsilon, ode_solver)
     check_synapses(synapses, params)
-    ts = normalise_timespans("ltc", ts, B, T)
+    ts = normalise_timespans("ltc", ts, B, T, inputs)
     facts = {
         "batch": B,
         "steps": T,
@@ -141,4 +142,5 @@ def ltc_step(inputs, state, ts, params: LTCParams, **keywords) -> mx.array:
     """
     check_array("ltc", "inputs", inputs, "[B, I]", (None, None))
     ts = normalise_step_timespans("ltc", ts, inputs.shape[:1])
-    return ltc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
+    with shapeless.one_step():
+        return ltc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]

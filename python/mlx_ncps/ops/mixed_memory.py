@@ -9,9 +9,10 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import backends, dispatch
+from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array
+from .checks import check_array, check_memory
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
 
 
@@ -79,10 +80,7 @@ def _check(op: str, state):
 def _run(op: str, call: Call, c, memory):
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
-    shapes = {"input_weight": (4 * H, I), "bias": (4 * H,), "recurrent_weight": (4 * H, H)}
-    for name, shape in shapes.items():
-        symbols = {"input_weight": "[4H, I]", "bias": "[4H]"}.get(name, "[4H, H]")
-        check_array(op, f"memory.{name}", getattr(memory, name), symbols, shape)
+    check_memory(op, memory, I, H)
     if 0 in call.shape:
         return call.run(), call.run()
     c, *memory = (a.astype(mx.float32) for a in (c, *memory))
@@ -94,6 +92,7 @@ def _run(op: str, call: Call, c, memory):
 
 def _steps(call: Call, c, memory: LSTMParams):
     """The same with one call of the backend for each step."""
+    shapeless.refuse(call.op, "running step by step")
     x, h, ts = call.inputs.astype(mx.float32), call.state, call.ts
     drive = x @ memory.input_weight.T + memory.bias  # [B, T, 4H]
     states = []

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import dispatch
 from ..backends import cpu
+from .checks import check_cfc_params, check_ltc_params, check_memory
 
 STEP, EVERY, LAST, BATCH = range(4)  # forms of a call, as src/step_cell.cpp numbers them
 
@@ -25,10 +26,11 @@ class Readout(NamedTuple):
 
 
 class CfCStage(NamedTuple):
-    """One CfC of a chain: its parameters and options, and its number of inputs."""
+    """One CfC of a chain: its parameters and options, and its numbers of inputs and neurons."""
 
     params: tuple
     inputs: int
+    units: int
     mode: str
     activation: str
     variant: str
@@ -69,6 +71,14 @@ class StepCell:
     def _packed(self, cell, lstm):
         """The extension's StepCell of what the cell is made of now, or None among tracers."""
         places = cpu.places(cell, lstm)  # before they are read, so that no change is missed
+        if not places.complete:
+            return None
+        try:
+            return self._packed_of(cell, lstm, places)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None  # a weight of a wrong shape or kind: the graph's code says which
+
+    def _packed_of(self, cell, lstm, places):
         memory = () if lstm is None else lstm.weights()
         arrays = [*cell.step_arrays(), *memory]
         options = (*cell.step_options(), len(memory))
@@ -88,16 +98,25 @@ class StepCell:
         return StepCell, ()
 
 
-def pack_ltc(params, memory, arrays, readout: Readout, **options):
+def pack_ltc(params, inputs: int, units: int, memory, arrays, readout: Readout, **options):
     """An LTC packed: `options` are those of `ltc_sequence`; memory: the weights of the LSTM in
-    front of it, or none; arrays: all that it must be packed anew for.
+    front of it, or none; arrays: all that it must be packed anew for. Raises ValueError for a wrong
+    shape or dtype, as a sequence does.
     """
+    check_ltc_params(params, inputs, units)
+    if memory:
+        check_memory("ltc", memory, inputs, units)
     return cpu.ltc_step_cell(_float32(params), memory, arrays, readout, **options)
 
 
 def pack_cfc(chain: list[CfCStage], memory, arrays, readout: Readout):
     """A chain of CfCs packed, each reading the new state of the one before; the rest as above."""
-    return cpu.cfc_step_cell(chain, memory, arrays, readout)
+    for stage in chain:
+        check_cfc_params(stage.params, stage.mode, stage.inputs, stage.units)
+    if memory:
+        check_memory("cfc", memory, chain[0].inputs, chain[0].units)
+    stages = [(s.params, s.inputs, s.mode, s.activation, s.variant) for s in chain]
+    return cpu.cfc_step_cell(stages, memory, arrays, readout)
 
 
 def linear(x, weight, bias):

@@ -10,17 +10,19 @@ import numbers
 import mlx.core as mx
 import numpy as np
 
+from . import shapeless
+
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _INTS = (mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64)
 
 
-def normalise_timespans(op: str, ts, batch: int, steps: int):
+def normalise_timespans(op: str, ts, batch: int, steps: int, inputs=None):
     """`ts` as a Python float >= 0, a float32 0-d array, or a float32 array [B, T].
 
     ts: None (1.0 for each step), a number, or an array of shape [], [T], [B, T] or [B, T, 1];
     integers become float32. A negative or NaN number raises ValueError, as do another shape, bool,
     str and float64; a negative element of an array becomes NaN, for checking values would force
-    evaluation.
+    evaluation. inputs: [B, T, ...], whose sizes an array [T] follows under shapeless mx.compile.
     """
     if ts is None:
         return 1.0
@@ -32,6 +34,8 @@ def normalise_timespans(op: str, ts, batch: int, steps: int):
     if ts.shape not in ((), (steps,), (batch, steps)):
         raise ValueError(f"[{op}] timespans must be [B, T] = ({batch}, {steps}), got {ts.shape}.")
     ts = _not_negative(ts)
+    if ts.ndim == 1 and inputs is not None:
+        return shapeless.timespans(ts, inputs)
     return ts if ts.ndim == 0 else mx.broadcast_to(ts, (batch, steps))
 
 
@@ -46,7 +50,7 @@ def normalise_step_timespans(op: str, ts, lead: tuple):
     if ts.shape not in ((), lead, (*lead, 1)):
         raise ValueError(f"[{op}] timespans must be [B] = {lead}, got {ts.shape}.")
     ts = _not_negative(ts)
-    return ts if ts.ndim == 0 else ts.reshape(*lead, 1)
+    return ts[..., None] if ts.ndim and ts.shape == lead else ts
 
 
 def _number(op: str, ts) -> float:

@@ -15,6 +15,8 @@ from mlx.utils import tree_flatten, tree_map
 
 from ..cells import LiquidCell, LSTMCell
 from ..layers.base import drawing_from
+from ..ops import shapeless
+from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
@@ -160,6 +162,10 @@ class Direction(WeightFiles, nn.Module):
 
         `sequences`: the outputs of all steps; else that of the last.
         """
+        if mask is not None:
+            shapeless.refuse(self.op, "a mask", length=False)
+        if x.shape[1] == 0:
+            shapeless.refuse(self.op, "an empty sequence", length=False)
         if mask is not None and mask.ndim == 3:
             width = self.input_width(x.shape[-1], True)
             x, mask, seen = masked_features(self.op, x, mask, ts, width, seen)
@@ -167,7 +173,7 @@ class Direction(WeightFiles, nn.Module):
             trace = self._trace(x, state, ts)
         else:
             trace = self._masked_trace(x, state, ts, mask)
-        last = tree_map(lambda s: s[:, -1], trace.states) if x.shape[1] else state
+        last = _last_state(trace.states, state, x.shape[1])
         if trace.outputs is None:
             states = trace.states if sequences else last
             output = self.rnn_cell.readout(states[0] if self.mixed_memory else states)
@@ -176,7 +182,14 @@ class Direction(WeightFiles, nn.Module):
         return Result(self._project(output), last, seen)
 
     def _project(self, output):
-        return self.fc(output).astype(output.dtype) if "fc" in self else output
+        if "fc" not in self:
+            return output
+        if type(self.fc) is nn.Linear:
+            sizes = (self.proj_size, output.shape[-1])
+            check_array(self.op, "fc.weight", self.fc.weight, "[P, O]", sizes)
+            if "bias" in self.fc:
+                check_array(self.op, "fc.bias", self.fc.bias, "[P]", sizes[:1])
+        return shapeless.linear(self.fc, output).astype(output.dtype)
 
     def _masked_trace(self, x, state, ts, mask) -> Trace:
         """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are."""
@@ -208,6 +221,7 @@ class Direction(WeightFiles, nn.Module):
 
     def _step_trace(self, x, state, ts) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""
+        shapeless.refuse(self.op, "running step by step")
         dtype = x.dtype
         if self.mixed_memory:
             x = x.astype(mx.float32)
@@ -234,7 +248,8 @@ class Direction(WeightFiles, nn.Module):
     def _step(self, x, state, ts):
         """One step of any cell -> (output, new state); the output of a LiquidCell is left out."""
         if isinstance(self.rnn_cell, LiquidCell):
-            return None, self.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
+            with shapeless.one_step():
+                return None, self.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
         if _takes_time(self.rnn_cell):
             result = self.rnn_cell(x, state, ts)
         elif _is_array(ts) or isinstance(ts, mx.array) or ts != 1.0:
@@ -254,6 +269,13 @@ class Direction(WeightFiles, nn.Module):
 
 def _is_array(ts) -> bool:
     return isinstance(ts, mx.array) and ts.ndim == 2
+
+
+def _last_state(states, before, steps: int):
+    """The last of states [B, T, ...], `before` [B, ...] where there is none."""
+    if shapeless.length_varies():
+        return tree_map(shapeless.last_step, states, before)
+    return tree_map(lambda s: s[:, -1], states) if steps else before
 
 
 def _last_output(outputs):

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
+from ..ops import shapeless
 from ..ops.checks import check_array
 
 
@@ -89,7 +90,7 @@ class Layout(NamedTuple):
         symbols, shape = self._grid(batch, steps)
         if ts.shape not in (shape, (*shape, 1)):
             raise ValueError(f"[{self.op}] timespans must be {symbols} = {shape}, got {ts.shape}.")
-        ts = ts.reshape(shape)
+        ts = ts if ts.shape == shape else ts.squeeze(-1)
         return ts.T if self.batched and not self.batch_first else ts
 
     def mask(self, mask, batch: int, steps: int, features: int):
@@ -111,8 +112,9 @@ class Layout(NamedTuple):
             mask = mx.array(np.ascontiguousarray(mask))  # MLX refuses negative strides
         return self.inputs(mask != 0)
 
-    def state(self, hx, sizes, batch: int, dtype, name: str = "hx"):
-        """hx, or zeros, batched and of this dtype."""
+    def state(self, hx, sizes, x, name: str = "hx"):
+        """hx, or zeros, batched, for inputs x [B, T, F], whose dtype it takes."""
+        batch = x.shape[0]
         if sizes is None:
             return tree_map(lambda array: self._free_state(array, batch, name), hx)
         if isinstance(sizes, dict):
@@ -122,14 +124,14 @@ class Layout(NamedTuple):
                 got = f"{type(hx).__name__}{f' of {len(hx)}' * isinstance(hx, tuple | list)}"
                 raise ValueError(f"[{self.op}] {name} must be ({', '.join(sizes)}), got {got}.")
             parts = zip(hx, sizes.items(), strict=True)
-            return tuple(self.state(h, n, batch, dtype, f"{name}.{key}") for h, (key, n) in parts)
+            return tuple(self.state(h, n, x, f"{name}.{key}") for h, (key, n) in parts)
         if hx is None:
-            return mx.zeros((batch, sizes), dtype)
+            return shapeless.zero_state(x, sizes, x.dtype)
         if isinstance(hx, list) and len(hx) == 1:  # the list of one state of the MLX guides
             hx = hx[0]
         symbols, shape = ("[B, H]", (batch, sizes)) if self.batched else ("[H]", (sizes,))
         check_array(self.op, name, hx, symbols, shape)
-        return (hx if self.batched else hx[None]).astype(dtype)
+        return (hx if self.batched else hx[None]).astype(x.dtype)
 
     def _free_state(self, array, batch: int, name: str):
         """An array of a state of any form, batched."""
@@ -148,4 +150,4 @@ class Layout(NamedTuple):
 
     def single(self, tree):
         """Output [B, O] or state [B, H], or several, in the layout of the inputs."""
-        return tree if self.batched else tree_map(lambda array: array[0], tree)
+        return tree if self.batched else tree_map(lambda array: array.squeeze(0), tree)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 
@@ -74,6 +75,7 @@ def carry_forward(inputs, mask, ts=None, *, last: Seen | None = None):
     Raises ValueError for a wrong shape or dtype.
     """
     op = "carry_forward"
+    shapeless.refuse(op, "a mask of features", length=False)
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
     check_array(op, "mask", mask, "[B, T, I]", inputs.shape, ())
     (B, T, I), mask = inputs.shape, mask != 0

@@ -11,6 +11,7 @@ from .._fork import check_process
 from ..cells import LiquidCell
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
+from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.stepping import EVERY, LAST, STEP, linear
 from ..ops.timespans import normalise_timespans
@@ -157,8 +158,8 @@ class SequenceLayer(Configurable, Direction):
         for half in self.directions:
             half.build(self.input_width(features, mask is not None and mask.ndim == 3))
         ts = layout.timespans(timespans, batch, steps)
-        ts = normalise_timespans(self.op, ts, batch, steps)
-        states = self._states(layout, hx, batch, x.dtype)
+        ts = normalise_timespans(self.op, ts, batch, steps, x)
+        states = self._states(layout, hx, x)
         output, states = self._run(x, states, ts, mask)
         output = layout.sequences(output) if self.return_sequences else layout.single(output)
         return (output, layout.single(states)) if self.return_state else output
@@ -188,10 +189,11 @@ class SequenceLayer(Configurable, Direction):
         if hasattr(ts, "ndim") and ts.ndim > 0:
             if ts.shape not in (x.shape[:1], (x.shape[0], 1)):
                 raise ValueError(f"[{self.op}] ts must be [B] = {x.shape[:1]}, got {ts.shape}.")
-            ts = ts.reshape(-1, 1)
+            ts = ts[:, None] if ts.ndim == 1 else ts
         ts = normalise_timespans(self.op, ts, x.shape[0], 1)
-        states = self._states(layout, state, x.shape[0], x.dtype)
-        result = self.run(x, states[0], ts, None, self._kept_seen(0), sequences=False)
+        states = self._states(layout, state, x)
+        with shapeless.one_step():
+            result = self.run(x, states[0], ts, None, self._kept_seen(0), sequences=False)
         self._keep([result], x)
         return layout.single(result.output), layout.single(result.state)
 
@@ -212,7 +214,9 @@ class SequenceLayer(Configurable, Direction):
         output, state = done
         if "fc" in self:
             mapped = linear(output, self.fc.weight, self.fc.bias)
-            output = self._project(output) if mapped is None else mapped
+            if mapped is None or mapped.shape[-1] != self.proj_size:
+                mapped = self._project(output)
+            output = mapped
         if self.stateful:
             batched = tree_map(lambda s: s if s.ndim == 2 else s[None], state)
             self._kept = {"states": [batched], "seen": []}
@@ -224,6 +228,7 @@ class SequenceLayer(Configurable, Direction):
         for n, half in enumerate(self.directions):
             arguments = (x, states[n], ts, mask, self._kept_seen(n))
             if self.go_backwards != (n == 1):
+                shapeless.refuse(self.op, "reading backwards", length=False)
                 arguments = _reversed(*arguments)
             results.append(half.run(*arguments, sequences=self.return_sequences))
         self._keep(results, x)
@@ -236,8 +241,9 @@ class SequenceLayer(Configurable, Direction):
 
     # --- states ---
 
-    def _states(self, layout: Layout, hx, batch: int, dtype) -> tuple:
-        """The state of each direction before the first step, batched."""
+    def _states(self, layout: Layout, hx, x) -> tuple:
+        """The state of each direction before the first step of x [B, T, F], batched."""
+        batch = x.shape[0]
         sizes = self.state_sizes
         if hx is None and self._kept:
             return self._kept_states(batch)
@@ -245,7 +251,7 @@ class SequenceLayer(Configurable, Direction):
             return tuple(half.free_initial_state(batch) for half in self.directions)
         if self.bidirectional:
             sizes = {"forward": sizes, "backward": sizes}
-        states = layout.state(hx, sizes, batch, dtype)
+        states = layout.state(hx, sizes, x)
         return states if self.bidirectional else (states,)
 
     def _kept_states(self, batch: int) -> tuple:
