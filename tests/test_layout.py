@@ -14,14 +14,15 @@ MAY_IMPORT = {
     "_loader": {"_build_info", "_ext"},
     "backends": {"_loader"},
     "dispatch": {"backends"},
-    "ops": {"dispatch", "backends"},
+    "ops": {"dispatch", "backends", "options"},
     "config": set(),
+    "options": set(),
     "weight_files": set(),
     "weights": {"weight_files"},
     "wirings": {"config", "weights"},
-    "layers": {"config", "weights", "ops", "wirings"},
-    "cells": {"config", "layers", "ops", "wirings", "dispatch"},
-    "rnn": {"config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
+    "layers": {"config", "weights", "options", "ops", "wirings"},
+    "cells": {"config", "options", "layers", "ops", "wirings", "dispatch"},
+    "rnn": {"config", "options", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
 }
 
 

@@ -11,6 +11,7 @@ from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state
 from ..ops.checks import check_array
 from ..ops.stepping import BATCH, STEP, StepCell
+from ..options import integer, optional
 
 
 class FrozenKeys(set):
@@ -193,6 +194,7 @@ class NCPRNNCell(LiquidCell):
 
     def _set_wiring(self, wiring, width: int | None) -> None:
         """Keep a copy of `wiring`, and build both when the number of inputs is known."""
+        width = optional(integer)(self.op, "input_size", width)
         self.wiring = wiring.as_given()
         width = self.wiring.input_dim if width is None else width
         if width is not None:

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import mlx.core as mx
 import numpy as np
 
 from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, uniform
-from ..ops.checks import check_solver
+from ..ops.checks import LTC_OPTIONS, check_ltc_options
 from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
@@ -33,6 +36,15 @@ _ARRAYS = (  # every array of a cell
     *("sparsity_mask", "sensory_sparsity_mask", "output_w", "output_b"),
 )
 _POSITIVE = ("w", "sensory_w", "cm", "gleak")
+
+
+def _mapping(op: str, name: str, mapping) -> str:
+    mapping = "identity" if mapping is None else mapping
+    if not isinstance(mapping, str) or mapping not in _MAPPINGS:
+        raise ValueError(
+            f"[{op}] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
+        )
+    return mapping
 
 
 class LTCCell(NCPRNNCell):
@@ -63,6 +75,8 @@ class LTCCell(NCPRNNCell):
 
     op = "ltc"
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
+    checked_options = LTC_OPTIONS | {"input_mapping": _mapping, "output_mapping": _mapping}
+    fixed_options = frozenset(("input_mapping", "output_mapping", "backbone_options"))
 
     def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
         """Options of a backbone make a BackboneLTCCell."""
@@ -89,12 +103,11 @@ class LTCCell(NCPRNNCell):
         backbone_layers=None,
     ):
         super().__init__()
-        check_solver(ode_solver)
-        self.input_mapping = _mapping("input_mapping", input_mapping)
-        self.output_mapping = _mapping("output_mapping", output_mapping)
+        self.input_mapping = input_mapping
+        self.output_mapping = output_mapping
         self.ode_unfolds = ode_unfolds
         self.epsilon = epsilon
-        self.implicit_param_constraints = bool(implicit_param_constraints)
+        self.implicit_param_constraints = implicit_param_constraints
         self.ode_solver = ode_solver
         ranges = _ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
@@ -179,14 +192,10 @@ class LTCCell(NCPRNNCell):
         return ltc_mixed_sequence(inputs, state, ts, memory, self.params(), **self._keywords())
 
     def _keywords(self) -> dict:
-        return {
-            "ode_unfolds": self.ode_unfolds,
-            "epsilon": self.epsilon,
-            "implicit_param_constraints": self.implicit_param_constraints,
-            "ode_solver": self.ode_solver,
-            "synapses": self.synapses,
-            "training": self.training,
-        }
+        return self._options() | {"synapses": self.synapses, "training": self.training}
+
+    def _options(self) -> dict:
+        return {name: getattr(self, name) for name in LTC_OPTIONS}
 
     def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
@@ -202,15 +211,15 @@ class LTCCell(NCPRNNCell):
 
     def pack_step(self, memory, arrays):
         """As `LiquidCell` has it."""
+        options = check_ltc_options(**self._options())
+        del options["ode_solver"]  # semi_implicit: `steps_at_once`
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
         return pack_ltc(
             self.params(),
             memory,
             arrays,
             readout,
-            ode_unfolds=self.ode_unfolds,
-            epsilon=self.epsilon,
-            implicit_param_constraints=self.implicit_param_constraints,
+            **options,
             synapses=self.synapses,
         )
 
@@ -257,15 +266,6 @@ class LTCCell(NCPRNNCell):
     apply_constraints = apply_weight_constraints
 
 
-def _mapping(name: str, mapping) -> str:
-    mapping = "identity" if mapping is None else mapping
-    if mapping not in _MAPPINGS:
-        raise ValueError(
-            f"[ltc] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
-        )
-    return mapping
-
-
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
     """The ranges of the first values, ncps' own but for those `given`."""
     given = dict(given or {})
@@ -273,7 +273,7 @@ def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
         if name not in _INIT_RANGES:
             wanted = ", ".join(_INIT_RANGES)
             raise ValueError(f"[ltc] initialization_ranges must name {wanted}, got {name!r}.")
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not pair[0] <= pair[1]:
+        if not _is_range(pair):
             raise ValueError(
                 f"[ltc] initialization_ranges[{name!r}] must be (low, high), got {pair!r}."
             )
@@ -283,6 +283,14 @@ def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
                 f"implicit_param_constraints are on, got {pair!r}."
             )
     return _INIT_RANGES | given
+
+
+def _is_range(pair) -> bool:
+    """Whether it is (low, high), finite and in this order."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        return False
+    real = all(isinstance(end, numbers.Real) and math.isfinite(end) for end in pair)
+    return real and pair[0] <= pair[1]
 
 
 def _as_wiring(wiring) -> Wiring:
