@@ -80,6 +80,7 @@ ALSO = {
     "units": ("hidden_size", "wiring"),
     "hidden_size": ("units", "wiring"),
     "backbone_activation": ("activation",),
+    "input_size": ("input_dim",),
 }
 
 SIZES = {"input_size": 3, "hidden_size": 5}
@@ -146,9 +147,9 @@ def test_every_option_is_checked_wherever_it_is_set(cls, option, bad):
 def test_fixed_options_keep_the_value_that_made_the_weights():
     for cls, option, other in [
         (CfCCell, "mode", "pure"),
-        (CfCCell, "variant", "keras"),
         (CfCCell, "hidden_size", 6),
         (WiredCfCCell, "mode", "no_gate"),
+        (WiredCfCCell, "variant", "keras"),
         (WiredCfCCell, "fully_recurrent", False),
         (LTCCell, "input_mapping", "linear"),
         (CTRNNCell, "hidden_size", 6),

@@ -194,7 +194,7 @@ class NCPRNNCell(LiquidCell):
 
     def _set_wiring(self, wiring, width: int | None) -> None:
         """Keep a copy of `wiring`, and build both when the number of inputs is known."""
-        width = optional(integer)(self.op, "input_size", width)
+        width = optional(integer)(self.op, "input_dim", width)
         self.wiring = wiring.as_given()
         width = self.wiring.input_dim if width is None else width
         if width is not None:

@@ -103,7 +103,7 @@ class CfCCell(LiquidCell):
     op = "cfc"
     fixed_keys = ("sparsity_mask",)
     checked_options = CFC_OPTIONS | {"hidden_size": integer, "input_size": integer}
-    fixed_options = frozenset((*checked_options, "backbone_options"))
+    fixed_options = frozenset(("mode", "hidden_size", "input_size"))
 
     def __new__(cls, input_size=None, hidden_size=None, *args, **kwargs):
         """A wiring as the first argument, or as `wiring=`, makes a WiredCfCCell."""

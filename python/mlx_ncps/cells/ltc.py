@@ -17,6 +17,7 @@ from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .cfc import backbone_options
 from .host_masks import HostMasks
+from .stability import StabilityWarning
 
 _INIT_RANGES = {
     "gleak": (0.001, 1.0),
@@ -63,6 +64,8 @@ class LTCCell(NCPRNNCell):
         implicit_param_constraints: w, sensory_w, cm and gleak pass through softplus; if False, call
             `apply_weight_constraints()` after each step of the optimiser to keep them positive.
         ode_solver: "semi_implicit" (fused), "explicit" or "runge_kutta" (`ops.ltc_sequence`).
+            These two may diverge; the first call that may warns, with a number of unfolds that is
+            stable for any inputs.
         initialization_ranges: {"gleak": (low, high), ...} in place of the uniform ranges of ncps,
             for any of gleak, vleak, cm, w, sigma, mu, sensory_w, sensory_sigma, sensory_mu.
         activation, backbone_units, backbone_layers: dense layers ahead of the sensory synapses, as
@@ -76,7 +79,7 @@ class LTCCell(NCPRNNCell):
     op = "ltc"
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
     checked_options = LTC_OPTIONS | {"input_mapping": _mapping, "output_mapping": _mapping}
-    fixed_options = frozenset(("input_mapping", "output_mapping", "backbone_options"))
+    fixed_options = frozenset(("input_mapping", "output_mapping"))
 
     def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
         """Options of a backbone make a BackboneLTCCell."""
@@ -112,6 +115,7 @@ class LTCCell(NCPRNNCell):
         ranges = _ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
+        self._stability = StabilityWarning()
         self.backbone_options = backbone_options(
             activation, None, backbone_units, backbone_layers, None, 0, self.op
         )
@@ -185,11 +189,17 @@ class LTCCell(NCPRNNCell):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
-        return ltc_sequence(inputs, state, ts, self.params(), **self._keywords())
+        params = self.params()
+        states = ltc_sequence(inputs, state, ts, params, **self._keywords())  # checks ts
+        self._stability.check(self, params, ts)
+        return states
 
     def mixed_sequence(self, inputs, state, ts, memory):
         """`sequence` behind the LSTM of `memory`: state (h, c) -> (h, c), [B, T, H] each."""
-        return ltc_mixed_sequence(inputs, state, ts, memory, self.params(), **self._keywords())
+        params = self.params()
+        states = ltc_mixed_sequence(inputs, state, ts, memory, params, **self._keywords())
+        self._stability.check(self, params, ts)
+        return states
 
     def _keywords(self) -> dict:
         return self._options() | {"synapses": self.synapses, "training": self.training}
