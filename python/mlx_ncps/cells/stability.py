@@ -1,13 +1,13 @@
 """When the solvers explicit and runge_kutta of an LTC can't diverge; `LTCCell.sequence` warns where
 they may.
 
-A neuron's rate is d / cm, d the sum of its conductances (>= 0), and no gate is above 1: the rate is at
-most R = (gleak + sum |w mask| + sum |sensory_w sensory_mask|) / cm. With q = (ts / U) R a step of
-Euler's method multiplies the state by 1 - q' for some 0 <= q' <= q, which is within +-1 to q = 2.
-The classical Runge-Kutta method multiplies by a polynomial that is linear in the rate of each of
-its four stages, so that its extremes lie where each rate is 0 or R: within +-1 to q = 2.785. Below
-that the states stay bounded whatever the inputs are; above it they may, as the gates are mostly
-below 1.
+A neuron's rate is d / cm, d the sum of its conductances (>= 0), and no gate is above 1: the rate is
+at most R = (gleak + sum |w mask| + sum |sensory_w sensory_mask|) / cm. With q = (ts / U) R a step
+of Euler's method multiplies the state by 1 - q' for some 0 <= q' <= q, which is within +-1 to
+q = 2. The classical Runge-Kutta method multiplies by a polynomial that is linear in the rate of
+each of its four stages, so that its extremes lie where each rate is 0 or R: within +-1 to
+q = 2.785. Below that the states stay bounded whatever the inputs are; above it they may, as the
+gates are mostly below 1.
 """
 
 from __future__ import annotations
