@@ -54,7 +54,10 @@ inline bool ncps_slope_from_value() {
 // itself.
 template <int ACTIVATION, typename V>
 inline V ncps_activation_slope(V kept) {
-  if (ACTIVATION == NCPS_LECUN_TANH) return (1.7159f - kept * kept * (1.0f / 1.7159f)) * 0.666f;
+  if (ACTIVATION == NCPS_LECUN_TANH) {
+    const V tanh = kept * (1.0f / 1.7159f);  // exactly 1 where kept is 1.7159f
+    return (1.0f - tanh * tanh) * (1.7159f * 0.666f);
+  }
   if (ACTIVATION == NCPS_TANH) return 1.0f - kept * kept;
   if (ACTIVATION == NCPS_RELU) return ncps_select(kept > 0.0f, V{} + 1.0f, V{});
   if (ACTIVATION == NCPS_GELU) {

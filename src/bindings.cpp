@@ -8,17 +8,21 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <map>
+
 #include "csrc/cfc.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/ltc.h"
 #include "csrc/metallib.h"
+#include "metal/activations.h"
 #include "src/bindings.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 using mlx_ncps::SynapseLists;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Indices = nb::ndarray<const int, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 static std::vector<int> vector_of(const Indices& a) { return {a.data(), a.data() + a.size()}; }
@@ -90,6 +94,24 @@ NB_MODULE(_ext, m) {
   m.def(
       "vector_limit", [](const std::string& kind) { return mlx_ncps::vector_limit(kind.c_str()); },
       "kind"_a, "Measured 'sigmoid' gates or 'fma' multiply-adds per second, all threads.");
+  m.def(
+      "maths",
+      [](const std::string& function, bool slope, const Floats& z) {
+        static const std::map<std::string, int> functions{{"lecun_tanh", NCPS_LECUN_TANH},
+                                                          {"tanh", NCPS_TANH},
+                                                          {"relu", NCPS_RELU},
+                                                          {"gelu", NCPS_GELU},
+                                                          {"silu", NCPS_SILU},
+                                                          {"sigmoid", NCPS_SIGMOID},
+                                                          {"exp2", mlx_ncps::MATHS_EXP2},
+                                                          {"logistic", mlx_ncps::MATHS_LOGISTIC},
+                                                          {"erf", mlx_ncps::MATHS_ERF}};
+        std::vector<float> out(z.size());
+        mlx_ncps::kernels().run_maths(functions.at(function), slope, z.data(), long(z.size()),
+                                      out.data());
+        return mlx::core::array(out.data(), {int(out.size())});
+      },
+      "function"_a, "slope"_a, "z"_a, "A function of the kernels, or its slope (for tests).");
   m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
         "Fill outputs with NaN before kernels write them (for tests).");
   m.def(

@@ -251,8 +251,10 @@ nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespa
   if (stage.layers < 0 || stage.weights.size() < 2 * size_t(stage.layers) + 2) return nb::none();
   const mx::Shape& bias = stage.weights[2 * stage.layers + 1].shape();
   std::optional<float> only_ts;
-  if (timespans.is_none() || PyFloat_Check(timespans.ptr()))
-    only_ts = timespans.is_none() ? 1.0f : float(PyFloat_AsDouble(timespans.ptr()));
+  const double ts = timespans.is_none()              ? 1.0
+                    : PyFloat_Check(timespans.ptr()) ? PyFloat_AsDouble(timespans.ptr())
+                                                     : -1.0;
+  if (ts >= 0.0 && ts <= 1e30) only_ts = float(ts);  // as backends/_fold.py: no infinite weight
   const StepCell cell({stage}, {}, Readout{0, bias.empty() ? 0 : bias[0]}, only_ts);
   Request request{EVERY};
   return request.read(cell, inputs, initial, timespans) ? request.run(cell) : nb::none();

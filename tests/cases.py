@@ -28,6 +28,7 @@ __all__ = [
     "SOLVERS",
     "TIMESPANS",
     "TOLERANCES",
+    "ULPS",
     "UNFOLDS",
     "UNITS",
     "VARIANTS",
@@ -60,6 +61,23 @@ TOLERANCES = {
     "float16": {"forward": 2**-11 + 1e-5, "gradient": 2**-10 + 2e-5},
     "bfloat16": {"forward": 2**-8 + 1e-5, "gradient": 2**-7 + 2e-5},
     "float64": {"forward": 1e-12, "gradient": 1e-10, "difference": 1e-6},
+}
+
+# Bounds on the error of the maths of metal/activations.h against float64, in units in the last
+# place. "value": of the value itself, or of 2**-126 where it is smaller; "slope" (and gelu, a
+# difference of numbers of the input's size): of numbers from 0.5 to 1, or of the input where that
+# is larger. The error of exp(z) grows with |z|, as z / ln 2 is rounded: sigmoid, silu and logistic
+# per max(1, |z|).
+ULPS = {
+    "tanh": {"value": 6, "slope": 12},
+    "lecun_tanh": {"value": 6, "slope": 14},
+    "relu": {"value": 0, "slope": 0},
+    "gelu": {"value": 4, "slope": 3},
+    "silu": {"value": 4, "slope": 2},
+    "sigmoid": {"value": 3, "slope": 2},
+    "exp2": {"value": 3},
+    "logistic": {"value": 3},
+    "erf": {"value": 6},
 }
 
 # A tensor whose largest element is below FLOOR is measured against FLOOR. What a state or gradient

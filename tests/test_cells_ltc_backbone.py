@@ -34,13 +34,21 @@ OPTIONS = [
     ({"backbone_units": 7}, [7]),
     ({"backbone_units": [8, 6], "activation": "tanh"}, [8, 6]),
     ({"backbone_units": 4, "backbone_layers": 3, "activation": "silu"}, [4, 4, 4]),
-    ({"backbone_layers": 1, "activation": "relu", "ode_solver": "runge_kutta"}, [128]),
+    (
+        {
+            "backbone_layers": 1,
+            "activation": "relu",
+            "ode_solver": "runge_kutta",
+            "ode_unfolds": 64,
+        },
+        [128],
+    ),
 ]
 
 
 @pytest.mark.parametrize(("options", "sizes"), OPTIONS)
 def test_sequence_equals_the_equations(options, sizes):
-    cell = LTCCell(AutoNCP(10, 2), ode_unfolds=2, **options)
+    cell = LTCCell(AutoNCP(10, 2), **{"ode_unfolds": 2} | options)
     assert type(cell) is BackboneLTCCell
     layer = LTC(cell=cell, return_sequences=True, return_state=True)
     x, ts = mx.random.normal((B, T, I)), mx.random.uniform(0.1, 2.0, (B, T))
@@ -50,7 +58,8 @@ def test_sequence_equals_the_equations(options, sizes):
     assert (cell.sensory_size, cell.wiring.input_dim) == (I, sizes[-1])
     solver = options.get("ode_solver", "semi_implicit")
     z = backbone(cell, x)
-    wanted = truth.ltc_sequence(z, state, ts, cell.params(), ode_unfolds=2, ode_solver=solver)
+    solving = {"ode_unfolds": cell.ode_unfolds, "ode_solver": solver}
+    wanted = truth.ltc_sequence(z, state, ts, cell.params(), **solving)
     assert_close("state", last, wanted[:, -1], FORWARD)
     assert_close("output", output, cell.readout(mx.array(wanted.astype(np.float32))), FORWARD)
     _, first = cell(x[:, 0], state, ts[:, 0])

@@ -15,14 +15,15 @@ MAY_IMPORT = {
     "_fork": {"_loader"},
     "backends": {"_loader"},
     "dispatch": {"_fork", "backends"},
-    "ops": {"dispatch", "backends"},
+    "ops": {"dispatch", "backends", "options"},
     "config": set(),
+    "options": set(),
     "weight_files": set(),
     "weights": {"weight_files"},
     "wirings": {"config", "weights"},
-    "layers": {"config", "weights", "ops", "wirings"},
-    "cells": {"_fork", "config", "layers", "ops", "wirings", "dispatch"},
-    "rnn": {"_fork", "config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
+    "layers": {"config", "weights", "options", "ops", "wirings"},
+    "cells": {"_fork", "config", "options", "layers", "ops", "wirings", "dispatch"},
+    "rnn": {"_fork", "config", "options", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
 }
 
 

@@ -77,6 +77,9 @@ struct CfcProblem {
   LstmProblem lstm;
 };
 
+// Functions beside the activations: 2^z, 1 / (1 + 2^z), erf(z).
+enum Maths { MATHS_EXP2 = 16, MATHS_LOGISTIC, MATHS_ERF };
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -96,6 +99,9 @@ struct Kernels {
   int limit_block;
   float (*run_gates)(long rounds);
   float (*run_multiply_adds)(long rounds);
+  // The maths alone, for tests: out [n] = f(z [n]), or f'(z) with `slope`, for an NcpsActivation of
+  // metal/activations.h or a Maths, which have no slope.
+  void (*run_maths)(int function, bool slope, const float* z, long n, float* out);
 };
 
 // What the instruction-set files may use of the C++ library, compiled once for the baseline

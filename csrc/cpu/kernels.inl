@@ -17,3 +17,4 @@
 #include "csrc/cpu/cfc_backward.inl"
 #include "csrc/cpu/packed.inl"
 #include "csrc/cpu/limits.inl"
+#include "csrc/cpu/maths.inl"

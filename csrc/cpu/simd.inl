@@ -71,15 +71,22 @@ static inline vf exp2_fraction(vf f) {
   return p * f + 1.0f;
 }
 
-// 2^z; NaN stays NaN, large |z| saturates (to 0 and infinity with AVX-512, to 2^-125 and 2^126
-// elsewhere).
+// At most `most`; NaN stays NaN.
+static inline vf at_most(vf a, float most) { return a > most ? splat(most) : a; }
+static inline vf within_one(vf a) {
+  a = at_most(a, 1.0f);
+  return a < -1.0f ? splat(-1.0f) : a;
+}
+
+// 2^z; NaN stays NaN, large |z| gives 0 and infinity. Without AVX-512 the values below 2^-126 fall
+// to 0 at 2^-127, faster than they should: there n = 127 or -127 leaves no exponent to a fraction.
 static inline vf ncps_exp2(vf z) {
 #if defined(__AVX512F__)
   const vf n = (vf)_mm512_roundscale_ps((__m512)z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   return (vf)_mm512_scalef_ps((__m512)exp2_fraction(z - n), (__m512)n);
 #else
-  z = z > 126.0f ? splat(126.0f) : z;
-  z = z < -125.0f ? splat(-125.0f) : z;
+  z = at_most(z, 128.0f);
+  z = z < -127.0f ? splat(-127.0f) : z;
   const vf shifted =
       z + 12582912.0f;  // 1.5 * 2^23: the rounded integer sits in the low mantissa bits
   const vf p = exp2_fraction(z - (shifted - 12582912.0f));
@@ -120,41 +127,39 @@ static inline vf ncps_logistic(vf z) {
 #endif
 }
 
-// x P(x^2) / Q(x^2), minimax on [-8.5, 8.5] with P(0) = Q(0) = 1: relative error 4e-8 before
-// rounding, exact slope at 0.
+// x P(x^2) / Q(x^2), minimax with P(0) = Q(0) = 1: relative error 1.1e-8 before rounding, exact
+// slope at 0. Beyond 8.4 it grows past tanh: exactly +-1 from 8.8 on, where the slope 1 - tanh^2 is
+// then 0.
 static inline vf ncps_tanh(vf x) {
-  x = x > 8.5f ? splat(8.5f) : x;
-  x = x < -8.5f ? splat(-8.5f) : x;
-  const vf z = x * x;
-  vf p = splat(1.3403491649910393e-8f);
-  p = p * z + 2.0675772248068824e-5f;
-  p = p * z + 3.5008927807211876e-3f;
-  p = p * z + 1.338587999343872e-1f;
+  const vf z = at_most(x * x, 81.19656f);
+  vf p = splat(1.4523163e-8f);
+  p = p * z + 2.142858e-5f;
+  p = p * z + 3.5446728e-3f;
+  p = p * z + 1.3422188e-1f;
   p = p * z + 1.0f;
-  vf q = splat(7.806028747836535e-7f);
-  q = q * z + 3.293450572527945e-4f;
-  q = q * z + 2.589837834239006e-2f;
-  q = q * z + 4.671920835971832e-1f;
+  vf q = splat(8.247155e-7f);
+  q = q * z + 3.3663578e-4f;
+  q = q * z + 2.606317e-2f;
+  q = q * z + 4.6755515e-1f;
   q = q * z + 1.0f;
-  return x * p / q;
+  return within_one(x * p / q);
 }
 
-// x P(x^2) / Q(x^2), minimax on [-3.9, 3.9]: relative error 9e-8 before rounding.
+// x P(x^2) / Q(x^2), minimax: relative error 1.4e-8 before rounding; beyond 3.7 it grows past erf,
+// so that it is exactly +-1 from 3.85 on.
 static inline vf ncps_erf(vf x) {
-  x = x > 3.9f ? splat(3.9f) : x;
-  x = x < -3.9f ? splat(-3.9f) : x;
-  const vf z = x * x;
-  vf p = splat(2.213192346971482e-4f);
-  p = p * z + 3.208199515938759e-3f;
-  p = p * z + 5.028616636991501e-2f;
-  p = p * z + 1.809913069009781e-1f;
-  p = p * z + 1.1283791065216064f;
-  vf q = splat(-1.163085556754595e-7f);
-  q = q * z + 2.3035732738208026e-5f;
-  q = q * z + 9.641307406127453e-4f;
-  q = q * z + 1.3657552190124989e-2f;
-  q = q * z + 1.0914410650730133e-1f;
-  q = q * z + 4.937320947647095e-1f;
+  const vf z = at_most(x * x, 15.360175f);
+  vf p = splat(2.285169e-4f);
+  p = p * z + 3.209229e-3f;
+  p = p * z + 5.0341306e-2f;
+  p = p * z + 1.7987096e-1f;
+  p = p * z + 1.1283792f;
+  vf q = splat(-1.2600786e-7f);
+  q = q * z + 2.4158243e-5f;
+  q = q * z + 9.785354e-4f;
+  q = q * z + 1.3661884e-2f;
+  q = q * z + 1.088628e-1f;
+  q = q * z + 4.9273935e-1f;
   q = q * z + 1.0f;
-  return x * p / q;
+  return within_one(x * p / q);
 }

@@ -3,7 +3,9 @@
 // Values against the equations of MATHS in double, written here plainly; gradients against a
 // central difference along one random direction of all arguments at once.
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <random>
@@ -560,7 +562,7 @@ NATIVE_TEST(kernels_gate_is_accurate_and_saturates) {
               "gate(" + std::to_string(far[i]) + "): got " + std::to_string(distant.data[i]));
     const double infinity = std::numeric_limits<double>::infinity();
     const Exact edges = ltc_gates({infinity, -infinity, std::nan("")});
-    require(edges.data[0] >= 0 && edges.data[0] < 2e-38f, "gate(infinity)");
+    require(edges.data[0] == 0, "gate(infinity)");
     require(edges.data[1] == 1, "gate(-infinity)");
     require(std::isnan(edges.data[2]), "gate(NaN)");
   });
@@ -584,6 +586,43 @@ NATIVE_TEST(kernels_tanh_sigmoid_and_erf_are_accurate) {
       require(std::abs(gelu.data[i] - std::tanh(0.1 * activate(NCPS_GELU, z[i]))) <
                   1e-7 * (1 + std::abs(z[i])),
               "gelu(" + std::to_string(z[i]) + "): got " + std::to_string(gelu.data[i]));
+  });
+}
+
+// Every 20011th float of both signs; the error in units in the last place of the value, or of
+// 2^-126.
+NATIVE_TEST(kernels_maths_are_accurate_and_saturate_over_all_floats) {
+  std::vector<float> z;
+  for (uint64_t bits = 0; bits < 1ull << 32; bits += 20011)
+    z.push_back(std::bit_cast<float>(uint32_t(bits)));
+  std::vector<float> got(z.size());
+  struct Function {
+    int id;
+    double (*want)(double);
+    double ulps, end;
+  };
+  const Function functions[] = {{NCPS_TANH, [](double x) { return std::tanh(x); }, 6, 9.011},
+                                {MATHS_ERF, [](double x) { return std::erf(x); }, 6, 3.93},
+                                {MATHS_EXP2, [](double x) { return std::exp2(x); }, 3, 150}};
+  for_each_isa([&] {
+    for (const auto& f : functions) {
+      kernels().run_maths(f.id, false, z.data(), long(z.size()), got.data());
+      for (size_t i = 0; i < z.size(); ++i) {
+        const double want = f.want(z[i]), size = std::max(std::abs(want), 0x1p-126);
+        const double ulp = std::exp2(std::floor(std::log2(size)) - 23);
+        const bool holds = std::isnan(z[i]) ? std::isnan(got[i])
+                           : std::abs(z[i]) >= f.end || size > 3.4028235e38
+                               ? got[i] == float(want)
+                               : std::abs(got[i] - want) <= f.ulps * ulp + 0x1p-126;
+        require(holds, "function " + std::to_string(f.id) + " of " + std::to_string(z[i]) +
+                           ": got " + std::to_string(got[i]));
+      }
+    }
+    for (const int id : {NCPS_TANH, NCPS_LECUN_TANH, NCPS_SIGMOID}) {
+      kernels().run_maths(id, true, z.data(), long(z.size()), got.data());
+      for (size_t i = 0; i < z.size(); ++i)
+        require(!(std::abs(z[i]) > 120) || got[i] == 0, "slope of a saturated activation");
+    }
   });
 }
 

@@ -51,16 +51,6 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "float* p = (base + used);",
     ): "equivalent: the walk that counts (base is null) never reads its pointers",
     (
-        "csrc/cpu/simd.inl",
-        "x = x > 8.5f ? splat(8.5f) : x;",
-        "x = x > 8.5f ? splat(9.350000000000001f) : x;",
-    ): "equal to rounding: at 9.35 too the quotient is 1 within 3e-7",
-    (
-        "csrc/cpu/simd.inl",
-        "x = x < -8.5f ? splat(-8.5f) : x;",
-        "x = x <= -8.5f ? splat(-8.5f) : x;",
-    ): "equivalent: both give -8.5 there",
-    (
         "metal/ltc_dense_forward.metal",
         "m2[q] = on ? float(synapse_m2[at]) : 0.0f;",
         "m2[q] = (float(synapse_m2[at]));",

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from .reference import HEAD_ACTIVATIONS, softplus
 
+MERGED_AT_MOST = 1e30
 LOG2E = math.log2(math.e)
 
 
@@ -75,14 +76,15 @@ class FoldedCfC(NamedTuple):
 
 
 def fold_cfc(params, ts, mode: str, variant: str = "torch") -> FoldedCfC:
-    """CfCParams -> FoldedCfC; a scalar `ts` (number or 0-d array) is merged into the time heads,
-    and the sign of time_a in the variants "keras" and "paper" into its weights.
+    """CfCParams -> FoldedCfC; a number `ts` is merged into the time heads, and the sign of time_a
+    in the variants "keras" and "paper" into its weights. Not one that could make a weight infinite,
+    and not an array, whose value isn't known: a ts of infinity makes a gate of 0 or 1, not NaN.
     """
     p = params
     backbone = tuple(tuple(layer) for layer in p.backbone)
     if mode == "pure":
         return FoldedCfC(backbone, (p.ff1,), (p.w_tau, p.A), False, "identity")
-    if isinstance(ts, mx.array) and ts.ndim > 0:
+    if isinstance(ts, mx.array) or ts > MERGED_AT_MOST:
         time_a = p.time_a if variant == "torch" else tuple(-a for a in p.time_a)
         heads = (p.ff1, p.ff2, time_a, p.time_b)
         return FoldedCfC(backbone, heads, (), False, HEAD_ACTIVATIONS[variant])

@@ -12,6 +12,7 @@ from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state, shapeless
 from ..ops.checks import check_array
 from ..ops.stepping import BATCH, STEP, StepCell
+from ..options import integer, optional
 
 
 class FrozenKeys(set):
@@ -198,6 +199,7 @@ class NCPRNNCell(LiquidCell):
 
     def _set_wiring(self, wiring, width: int | None) -> None:
         """Keep a copy of `wiring`, and build both when the number of inputs is known."""
+        width = optional(integer)(self.op, "input_dim", width)
         self.wiring = wiring.as_given()
         width = self.wiring.input_dim if width is None else width
         if width is not None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import numbers
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from ..config import adopted
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
-from ..ops.checks import check_array, check_mode, check_variant
+from ..ops.checks import MODES, VARIANTS, check_array
 from ..ops.stepping import CfCStage, Readout, pack_cfc
+from ..options import integer, one_of
 from ..wirings import Wiring
 from .base import LiquidCell
 from .dropout import REASON, dropout_sequence, first_dropped
@@ -45,8 +47,8 @@ def backbone_options(
     activation = activation if alias is None else alias
     get_activation(activation)
     dropout = 0.0 if dropout is None else dropout
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"[{op}] backbone_dropout must be in [0, 1), got {dropout}.")
+    if not isinstance(dropout, numbers.Real) or not 0.0 <= dropout < 1.0:
+        raise ValueError(f"[{op}] backbone_dropout must be in [0, 1), got {dropout!r}.")
     return Backbone(_backbone_sizes(units, layers, default_layers, op), activation, dropout)
 
 
@@ -62,19 +64,12 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
     else:
         if layers is None:
             layers = default_layers if units is None else 1
-        if not isinstance(layers, int) or layers < 0:
-            raise ValueError(f"[{op}] backbone_layers must be an integer >= 0, got {layers!r}.")
+        layers = integer(op, "backbone_layers", layers, 0)
         sizes = (128 if units is None else units,) * layers
-    for size in sizes:
-        check_size("backbone_units", size, op)
-    return sizes
+    return tuple(integer(op, "backbone_units", size) for size in sizes)
 
 
-def check_size(name: str, size, op: str = "cfc") -> int:
-    """`size`, which must be an integer >= 1."""
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)
+CFC_OPTIONS = {"mode": one_of(*MODES), "variant": one_of(*VARIANTS)}
 
 
 class CfCCell(LiquidCell):
@@ -107,6 +102,8 @@ class CfCCell(LiquidCell):
 
     op = "cfc"
     fixed_keys = ("sparsity_mask",)
+    checked_options = CFC_OPTIONS | {"hidden_size": integer, "input_size": integer}
+    fixed_options = frozenset(("mode", "hidden_size", "input_size"))
 
     def __new__(cls, input_size=None, hidden_size=None, *args, **kwargs):
         """A wiring as the first argument, or as `wiring=`, makes a WiredCfCCell."""
@@ -134,15 +131,13 @@ class CfCCell(LiquidCell):
         variant="torch",
     ):
         super().__init__()
-        check_mode(mode)
-        check_variant(variant)
         self.mode = mode
         self.variant = variant
-        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.hidden_size = hidden_size
         self.backbone_options = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 1
         )
-        self.input_size = check_size("input_size", input_size)
+        self.input_size = input_size
         self.build(self.input_size)
         if sparsity_mask is not None:
             self.sparsity_mask = self._torch_mask(sparsity_mask)

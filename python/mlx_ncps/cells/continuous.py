@@ -4,23 +4,23 @@ and the ELTC of earlier MLX ports; plain MLX operations, run by `LiquidRNN`.
 
 from __future__ import annotations
 
-import numbers
 from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
 
 from ..ops import get_activation, shapeless, xavier_uniform
+from ..ops.activations import activation_name
+from ..options import flag, integer, positive
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .stepwise import (
-    SOLVERS,
+    LEAKLESS_OPTIONS,
+    SOLVER_OPTIONS,
     DenseCell,
     StepMixin,
     dense,
-    positive_size,
     solve,
-    solver_name,
     tanh_network,
 )
 
@@ -44,6 +44,10 @@ class CTRNNCell(DenseCell):
     """
 
     op = "ctrnn"
+    checked_options = (
+        DenseCell.checked_options | SOLVER_OPTIONS | {"tau": positive, "learn_tau": flag}
+    )
+    fixed_options = DenseCell.fixed_options | {"learn_tau"}
 
     def __init__(
         self,
@@ -55,12 +59,10 @@ class CTRNNCell(DenseCell):
         ode_solver="explicit",
     ):
         super().__init__(input_size, hidden_size)
-        if not isinstance(tau, numbers.Real) or not 0 < tau < float("inf"):
-            raise ValueError(f"[ctrnn] tau must be a number > 0, got {tau!r}.")
-        self.tau = float(tau)
-        self.learn_tau = bool(learn_tau)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
-        self.ode_solver = solver_name(self.op, ode_solver)
+        self.tau = tau
+        self.learn_tau = learn_tau
+        self.ode_unfolds = ode_unfolds
+        self.ode_solver = ode_solver
         self._build_known()
 
     def _create(self, width: int) -> None:
@@ -100,14 +102,15 @@ class NeuralODECell(DenseCell):
     """
 
     op = "neural_ode"
+    checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
 
     def __init__(
         self, input_size, hidden_size, field_units=(), ode_unfolds=6, ode_solver="runge_kutta"
     ):
         super().__init__(input_size, hidden_size)
-        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in field_units)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
-        self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
+        self._field_units = tuple(integer(self.op, "field_units", n) for n in field_units)
+        self.ode_unfolds = ode_unfolds
+        self.ode_solver = ode_solver
         self._build_known()
 
     def _create(self, width: int) -> None:
@@ -150,6 +153,7 @@ class ELTCCell(StepMixin, NCPRNNCell):
     """
 
     op = "eltc"
+    checked_options = SOLVER_OPTIONS | {"activation": activation_name}
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
 
     def __init__(
@@ -161,12 +165,11 @@ class ELTCCell(StepMixin, NCPRNNCell):
         ode_unfolds=4,
     ):
         super().__init__()
-        get_activation(activation)
         self.activation = activation
-        self.ode_solver = solver_name(self.op, ode_solver)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self.ode_solver = ode_solver
+        self.ode_unfolds = ode_unfolds
         if not isinstance(wiring, Wiring):
-            wiring = FullyConnected(positive_size(self.op, "wiring", wiring))
+            wiring = FullyConnected(integer(self.op, "wiring", wiring))
         self._set_wiring(wiring, in_features)
 
     def _create(self, width: int) -> None:

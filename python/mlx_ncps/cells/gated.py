@@ -13,16 +13,9 @@ from .._fork import check_process
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
+from ..options import integer, positive
 from .lstm import LSTMCell
-from .stepwise import (
-    SOLVERS,
-    DenseCell,
-    dense,
-    positive_size,
-    solve,
-    solver_name,
-    tanh_network,
-)
+from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
 
 
 class CTGRUCell(DenseCell):
@@ -50,13 +43,13 @@ class CTGRUCell(DenseCell):
     """
 
     op = "ctgru"
+    checked_options = DenseCell.checked_options | {"scales": integer, "tau": positive}
+    fixed_options = DenseCell.fixed_options | {"scales"}
 
     def __init__(self, input_size, hidden_size, scales=8, tau=1.0):
         super().__init__(input_size, hidden_size)
-        self.scales = positive_size(self.op, "scales", scales)
-        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 < tau < np.inf:
-            raise ValueError(f"[ctgru] tau must be a number > 0, got {tau!r}.")
-        self.tau = float(tau)
+        self.scales = scales
+        self.tau = tau
         self._build_known()
 
     @property
@@ -94,12 +87,14 @@ class CTGRUCell(DenseCell):
 class FieldCell(DenseCell):
     """Base of the cells that let a state evolve by itself: dh/dt = network(h), a tanh network."""
 
+    checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
+
     def __init__(self, input_size, hidden_size, field_units, ode_unfolds, ode_solver):
         super().__init__(input_size, hidden_size)
         units = (self.hidden_size,) if field_units is None else field_units
-        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in units)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
-        self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
+        self._field_units = tuple(integer(self.op, "field_units", n) for n in units)
+        self.ode_unfolds = ode_unfolds
+        self.ode_solver = ode_solver
 
     def _create_field(self) -> None:
         sizes = [self.hidden_size, *self._field_units, self.hidden_size]

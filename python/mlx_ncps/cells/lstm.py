@@ -4,15 +4,17 @@ layers of `rnn` put it in front of a cell.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from .._fork import check_process
 from ..layers.base import NCPLayer, output_shape
 from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
+from ..options import integer
 
 
 class LSTMCell(NCPLayer):
@@ -30,12 +32,14 @@ class LSTMCell(NCPLayer):
     """
 
     op = "lstm"
+    checked_options: ClassVar[dict] = {"hidden_size": integer}
+    fixed_options = frozenset(checked_options)
 
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()
-        self.hidden_size = _size("hidden_size", hidden_size)
+        self.hidden_size = hidden_size
         if input_size is not None:
-            self.build(_size("input_size", input_size))
+            self.build(integer(self.op, "input_size", input_size))
 
     @property
     def state_size(self) -> tuple[int, int]:
@@ -104,9 +108,3 @@ class LSTMCell(NCPLayer):
         h, c = (part.astype(mx.float32) for part in state)
         h, c = (part.astype(inputs.dtype) for part in self.gates(self.drive(inputs), h, c))
         return h, (h, c)
-
-
-def _size(name: str, size) -> int:
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[lstm] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)

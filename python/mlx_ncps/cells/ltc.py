@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import mlx.core as mx
 import numpy as np
 
 from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, shapeless, uniform
-from ..ops.checks import check_array, check_solver
+from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_options
 from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .cfc import backbone_options
 from .host_masks import HostMasks
+from .stability import StabilityWarning
 
 _INIT_RANGES = {
     "gleak": (0.001, 1.0),
@@ -35,6 +39,15 @@ _ARRAYS = (  # every array of a cell
 _POSITIVE = ("w", "sensory_w", "cm", "gleak")
 
 
+def _mapping(op: str, name: str, mapping) -> str:
+    mapping = "identity" if mapping is None else mapping
+    if not isinstance(mapping, str) or mapping not in _MAPPINGS:
+        raise ValueError(
+            f"[{op}] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
+        )
+    return mapping
+
+
 class LTCCell(NCPRNNCell):
     """Liquid time-constant cell: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, state)`.
 
@@ -51,6 +64,8 @@ class LTCCell(NCPRNNCell):
         implicit_param_constraints: w, sensory_w, cm and gleak pass through softplus; if False, call
             `apply_weight_constraints()` after each step of the optimiser to keep them positive.
         ode_solver: "semi_implicit" (fused), "explicit" or "runge_kutta" (`ops.ltc_sequence`).
+            These two may diverge; the first call that may warns, with a number of unfolds that is
+            stable for any inputs.
         initialization_ranges: {"gleak": (low, high), ...} in place of the uniform ranges of ncps,
             for any of gleak, vleak, cm, w, sigma, mu, sensory_w, sensory_sigma, sensory_mu.
         activation, backbone_units, backbone_layers: dense layers ahead of the sensory synapses, as
@@ -63,6 +78,8 @@ class LTCCell(NCPRNNCell):
 
     op = "ltc"
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
+    checked_options = LTC_OPTIONS | {"input_mapping": _mapping, "output_mapping": _mapping}
+    fixed_options = frozenset(("input_mapping", "output_mapping"))
 
     def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
         """Options of a backbone make a BackboneLTCCell."""
@@ -89,16 +106,16 @@ class LTCCell(NCPRNNCell):
         backbone_layers=None,
     ):
         super().__init__()
-        check_solver(ode_solver)
-        self.input_mapping = _mapping("input_mapping", input_mapping)
-        self.output_mapping = _mapping("output_mapping", output_mapping)
+        self.input_mapping = input_mapping
+        self.output_mapping = output_mapping
         self.ode_unfolds = ode_unfolds
         self.epsilon = epsilon
-        self.implicit_param_constraints = bool(implicit_param_constraints)
+        self.implicit_param_constraints = implicit_param_constraints
         self.ode_solver = ode_solver
         ranges = _ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
+        self._stability = StabilityWarning()
         self.backbone_options = backbone_options(
             activation, None, backbone_units, backbone_layers, None, 0, self.op
         )
@@ -172,21 +189,23 @@ class LTCCell(NCPRNNCell):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
-        return ltc_sequence(inputs, state, ts, self.params(), **self._keywords())
+        params = self.params()
+        states = ltc_sequence(inputs, state, ts, params, **self._keywords())  # checks ts
+        self._stability.check(self, params, ts)
+        return states
 
     def mixed_sequence(self, inputs, state, ts, memory):
         """`sequence` behind the LSTM of `memory`: state (h, c) -> (h, c), [B, T, H] each."""
-        return ltc_mixed_sequence(inputs, state, ts, memory, self.params(), **self._keywords())
+        params = self.params()
+        states = ltc_mixed_sequence(inputs, state, ts, memory, params, **self._keywords())
+        self._stability.check(self, params, ts)
+        return states
 
     def _keywords(self) -> dict:
-        return {
-            "ode_unfolds": self.ode_unfolds,
-            "epsilon": self.epsilon,
-            "implicit_param_constraints": self.implicit_param_constraints,
-            "ode_solver": self.ode_solver,
-            "synapses": self.synapses,
-            "training": self.training,
-        }
+        return self._options() | {"synapses": self.synapses, "training": self.training}
+
+    def _options(self) -> dict:
+        return {name: getattr(self, name) for name in LTC_OPTIONS}
 
     def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
@@ -203,6 +222,8 @@ class LTCCell(NCPRNNCell):
     def pack_step(self, memory, arrays):
         """As `LiquidCell` has it."""
         self._check_output_mapping()
+        options = check_ltc_options(**self._options())
+        del options["ode_solver"]  # semi_implicit: `steps_at_once`
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
         return pack_ltc(
             self.params(),
@@ -211,9 +232,7 @@ class LTCCell(NCPRNNCell):
             memory,
             arrays,
             readout,
-            ode_unfolds=self.ode_unfolds,
-            epsilon=self.epsilon,
-            implicit_param_constraints=self.implicit_param_constraints,
+            **options,
             synapses=self.synapses,
         )
 
@@ -266,15 +285,6 @@ class LTCCell(NCPRNNCell):
     apply_constraints = apply_weight_constraints
 
 
-def _mapping(name: str, mapping) -> str:
-    mapping = "identity" if mapping is None else mapping
-    if mapping not in _MAPPINGS:
-        raise ValueError(
-            f"[ltc] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
-        )
-    return mapping
-
-
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
     """The ranges of the first values, ncps' own but for those `given`."""
     given = dict(given or {})
@@ -282,7 +292,7 @@ def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
         if name not in _INIT_RANGES:
             wanted = ", ".join(_INIT_RANGES)
             raise ValueError(f"[ltc] initialization_ranges must name {wanted}, got {name!r}.")
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not pair[0] <= pair[1]:
+        if not _is_range(pair):
             raise ValueError(
                 f"[ltc] initialization_ranges[{name!r}] must be (low, high), got {pair!r}."
             )
@@ -292,6 +302,14 @@ def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
                 f"implicit_param_constraints are on, got {pair!r}."
             )
     return _INIT_RANGES | given
+
+
+def _is_range(pair) -> bool:
+    """Whether it is (low, high), finite and in this order."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        return False
+    real = all(isinstance(end, numbers.Real) and math.isfinite(end) for end in pair)
+    return real and pair[0] <= pair[1]
 
 
 def _as_wiring(wiring) -> Wiring:

@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from .._fork import check_process
 from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
+from ..options import integer, one_of, optional
 from .base import LiquidCell
 
 SOLVERS = ("explicit", "runge_kutta", "semi_implicit")
+SOLVER_OPTIONS = {"ode_unfolds": integer, "ode_solver": one_of(*SOLVERS)}
+LEAKLESS_OPTIONS = {"ode_unfolds": integer, "ode_solver": one_of(*SOLVERS[:2])}
 
 
 def solve(field, h, ts, solver: str, unfolds: int, leak=0.0):
@@ -57,20 +61,6 @@ def tanh_network(layers, x):
     for layer in layers[:-1]:
         x = mx.tanh(layer(x))
     return layers[-1](x)
-
-
-def positive_size(op: str, name: str, size) -> int:
-    """`size`, which must be an integer >= 1."""
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)
-
-
-def solver_name(op: str, solver, solvers=SOLVERS) -> str:
-    """`solver`, which must be one of `solvers`."""
-    if solver not in solvers:
-        raise ValueError(f"[{op}] ode_solver must be one of {', '.join(solvers)}, got {solver!r}.")
-    return solver
 
 
 class StepMixin:
@@ -119,12 +109,13 @@ class StepMixin:
 class DenseCell(StepMixin, LiquidCell):
     """Base of the baselines without a wiring: sizes, and building at the first call."""
 
+    checked_options: ClassVar[dict] = {"hidden_size": integer, "input_size": optional(integer)}
+    fixed_options = frozenset(checked_options)
+
     def __init__(self, input_size, hidden_size):
         super().__init__()
-        self.hidden_size = positive_size(self.op, "hidden_size", hidden_size)
+        self.hidden_size = hidden_size
         self.input_size = input_size
-        if input_size is not None:
-            self.input_size = positive_size(self.op, "input_size", input_size)
 
     def _build_known(self) -> None:
         """Build when the number of inputs is known; the last line of a constructor."""

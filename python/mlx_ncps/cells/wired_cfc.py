@@ -8,11 +8,12 @@ import mlx.core as mx
 import numpy as np
 
 from ..ops import shapeless
-from ..ops.checks import check_array, check_cfc_params, check_mode, check_variant
+from ..ops.checks import check_array, check_cfc_params
 from ..ops.stepping import CfCStage, Readout, pack_cfc
+from ..options import flag
 from ..wirings import Wiring
 from .base import FrozenKeys, NCPRNNCell
-from .cfc import CfCCell, backbone_options
+from .cfc import CFC_OPTIONS, CfCCell, backbone_options
 from .dropout import REASON
 
 
@@ -40,6 +41,8 @@ class WiredCfCCell(NCPRNNCell):
     """
 
     op = "cfc"
+    checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
+    fixed_options = frozenset((*checked_options, "backbone_options"))
 
     def __init__(
         self,
@@ -56,8 +59,6 @@ class WiredCfCCell(NCPRNNCell):
         variant="torch",
     ):
         super().__init__()
-        check_mode(mode)
-        check_variant(variant)
         if isinstance(input_size, Wiring) and wiring is None:
             input_size, wiring = None, input_size
         if not isinstance(wiring, Wiring):
@@ -68,7 +69,7 @@ class WiredCfCCell(NCPRNNCell):
         self.backbone_options = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 0
         )
-        if self.backbone_options.sizes and not fully_recurrent:
+        if self.backbone_options.sizes and not self.fully_recurrent:
             raise ValueError("[cfc] fully_recurrent=False wants no backbone, got one.")
         self._set_wiring(wiring, input_size)
 

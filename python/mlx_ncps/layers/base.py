@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..config import Configurable
+from ..options import CheckedOptions
 from ..weights import WeightFiles
 
 
@@ -68,7 +69,7 @@ def _width(op: str, input_shape) -> int:
     return width
 
 
-class NCPLayer(Configurable, WeightFiles, nn.Module):
+class NCPLayer(Configurable, WeightFiles, CheckedOptions, nn.Module):
     """Base of layers whose weights are made at the first call, when the number of inputs is known.
 
     A subclass makes its weights in `build(input_shape)`, where `input_shape[-1]` is that number,

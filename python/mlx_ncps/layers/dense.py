@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import mlx.core as mx
-import numpy as np
 
 from ..ops import get_activation, xavier_uniform
+from ..ops.activations import activation_name
+from ..options import flag, integer
 from ..wirings import Wiring
 from .base import NCPLayer, output_shape
+
+
+def _activation(op: str, name: str, value):
+    return value if value is None or callable(value) else activation_name(op, name, value)
 
 
 class NCPDense(NCPLayer):
@@ -31,6 +38,12 @@ class NCPDense(NCPLayer):
     """
 
     op = "dense"
+    checked_options: ClassVar[dict] = {
+        "units": integer,
+        "activation": _activation,
+        "use_bias": flag,
+    }
+    fixed_options = frozenset(("units", "use_bias"))
 
     def __init__(self, units=None, activation=None, use_bias=True, wiring=None):
         super().__init__()
@@ -40,17 +53,13 @@ class NCPDense(NCPLayer):
             )
         if units is None and wiring is not None:
             units = wiring.units
-        if not isinstance(units, (int, np.integer)) or isinstance(units, bool) or units < 1:
-            raise ValueError(f"[dense] units must be an integer >= 1, got {units!r}.")
+        self.units = units
         if wiring is not None and wiring.units != units:
             raise ValueError(
                 f"[dense] units must be those of the wiring, {wiring.units}, got {units}."
             )
-        if activation is not None and not callable(activation):
-            get_activation(activation)
-        self.units = int(units)
         self.activation = activation
-        self.use_bias = bool(use_bias)
+        self.use_bias = use_bias
         if wiring is not None:
             self.wiring = wiring.as_given()
             if self.wiring.is_built():

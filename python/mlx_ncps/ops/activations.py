@@ -22,8 +22,14 @@ ACTIVATIONS = tuple(_FUNCTIONS)
 
 def get_activation(name: str):
     """The activation called `name`, one of ACTIVATIONS; ValueError for another name."""
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(
             f"[activations] activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}."
         )
     return _FUNCTIONS[name]
+
+
+def activation_name(op: str, name: str, value) -> str:
+    """`value`, which must name one of ACTIVATIONS; ValueError otherwise: a check of an option."""
+    get_activation(value)
+    return value

@@ -86,7 +86,7 @@ def prepare_cfc(inputs, state, ts, params, *, mode, activation, variant, trainin
         "inputs": I,
         "units": H,
         "dtype": inputs.dtype,
-        "scalar_ts": getattr(ts, "ndim", 0) == 0,
+        "scalar_ts": not isinstance(ts, mx.array),
         "training": training,
         "mode": mode,
         "activation": activation,

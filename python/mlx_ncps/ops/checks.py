@@ -4,11 +4,9 @@ wanted and what came; every op calls it, so no backend has to.
 
 from __future__ import annotations
 
-import math
-import numbers
-
 import mlx.core as mx
 
+from ..options import choice, flag, integer, number, one_of
 from .activations import get_activation
 from .synapses import SynapseLists
 
@@ -72,22 +70,17 @@ def check_ltc_params(params, I: int, H: int) -> None:
             )
 
 
-def check_solver(ode_solver: str) -> None:
-    """`ode_solver` is one of the three."""
-    if ode_solver not in SOLVERS:
-        wanted = ", ".join(SOLVERS)
-        raise ValueError(f"[ltc] ode_solver must be one of {wanted}, got {ode_solver!r}.")
+LTC_OPTIONS = {  # of a call, and of a cell
+    "ode_unfolds": integer,
+    "epsilon": number,
+    "implicit_param_constraints": flag,
+    "ode_solver": one_of(*SOLVERS),
+}
 
 
-def check_ltc_options(ode_unfolds, epsilon, ode_solver) -> None:
-    """The numbers and the solver of an LTC call."""
-    check_solver(ode_solver)
-    if not isinstance(ode_unfolds, numbers.Integral) or ode_unfolds < 1 or ode_unfolds is True:
-        raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {ode_unfolds!r}.")
-    if ode_unfolds >= 2**31:
-        raise ValueError(f"[ltc] ode_unfolds must be below 2**31, got {ode_unfolds}.")
-    if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
-        raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
+def check_ltc_options(**given) -> dict:
+    """The options of an LTC call, LTC_OPTIONS, as backends read them."""
+    return {name: check("ltc", name, given[name]) for name, check in LTC_OPTIONS.items()}
 
 
 def check_synapses(synapses, params) -> None:
@@ -148,14 +141,12 @@ def check_memory(op: str, memory, I: int, H: int) -> None:
 
 def check_mode(mode: str, modes=MODES) -> None:
     """`mode` is one of `modes`."""
-    if mode not in modes:
-        raise ValueError(f"[cfc] mode must be one of {', '.join(modes)}, got {mode!r}.")
+    choice("cfc", "mode", mode, among=modes)
 
 
 def check_variant(variant: str) -> None:
     """`variant` is one of the three."""
-    if variant not in VARIANTS:
-        raise ValueError(f"[cfc] variant must be one of {', '.join(VARIANTS)}, got {variant!r}.")
+    choice("cfc", "variant", variant, among=VARIANTS)
 
 
 def _check_pair(op: str, name: str, layer) -> None:

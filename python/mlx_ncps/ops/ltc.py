@@ -104,7 +104,12 @@ def prepare_ltc(
 ) -> Call:
     """The checked call of `ltc_sequence`, with its backend."""
     B, T, I, H = check_ltc(inputs, state, params)
-    check_ltc_options(ode_unfolds, epsilon, ode_solver)
+    options = check_ltc_options(
+        ode_unfolds=ode_unfolds,
+        epsilon=epsilon,
+        implicit_param_constraints=implicit_param_constraints,
+        ode_solver=ode_solver,
+    )
     check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T, inputs)
     facts = {
@@ -115,21 +120,15 @@ def prepare_ltc(
         "dtype": inputs.dtype,
         "scalar_ts": getattr(ts, "ndim", 0) == 0,
         "training": training,
-        "ode_unfolds": ode_unfolds,
+        "ode_unfolds": options["ode_unfolds"],
         "ode_solver": ode_solver,
         "synapses": synapses,
     }
     backend = dispatch.choose("ltc_sequence", **facts)
-    solver = {} if ode_solver == "semi_implicit" else {"ode_solver": ode_solver}
+    if ode_solver == "semi_implicit":
+        del options["ode_solver"]
     params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
-    keywords = {
-        "ode_unfolds": ode_unfolds,
-        "epsilon": float(epsilon),
-        "implicit_param_constraints": bool(implicit_param_constraints),
-        "synapses": synapses,
-        "training": bool(training),
-        **solver,
-    }
+    keywords = options | {"synapses": synapses, "training": bool(training)}
     state = state.astype(mx.float32)
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +18,7 @@ from ..layers.base import drawing_from
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
+from ..options import CheckedOptions, flag, integer, optional
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
 
@@ -44,17 +45,19 @@ class Result(NamedTuple):
     seen: Seen | None
 
 
-class Direction(WeightFiles, nn.Module):
+class Direction(WeightFiles, CheckedOptions, nn.Module):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
+    checked_options: ClassVar[dict] = {"proj_size": optional(integer), "mixed_memory": flag}
+    fixed_options = frozenset(("mixed_memory",))
 
     def __init__(self, cell, proj_size=None, mixed_memory=False):
         super().__init__()
         self.rnn_cell = cell
         self.proj_size = proj_size
-        self.mixed_memory = bool(mixed_memory)
-        if mixed_memory:
+        self.mixed_memory = mixed_memory
+        if self.mixed_memory:
             if not isinstance(getattr(cell, "state_size", None), int):
                 raise ValueError(
                     f"[{self.op}] mixed_memory wants a cell whose state_size is a number, "

@@ -27,8 +27,8 @@ def call_contract(cell_first: bool, return_sequences, return_state) -> Contract:
     """
     default = Contract(False, False) if cell_first else Contract(True, True)
     return Contract(
-        default.return_sequences if return_sequences is None else bool(return_sequences),
-        default.return_state if return_state is None else bool(return_state),
+        default.return_sequences if return_sequences is None else return_sequences,
+        default.return_state if return_state is None else return_state,
     )
 
 

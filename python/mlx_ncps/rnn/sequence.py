@@ -15,6 +15,8 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.stepping import EVERY, LAST, STEP, linear
 from ..ops.timespans import normalise_timespans
+from ..options import flag
+from ..options import one_of as one_of_these
 from .direction import Direction, Result, state_batch
 from .layout import Contract, Layout, one_of
 from .masks import Seen
@@ -40,6 +42,13 @@ class SequenceLayer(Configurable, Direction):
     `backward` for the other direction.
     """
 
+    checked_options = Direction.checked_options | {
+        **dict.fromkeys(("return_sequences", "return_state", "batch_first"), flag),
+        **dict.fromkeys(("bidirectional", "go_backwards", "stateful"), flag),
+        "merge_mode": one_of_these(*MERGE_MODES),
+    }
+    fixed_options = Direction.fixed_options | {"bidirectional"}
+
     def __init__(
         self,
         cell,
@@ -54,20 +63,16 @@ class SequenceLayer(Configurable, Direction):
         backward_cell=None,
     ):
         super().__init__(cell, proj_size, mixed_memory)
-        if merge_mode not in MERGE_MODES:
-            raise ValueError(
-                f"[{self.op}] merge_mode must be one of {MERGE_MODES}, got {merge_mode!r}."
-            )
+        self.bidirectional = bidirectional
+        self.merge_mode = merge_mode
         if backward_cell is not None and not bidirectional:
             raise ValueError(f"[{self.op}] backward_cell wants bidirectional=True, got False.")
         self.return_sequences, self.return_state = contract
         self.batch_first = batch_first
-        self.bidirectional = bool(bidirectional)
-        self.merge_mode = merge_mode
-        self.go_backwards = bool(go_backwards)
-        self.stateful = bool(stateful)
+        self.go_backwards = go_backwards
+        self.stateful = stateful
         self._kept = {}  # of mx.compile's inputs and outputs when `state` is, and never a parameter
-        if bidirectional:
+        if self.bidirectional:
             self.backward = self.other_direction(backward_cell)
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import Configurable
 from ..layers.base import drawing_from
+from ..options import CheckedOptions, flag, integer
 from ..weights import WeightFiles
 from .cfc import CfC
 from .layout import one_of
@@ -14,7 +17,7 @@ from .ltc import LTC
 from .plan import Plan
 
 
-class StackedRNN(Configurable, WeightFiles, nn.Module):
+class StackedRNN(Configurable, WeightFiles, CheckedOptions, nn.Module):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -35,6 +38,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
 
     layer_class: type
     op = "rnn"
+    checked_options: ClassVar[dict] = {"return_state": flag}
 
     def __init__(
         self,
@@ -49,8 +53,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
         **options,
     ):
         super().__init__()
-        if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
-            raise ValueError(f"[{self.op}] num_layers must be an integer >= 1, got {num_layers!r}.")
+        num_layers = integer(self.op, "num_layers", num_layers)
         if options.get("go_backwards"):
             raise ValueError(
                 f"[{self.op}] go_backwards must be False for stacked layers, got True."
@@ -60,7 +63,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
             raise ValueError(
                 f"[{self.op}] merge_mode must give one output for the next layer, got None."
             )
-        self.return_state = bool(return_state)
+        self.return_state = return_state
         self.layers = []
         width = input_size
         for n in range(num_layers):
@@ -68,7 +71,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
             layer = self.layer_class(
                 width,
                 hidden_size,
-                return_sequences=bool(return_sequences) or not last,
+                return_sequences=flag(self.op, "return_sequences", return_sequences) or not last,
                 return_state=True,
                 bidirectional=bidirectional,
                 proj_size=proj_size if last else None,

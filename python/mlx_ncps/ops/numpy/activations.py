@@ -63,18 +63,18 @@ def _sigmoid_derivative(x):
 
 
 _FUNCTIONS = {  # name: (function, derivative)
-    "gelu": (gelu, _gelu_derivative),
     "lecun_tanh": (lecun_tanh, lambda x: 1.7159 * 0.666 * (1.0 - np.tanh(0.666 * x) ** 2)),
-    "relu": (relu, lambda x: np.where(x > 0, 1.0, np.where(x <= 0, 0.0, np.nan))),
-    "sigmoid": (sigmoid, _sigmoid_derivative),
-    "silu": (silu, _silu_derivative),
     "tanh": (tanh, lambda x: 1.0 - np.tanh(x) ** 2),
+    "relu": (relu, lambda x: np.where(x > 0, 1.0, np.where(x <= 0, 0.0, np.nan))),
+    "gelu": (gelu, _gelu_derivative),
+    "silu": (silu, _silu_derivative),
+    "sigmoid": (sigmoid, _sigmoid_derivative),
 }
 ACTIVATIONS = tuple(_FUNCTIONS)
 
 
 def _find(name):
-    if name not in _FUNCTIONS:
+    if not isinstance(name, str) or name not in _FUNCTIONS:
         raise ValueError(
             f"[activations] activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}."
         )

@@ -11,6 +11,7 @@ ncps divides both sides by k; this form is the same for k > 0 and gives v' = v a
 solver semi_implicit; ltc_solvers.py has the others.
 """
 
+import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,9 +207,14 @@ def _float64(params):
 
 
 def _cell(p, unfolds, epsilon, implicit, solver):
-    if unfolds < 1:
-        raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {unfolds!r}.")
-    if solver not in SOLVERS:
+    whole = isinstance(unfolds, numbers.Integral) and not isinstance(unfolds, bool)
+    if not whole or not 1 <= unfolds < 2**31:
+        most = f" and < {2**31}" if whole and unfolds > 1 else ""
+        raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1{most}, got {unfolds!r}.")
+    real = isinstance(epsilon, numbers.Real) and not isinstance(epsilon, bool)
+    if not real or not 0 <= epsilon < 1e308:
+        raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
+    if not isinstance(solver, str) or solver not in SOLVERS:
         wanted = ", ".join(SOLVERS)
         raise ValueError(f"[ltc] ode_solver must be one of {wanted}, got {solver!r}.")
     pos = softplus if implicit else np.asarray
