@@ -23,7 +23,17 @@ MAY_IMPORT = {
     "wirings": {"config", "weights"},
     "layers": {"config", "weights", "options", "ops", "wirings"},
     "cells": {"_fork", "config", "options", "layers", "ops", "wirings", "dispatch"},
-    "rnn": {"_fork", "config", "options", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
+    "rnn": {
+        "_fork",
+        "config",
+        "options",
+        "weights",
+        "layers",
+        "cells",
+        "ops",
+        "wirings",
+        "dispatch",
+    },
 }
 
 
