@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from .. import limits
 from ..config import adopted
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import check_mode, check_variant
@@ -64,6 +65,7 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
             layers = default_layers if units is None else 1
         if not isinstance(layers, int) or layers < 0:
             raise ValueError(f"[{op}] backbone_layers must be an integer >= 0, got {layers!r}.")
+        limits.at_most(op, "backbone_layers", layers, limits.MAX_LAYERS)
         sizes = (128 if units is None else units,) * layers
     for size in sizes:
         check_size("backbone_units", size, op)
@@ -72,9 +74,7 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
 
 def check_size(name: str, size, op: str = "cfc") -> int:
     """`size`, which must be an integer >= 1."""
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)
+    return limits.size(op, name, size)
 
 
 class CfCCell(LiquidCell):

@@ -10,6 +10,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from .. import limits
 from ..ops import get_activation, xavier_uniform
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
@@ -18,7 +19,6 @@ from .stepwise import (
     DenseCell,
     StepMixin,
     dense,
-    positive_size,
     solve,
     solver_name,
     tanh_network,
@@ -59,7 +59,7 @@ class CTRNNCell(DenseCell):
             raise ValueError(f"[ctrnn] tau must be a number > 0, got {tau!r}.")
         self.tau = float(tau)
         self.learn_tau = bool(learn_tau)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self.ode_unfolds = limits.size(self.op, "ode_unfolds", ode_unfolds, limits.MAX_UNFOLDS)
         self.ode_solver = solver_name(self.op, ode_solver)
         self._build_known()
 
@@ -105,8 +105,8 @@ class NeuralODECell(DenseCell):
         self, input_size, hidden_size, field_units=(), ode_unfolds=6, ode_solver="runge_kutta"
     ):
         super().__init__(input_size, hidden_size)
-        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in field_units)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self._field_units = tuple(limits.size(self.op, "field_units", n) for n in field_units)
+        self.ode_unfolds = limits.size(self.op, "ode_unfolds", ode_unfolds, limits.MAX_UNFOLDS)
         self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
         self._build_known()
 
@@ -164,9 +164,9 @@ class ELTCCell(StepMixin, NCPRNNCell):
         get_activation(activation)
         self.activation = activation
         self.ode_solver = solver_name(self.op, ode_solver)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self.ode_unfolds = limits.size(self.op, "ode_unfolds", ode_unfolds, limits.MAX_UNFOLDS)
         if not isinstance(wiring, Wiring):
-            wiring = FullyConnected(positive_size(self.op, "wiring", wiring))
+            wiring = FullyConnected(limits.size(self.op, "wiring", wiring))
         self._set_wiring(wiring, in_features)
 
     def _create(self, width: int) -> None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from .. import limits
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .lstm import LSTMCell
@@ -16,7 +17,6 @@ from .stepwise import (
     SOLVERS,
     DenseCell,
     dense,
-    positive_size,
     solve,
     solver_name,
     tanh_network,
@@ -51,7 +51,8 @@ class CTGRUCell(DenseCell):
 
     def __init__(self, input_size, hidden_size, scales=8, tau=1.0):
         super().__init__(input_size, hidden_size)
-        self.scales = positive_size(self.op, "scales", scales)
+        self.scales = limits.size(self.op, "scales", scales)
+        limits.at_most(self.op, "the state", self.hidden_size * self.scales, limits.MAX_SIZE)
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 < tau < np.inf:
             raise ValueError(f"[ctgru] tau must be a number > 0, got {tau!r}.")
         self.tau = float(tau)
@@ -95,8 +96,8 @@ class FieldCell(DenseCell):
     def __init__(self, input_size, hidden_size, field_units, ode_unfolds, ode_solver):
         super().__init__(input_size, hidden_size)
         units = (self.hidden_size,) if field_units is None else field_units
-        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in units)
-        self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
+        self._field_units = tuple(limits.size(self.op, "field_units", n) for n in units)
+        self.ode_unfolds = limits.size(self.op, "ode_unfolds", ode_unfolds, limits.MAX_UNFOLDS)
         self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
 
     def _create_field(self) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
+from .. import limits
 from ..layers.base import NCPLayer, output_shape
 from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array
@@ -104,6 +104,4 @@ class LSTMCell(NCPLayer):
 
 
 def _size(name: str, size) -> int:
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[lstm] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)
+    return limits.size("lstm", name, size)

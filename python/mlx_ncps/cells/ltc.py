@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, uniform
-from ..ops.checks import check_solver
+from ..ops.checks import check_ltc_options
 from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
@@ -89,7 +89,7 @@ class LTCCell(NCPRNNCell):
         backbone_layers=None,
     ):
         super().__init__()
-        check_solver(ode_solver)
+        check_ltc_options(ode_unfolds, epsilon, ode_solver)
         self.input_mapping = _mapping("input_mapping", input_mapping)
         self.output_mapping = _mapping("output_mapping", output_mapping)
         self.ode_unfolds = ode_unfolds

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
+from .. import limits
 from ..ops import xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
@@ -56,13 +56,6 @@ def tanh_network(layers, x):
     for layer in layers[:-1]:
         x = mx.tanh(layer(x))
     return layers[-1](x)
-
-
-def positive_size(op: str, name: str, size) -> int:
-    """`size`, which must be an integer >= 1."""
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)
 
 
 def solver_name(op: str, solver, solvers=SOLVERS) -> str:
@@ -118,10 +111,10 @@ class DenseCell(StepMixin, LiquidCell):
 
     def __init__(self, input_size, hidden_size):
         super().__init__()
-        self.hidden_size = positive_size(self.op, "hidden_size", hidden_size)
+        self.hidden_size = limits.size(self.op, "hidden_size", hidden_size)
         self.input_size = input_size
         if input_size is not None:
-            self.input_size = positive_size(self.op, "input_size", input_size)
+            self.input_size = limits.size(self.op, "input_size", input_size)
 
     def _build_known(self) -> None:
         """Build when the number of inputs is known; the last line of a constructor."""

@@ -174,11 +174,17 @@ def _wiring_of_config(theirs: dict, weights: Weights):
             f"one of {weights.units} neurons."
         )
     check_holds(OP, weights.units**2 // 9, weights.arrays)  # the largest of at most three layers
+    inputs = weights.units if weights.mixed else weights.inputs
+    if config.get("input_dim") not in (None, inputs):
+        raise ValueError(
+            f"[{OP}] wiring= must be given: the file's is for {config['input_dim']!r:.40} inputs, "
+            f"not {inputs}."
+        )
     try:
         wiring = cls.from_config(config)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"[{OP}] wiring= must be given: the file's can't be made.") from error
-    wiring.build(weights.units if weights.mixed else weights.inputs)
+    wiring.build(inputs)
     return wiring
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..weight_files import ZIP_ERRORS, Stored, check_members
+from ..weight_files import ZIP_ERRORS, Stored, check_is_file, check_members
 from ._arrays import stored
 from ._keras_search import OP, Found, choose, config_of, find_configs
 
 MAX_DEPTH, MAX_GROUPS = 24, 10_000
-MAX_CONFIG = 2**24  # bytes
+MAX_CONFIG = 2**23  # bytes
 _SIDES = ("forward", "backward")
 _FEWEST = 4  # arrays of a CfC or LTC; an LSTM or GRU of Keras has three
 
@@ -37,8 +37,7 @@ def read_keras_file(path, name=None) -> tuple[list[tuple[list[Stored], dict]], d
         raise ValueError(
             f"[{OP}] source must end in .weights.h5, .h5, .hdf5 or .keras, got {path.name!r}."
         )
-    if not path.exists():
-        raise FileNotFoundError(f"[{OP}] {path} must exist, got no such file.")
+    check_is_file(OP, path)
     try:
         import h5py
     except ImportError as error:
@@ -99,13 +98,13 @@ def _legacy(root):
         if not any(n.rpartition("/")[2].startswith(("ff1_weight", "gleak")) for n in names):
             continue
         entries = [(n, _dataset(group, n)) for n in names]
-        halves = [[e for e in entries if f"/{side}_" in e[0]] for side in ("forward", "backward")]
+        halves = [[e for e in entries if f"/{side}_" in e[0]] for side in _SIDES]
         if all(halves) and sum(map(len, halves)) == len(entries):
-            of_half = [half[0][0].split(f"/{side}_")[1] for half, side in zip(halves, _SIDES)]
-            of_half = [f"{side}_{n.split('/')[0]}" for n, side in zip(of_half, _SIDES)]
-            yield from Found.pair((name,), halves, of_half, {})
+            steps = (step for half in halves for step in half[0][0].split("/"))
+            of_half = [step for step in steps if step.startswith(tuple(f"{s}_" for s in _SIDES))]
+            yield from Found.pair((name,), halves, of_half[:2], {})
         else:
-            yield Found((name,), (entries,))
+            yield Found((name,), (entries,), {})
 
 
 def _text(name) -> str:
@@ -123,7 +122,7 @@ def _objects(root):
             yield from Found.pair(own, [_weights(half) for half in halves], names, {})
             paired |= {half.id for half in halves}
         elif group.id not in paired and (weights := _weights(group)):
-            yield Found(own, (weights,))
+            yield Found(own, (weights,), {})
 
 
 def _weights(layer) -> list:

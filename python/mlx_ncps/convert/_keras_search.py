@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
     path: tuple[str, ...]
     parts: tuple  # what it is made of: one thing, or those of both directions
-    told: dict[str, Any] = {}  # options of the wrapper around two directions
+    told: dict[str, Any]  # options of the wrapper around two directions
     is_half: bool = False  # a direction of another one, which counts when it is named
 
     @classmethod
@@ -33,7 +33,7 @@ class Found(NamedTuple):
         """A bidirectional layer and its two halves, which have these names."""
         halves = zip(names, parts, strict=True)
         return [cls(path, tuple(parts), told)] + [
-            cls((*path, name), (part,), is_half=True) for name, part in halves
+            cls((*path, name), (part,), {}, True) for name, part in halves
         ]
 
 
@@ -50,8 +50,7 @@ def choose(found: list[Found], name, where: str) -> Found:
     if name is None or fits:
         names = _names(fits, found)
         raise ValueError(
-            f"[{OP}] name= must tell which layer of {where} is meant, one of {names}, "
-            f"got {name!r}."
+            f"[{OP}] name= must tell which layer of {where} is meant, one of {names}, got {name!r}."
         )
     raise ValueError(f"[{OP}] name must be one of {_names(found, found)}, got {name!r}.")
 
@@ -87,7 +86,7 @@ def find_live(source) -> list[Found]:
         own = path or (getattr(layer, "name", type(layer).__name__),)
         halves = [getattr(layer, f"{side}_layer", None) for side in ("forward", "backward")]
         if parts_of(layer)[0] is not None:
-            found.append(Found(own, (layer,)))
+            found.append(Found(own, (layer,), {}))
         elif all(half is not None and parts_of(half)[0] is not None for half in halves):
             told = {"merge_mode": layer.merge_mode}
             found += Found.pair(own, halves, [half.name for half in halves], told)
@@ -122,7 +121,7 @@ def find_configs(config) -> list[Found]:
         own = path or (str(name),)
         halves = [_ours(inner.get(key)) for key in ("layer", "backward_layer")]
         if _ours(item):
-            found.append(Found(own, (_ours(item),)))
+            found.append(Found(own, (_ours(item),), {}))
         elif item["class_name"] == "Bidirectional" and all(halves):
             told = {"merge_mode": inner.get("merge_mode", "concat")}
             found += Found.pair(own, halves, [str(half.get("name")) for half in halves], told)

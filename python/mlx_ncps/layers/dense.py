@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import numpy as np
 
+from .. import limits
 from ..ops import get_activation, xavier_uniform
 from ..wirings import Wiring
 from .base import NCPLayer, output_shape
@@ -40,15 +40,14 @@ class NCPDense(NCPLayer):
             )
         if units is None and wiring is not None:
             units = wiring.units
-        if not isinstance(units, (int, np.integer)) or isinstance(units, bool) or units < 1:
-            raise ValueError(f"[dense] units must be an integer >= 1, got {units!r}.")
+        units = limits.size("dense", "units", units)
         if wiring is not None and wiring.units != units:
             raise ValueError(
                 f"[dense] units must be those of the wiring, {wiring.units}, got {units}."
             )
         if activation is not None and not callable(activation):
             get_activation(activation)
-        self.units = int(units)
+        self.units = units
         self.activation = activation
         self.use_bias = bool(use_bias)
         if wiring is not None:

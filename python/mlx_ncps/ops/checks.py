@@ -9,6 +9,7 @@ import numbers
 
 import mlx.core as mx
 
+from .. import limits
 from .activations import get_activation
 from .synapses import SynapseLists
 
@@ -78,6 +79,7 @@ def check_ltc_options(ode_unfolds, epsilon, ode_solver) -> None:
     check_solver(ode_solver)
     if not isinstance(ode_unfolds, numbers.Integral) or ode_unfolds < 1 or ode_unfolds is True:
         raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {ode_unfolds!r}.")
+    limits.at_most("ltc", "ode_unfolds", ode_unfolds, limits.MAX_UNFOLDS)
     if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
         raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from .. import limits
 from ..cells import LiquidCell, LSTMCell
 from ..layers.base import drawing_from
 from ..ops.mixed_memory import mixed_memory_is_fused
@@ -64,6 +65,7 @@ class Direction(WeightFiles, nn.Module):
                 raise ValueError(
                     f"[{self.op}] proj_size wants a cell with an output_size, got {_name(cell)}."
                 )
+            proj_size = limits.size(self.op, "proj_size", proj_size)
             self.fc = nn.Linear(cell.output_size, proj_size)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from .. import limits
 from ..config import Configurable
 from ..layers.base import drawing_from
 from ..weights import WeightFiles
@@ -49,8 +50,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
         **options,
     ):
         super().__init__()
-        if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
-            raise ValueError(f"[{self.op}] num_layers must be an integer >= 1, got {num_layers!r}.")
+        num_layers = limits.size(self.op, "num_layers", num_layers, limits.MAX_LAYERS)
         if options.get("go_backwards"):
             raise ValueError(
                 f"[{self.op}] go_backwards must be False for stacked layers, got True."
@@ -76,6 +76,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
             )
             self.layers.append(layer)
             width = layer.merged_size
+        limits.check_numbers(self.op, self)
 
     def __call__(
         self,

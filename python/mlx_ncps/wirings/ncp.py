@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .. import limits
 from . import _checks, _draws
 from .base import Wiring
 
@@ -60,6 +61,8 @@ class NCP(Wiring):
         self._recurrent = _checks.integer(
             op, "recurrent_command_synapses", recurrent_command_synapses, 0
         )
+        most = min(max(10_000, 32 * command**2), limits.MAX_DRAWS)
+        limits.at_most(op, "recurrent_command_synapses", self._recurrent, most)
         self._seed = seed
         self._key = _draws.checked_key(op, key)
         self._rng = _draws.source(np.random.RandomState, seed, self._key)
