@@ -9,9 +9,10 @@ import operator
 
 from mlx.utils import tree_flatten
 
-MAX_SIZE = 2**24  # one axis: inputs, neurons, outputs
-MAX_PLACES = 2**27  # a matrix of a wiring: 11 585 fully connected neurons
+MAX_SIZE = 2**20  # one axis: inputs, neurons, outputs
+MAX_PLACES = 2**26  # a matrix of a wiring: 8192 fully connected neurons
 MAX_NUMBERS = 2**31  # all weights of a layer: 8 GB
+MAX_WIRED_INPUTS = 2**17  # inputs of a wiring, whose synapses are drawn input by input
 MAX_LAYERS = 1024  # stacked layers, layers of a backbone
 MAX_UNFOLDS = 10_000  # solver steps per time step
 MAX_DRAWS = 2**22  # recurrent synapses that an NCP draws one by one

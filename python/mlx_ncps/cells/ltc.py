@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import mlx.core as mx
 import numpy as np
 
@@ -268,12 +270,16 @@ def _mapping(name: str, mapping) -> str:
 
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
     """The ranges of the first values, ncps' own but for those `given`."""
+    if given is not None and not isinstance(given, dict):
+        raise ValueError(
+            f"[ltc] initialization_ranges must be a dict or None, got {type(given).__name__}."
+        )
     given = dict(given or {})
     for name, pair in given.items():
         if name not in _INIT_RANGES:
             wanted = ", ".join(_INIT_RANGES)
             raise ValueError(f"[ltc] initialization_ranges must name {wanted}, got {name!r}.")
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not pair[0] <= pair[1]:
+        if not _is_range(pair):
             raise ValueError(
                 f"[ltc] initialization_ranges[{name!r}] must be (low, high), got {pair!r}."
             )
@@ -283,6 +289,12 @@ def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
                 f"implicit_param_constraints are on, got {pair!r}."
             )
     return _INIT_RANGES | given
+
+
+def _is_range(pair) -> bool:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        return False
+    return all(isinstance(end, numbers.Real) for end in pair) and pair[0] <= pair[1]
 
 
 def _as_wiring(wiring) -> Wiring:

@@ -89,6 +89,7 @@ class Wiring(SynapseMatrices):
     def set_input_dim(self, input_dim):
         """Fixes the number of inputs, without sensory synapses; errors as :meth:`build`."""
         if not self._is_built_for(input_dim):
+            limits.at_most(self._op, "input_dim", int(input_dim), limits.MAX_WIRED_INPUTS)
             places = int(input_dim) * self.units
             limits.at_most(self._op, "input_dim * units", places, limits.MAX_PLACES)
             self.input_dim = int(input_dim)
