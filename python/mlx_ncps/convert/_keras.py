@@ -32,18 +32,22 @@ def from_keras(source, layer=None, *, wiring=None, name=None, **options):
     variant "keras", an `LTC`, or with mixed memory a `LiquidRNN` of a `KerasMemoryCell`.
 
     Args:
-        source: a built CfC or LTC of Keras, a recurrent layer of one of their cells, or a model
-            that has one; or what its `get_weights()` gives, a list of arrays, or a dict of arrays
+        source: a built CfC or LTC of Keras, a recurrent layer of one of their cells, or a
+            `Bidirectional`, wrapper, layer or model that has one; or what its `get_weights()` gives, a list of arrays, or a dict of arrays
             in that order; or the path of a `.weights.h5`, `.keras` or (of tf.keras) `.h5` file,
             which needs h5py.
         layer: load into this layer or cell and return it; it must be built. None: make a new layer.
         wiring: of the new layer. None: that of the Keras layer or the `.keras` file; for the
             arrays of an LTC the one that its reversal potentials tell; for the arrays of a wired
             CfC it must be given.
-        name: of the layer, in a model or file that has several.
+        name: of the layer, or the end of its path ("encoder/ltc"), in a model or file that has
+            several. Those of both halves of a `Bidirectional` count too.
         options: of the new layer, over what the source tells. Arrays don't tell `activation`,
             `ode_unfolds`, `epsilon`, and not always `input_mapping` and `output_mapping`. Calls
             return what Keras returns: `return_sequences` and `return_state` are False by default.
+
+    A `Bidirectional` becomes a bidirectional layer; `layer` must then be one. A new layer is in
+    training mode: dropout acts until `eval()`.
 
     Raises ValueError when arrays are missing or left over, a shape is another than the layer's, a
     wiring has other synapses than the reversal potentials, a CfC to load into is of another
