@@ -54,7 +54,7 @@ def layer_calls(size):
         yield lambda kind=kind: kind(3, 8, ode_unfolds=size)
     for kind in (mlx_ncps.CfCRNN, mlx_ncps.LTCRNN):
         yield lambda kind=kind: kind(3, 8, size)
-    yield lambda: mlx_ncps.CfC(2**20, 2**20)
+    yield lambda: mlx_ncps.CfC(2**20, 2**20, backbone_layers=0)
     yield lambda: mlx_ncps.CfCCell(3, size)
     yield lambda: mlx_ncps.LTCCell(size)
     yield lambda: mlx_ncps.LSTMCell(3, size)
