@@ -14,14 +14,15 @@ MAY_IMPORT = {
     "_loader": {"_build_info", "_ext"},
     "backends": {"_loader"},
     "dispatch": {"backends"},
-    "ops": {"dispatch", "backends"},
-    "config": set(),
+    "limits": set(),
+    "ops": {"dispatch", "backends", "limits"},
+    "config": {"limits"},
     "weight_files": set(),
     "weights": {"weight_files"},
-    "wirings": {"config", "weights"},
-    "layers": {"config", "weights", "ops", "wirings"},
-    "cells": {"config", "layers", "ops", "wirings", "dispatch"},
-    "rnn": {"config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
+    "wirings": {"config", "weights", "limits"},
+    "layers": {"limits", "config", "weights", "ops", "wirings"},
+    "cells": {"limits", "config", "layers", "ops", "wirings", "dispatch"},
+    "rnn": {"limits", "config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
 }
 
 
