@@ -6,6 +6,7 @@
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
+# make fuzz-files 1000 hostile weight files and configurations    FUZZ_FILES_ARGS=--seed 1
 # make clean      remove what these made
 #
 # From a fresh clone: needs python3 with venv, a C++20 compiler, and on Linux Python's headers.
@@ -24,7 +25,7 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
 SANITIZERS := address,undefined thread
 
 .PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
-  sanitize clean
+  sanitize fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -74,6 +75,9 @@ format: $(VENV)/tools
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(NATIVE_FILES)
+
+fuzz-files: $(VENV)/test
+	$(BIN)/python -W ignore tools/fuzz_files.py $(FUZZ_FILES_ARGS)
 
 sanitize: $(SANITIZERS:%=sanitize-%)
 

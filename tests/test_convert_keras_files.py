@@ -6,10 +6,11 @@ import io
 import json
 import zipfile
 
+import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close
-from keras_cases import CASES, check, options, weights
+from cases import assert_all_close, assert_close
+from keras_cases import CASES, SAME, check, options, weights
 from mlx.utils import tree_flatten
 from mlx_ncps import CfC
 from mlx_ncps.convert import from_keras
@@ -97,7 +98,9 @@ def keras_archive(path, name, config, layer="rnn", compression=zipfile.ZIP_STORE
 
 
 def ltc_config(units=8, **more):
-    wiring = {"class_name": "AutoNCP", "config": {"units": units, "output_size": 2}}
+    wiring = units
+    if not isinstance(units, dict):
+        wiring = {"class_name": "AutoNCP", "config": {"units": units, "output_size": 2}}
     arguments = CASES["ltc_wired"]["config"]["arguments"]
     config = {"name": "rnn", "units": wiring, "return_state": True, "return_sequences": True}
     return {"class_name": "LTC", "config": config | arguments | more}
@@ -131,6 +134,134 @@ def test_a_wiring_that_the_weights_do_not_have_is_refused(tmp_path):
             path, "ltc_wired", ltc_config(units=8) | {"config": {"name": "rnn", "units": units}}
         )
         with pytest.raises(ValueError, match="wiring= must be given"):
+            from_keras(path)
+
+
+# --- layers in wrappers and in models inside a model ---------------------------------------------
+
+
+def write_halves(file, name):
+    """A Bidirectional of a case, whose backward half has other values, and an LSTM of Keras."""
+    with h5py.File(file, "w") as opened:
+        both = opened.create_group("layers/bidirectional")
+        both.create_group("vars").attrs["name"] = "both"
+        for side in ("forward", "backward"):
+            half = both.create_group(f"{side}_layer")
+            half.create_group("vars").attrs["name"] = f"{side}_rnn"
+            for place, array in places(name).items():
+                half[place] = array if side == "forward" else backward_values(array)
+        for n, shape in enumerate(((2, 12), (3, 12), (12,))):
+            opened[f"layers/lstm/cell/vars/{n}"] = np.zeros(shape)
+
+
+def backward_values(array):
+    return np.where(array == 0, 0, array * 0.5).astype(np.float32)
+
+
+def halves(name):
+    """Both directions of `write_halves`, each from its arrays."""
+    case = CASES[name]
+    arrays = list(weights(case).values())
+    told = {"return_sequences": True, **options(case)}
+    return [
+        from_keras(arrays, **told),
+        from_keras([backward_values(a) for a in arrays], go_backwards=True, **told),
+    ]
+
+
+def check_halves(layer, name, merge=np.add):
+    x = mx.array(CASES[name]["inputs"])
+    layer.eval()
+    forward, backward = (half.eval()(x) for half in halves(name))
+    wanted = merge(np.array(forward), np.array(backward)[:, ::-1])
+    assert layer.bidirectional
+    assert_close(name, layer(x), wanted, SAME)
+
+
+@all_cases
+def test_a_bidirectional_layer_of_a_file_gives_both_outputs(name, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    write_halves(path, name)
+    told = {"return_sequences": True, **options(CASES[name])}
+    check_halves(from_keras(path, merge_mode="sum", **told), name)
+    check_halves(from_keras(path, merge_mode="mul", **told), name, np.multiply)
+    layer = from_keras(path, merge_mode="sum", **told)
+    layer.redraw(mx.random.key(3))
+    check_halves(from_keras(path, layer), name)
+    half = from_keras(path, name="both/forward_rnn", return_state=True, **told)
+    check(CASES[name], half)
+    with pytest.raises(ValueError, match="layer must be of one direction, as the source is"):
+        from_keras(path, layer, name="forward_rnn")
+    with pytest.raises(ValueError, match="layer must be bidirectional, as the source is"):
+        from_keras(path, half)
+
+
+@all_cases
+def test_a_bidirectional_layer_of_tf_keras_gives_both_outputs(name, tmp_path):
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w") as opened:
+        opened.attrs["layer_names"] = [b"both"]
+        group, names = opened.create_group("both"), []
+        for side in ("forward", "backward"):
+            for place, array in weights(CASES[name]).items():
+                names.append(f"both/{side}_rnn/{place}:0")
+                group[names[-1]] = array if side == "forward" else backward_values(array)
+        group.attrs["weight_names"] = [n.encode() for n in names]
+    told = {"return_sequences": True, **options(CASES[name])}
+    check_halves(from_keras(path, merge_mode="sum", **told), name)
+
+
+class Group:
+    """A stand-in for a Keras object with parts."""
+
+    def __init__(self, name, **parts):
+        self.name = name
+        vars(self).update(parts)
+
+    def get_weights(self):
+        return getattr(self, "arrays", [])
+
+
+class LTCCell(Group):
+    """A stand-in for the cell of ncps.keras, found by its name."""
+
+    _input_mapping, _output_mapping, _ode_unfolds, _epsilon = None, "linear", 4, 1e-8
+    wiring = None
+
+
+def live_half(name, change=lambda a: a, **more):
+    arrays = [change(array) for array in weights(CASES["ltc_wired"]).values()]
+    return Group(name, cell=LTCCell("cell"), arrays=arrays, return_sequences=True, **more)
+
+
+def test_live_models_are_searched_as_files_are():
+    pair = {"forward_layer": live_half("forward_rnn", go_backwards=False)}
+    pair["backward_layer"] = live_half("backward_rnn", backward_values, go_backwards=True)
+    both = Group("both", merge_mode="sum", **pair)
+    inner = Group("encoder", layers=[live_half("rnn")])
+    timed = Group("timed", layer=live_half("rnn"))
+    model = Group("model", layers=[inner, timed, both])
+    inner.owner = inner._layers = [model, inner]  # a ring
+    check_halves(from_keras(Group("model", layers=[both])), "ltc_wired")
+    check_halves(from_keras(model, name="both"), "ltc_wired")
+    names = r"\['both', 'encoder/rnn', 'timed/rnn'\]"
+    with pytest.raises(ValueError, match=f"name= must tell .*{names}, got None"):
+        from_keras(model)
+    with pytest.raises(ValueError, match=r"name= must tell .*, got 'rnn'"):
+        from_keras(model, name="rnn")
+    for name in ("encoder/rnn", "timed/rnn", "forward_rnn"):
+        assert from_keras(model, name=name).return_sequences
+    with pytest.raises(ValueError, match="must be or have a CfC or LTC of ncps, got a Group"):
+        from_keras(Group("model", layers=[Group("dense")]))
+
+
+def test_a_wiring_of_a_file_is_for_the_inputs_of_its_weights(tmp_path):
+    path = tmp_path / "model.keras"
+    for inputs in (10**9, 10**12, -1, 2):
+        config = {"units": 8, "output_size": 2, "input_dim": inputs}
+        wiring = {"class_name": "AutoNCP", "config": config}
+        keras_archive(path, "ltc_wired", ltc_config(wiring))
+        with pytest.raises(ValueError, match="wiring= must be given: the file's is for"):
             from_keras(path)
 
 

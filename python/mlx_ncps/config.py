@@ -10,6 +10,8 @@ import functools
 import inspect
 import threading
 
+from . import limits
+
 _CLASSES: dict[str, type] = {}  # by name; the only ones that a configuration can name
 _ADOPTERS: list = []  # what makes ours of another package's objects
 _BUILT_FOR = "built_for"
@@ -81,8 +83,9 @@ class Configurable:
         Only registered classes are made, whatever the configuration names.
         Raises ValueError for another class or arguments that this class does not take.
         """
+        check_nesting(_mapping(cls, config))
         with _bounded("from_config"):
-            arguments = {key: _decode(value) for key, value in _mapping(cls, config).items()}
+            arguments = {key: _decode(value) for key, value in config.items()}
         width = arguments.pop(_BUILT_FOR, None)
         made = construct(cls, arguments)
         if width is not None:
@@ -229,6 +232,23 @@ def _decode(value):
     return value
 
 
+def check_nesting(config) -> None:
+    """Raise ValueError for a configuration whose lists and dicts lie too deep in each other, hold
+    themselves, or are more than `limits` admits, each counted wherever it comes again.
+    """
+    count, todo = 0, [(config, 0)]
+    while todo:
+        item, depth = todo.pop()
+        count += 1
+        if depth > limits.MAX_NESTING or count > limits.MAX_ITEMS:
+            raise ValueError(
+                f"[from_config] config must have at most {limits.MAX_ITEMS} lists and dicts, "
+                f"nested at most {limits.MAX_NESTING} deep, got more."
+            )
+        items = item.values() if isinstance(item, dict) else item
+        todo += [(value, depth + 1) for value in items if isinstance(value, list | tuple | dict)]
+
+
 def to_config(value) -> dict:
     """{"class": name, "config": configuration} of a cell, layer or wiring, for `from_config`.
 
@@ -247,7 +267,7 @@ def from_config(config: dict):
     Raises ValueError when it isn't of that form or names a class that is not registered.
     """
     if not isinstance(config, dict) or set(config) != {"class", "config"}:
-        raise ValueError(f"[from_config] config must hold class and config, got {config!r}.")
+        raise ValueError(f"[from_config] config must hold class and config, got {config!r:.80}.")
     name = config["class"]
     if not isinstance(name, str) or name not in _CLASSES:
         raise ValueError(f"[from_config] class must be registered, got {name!r}.")

@@ -11,16 +11,18 @@ from typing import ClassVar
 
 import numpy as np
 
-LARGEST = 2**31 - 1  # of an integer, as the kernels read it
+from . import limits
 
-
-def integer(op: str, name: str, value, least: int = 1) -> int:
-    """`value` as an int, which must be at least `least`."""
+def integer(op: str, name: str, value, least: int = 1, most: int = limits.MAX_SIZE) -> int:
+    """`value` as an int from `least` to `most`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
-    if not whole or not least <= value <= LARGEST:
-        most = f" and < {LARGEST + 1}" if whole and value > LARGEST else ""
-        raise ValueError(f"[{op}] {name} must be an integer >= {least}{most}, got {value!r}.")
-    return int(value)
+    if not whole or value < least:
+        raise ValueError(f"[{op}] {name} must be an integer >= {least}, got {value!r}.")
+    return limits.at_most(op, name, int(value), most)
+
+
+unfolds = partial(integer, most=limits.MAX_UNFOLDS)
+layer_count = partial(integer, most=limits.MAX_LAYERS)
 
 
 def number(op: str, name: str, value, above: float | None = None) -> float:

@@ -72,7 +72,18 @@ def open_arrays(op: str, path) -> dict[str, Stored]:
     readers = {".safetensors": _open_safetensors, ".npz": _open_npz}
     if path.suffix not in readers:
         raise ValueError(f"[{op}] file must end in {' or '.join(readers)}, got {path.name!r}.")
+    check_is_file(op, path)
     return readers[path.suffix](partial(_broken, op, path), path)
+
+
+def check_is_file(op: str, path: Path) -> None:
+    """Raise unless there is a regular file: a pipe would block, a device never end."""
+    if not path.exists():
+        raise FileNotFoundError(f"[{op}] {path} must exist, got no such file.")
+    if not path.is_file():
+        kinds = (path.is_dir, "a folder"), (path.is_fifo, "a pipe"), (path.is_socket, "a socket")
+        kind = next((kind for test, kind in kinds if test()), "a device")
+        raise ValueError(f"[{op}] {path.name} must be a file, got {kind}.")
 
 
 def save_arrays(op: str, path, arrays: dict[str, mx.array]) -> None:

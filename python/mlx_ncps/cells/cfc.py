@@ -16,7 +16,7 @@ from ..config import adopted
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import MODES, VARIANTS, check_array
 from ..ops.stepping import CfCStage, Readout, pack_cfc
-from ..options import integer, one_of
+from ..options import integer, layer_count, one_of
 from ..wirings import Wiring
 from .base import LiquidCell
 from .dropout import REASON, dropout_sequence, first_dropped
@@ -64,7 +64,7 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
     else:
         if layers is None:
             layers = default_layers if units is None else 1
-        layers = integer(op, "backbone_layers", layers, 0)
+        layers = layer_count(op, "backbone_layers", layers, 0)
         sizes = (128 if units is None else units,) * layers
     return tuple(integer(op, "backbone_units", size) for size in sizes)
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from .. import limits
 from .._fork import check_process
 from ..ops import shapeless
 from ..ops.checks import check_array
@@ -49,6 +50,7 @@ class CTGRUCell(DenseCell):
     def __init__(self, input_size, hidden_size, scales=8, tau=1.0):
         super().__init__(input_size, hidden_size)
         self.scales = scales
+        limits.at_most(self.op, "the state", self.hidden_size * self.scales, limits.MAX_SIZE)
         self.tau = tau
         self._build_known()
 

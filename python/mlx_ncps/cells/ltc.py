@@ -287,6 +287,10 @@ class LTCCell(NCPRNNCell):
 
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
     """The ranges of the first values, ncps' own but for those `given`."""
+    if given is not None and not isinstance(given, dict):
+        raise ValueError(
+            f"[ltc] initialization_ranges must be a dict or None, got {type(given).__name__}."
+        )
     given = dict(given or {})
     for name, pair in given.items():
         if name not in _INIT_RANGES:

@@ -13,12 +13,12 @@ from .._fork import check_process
 from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
-from ..options import integer, one_of, optional
+from ..options import integer, one_of, optional, unfolds
 from .base import LiquidCell
 
 SOLVERS = ("explicit", "runge_kutta", "semi_implicit")
-SOLVER_OPTIONS = {"ode_unfolds": integer, "ode_solver": one_of(*SOLVERS)}
-LEAKLESS_OPTIONS = {"ode_unfolds": integer, "ode_solver": one_of(*SOLVERS[:2])}
+SOLVER_OPTIONS = {"ode_unfolds": unfolds, "ode_solver": one_of(*SOLVERS)}
+LEAKLESS_OPTIONS = {"ode_unfolds": unfolds, "ode_solver": one_of(*SOLVERS[:2])}
 
 
 def solve(field, h, ts, solver: str, unfolds: int, leak=0.0):

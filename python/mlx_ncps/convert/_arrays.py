@@ -11,7 +11,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..weight_files import Stored, open_arrays
+from ..weight_files import Stored, check_is_file, open_arrays
+from ._torch_files import check_torch_file
 
 
 def read_state_dict(op: str, source, prefix: str = "") -> dict[str, Stored]:
@@ -74,8 +75,8 @@ def _read_file(op: str, path: Path) -> Mapping:
         raise ValueError(
             f"[{op}] source must end in .pt, .pth, .safetensors or .npz, got {path.name!r}."
         )
-    if not path.exists():
-        raise FileNotFoundError(f"[{op}] {path} must exist, got no such file.")
+    check_is_file(op, path)
+    check_torch_file(lambda what: ValueError(f"[{op}] {path.name}: {what}"), path)
     try:
         import torch
     except ImportError as error:

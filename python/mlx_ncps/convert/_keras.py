@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,7 @@ from ..weight_files import Stored
 from ._arrays import check_holds, stored
 from ._keras_files import read_keras_file
 from ._keras_names import OP, Weights, name_weights
+from ._keras_search import choose, find_live, parts_of
 from ._load import load, own_arrays
 from ._torch import check_no_options, mapping
 from ._wirings import our_wiring, wiring_of_sizes
@@ -30,90 +32,93 @@ def from_keras(source, layer=None, *, wiring=None, name=None, **options):
     variant "keras", an `LTC`, or with mixed memory a `LiquidRNN` of a `KerasMemoryCell`.
 
     Args:
-        source: a built CfC or LTC of Keras, a recurrent layer of one of their cells, or a model
-            that has one; or what its `get_weights()` gives, a list of arrays, or a dict of arrays
+        source: a built CfC or LTC of Keras, a recurrent layer of one of their cells, or a
+            `Bidirectional`, wrapper, layer or model that has one; or what its `get_weights()` gives, a list of arrays, or a dict of arrays
             in that order; or the path of a `.weights.h5`, `.keras` or (of tf.keras) `.h5` file,
             which needs h5py.
         layer: load into this layer or cell and return it; it must be built. None: make a new layer.
         wiring: of the new layer. None: that of the Keras layer or the `.keras` file; for the
             arrays of an LTC the one that its reversal potentials tell; for the arrays of a wired
             CfC it must be given.
-        name: of the layer, in a model or file that has several.
+        name: of the layer, or the end of its path ("encoder/ltc"), in a model or file that has
+            several. Those of both halves of a `Bidirectional` count too.
         options: of the new layer, over what the source tells. Arrays don't tell `activation`,
             `ode_unfolds`, `epsilon`, and not always `input_mapping` and `output_mapping`. Calls
             return what Keras returns: `return_sequences` and `return_state` are False by default.
+
+    A `Bidirectional` becomes a bidirectional layer; `layer` must then be one. A new layer is in
+    training mode: dropout acts until `eval()`.
 
     Raises ValueError when arrays are missing or left over, a shape is another than the layer's, a
     wiring has other synapses than the reversal potentials, a CfC to load into is of another
     variant, or a file is corrupt; the layer is then left as it was.
     """
-    entries, facts = _read(source, name)
-    wired = facts.get("kind", "wired" if wiring is not None else "cfc") == "wired"
+    parts, of_pair = _read(source, name)
     if layer is not None:
         check_no_options(OP, wiring, options)
+    halves = [_half(entries, facts, layer, wiring, options) for entries, facts in parts]
+    if layer is None:
+        layer = _make(halves, of_pair, options)
+    _load(layer, halves)
+    return layer
+
+
+class _Half(NamedTuple):
+    """What is known of one direction."""
+
+    weights: Weights
+    wiring: Any
+    options: dict
+    forget_bias: float
+    follow: bool  # the masks are where erev isn't 0
+
+
+def _half(entries: list[Stored], facts: dict, layer, wiring, options: dict) -> _Half:
+    wired = facts.get("kind", "wired" if wiring is not None else "cfc") == "wired"
+    if layer is not None:
         wired = isinstance(_inner_cell(layer), WiredCfCCell)
     known = {**facts.get("options", {}), **options}
     known = {key: mapping(known[key]) for key in _MAPPINGS if key in known}
     weights = name_weights(entries, wired, known)
     wiring = facts.get("wiring", lambda _: None)(weights) if wiring is None else wiring
-    if layer is None:
-        layer = _make(weights, wiring, {**weights.told, **facts.get("options", {}), **options})
-        follow = weights.kind == "ltc" and wiring is None
-    else:
-        follow = False
-    _load(layer, weights, facts.get("forget_bias", 1.0), follow)
-    return layer
+    options = {**weights.told, **facts.get("options", {}), **options}
+    follow = layer is None and weights.kind == "ltc" and wiring is None
+    return _Half(weights, wiring, options, facts.get("forget_bias", 1.0), follow)
 
 
-# --- sources: (arrays in the order of get_weights(), facts) --------------------------------------
+# --- sources: ((arrays in the order of get_weights(), facts) of each direction, options of both) --
 
 
-def _read(source, name) -> tuple[list[Stored], dict]:
+def _read(source, name) -> tuple[list[tuple[list[Stored], dict]], dict]:
     if isinstance(source, (str, Path)):
-        entries, config = read_keras_file(source, name)
-        return entries, _config_facts(config)
+        parts, told = read_keras_file(source, name)
+        return [(entries, _config_facts(config)) for entries, config in parts], told
     if hasattr(source, "get_weights"):
-        source = _one_layer(source, name)
-        facts, arrays = _layer_facts(source), source.get_weights()
-        if not arrays:
-            raise ValueError(f"[{OP}] source must be built, got a layer without weights.")
-    elif isinstance(source, Mapping):
-        facts, arrays = {}, list(source.values())
-    elif isinstance(source, (list, tuple)):
-        facts, arrays = {}, list(source)
-    else:
+        chosen = choose(find_live(source), name, f"a {type(source).__name__}")
+        return [_live(layer) for layer in chosen.parts], chosen.told
+    if isinstance(source, Mapping):
+        source = list(source.values())
+    if not isinstance(source, list | tuple):
         raise ValueError(
             f"[{OP}] source must be a Keras layer, a list of arrays or a path, "
             f"got {type(source).__name__}."
         )
-    return [stored(OP, f"weight {n}", array) for n, array in enumerate(arrays)], facts
+    return [(_entries(source), {})], {}
 
 
-def _parts(layer) -> tuple:
-    """(cell of CfC or LTC, memory around it or None), or (None, None)."""
-    cell = getattr(layer, "cell", layer)
-    memory = cell if type(cell).__name__ == "MixedMemoryRNN" else None
-    cell = cell if memory is None else memory.rnn_cell
-    return (cell, memory) if type(cell).__name__ in _KINDS else (None, None)
+def _live(layer) -> tuple[list[Stored], dict]:
+    arrays = layer.get_weights()
+    if not arrays:
+        raise ValueError(f"[{OP}] source must be built, got a layer without weights.")
+    return _entries(arrays), _layer_facts(layer)
 
 
-def _one_layer(source, name):
-    """`source`, or the layer of this name, or the only one of CfC or LTC, of a model."""
-    if _parts(source)[0] is not None:
-        return source
-    layers = {layer.name: layer for layer in getattr(source, "layers", ()) if _parts(layer)[0]}
-    if name is None and len(layers) == 1:
-        return next(iter(layers.values()))
-    if name not in layers:
-        raise ValueError(
-            f"[{OP}] source must be an ncps layer or a model with one; name= must be one of "
-            f"{sorted(layers)}, got {name!r} in a {type(source).__name__}."
-        )
-    return layers[name]
+def _entries(arrays) -> list[Stored]:
+    return [stored(OP, f"weight {n}", array) for n, array in enumerate(arrays)]
 
 
 def _layer_facts(layer) -> dict:
-    cell, memory = _parts(layer)
+    cell, memory = parts_of(layer)
     kind = _KINDS[type(cell).__name__]
     told = {key: getattr(layer, key) for key in _OF_LAYER if hasattr(layer, key)}
     if kind == "ltc":
@@ -173,18 +178,49 @@ def _wiring_of_config(theirs: dict, weights: Weights):
             f"one of {weights.units} neurons."
         )
     check_holds(OP, weights.units**2 // 9, weights.arrays)  # the largest of at most three layers
+    inputs = weights.units if weights.mixed else weights.inputs
+    if config.get("input_dim") not in (None, inputs):
+        raise ValueError(
+            f"[{OP}] wiring= must be given: the file's is for {config['input_dim']!r:.40} inputs, "
+            f"not {inputs}."
+        )
     try:
         wiring = cls.from_config(config)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"[{OP}] wiring= must be given: the file's can't be made.") from error
-    wiring.build(weights.units if weights.mixed else weights.inputs)
+    wiring.build(inputs)
     return wiring
 
 
 # --- the layer -----------------------------------------------------------------------------------
 
 
-def _make(weights: Weights, wiring, options: dict):
+def _make(halves: list[_Half], of_pair: dict, options: dict):
+    if len(halves) == 1:
+        return _make_half(halves[0])
+    both = {"merge_mode": "concat", **of_pair, **options, "bidirectional": True}
+    both = {key: both[key] for key in ("merge_mode", "bidirectional")}
+    halves = [
+        half._replace(options={key: v for key, v in half.options.items() if key not in both})
+        for half in halves
+    ]
+    layers = [_make_half(half) for half in halves]
+    cells = [layer.rnn_cell for layer in layers]
+    for size in ("state_size", "output_size"):
+        wanted, given = (getattr(cell, size) for cell in cells)
+        if wanted != given:
+            raise ValueError(
+                f"[{OP}] both directions must have the same {size}, got {wanted} and {given}."
+            )
+    if cells[0].get_config() == cells[1].get_config():
+        first = halves[0]
+        return _make_half(first._replace(options={**first.options, **both}))
+    of_layer = {key: getattr(layers[0], key) for key in (*_OF_LAYER, "batch_first")}
+    return LiquidRNN(cells[0], backward_cell=cells[1], **of_layer, **both)
+
+
+def _make_half(half: _Half):
+    weights, wiring, options = half.weights, half.wiring, half.options
     inputs = weights.units if weights.mixed else weights.inputs
     if wiring is None and weights.kind == "ltc":
         wiring = wiring_of_sizes(inputs, weights.units, weights.outputs)
@@ -199,7 +235,8 @@ def _make(weights: Weights, wiring, options: dict):
         options.setdefault("variant", "keras")
     if not weights.mixed:
         return kind(inputs, units, **options)
-    of_layer = {key: options.pop(key) for key in _OF_LAYER if key in options}
+    outer = (*_OF_LAYER, "bidirectional", "merge_mode")
+    of_layer = {key: options.pop(key) for key in outer if key in options}
     cell = kind(inputs, units, **options).rnn_cell
     return LiquidRNN(KerasMemoryCell(cell, weights.inputs), **of_layer)
 
@@ -210,26 +247,38 @@ def _inner_cell(layer):
     return cell.cell if isinstance(cell, KerasMemoryCell) else cell
 
 
-def _load(layer, weights: Weights, forget_bias: float, follow: bool) -> None:
-    """Add what Keras doesn't save, the masks, and load; `follow`: the masks are erev's."""
+def _load(layer, halves: list[_Half]) -> None:
+    """Load the arrays of all directions, or none."""
+    directions = getattr(layer, "directions", (layer,))
+    if len(directions) != len(halves):
+        wanted = "bidirectional" if len(halves) == 2 else "of one direction"
+        raise ValueError(f"[{OP}] layer must be {wanted}, as the source is, got another.")
+    named = _named(directions[0], halves[0])
+    for part, half in zip(directions[1:], halves[1:], strict=True):
+        named |= {f"backward.{name}": array for name, array in _named(part, half).items()}
+    load(OP, layer, named, lambda name: name)
+
+
+def _named(layer, half: _Half) -> dict[str, Stored]:
+    """The arrays of a direction by our names, with what Keras doesn't save, the masks."""
+    weights = half.weights
     cell, ours = _inner_cell(layer), own_arrays(OP, layer)
     _check_kind(layer, cell, weights)
     arrays = dict(weights.arrays)
-    if forget_bias != 1.0:
-        arrays["lstm.input_map.bias"] = _shifted(arrays["lstm.input_map.bias"], forget_bias - 1.0)
-    inner = ("rnn_cell." if cell is not layer else "") + ("cell." if weights.mixed else "")
+    if half.forget_bias != 1.0:
+        bias = arrays["lstm.input_map.bias"]
+        arrays["lstm.input_map.bias"] = _shifted(bias, half.forget_bias - 1.0)
     outer = "rnn_cell." if hasattr(layer, "rnn_cell") else ""
-    if weights.mixed and not outer:
-        inner = "cell."
+    inner = outer + ("cell." if weights.mixed else "")
     named = {(outer if n.startswith("lstm.") else inner) + n: a for n, a in arrays.items()}
     for name, mask in ours.items():
-        if name.endswith("sparsity_mask"):
+        if name.endswith("sparsity_mask") and not name.startswith("backward."):
             named[name] = stored(OP, name, mask)
     if isinstance(cell, LTCCell):
         for side in ("", "sensory_"):
             erev = np.array(arrays[f"{side}erev"].read())
-            _set_mask(named, f"{inner}{side}sparsity_mask", erev, follow)
-    load(OP, layer, named, lambda name: name)
+            _set_mask(named, f"{inner}{side}sparsity_mask", erev, half.follow)
+    return named
 
 
 def _shifted(bias: Stored, more: float) -> Stored:

@@ -15,18 +15,20 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..weight_files import ZIP_ERRORS, Stored, check_members
+from ..weight_files import ZIP_ERRORS, Stored, check_is_file, check_members
 from ._arrays import stored
+from ._keras_search import OP, Found, choose, config_of, find_configs
 
-OP = "from_keras"
 MAX_DEPTH, MAX_GROUPS = 24, 10_000
-MAX_CONFIG = 2**24  # bytes
-_KINDS = ("CfC", "LTC")
+MAX_CONFIG = 2**23  # bytes
+_SIDES = ("forward", "backward")
+_FEWEST = 4  # arrays of a CfC or LTC; an LSTM or GRU of Keras has three
 
 
-def read_keras_file(path, name=None) -> tuple[list[Stored], dict]:
-    """(arrays, configuration) of the layer called `name`, or of the only CfC or LTC of the file.
-    The configuration is that of Keras, {} where the file has none.
+def read_keras_file(path, name=None) -> tuple[list[tuple[list[Stored], dict]], dict]:
+    """(arrays, configuration) of each direction of the layer called `name`, or of the only CfC or
+    LTC of the file, and the options of the wrapper of two directions. A configuration is that of
+    Keras, {} where the file has none.
 
     Raises ValueError for a corrupt file, for sizes that it hasn't, and when the layer is not
     there or not the only one; ImportError without h5py; FileNotFoundError.
@@ -36,23 +38,26 @@ def read_keras_file(path, name=None) -> tuple[list[Stored], dict]:
         raise ValueError(
             f"[{OP}] source must end in .weights.h5, .h5, .hdf5 or .keras, got {path.name!r}."
         )
-    if not path.exists():
-        raise FileNotFoundError(f"[{OP}] {path} must exist, got no such file.")
+    check_is_file(OP, path)
     try:
         import h5py
     except ImportError as error:
         raise ImportError(f"[{OP}] {path.name} needs h5py to be read: pip install h5py.") from error
-    configs = {}
-    file = path
+    configs, file = [], path
     try:
         if path.suffix == ".keras":
             config, data = _open_archive(path)
-            configs = {c.get("name"): c for c in _find_configs(config)}
+            configs = find_configs(config)
             file = io.BytesIO(data)
         with h5py.File(file, "r") as opened:
-            layers = _layers(opened)
-            chosen = _choose(path, layers, configs, name)
-            return _read_all(path, layers[chosen]), configs.get(chosen, {})
+            layers = list(_layers(opened))
+            known = [one for one in layers if config_of(one, configs)]
+            chosen = choose(known if name is None and known else layers, name, path.name)
+            arrays = _read_all(path, chosen.parts)
+            config = config_of(chosen, configs)
+            if config is None:
+                return [(part, {}) for part in arrays], chosen.told
+            return list(zip(arrays, config.parts, strict=True)), config.told
     except (OSError, RuntimeError, KeyError, TypeError, *ZIP_ERRORS) as error:
         if isinstance(error, ValueError) and str(error).startswith("["):
             raise
@@ -79,35 +84,28 @@ def _broken(path: Path, what: str) -> ValueError:
     return ValueError(f"[{OP}] {path.name}: {what}")
 
 
-def _find_configs(config) -> list[dict]:
-    """The configurations of all CfC and LTC layers, wherever in the model they are."""
-    found, todo = [], [config]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, dict):
-            inner = item.get("config")
-            if item.get("class_name") in _KINDS and isinstance(inner, dict):
-                found.append(inner | {"class_name": item["class_name"]})
-            todo += item.values()
-        elif isinstance(item, list):
-            todo += item
-    return found
-
-
-def _layers(file) -> dict[str, list]:
-    """{layer name: [(place, dataset), ...] in the order of get_weights()}."""
+def _layers(file):
+    """The recurrent layers of a file as `Found`, whose parts are lists of (place, dataset) in the
+    order of get_weights().
+    """
     root = _child(file, "model_weights") or file
-    if "layer_names" in root.attrs:
-        return dict(_legacy(root))
-    return dict(_objects(root))
+    return _legacy(root) if "layer_names" in root.attrs else _objects(root)
 
 
 def _legacy(root):
     """The CfC and LTC layers of a tf.keras file, which lists its weights by name."""
     for name, group in _children(root):
         names = [_text(n) for n in group.attrs.get("weight_names", ())]
-        if any(n.rpartition("/")[2].startswith(("ff1_weight", "gleak")) for n in names):
-            yield name, [(n, _dataset(group, n)) for n in names]
+        if not any(n.rpartition("/")[2].startswith(("ff1_weight", "gleak")) for n in names):
+            continue
+        entries = [(n, _dataset(group, n)) for n in names]
+        halves = [[e for e in entries if f"/{side}_" in e[0]] for side in _SIDES]
+        if all(halves) and sum(map(len, halves)) == len(entries):
+            steps = (step for half in halves for step in half[0][0].split("/"))
+            of_half = [step for step in steps if step.startswith(tuple(f"{s}_" for s in _SIDES))]
+            yield from Found.pair((name,), halves, of_half[:2], {})
+        else:
+            yield Found((name,), (entries,), {})
 
 
 def _text(name) -> str:
@@ -116,11 +114,23 @@ def _text(name) -> str:
 
 def _objects(root):
     """The recurrent layers of a Keras 3 file, where an attribute of an object is a group."""
-    for _, group in _groups(root):
-        cell = _child(group, "cell")
-        if cell is not None:
-            name = _text(_child(group, "vars").attrs["name"]) if "vars" in group else group.name
-            yield name, list(_cell(cell))
+    paired = set()
+    for path, group in _groups(root):
+        own = path if _name(group) else (*path, group.name)
+        halves = [_child(group, f"{side}_layer") for side in _SIDES]
+        if all(half is not None and _weights(half) for half in halves):
+            names = [_name(half) or half.name for half in halves]
+            yield from Found.pair(own, [_weights(half) for half in halves], names, {})
+            paired |= {half.id for half in halves}
+        elif group.id not in paired and (weights := _weights(group)):
+            yield Found(own, (weights,), {})
+
+
+def _weights(layer) -> list:
+    """The weights of a recurrent layer that may be ours, or none."""
+    cell = _child(layer, "cell")
+    weights = [] if cell is None else list(_cell(cell))
+    return weights if len(weights) >= _FEWEST else []
 
 
 def _cell(cell, depth=0, count=None):
@@ -172,13 +182,21 @@ def _children(group):
 
 
 def _groups(root):
-    """All groups below, level by level."""
-    todo = [("", root, 0)]
-    for n, (name, group, depth) in enumerate(todo):
+    """All groups below, level by level, with the names of the Keras objects that they are in."""
+    todo = [((), root, 0)]
+    for n, (path, group, depth) in enumerate(todo):
         if n > MAX_GROUPS or depth > MAX_DEPTH:
             raise ValueError(f"[{OP}] the file must have at most {MAX_GROUPS} groups, got more.")
-        yield name, group
-        todo += [(n, g, depth + 1) for n, g in _children(group)]
+        yield path, group
+        for _, child in _children(group):
+            name = _name(child)
+            todo.append(((*path, name) if name else path, child, depth + 1))
+
+
+def _name(group) -> str:
+    """The name of the Keras object that a group is of, or ""."""
+    variables = _child(group, "vars")
+    return "" if variables is None else _text(variables.attrs.get("name", ""))
 
 
 def _dataset(group, place: str):
@@ -193,29 +211,20 @@ def _dataset(group, place: str):
     return group[last]
 
 
-def _choose(path: Path, layers: dict, configs: dict, name) -> str:
-    if name is not None and name not in layers:
-        raise ValueError(f"[{OP}] name must be one of {sorted(layers)}, got {name!r}.")
-    if name is None:
-        known = [n for n in layers if n in configs] or list(layers)
-        if len(known) != 1:
-            raise ValueError(
-                f"[{OP}] name= must tell which layer of {path.name} is meant, "
-                f"one of {sorted(known)}."
-            )
-        name = known[0]
-    return name
-
-
-def _read_all(path: Path, datasets: list) -> list[Stored]:
-    """The datasets, whose bytes must all be in the file itself, as they are."""
+def _read_all(path: Path, parts: tuple) -> list[list[Stored]]:
+    """The datasets of each part, whose bytes must all be in the file itself, as they are."""
+    datasets = [entry for part in parts for entry in part]
     for place, dataset in datasets:
         _check_dataset(partial(_broken, path), place, dataset)
     total, size = sum(dataset.nbytes for _, dataset in datasets), path.stat().st_size
     if total > size:
         raise _broken(path, f"the weights must be within {size} bytes, got {total}.")
-    arrays = [mx.array(dataset[()].astype(np.float32)) for _, dataset in datasets]
-    return [stored(OP, "weight", array) for array in arrays]
+    return [[_stored(dataset) for _, dataset in part] for part in parts]
+
+
+def _stored(dataset) -> Stored:
+    with np.errstate(over="ignore"):
+        return stored(OP, "weight", mx.array(dataset[()].astype(np.float32)))
 
 
 def _check_dataset(broken, place: str, dataset) -> None:

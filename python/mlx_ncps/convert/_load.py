@@ -12,6 +12,7 @@ from ..cells import LTCCell, WiredCfCCell
 from ..weight_files import Stored
 from ..weights import check_names, check_shape, check_values, replace
 from ._wirings import follow_masks
+from .memory import KerasMemoryCell
 
 
 def own_arrays(op: str, layer) -> dict[str, mx.array]:
@@ -39,12 +40,19 @@ def load(op: str, layer, arrays: dict[str, Stored], their_name: Callable[[str], 
     values = {name: arrays[theirs[name]].read().astype(a.dtype) for name, a in ours.items()}
     for name, value in values.items():
         check_values(op, theirs[name], value, ours[name])
-    cell = getattr(layer, "rnn_cell", layer)
-    if isinstance(cell, WiredCfCCell):
+    cells = [_innermost(part) for part in getattr(layer, "directions", (layer,))]
+    if isinstance(cells[0], WiredCfCCell):
         _check_masks(op, ours, theirs, values)
     replace(layer, values)
-    if isinstance(cell, LTCCell):
-        follow_masks(cell)
+    for cell in cells:
+        if isinstance(cell, LTCCell):
+            follow_masks(cell)
+
+
+def _innermost(layer):
+    """The cell of a layer, and the one in a `KerasMemoryCell`."""
+    cell = getattr(layer, "rnn_cell", layer)
+    return cell.cell if isinstance(cell, KerasMemoryCell) else cell
 
 
 def _check_masks(op: str, ours, theirs, values) -> None:

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from .. import limits
 from ..config import Configurable
 from ..options import CheckedOptions
 from ..weights import WeightFiles
@@ -54,7 +55,9 @@ def _build_once(build):
                     f"[{self.op}] inputs must have {self.built_width} features, got {width}."
                 )
             return
+        limits.at_most(self.op, "the number of inputs", width, limits.MAX_SIZE)
         build(self, (width,) if isinstance(input_shape, int) else tuple(input_shape))
+        limits.check_numbers(self.op, self)
         self.built_width = width
         self.built = True
 

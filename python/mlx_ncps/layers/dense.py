@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import mlx.core as mx
 
+from .. import limits
 from ..ops import get_activation, xavier_uniform
 from ..ops.activations import activation_name
 from ..options import flag, integer

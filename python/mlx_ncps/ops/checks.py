@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ..options import choice, flag, integer, number, one_of
+from ..options import choice, flag, number, one_of, unfolds
 from .activations import get_activation
 from .synapses import SynapseLists
 
@@ -71,7 +71,7 @@ def check_ltc_params(params, I: int, H: int) -> None:
 
 
 LTC_OPTIONS = {  # of a call, and of a cell
-    "ode_unfolds": integer,
+    "ode_unfolds": unfolds,
     "epsilon": number,
     "implicit_param_constraints": flag,
     "ode_solver": one_of(*SOLVERS),

@@ -7,9 +7,10 @@ from typing import ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from .. import limits
 from ..config import Configurable
 from ..layers.base import drawing_from
-from ..options import CheckedOptions, flag, integer
+from ..options import CheckedOptions, flag, layer_count
 from ..weights import WeightFiles
 from .cfc import CfC
 from .layout import one_of
@@ -53,7 +54,7 @@ class StackedRNN(Configurable, WeightFiles, CheckedOptions, nn.Module):
         **options,
     ):
         super().__init__()
-        num_layers = integer(self.op, "num_layers", num_layers)
+        num_layers = layer_count(self.op, "num_layers", num_layers)
         if options.get("go_backwards"):
             raise ValueError(
                 f"[{self.op}] go_backwards must be False for stacked layers, got True."
@@ -79,6 +80,7 @@ class StackedRNN(Configurable, WeightFiles, CheckedOptions, nn.Module):
             )
             self.layers.append(layer)
             width = layer.merged_size
+        limits.check_numbers(self.op, self)
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 op, wanted and given.
 """
 
+import numbers
 import operator
 
 
@@ -23,6 +24,15 @@ def at_most(op, name, value, limit_name, limit):
     if value > limit:
         raise ValueError(f"[{op}] {name} must be at most {limit_name} = {limit}, got {value}.")
     return value
+
+
+def share(op, name, value, low, high, *, open_end=False):
+    """``value`` as a float in ``[low, high]``, without ``high`` itself when ``open_end``."""
+    fits = isinstance(value, numbers.Real) and low <= value <= high
+    if not fits or (open_end and value == high):
+        wanted = f"[{low}, {high}" + (")" if open_end else "]")
+        raise ValueError(f"[{op}] {name} must be in {wanted}, got {value!r}.")
+    return float(value)
 
 
 def polarity(op, value):

@@ -40,6 +40,13 @@ def checked_key(op, key):
     return host.astype(np.uint32)
 
 
-def source(make, seed, key):
+def source(op, make, seed, key):
     """``KeyDraws`` when a key is given, else NumPy's generator ``make(seed)``."""
-    return make(seed) if key is None else KeyDraws(key)
+    if key is not None:
+        return KeyDraws(key)
+    try:
+        return make(seed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"[{op}] seed must be an integer that NumPy's generators take, got {seed!r:.40}."
+        ) from error

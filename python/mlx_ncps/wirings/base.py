@@ -9,7 +9,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..config import construct, encoded_arguments, recorded, register
+from .. import limits
+from ..config import check_nesting, construct, encoded_arguments, recorded, register
 from . import _checks, draw
 from ._matrices import MATRICES, SynapseMatrices
 
@@ -52,6 +53,7 @@ class Wiring(SynapseMatrices):
     def __init__(self, units, output_dim=None, input_dim=None):
         super().__init__()
         self.units = _checks.integer(self._op, "units", units, 1)
+        limits.at_most(self._op, "units * units", self.units**2, limits.MAX_PLACES)
         self.output_dim = None
         self.adjacency_matrix = np.zeros((self.units, self.units), np.int32)
         if output_dim is not None:
@@ -87,6 +89,9 @@ class Wiring(SynapseMatrices):
     def set_input_dim(self, input_dim):
         """Fixes the number of inputs, without sensory synapses; errors as :meth:`build`."""
         if not self._is_built_for(input_dim):
+            limits.at_most(self._op, "input_dim", int(input_dim), limits.MAX_WIRED_INPUTS)
+            places = int(input_dim) * self.units
+            limits.at_most(self._op, "input_dim * units", places, limits.MAX_PLACES)
             self.input_dim = int(input_dim)
             self.sensory_adjacency_matrix = np.zeros((self.input_dim, self.units), np.int32)
 
@@ -199,6 +204,7 @@ class Wiring(SynapseMatrices):
 
         Takes what ncps saved too, except for its NCP, whose ``get_config`` fails.
         """
+        check_nesting(config)
         arguments = dict(config)
         matrices = {name: arguments.pop(name, None) for name in MATRICES}
         input_dim = arguments.pop("input_dim", None)

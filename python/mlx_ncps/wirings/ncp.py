@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .. import limits
 from . import _checks, _draws
 from .base import Wiring
 
@@ -60,9 +61,11 @@ class NCP(Wiring):
         self._recurrent = _checks.integer(
             op, "recurrent_command_synapses", recurrent_command_synapses, 0
         )
+        most = min(max(10_000, 32 * command**2), limits.MAX_DRAWS)
+        limits.at_most(op, "recurrent_command_synapses", self._recurrent, most)
         self._seed = seed
         self._key = _draws.checked_key(op, key)
-        self._rng = _draws.source(np.random.RandomState, seed, self._key)
+        self._rng = _draws.source(op, np.random.RandomState, seed, self._key)
         if input_dim is not None:
             self.build(input_dim)
 
@@ -183,10 +186,7 @@ class AutoNCP(NCP):
                 "[AutoNCP] output_size must be less than "
                 f"units - 2 = {units - 2}, got {output_size}."
             )
-        if not 0.1 <= sparsity_level <= 1.0:
-            raise ValueError(
-                f"[AutoNCP] sparsity_level must be in [0.1, 1.0], got {sparsity_level}."
-            )
+        sparsity_level = _checks.share("AutoNCP", "sparsity_level", sparsity_level, 0.1, 1.0)
         density = 1.0 - sparsity_level
         rest = units - output_size
         command = max(int(0.4 * rest), 1)
@@ -202,7 +202,7 @@ class AutoNCP(NCP):
             seed=seed,
             key=key,
         )
-        self.sparsity_level = float(sparsity_level)
+        self.sparsity_level = sparsity_level
         if input_dim is not None:
             self.build(input_dim)
 
