@@ -2,7 +2,16 @@
 names.
 """
 
-from . import cells, config, convert, layers, ops, rnn, wirings
+from . import (
+    _mlx,  # isort: split  (the first to import MLX)
+    cells,
+    config,
+    convert,
+    layers,
+    ops,
+    rnn,
+    wirings,
+)
 from .backends.cpu import (
     get_instruction_set,
     get_num_threads,

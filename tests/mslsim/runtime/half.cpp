@@ -48,8 +48,11 @@ u16 bfloat_bits(float x) {
 
 }  // namespace
 
-// A half or bfloat travels in the low bits of a float's register; as types, not all compilers have them.
+// A half or bfloat travels in the low bits of a float's register; as types, not all compilers have
+// them.
 MSLSIM_EXPORT float __truncsfhf2(float x) { return bits<float>(u32{half_bits(x)}); }
-MSLSIM_EXPORT float __extendhfsf2(float x) { return from_half_bits(static_cast<u16>(bits<u32>(x))); }
+MSLSIM_EXPORT float __extendhfsf2(float x) {
+  return from_half_bits(static_cast<u16>(bits<u32>(x)));
+}
 MSLSIM_EXPORT float __truncsfbf2(float x) { return bits<float>(u32{bfloat_bits(x)}); }
 #endif
