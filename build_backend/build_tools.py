@@ -4,6 +4,7 @@ whose own words for a missing compiler fill a page.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -30,6 +31,21 @@ def check(config_settings: dict | None, native: bool) -> None:
         missing = compiler_fault()
     if missing:
         raise SystemExit(f"[mlx-ncps build] {missing}")
+
+
+def check_packages(requirements: list[str]) -> None:
+    """Raises SystemExit when pip, told not to isolate the build, has not brought these."""
+    missing = [name for name in ("cmake", "nanobind", "mlx") if not _has(name)]
+    if missing:
+        wanted = " ".join(f'"{r}"' for r in ("scikit-build-core", "cmake", "ninja", *requirements))
+        raise SystemExit(
+            f"[mlx-ncps build] there is no {', no '.join(missing)}; without build isolation, first "
+            f"pip install {wanted}"
+        )
+
+
+def _has(name: str) -> bool:
+    return bool(shutil.which(name) or importlib.util.find_spec(name))
 
 
 def python_fault() -> str:

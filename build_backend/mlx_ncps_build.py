@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import build_tools
 from native_requirements import is_native, native_requirements
-from scikit_build_core import build as _scikit_build
-from scikit_build_core.build import (  # noqa: F401  (hooks taken over as they are)
-    build_sdist,
-    get_requires_for_build_sdist,
-    prepare_metadata_for_build_editable,
-    prepare_metadata_for_build_wheel,
-)
+
+try:
+    from scikit_build_core import build as _scikit_build
+except ModuleNotFoundError:
+    raise SystemExit(
+        "[mlx-ncps build] there is no scikit-build-core: pip install it first, or leave out "
+        "--no-build-isolation."
+    ) from None
+
+build_sdist = _scikit_build.build_sdist
+get_requires_for_build_sdist = _scikit_build.get_requires_for_build_sdist
 
 
 def _requires(theirs, config_settings: dict | None) -> list[str]:
@@ -33,18 +37,32 @@ def get_requires_for_build_editable(config_settings: dict | None = None) -> list
     return _requires(_scikit_build.get_requires_for_build_editable, config_settings)
 
 
-def _build(theirs, wheel_directory, config_settings, metadata_directory) -> str:
-    build_tools.check(config_settings, is_native())  # `--no-build-isolation` asks nothing before
-    return theirs(wheel_directory, config_settings, metadata_directory)
+def _check(config_settings: dict | None) -> None:
+    """Once more: `pip --no-build-isolation` asks for no requirements."""
+    build_tools.check(config_settings, is_native())
+    if is_native():
+        build_tools.check_packages(native_requirements())
+
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None) -> str:
+    """PEP 517 hook."""
+    _check(config_settings)
+    return _scikit_build.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+
+
+def prepare_metadata_for_build_editable(metadata_directory, config_settings=None) -> str:
+    """PEP 660 hook."""
+    _check(config_settings)
+    return _scikit_build.prepare_metadata_for_build_editable(metadata_directory, config_settings)
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None) -> str:
     """PEP 517 hook."""
-    theirs = _scikit_build.build_wheel
-    return _build(theirs, wheel_directory, config_settings, metadata_directory)
+    _check(config_settings)
+    return _scikit_build.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None) -> str:
     """PEP 660 hook."""
-    theirs = _scikit_build.build_editable
-    return _build(theirs, wheel_directory, config_settings, metadata_directory)
+    _check(config_settings)
+    return _scikit_build.build_editable(wheel_directory, config_settings, metadata_directory)

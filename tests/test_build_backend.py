@@ -186,6 +186,25 @@ def test_oldest_python_is_that_of_pyproject():
     assert f'requires-python = ">={oldest}"' in text
 
 
+def test_check_packages_names_what_pip_did_not_bring(compilers, monkeypatch):
+    monkeypatch.setattr(build_tools.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="no cmake, no nanobind, no mlx") as caught:
+        build_tools.check_packages(["mlx[cpu]==0.32.4", "nanobind==3.1.0"])
+    wanted = '"scikit-build-core" "cmake" "ninja" "mlx[cpu]==0.32.4" "nanobind==3.1.0"'
+    assert str(caught.value).endswith(f"first pip install {wanted}")
+    monkeypatch.setattr(build_tools.importlib.util, "find_spec", lambda name: name)
+    build_tools.check_packages([])
+
+
+def test_backend_names_a_missing_scikit_build():
+    code = "import sys; sys.modules['scikit_build_core'] = None; import mlx_ncps_build"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=BUILD_BACKEND, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert "there is no scikit-build-core" in sentence
+
+
 HOOKS = """
 import sys, types
 def hook(*arguments): print("scikit-build ran")
@@ -205,6 +224,8 @@ getattr(mlx_ncps_build, sys.argv[2])(*sys.argv[3:])
     [
         ("get_requires_for_build_wheel",),
         ("get_requires_for_build_editable",),
+        ("prepare_metadata_for_build_wheel", "folder"),
+        ("prepare_metadata_for_build_editable", "folder"),
         ("build_wheel", "folder"),
         ("build_editable", "folder"),
     ],

@@ -2,16 +2,10 @@
 names.
 """
 
-from . import (
-    _mlx,  # isort: split  (the first to import MLX)
-    cells,
-    config,
-    convert,
-    layers,
-    ops,
-    rnn,
-    wirings,
-)
+from . import _mlx  # noqa: F401  before all that imports MLX
+
+# isort: split
+from . import cells, config, convert, layers, ops, rnn, wirings
 from .backends.cpu import (
     get_instruction_set,
     get_num_threads,
