@@ -3,7 +3,11 @@
 
 # Not Development.SABIModule: with the stable ABI nanobind gives the module its own type registry,
 # which cannot see mlx.core.array.
-find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+find_package(Python 3.10 QUIET COMPONENTS Interpreter Development.Module)
+if(NOT Python_FOUND)
+  message(FATAL_ERROR "The native module needs Python 3.10 or newer with its headers (python3-dev, "
+    "python3-devel): ${Python_EXECUTABLE} ${Python_VERSION} does not do.")
+endif()
 
 execute_process(COMMAND "${Python_EXECUTABLE}" -m nanobind --cmake_dir
   OUTPUT_STRIP_TRAILING_WHITESPACE OUTPUT_VARIABLE nanobind_ROOT ERROR_QUIET)
