@@ -1,4 +1,4 @@
-"""pytest's hooks, for conftest.py: the last line of a run says what it skipped, and for want of what.
+"""Hooks of pytest for conftest.py: the last line of a run says what it skipped, for want of what.
 
 MLX_NCPS_ALLOWED_SKIPS, a regular expression, makes a run fail that skips for another reason; CI
 sets it. "-" allows none.
