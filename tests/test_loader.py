@@ -272,6 +272,25 @@ def test_main_ends_with_a_sentence_when_required(run_python, foreign_build):
     assert sentence.endswith("(MLX_NCPS_REQUIRE_NATIVE is set.)")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("BACKEND", "gpu"), ("ISA", "mmx"), ("NUM_THREADS", "many"), ("NUM_THREADS", "0")],
+)
+def test_main_ends_with_a_sentence_for_a_bad_value(run_python, native, name, value):
+    result = run_python("-m", "mlx_ncps", **{name: value})
+    assert result.returncode == 1
+    (sentence,) = result.stderr.splitlines()
+    assert f"'{value}'" in sentence
+
+
+def test_main_hides_no_other_error(run_python, foreign_build, tmp_path):
+    (tmp_path / "mlx_ncps" / "dispatch.py").write_text("1 / 0\n")
+    result = run_python("-m", "mlx_ncps")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "ZeroDivisionError" in result.stderr
+
+
 def test_main_rejects_an_unknown_command(run_python):
     result = run_python("-m", "mlx_ncps", "nonsense")
     assert result.returncode == 2

@@ -84,7 +84,7 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
     if native is None:
         message = f"[mlx_ncps] the native module is not available: {reason}."
         if _is_set(environ, "MLX_NCPS_REQUIRE_NATIVE"):
-            _mlx.fail(f"{message} (MLX_NCPS_REQUIRE_NATIVE is set.)")
+            raise ImportError(f"{message} (MLX_NCPS_REQUIRE_NATIVE is set.)")
         if surprising and not _mlx.is_command():  # which says it in its report
             warnings.warn(f"{message} Slower backends are used.", RuntimeWarning, stacklevel=3)
     else:

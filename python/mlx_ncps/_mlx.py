@@ -11,7 +11,6 @@ import platform
 import re
 import sys
 from importlib import metadata
-from typing import NoReturn
 
 _EXTRAS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"}
 
@@ -22,11 +21,12 @@ def is_command() -> bool:
     return sys.argv[:1] == ["-m"] and re.search(r"-m ?mlx_ncps\b", command) is not None
 
 
-def fail(message: str) -> NoReturn:
-    """Raise ImportError; end `python -m mlx_ncps` with the message alone."""
-    if is_command():
-        sys.exit(message)
-    raise ImportError(message) from None
+def _say(kind, error, trace) -> None:
+    """The excepthook of the command: of this package's errors the sentence alone."""
+    if isinstance(error, (ImportError, ValueError)) and str(error).startswith("["):
+        print(error, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def pip_install(version: str | None) -> str:
@@ -64,7 +64,9 @@ def _missing(error: ImportError) -> str:
     return f"MLX can't be imported, {why}: {pip_install(mlx)}"
 
 
+if is_command():
+    sys.excepthook = _say
 try:
     import mlx.core  # noqa: F401
 except ImportError as error:
-    fail(f"[mlx_ncps] {_missing(error)}")
+    raise ImportError(f"[mlx_ncps] {_missing(error)}") from None
