@@ -94,6 +94,8 @@ clean:
 # ---- The environment: a stamp file for each thing installed -------------------------------------
 
 $(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "make: $(PYTHON) is not Python 3.10 or newer; say make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 

@@ -60,9 +60,14 @@ def nanobind_for(mlx_version: str) -> str:
     )
 
 
+def is_native() -> bool:
+    """Whether the native module is wanted at all."""
+    return os.environ.get("MLX_NCPS_NO_NATIVE", "") in ("", "0")
+
+
 def native_requirements() -> list[str]:
     """What compiling the native module needs; nothing for a pure-Python wheel."""
-    if os.environ.get("MLX_NCPS_NO_NATIVE", "") not in ("", "0"):
+    if not is_native():
         return []
     version = os.environ.get("MLX_NCPS_BUILD_MLX") or installed_mlx()
     wanted = f"=={version}" if version else allowed_mlx()

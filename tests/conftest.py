@@ -7,6 +7,7 @@ import sys
 
 import mlx.core as mx
 import pytest
+from left_out import pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
 from mlx_ncps import _loader
 
 if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default

@@ -15,7 +15,8 @@ SAME = tolerance("float32", "forward")
 
 
 def installed(name):
-    packages = {"ncps.torch": ("torch", "ncps"), "ncps.keras": ("keras", "jax", "ncps", "h5py")}
+    keras = ("keras", "jax", "scipy", "ncps", "h5py")
+    packages = {"ncps.torch": ("torch", "ncps"), "ncps.keras": keras}
     return all(importlib.util.find_spec(package) for package in packages[name])
 
 

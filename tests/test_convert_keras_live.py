@@ -1,10 +1,10 @@
 """from_keras with live layers and files of ncps.keras, and of ncps.tf where that is installed.
 
-KERAS_BACKEND=jax python -m pytest tests/test_convert_keras_live.py     (needs keras, ncps, h5py)
-python -m pytest tests/test_convert_keras_live.py                       (needs tensorflow < 2.16)
+Needs keras, ncps, h5py and jax, or what KERAS_BACKEND names; or ncps, h5py and tensorflow < 2.16.
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +23,8 @@ if importlib.util.find_spec("tensorflow"):
 
     keras, ncps_keras = tensorflow.keras, pytest.importorskip("ncps.tf")
 else:
+    if os.environ.setdefault("KERAS_BACKEND", "jax") == "jax":
+        pytest.importorskip("jax")
     keras = pytest.importorskip("keras")
     ncps_keras = pytest.importorskip("ncps.keras")
 IS_TF = ncps_keras.__name__ == "ncps.tf"

@@ -12,7 +12,7 @@ import pytest
 from cases import assert_close, tolerance
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits.py"
-NEEDED = ("sklearn", "matplotlib", "networkx", "tqdm")
+NEEDED = ("sklearn", "scipy", "matplotlib", "networkx", "tqdm")
 
 
 @pytest.fixture(scope="module")

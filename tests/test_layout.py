@@ -11,7 +11,8 @@ PACKAGE = Path(mlx_ncps._loader.__file__).parent
 # Part of the package -> the parts that it may import. A part that is not listed stands above them
 # all: it may import everything, and none of these may import it.
 MAY_IMPORT = {
-    "_loader": {"_build_info", "_ext"},
+    "_mlx": set(),
+    "_loader": {"_build_info", "_ext", "_mlx"},
     "_fork": {"_loader"},
     "backends": {"_loader"},
     "dispatch": {"_fork", "backends"},

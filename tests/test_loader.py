@@ -1,7 +1,9 @@
 """_loader.py: every reason for which the native module is or is not used; `python -m mlx_ncps`."""
 
+import shutil
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 import mlx.core as mx
@@ -89,7 +91,7 @@ def test_load_does_not_open_a_module_for_another_mlx(install, monkeypatch):
     opened = []
     find = _loader.import_module
     monkeypatch.setattr(_loader, "import_module", lambda name: opened.append(name) or find(name))
-    with pytest.warns(RuntimeWarning, match=r"built for mlx 0\.1\.2.*pip install mlx==0\.1\.2"):
+    with pytest.warns(RuntimeWarning, match=r"built for mlx 0\.1\.2"):
         native, reason = _loader.load({})
     assert native is None
     assert mx.__version__ in reason
@@ -165,6 +167,36 @@ def test_load_raises_when_the_module_is_required(install, build, module, environ
     assert "MLX_NCPS_REQUIRE_NATIVE" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("system", "packages", "command"),
+    [
+        ("Linux", {"mlx-cpu"}, 'pip install "mlx[cpu]==0.1.2"'),
+        ("Linux", {"mlx-cuda-12"}, 'pip install "mlx[cuda12]==0.1.2"'),
+        ("Linux", {"mlx-cuda-13"}, 'pip install "mlx[cuda13]==0.1.2"'),
+        ("Linux", set(), 'pip install "mlx[cpu]==0.1.2"'),
+        ("Darwin", set(), 'pip install "mlx==0.1.2"'),
+    ],
+)
+def test_load_advises_what_keeps_mlx_whole(install, monkeypatch, system, packages, command):
+    install(build_info("0.1.2+local"))
+    monkeypatch.setattr(_loader._mlx.platform, "system", lambda: system)
+    monkeypatch.setattr(_loader._mlx, "_version", lambda name: "1" if name in packages else None)
+    with pytest.warns(RuntimeWarning, match="built for"):
+        _, reason = _loader.load({})
+    assert command in reason
+
+
+@pytest.mark.parametrize("broken", ["version", "missing", "nanobind"])
+def test_load_advises_to_build_from_a_checkout(install, broken):
+    module = ext(probe=refuse) if broken == "nanobind" else None
+    install(build_info("0.1.2") if broken == "version" else build_info(), module)
+    with pytest.warns(RuntimeWarning, match="native module"):
+        _, reason = _loader.load({})
+    assert "pip install --force-reinstall --no-deps . in a checkout" in reason
+    assert "mlx-ncps mlx-ncps" not in reason
+    assert "install mlx-ncps" not in reason  # no index has it
+
+
 # --- the package itself, in a process of its own
 
 
@@ -206,6 +238,57 @@ def test_main_reports_the_native_module(run_python, native):
     assert ["threads", "3"] in words
     assert ["instruction", "set", "baseline"] in [line[:3] for line in words]
     assert ["built", "for", "mlx"] in [line[:3] for line in words]
+
+
+@pytest.fixture
+def foreign_build(tmp_path, monkeypatch):
+    """A copy of the package, built for another MLX, in the place of the real one."""
+    source = Path(_loader.__file__).parent
+    shutil.copytree(source, tmp_path / "mlx_ncps", ignore=shutil.ignore_patterns("_ext*"))
+    built = 'MLX_VERSION, NANOBIND_VERSION, HAS_METALLIB, COMPILER = "0.1.2", "9.8.7", False, ""'
+    (tmp_path / "mlx_ncps" / "_build_info.py").write_text(built)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def test_main_gives_a_reason_once(run_python, foreign_build):
+    result = run_python("-m", "mlx_ncps")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.count("built for mlx 0.1.2") == 1
+    assert result.stdout.count("no native module, as said below") == 2
+
+
+def test_import_warns_of_a_foreign_build_once(run_python, foreign_build):
+    result = run_python("-c", "import mlx_ncps")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("built for mlx 0.1.2") == 1
+
+
+def test_main_ends_with_a_sentence_when_required(run_python, foreign_build):
+    result = run_python("-m", "mlx_ncps", REQUIRE_NATIVE="1")
+    assert result.returncode == 1
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("[mlx_ncps] the native module is not available: it was built for")
+    assert sentence.endswith("(MLX_NCPS_REQUIRE_NATIVE is set.)")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("BACKEND", "gpu"), ("ISA", "mmx"), ("NUM_THREADS", "many"), ("NUM_THREADS", "0")],
+)
+def test_main_ends_with_a_sentence_for_a_bad_value(run_python, native, name, value):
+    result = run_python("-m", "mlx_ncps", **{name: value})
+    assert result.returncode == 1
+    (sentence,) = result.stderr.splitlines()
+    assert f"'{value}'" in sentence
+
+
+def test_main_hides_no_other_error(run_python, foreign_build, tmp_path):
+    (tmp_path / "mlx_ncps" / "dispatch.py").write_text("1 / 0\n")
+    result = run_python("-m", "mlx_ncps")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "ZeroDivisionError" in result.stderr
 
 
 def test_main_rejects_an_unknown_command(run_python):

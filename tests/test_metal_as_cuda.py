@@ -1,7 +1,6 @@
 """Every kernel text that MLX's CUDA backend would compile, compiled by NVRTC without a GPU."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -42,10 +41,7 @@ def compiled():
     """A function (text, architecture) -> (result code, log) of NVRTC; skips where it is missing."""
     found = nvrtc()
     if found is None:
-        missing = "no NVRTC: pip install nvidia-cuda-nvrtc-cu12"
-        if os.environ.get("MLX_NCPS_REQUIRE_NVRTC") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        pytest.skip("no NVRTC: pip install nvidia-cuda-nvrtc-cu12")
     return found
 
 

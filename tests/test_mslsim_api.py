@@ -349,12 +349,25 @@ def test_old_compilers_are_refused(tmp_path):
     assert "is clang version 14.0.6" in done.stdout
 
 
-def test_ziglang_commands(monkeypatch):
+@pytest.mark.parametrize("system", ["g++", None])
+def test_ziglang_commands(monkeypatch, system):
     monkeypatch.setenv("MSLSIM_CLANG", "python -m ziglang c++")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: name == system)
     ((clang, link, cxx),) = compiler._candidates()
     assert clang == ("python", "-m", "ziglang", "clang")
     assert link == ("python", "-m", "ziglang", "ld.lld")
-    assert cxx[:4] == ("python", "-m", "ziglang", "c++")
+    assert cxx[:4] == ((system,) if system else ("python", "-m", "ziglang", "c++"))
+
+
+def test_ziglang_package_is_found_without_clang(monkeypatch, tmp_path):
+    (tmp_path / "ziglang").mkdir()
+    (tmp_path / "ziglang" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("MSLSIM_CLANG", raising=False)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
+    ((clang, _, _),) = compiler._candidates()
+    assert clang == (str(tmp_path / "ziglang" / "zig"), "clang")
 
 
 def test_cache_is_used(clang, tmp_path, monkeypatch):

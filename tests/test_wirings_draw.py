@@ -1,6 +1,5 @@
 """Graphs and drawings of wirings: every neuron and every synapse is there, in its colour."""
 
-import builtins
 import importlib
 
 import numpy as np
@@ -44,6 +43,8 @@ def counts(wiring):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_draw_graph_shows_everything(axes, layout):
+    if layout == "kamada":
+        pytest.importorskip("scipy")
     wiring = AutoNCP(10, 2, input_dim=3)
     handles = wiring.draw_graph(layout, draw_labels=True, ax=axes, legend=True)
     nodes, edges = drawn(axes)
@@ -124,16 +125,17 @@ def test_get_graph_without_sensory_neurons():
         assert wiring.adjacency[src, dest] == signs[polarity]
 
 
-@pytest.mark.parametrize("missing", ["networkx", "matplotlib"])
+@pytest.mark.parametrize("missing", ["networkx", "matplotlib", "scipy"])
 def test_missing_package_is_named(monkeypatch, missing):
     def import_module(name, package=None):
         if name.split(".")[0] == missing:
             raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
-        return builtins.__import__(name)
+        return find(name)
 
+    find = importlib.import_module
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(ImportError, match=rf"\[draw_graph\] needs {missing}, .*pip install"):
-        FullyConnected(3, input_dim=1).draw_graph()
+        FullyConnected(3, input_dim=1).draw_graph("kamada")
 
 
 def test_broken_package_is_not_hidden(monkeypatch):

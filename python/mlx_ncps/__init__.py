@@ -2,6 +2,9 @@
 names.
 """
 
+from . import _mlx  # noqa: F401  before all that imports MLX
+
+# isort: split
 from . import cells, config, convert, layers, ops, rnn, wirings
 from .backends.cpu import (
     get_instruction_set,

@@ -31,6 +31,8 @@ def _status_lines() -> Iterator[str]:
     yield "backends (* is the one in use)"
     for name, available, reason, chosen in dispatch.describe():
         mark = "*" if chosen else " "
+        if not available and reason == _loader.reason:
+            reason = "no native module, as said below"
         yield f"{mark} {name:<10} {'yes' if available else 'no':<4} {reason}"
     yield ""
     yield "native module"

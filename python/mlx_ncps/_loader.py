@@ -19,6 +19,12 @@ from typing import NamedTuple
 
 import mlx.core as mx  # loads libmlx and registers mx.array, both of which _ext needs
 
+from . import _mlx
+
+_BUILD_AGAIN = (
+    "Build it again (pip install --force-reinstall --no-deps . in a checkout of mlx-ncps)"
+)
+
 
 class _Result(NamedTuple):
     native: ModuleType | None
@@ -47,15 +53,13 @@ def _find(environ: Mapping[str, str]) -> _Result:
         return _Result(
             None,
             f"it was built for mlx {built.MLX_VERSION}, but mlx {mx.__version__} is installed. "
-            "Build it again (pip install --force-reinstall --no-deps --no-cache-dir "
-            f"--no-binary mlx-ncps mlx-ncps, or . in a checkout) or "
-            f"pip install mlx=={_release(built.MLX_VERSION)}",
+            f"{_BUILD_AGAIN} or install that MLX ({_mlx.pip_install(_release(built.MLX_VERSION))})",
             True,
         )
     try:
         native = import_module("mlx_ncps._ext")
     except ImportError as error:  # an undefined symbol, another Python, a missing library
-        return _Result(None, f"it does not load: {error}. Build it again on this machine", True)
+        return _Result(None, f"it does not load: {error}. {_BUILD_AGAIN}", True)
     try:
         native.probe(mx.array(0.0))
     except TypeError as error:
@@ -63,8 +67,7 @@ def _find(environ: Mapping[str, str]) -> _Result:
             None,
             "it does not know MLX's arrays: nanobind "
             f"{built.NANOBIND_VERSION}, with which it was built, does not fit mlx "
-            f"{mx.__version__} ({str(error).splitlines()[0]}). Build it again with pip, which "
-            "chooses the right one",
+            f"{mx.__version__} ({str(error).splitlines()[0]}). {_BUILD_AGAIN}",
             True,
         )
     return _Result(native, "", False)
@@ -82,7 +85,7 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
         message = f"[mlx_ncps] the native module is not available: {reason}."
         if _is_set(environ, "MLX_NCPS_REQUIRE_NATIVE"):
             raise ImportError(f"{message} (MLX_NCPS_REQUIRE_NATIVE is set.)")
-        if surprising:
+        if surprising and not _mlx.is_command():  # which says it in its report
             warnings.warn(f"{message} Slower backends are used.", RuntimeWarning, stacklevel=3)
     else:
         # Both read their variable once. Here a bad value is an error that names it; inside a

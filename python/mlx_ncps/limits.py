@@ -5,8 +5,6 @@ they are checked before anything is allocated or looped over.
 
 from __future__ import annotations
 
-import operator
-
 from mlx.utils import tree_flatten
 
 MAX_SIZE = 2**20  # one axis: inputs, neurons, outputs
@@ -18,8 +16,6 @@ MAX_UNFOLDS = 10_000  # solver steps per time step
 MAX_DRAWS = 2**22  # recurrent synapses that an NCP draws one by one
 MAX_NESTING = 64  # lists and dicts in each other in a configuration
 MAX_ITEMS = 2**18  # lists and dicts in a configuration
-
-
 
 
 def at_most(op: str, name: str, number: int, most: int) -> int:

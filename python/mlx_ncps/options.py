@@ -13,6 +13,7 @@ import numpy as np
 
 from . import limits
 
+
 def integer(op: str, name: str, value, least: int = 1, most: int = limits.MAX_SIZE) -> int:
     """`value` as an int from `least` to `most`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))

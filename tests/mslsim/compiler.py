@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,8 +55,9 @@ def _candidates():
         path = shutil.which(name)
         if path:
             yield _clang((path,))
-    if importlib.util.find_spec("ziglang"):
-        yield _zig((sys.executable, "-m", "ziglang"))
+    ziglang = importlib.util.find_spec("ziglang")
+    if ziglang:
+        yield _zig((str(Path(ziglang.origin).parent / "zig"),))
 
 
 def _clang(command):
@@ -65,9 +65,12 @@ def _clang(command):
 
 
 def _zig(command):
-    # `zig c++` does not know C++ for OpenCL, the plain clang inside it does; and `zig cc` would
-    # link its own handlers of undefined behaviour, which end the process.
-    return (*command, "clang"), (*command, "ld.lld"), (*command, "c++", "-fno-sanitize=undefined")
+    # `zig c++` does not know C++ for OpenCL, the plain clang inside it does. The system's compiler
+    # builds the runtime, where there is one: zig would build its C++ library first, for minutes,
+    # and link handlers of undefined behaviour that end the process.
+    system = next(filter(shutil.which, (os.environ.get("CXX", ""), "c++", "g++")), None)
+    cxx = (system,) if system else (*command, "c++", "-fno-sanitize=undefined")
+    return (*command, "clang"), (*command, "ld.lld"), cxx
 
 
 @functools.cache

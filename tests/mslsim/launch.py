@@ -92,7 +92,8 @@ def _runtime() -> ctypes.CDLL:
         if done.returncode:
             raise RuntimeError(f"[mslsim] the runtime does not build:\n{done.stderr}")
 
-    path = compiler.cached(f"runtime-{compiler.digest(tools.version, *flags, *texts)}.so", make)
+    key = compiler.digest(tools.version, *tools.cxx, *flags, *texts)
+    path = compiler.cached(f"runtime-{key}.so", make)
     # Kernels find the runtime's functions, and those of libm, among the global symbols.
     ctypes.CDLL("libm.so.6", mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import mlx.core as mx
 
-from .. import limits
 from ..ops import get_activation, xavier_uniform
 from ..ops.activations import activation_name
 from ..options import flag, integer

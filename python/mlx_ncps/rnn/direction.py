@@ -13,7 +13,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from .. import limits
 from ..cells import LiquidCell, LSTMCell
 from ..layers.base import drawing_from
 from ..ops import shapeless

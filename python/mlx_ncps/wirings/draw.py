@@ -65,7 +65,8 @@ def draw_graph(
 
     Raises:
         ValueError: unknown layout, or a colour is missing for a type of neuron of a custom wiring.
-        ImportError: networkx or matplotlib is not installed.
+        ImportError: networkx or matplotlib is not installed, or the SciPy that ``kamada`` needs,
+            and ``spring`` and ``spectral`` with 500 nodes.
     """
     nx = _optional("networkx", "draw_graph")
     plt = _optional("matplotlib.pyplot", "draw_graph")
@@ -79,6 +80,8 @@ def draw_graph(
     synapse_colors = {**SYNAPSE_COLORS, **(synapse_colors or {})}
     ax = plt.gca() if ax is None else ax
     graph = graph_of(wiring)
+    if layout == "kamada" or (layout in ("spring", "spectral") and len(graph) >= 500):
+        _optional("scipy", "draw_graph")
     position = _positions(nx, wiring, graph, layout)
     nodes = _grouped(graph.nodes(data="neuron_type"))
     edges = _grouped(((a, b), polarity) for a, b, polarity in graph.edges(data="polarity"))

@@ -48,7 +48,11 @@ u16 bfloat_bits(float x) {
 
 }  // namespace
 
-MSLSIM_EXPORT _Float16 __truncsfhf2(float x) { return bits<_Float16>(half_bits(x)); }
-MSLSIM_EXPORT float __extendhfsf2(_Float16 x) { return from_half_bits(bits<u16>(x)); }
-MSLSIM_EXPORT __bf16 __truncsfbf2(float x) { return bits<__bf16>(bfloat_bits(x)); }
+// A half or bfloat travels in the low bits of a float's register; as types, not all compilers have
+// them.
+MSLSIM_EXPORT float __truncsfhf2(float x) { return bits<float>(u32{half_bits(x)}); }
+MSLSIM_EXPORT float __extendhfsf2(float x) {
+  return from_half_bits(static_cast<u16>(bits<u32>(x)));
+}
+MSLSIM_EXPORT float __truncsfbf2(float x) { return bits<float>(u32{bfloat_bits(x)}); }
 #endif
