@@ -164,6 +164,13 @@ def is_tracer(a: mx.array) -> bool:
     return _loader.native.is_tracer(a)
 
 
+def seen(arrays: list):
+    """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
+    None without the native module.
+    """
+    return None if _loader.native is None else _loader.native.Seen(arrays)
+
+
 def _timespans(ts, inputs) -> mx.array:
     """`ts` as an array [B, T]."""
     shape = inputs.shape[:2]

@@ -105,5 +105,23 @@ def linear(x, weight, bias):
     return cpu.linear(x, weight, bias)
 
 
+def seen(arrays: list):
+    """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
+    None without the native module.
+    """
+    return cpu.seen(arrays)
+
+
+def is_tracer(array: mx.array) -> bool:
+    """Whether `array` stands for a value within mx.compile, a gradient or vmap."""
+    if cpu.available()[0]:
+        return cpu.is_tracer(array)
+    try:
+        mx.eval(array)
+    except ValueError:
+        return True
+    return False
+
+
 def _float32(params):
     return type(params)(*(p if p is None else p.astype(mx.float32) for p in params))

@@ -115,12 +115,49 @@ class Wiring(SynapseMatrices):
         self._require_built("add_sensory_synapse")
         self._connect("add_sensory_synapse", "sensory_adjacency_matrix", src, dest, polarity)
 
+    def remove_synapse(self, src, dest):
+        """Removes the synapse from neuron ``src`` to neuron ``dest``, if there is one."""
+        self._connect("remove_synapse", "adjacency_matrix", src, dest, None)
+
+    def remove_sensory_synapse(self, src, dest):
+        """Removes the synapse from input ``src`` to neuron ``dest``, if there is one."""
+        self._require_built("remove_sensory_synapse")
+        self._connect("remove_sensory_synapse", "sensory_adjacency_matrix", src, dest, None)
+
+    def prune(self, remove, *, sensory=False):
+        """Removes the synapses between neurons, or those from the inputs when ``sensory``, that
+        ``remove`` names: an array of bools ``[source, target]``, True where one goes, or a function
+        of a :class:`Synapse` that returns True. Returns how many there were.
+
+        The wiring of a built layer acts on it at once, as :meth:`remove_synapse` does.
+        Raises ValueError for an array of another shape.
+        """
+        if sensory:
+            self._require_built("prune")
+        name = MATRICES[bool(sensory)]
+        matrix = np.array(self._host(name))
+        if callable(remove):
+            gone = np.zeros(matrix.shape, bool)
+            for synapse in self.get_synapses(sensory=sensory):
+                gone[synapse.source, synapse.target] = bool(remove(synapse))
+        else:
+            gone = np.array(remove)
+            if gone.shape != matrix.shape or gone.dtype != bool:
+                raise ValueError(
+                    f"[prune] remove must be a function or bools {matrix.shape}, "
+                    f"got {gone.dtype} {gone.shape}."
+                )
+        count = int(np.count_nonzero(matrix[gone]))
+        matrix[gone] = 0
+        setattr(self, name, matrix)
+        return count
+
     def _connect(self, op, name, src, dest, polarity):
         matrix = np.array(self._host(name))
         src = _checks.integer(op, "src", src, 0, matrix.shape[0])
         dest = _checks.integer(op, "dest", dest, 0, matrix.shape[1])
-        matrix[src, dest] = _checks.polarity(op, polarity)
-        self[name] = matrix
+        matrix[src, dest] = 0 if polarity is None else _checks.polarity(op, polarity)
+        setattr(self, name, matrix)
 
     @property
     def synapse_count(self):

@@ -1,0 +1,183 @@
+"""Keeps a cell's masks and the matrices of its wiring one truth: an edit of either, however it is
+made, reaches the other before anything is computed, counted or saved; the wired cells use it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+
+import mlx.core as mx
+import numpy as np
+
+from ..ops.stepping import is_tracer, seen
+from ..wirings._matrices import MATRICES
+from .mask_blocks import PAIRS, Block, Conflict
+
+
+class Owner:
+    """Who must hear of an edit: a weak reference that copies and pickles leave behind."""
+
+    def __init__(self, cell=None):
+        self._cell = (lambda: None) if cell is None else weakref.ref(cell)
+
+    def is_one(self, cell) -> bool:
+        """Whether `cell` is the owner."""
+        return self._cell() is cell
+
+    def sync(self, edited: bool = False) -> None:
+        """Let the owner's masks and wiring follow each other, if it still exists."""
+        cell = self._cell()
+        if cell is not None:
+            cell.sync_wiring(strict=edited, edited=edited)
+
+    def __deepcopy__(self, memo):
+        return Owner()
+
+    def __reduce__(self):
+        return Owner, ()
+
+
+class WiringTie:
+    """What a cell's masks and wiring were when they agreed last; `blocks` say how they hang
+    together. Belongs to one cell.
+
+    `sync` compares them with what the cell has now. A pair of neurons that changed on one side only
+    changes the other side too; one that changed on both must agree.
+    """
+
+    def __init__(self, blocks: list[Block]):
+        self.blocks = blocks
+        self.masks = {}  # (part of the cell, key) -> its values when read last
+        self._matrices = {}  # name -> values
+        self._objects = []  # the arrays of then
+        self._seen = None  # the same for the extension, which notices edits in place
+
+    def __getstate__(self):
+        return {**self.__dict__, "_objects": [], "_seen": None}
+
+    def __copy__(self):
+        twin = WiringTie(self.blocks)
+        twin.masks, twin._matrices = dict(self.masks), dict(self._matrices)
+        return twin
+
+    def start(self, cell) -> None:
+        """Take masks and wiring, just made of each other, as they are."""
+        for (part, key), mask in self._arrays_of_masks(cell).items():
+            self.masks[part, key] = _values(mask)
+        self._matrices = {name: cell["wiring"]._read(name) for name in MATRICES}
+        self._remember(cell)
+        self._own(cell)
+
+    def sync(self, cell, strict: bool = True, edited: bool = False) -> bool:
+        """Let an edit on either side reach the other; False where a value is a tracer's.
+
+        edited: the user has just set the wiring, so that polarities are new ones.
+        Raises ValueError where both sides were edited and disagree, unless not `strict`: then
+        nothing is done.
+        """
+        arrays = self._arrays(cell)
+        if self._seen is not None and self._seen.are(arrays):
+            return True
+        if any(map(is_tracer, arrays)):
+            return False
+        wiring = cell["wiring"]
+        masks = {name: _values(mask) for name, mask in self._arrays_of_masks(cell).items()}
+        matrices = {name: wiring._read(name) for name in MATRICES}
+        if not (_equal(masks, self.masks) and _equal(matrices, self._matrices)):
+            in_place = {n for n in MATRICES if any(wiring[n] is a for a in self._objects)}
+            fresh = set(MATRICES) if edited else in_place
+            try:
+                self._settle(cell, masks, matrices, fresh)
+            except Conflict as conflict:
+                if strict:
+                    raise ValueError(f"[{cell.op}] {conflict}") from None
+                return True
+        self._remember(cell)
+        self._own(cell)
+        return True
+
+    def guard(self, cell, array: mx.array) -> mx.array:
+        """`array`, or NaN where masks and wiring are tracers that turn out to disagree."""
+        masks, wiring = self._arrays_of_masks(cell), cell["wiring"]
+        differ = [b.disagree(masks[b.part, b.key], wiring[b.matrix]) for b in self.blocks]
+        differ = mx.any(mx.stack(differ))
+        return mx.where(differ, mx.array(math.nan, array.dtype), array)
+
+    def _settle(self, cell, masks, matrices, fresh: set) -> None:
+        """Carry the edits over; `fresh`: the matrices whose polarities the user has set."""
+        before = self._matrices
+        new_masks = {name: mask.copy() for name, mask in masks.items()}
+        new_matrices = {name: matrix.copy() for name, matrix in matrices.items()}
+        unread = {name: matrices[name] != before[name] for name in MATRICES}
+        added = {name: np.zeros(matrices[name].shape, bool) for name in MATRICES}
+        for block in self.blocks:
+            name = block.part, block.key
+            mask, matrix = masks[name], matrices[block.matrix]
+            if block.first == 0:
+                _check_shape(cell.op, block.key, mask, self.masks[name])
+            old = block.of(self.masks[name]), block.at(before[block.matrix])
+            signs = cell.likely_polarities(block.matrix, matrix.shape)
+            done = block.settle(*old, block.of(mask), block.at(matrix), block.at(signs))
+            block.of(new_masks[name])[...] = done.mask
+            block.put(new_matrices[block.matrix], done.matrix)
+            block.put(unread[block.matrix], done.unread)
+            if block.kind == PAIRS:
+                block.put(added[block.matrix], (done.mask != 0) & (block.of(mask) == 0))
+        for name, mask in new_masks.items():
+            if not np.array_equal(mask, masks[name], equal_nan=True):
+                self._write_mask(cell, name, mask)
+        for name, matrix in new_matrices.items():
+            if not np.array_equal(matrix, matrices[name]):
+                cell["wiring"]._follow(name, matrix)
+        self.masks, self._matrices = new_masks, new_matrices
+        for name in MATRICES:
+            set_anew = (matrices[name] != before[name]) & (matrices[name] != 0)
+            if name in fresh and set_anew.any():
+                cell.polarities_set(name, matrices[name], set_anew)
+            elif added[name].any():
+                cell.polarities_set(name, matrices[name], added[name], only_unset=True)
+        if count := sum(int(np.count_nonzero(unread[name])) for name in fresh):
+            warnings.warn(
+                f"[{cell.op}] {count} of the edited synapses change nothing: {cell.UNREAD}.",
+                stacklevel=4,
+            )
+
+    def _write_mask(self, cell, name, values) -> None:
+        part, key = name
+        holder = cell[part] if part else cell
+        dict.__setitem__(holder, key, mx.array(values, dtype=holder[key].dtype))
+
+    def _arrays_of_masks(self, cell) -> dict:
+        names = dict.fromkeys((b.part, b.key) for b in self.blocks)
+        return {name: (cell[name[0]] if name[0] else cell)[name[1]] for name in names}
+
+    def _arrays(self, cell) -> list:
+        wiring = cell["wiring"]
+        return [*self._arrays_of_masks(cell).values(), *(wiring[name] for name in MATRICES)]
+
+    def _remember(self, cell) -> None:
+        self._objects = self._arrays(cell)
+        self._seen = seen(self._objects)
+
+    def _own(self, cell) -> None:
+        """Make edits of the parts known here."""
+        for part in (cell["wiring"], *(cell[b.part] for b in self.blocks if b.part)):
+            owner = part.__dict__.get("_owner")
+            if owner is None or not owner.is_one(cell):
+                part.__dict__["_owner"] = Owner(cell)
+
+
+def _equal(these: dict, those: dict) -> bool:
+    return all(np.array_equal(these[n], those[n], equal_nan=True) for n in these)
+
+
+def _check_shape(op, key, mask, wanted) -> None:
+    if mask.shape != wanted.shape:
+        raise ValueError(f"[{op}] {key} must be {wanted.shape}, got {mask.shape}.")
+
+
+def _values(array: mx.array) -> np.ndarray:
+    """A mask on the host, as float32."""
+    return np.array(array.astype(mx.float32))
