@@ -4,6 +4,8 @@ trained; the layers in `rnn` drive cells through `sequence` and `readout`.
 
 from __future__ import annotations
 
+import copy
+
 import mlx.core as mx
 import numpy as np
 
@@ -228,16 +230,25 @@ class NCPRNNCell(LiquidCell):
         `only_unset`: where the cell's parameters know none.
         """
 
+    def __copy__(self):
+        """A shallow copy; its masks and wiring are its own."""
+        twin = super().__copy__()
+        tie = self.__dict__.get("_tie")
+        for part in {"wiring", *(tie.parts() if tie else ())} & self.keys():
+            dict.__setitem__(twin, part, copy.copy(self[part]))
+        return twin
+
     def items(self):
         """As a dict has it; whatever walks over the parameters sees masks and wiring agree."""
         self.sync_wiring(strict=False)
         return super().items()
 
     def __setitem__(self, key, value):
-        if key == "wiring" and "_tie" in self.__dict__:
+        tied = "_tie" in self.__dict__  # unpickling sets it last, copying first
+        if tied and key == "wiring" and key in self:
             value = self._fitting(value)
         super().__setitem__(key, value)
-        if key == "wiring" or key in self._no_grad:
+        if tied and (key == "wiring" or key in self._no_grad):
             self.sync_wiring(strict=False, edited=key == "wiring")
 
     def _fitting(self, wiring) -> Wiring:

@@ -62,6 +62,10 @@ class WiringTie:
         twin.masks, twin._matrices = dict(self.masks), dict(self._matrices)
         return twin
 
+    def parts(self) -> set[str]:
+        """The names of the cell's parts that hold masks."""
+        return {block.part for block in self.blocks if block.part}
+
     def start(self, cell) -> None:
         """Take masks and wiring, just made of each other, as they are."""
         for (part, key), mask in self._arrays_of_masks(cell).items():
@@ -77,6 +81,8 @@ class WiringTie:
         Raises ValueError where both sides were edited and disagree, unless not `strict`: then
         nothing is done.
         """
+        if not (self._objects or self._complete(cell)):
+            return True
         arrays = self._arrays(cell)
         if self._seen is not None and self._seen.are(arrays):
             return True
@@ -149,6 +155,13 @@ class WiringTie:
         holder = cell[part] if part else cell
         dict.__setitem__(holder, key, mx.array(values, dtype=holder[key].dtype))
 
+    def _complete(self, cell) -> bool:
+        """Whether a copy has got all its parts yet."""
+        parts = {(block.part, block.key) for block in self.blocks}
+        holders = [(cell.get(part) if part else cell, key) for part, key in parts]
+        holders += [(cell.get("wiring"), name) for name in MATRICES]
+        return all(holder is not None and key in holder for holder, key in holders)
+
     def _arrays_of_masks(self, cell) -> dict:
         names = dict.fromkeys((b.part, b.key) for b in self.blocks)
         return {name: (cell[name[0]] if name[0] else cell)[name[1]] for name in names}
@@ -163,7 +176,7 @@ class WiringTie:
 
     def _own(self, cell) -> None:
         """Make edits of the parts known here."""
-        for part in (cell["wiring"], *(cell[b.part] for b in self.blocks if b.part)):
+        for part in (cell["wiring"], *(cell[name] for name in self.parts())):
             owner = part.__dict__.get("_owner")
             if owner is None or not owner.is_one(cell):
                 part.__dict__["_owner"] = Owner(cell)
