@@ -185,7 +185,8 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
     const int kind = i < 3 ? i : i < 6 ? 3 : i < 10 ? 4 : 5;
     check_dtype(LtcOp::CALL, names[i], all[i]);
     check_shape(LtcOp::CALL, names[i], all[i], wanted[kind], symbols[kind]);
-    inputs.push_back(ready(all[i], s));
+    const bool first_traced = i == 0 && any_traced(all);
+    inputs.push_back(ready(exportable_by_hint(all[i], first_traced, s), s));
   }
   if (synapses && (synapses->inputs != I || synapses->units != H))
     throw std::invalid_argument("[ltc_sequence] synapses must be of (inputs, units) = (" +

@@ -66,8 +66,11 @@ def save_weights(module, file):
 
 
 def replace(module, values: dict[str, mx.array]) -> None:
-    """Set these parameters, whose names and shapes are checked; none when one is refused."""
+    """Set these parameters, whose names and shapes are checked, row-contiguous; none when one is
+    refused.
+    """
     before = module.parameters()
+    values = {name: mx.contiguous(value) for name, value in values.items()}
     try:
         module.update(tree_unflatten(list(values.items())))
         mx.eval(module.parameters())

@@ -12,7 +12,7 @@ import numpy as np
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state
 from ..ops.checks import check_array
-from ..ops.stepping import BATCH, STEP, StepCell
+from ..ops.stepping import BATCH, STEP, StepCell, settle
 from ..wirings import Wiring
 from .wiring_tie import WiringTie
 
@@ -163,6 +163,7 @@ class LiquidCell(NCPLayer):
             return done
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
+        settle(self, inputs, state, ts)
         batch = inputs.shape[0]
         check_array(self.op, "state", state, "[B, H]", (batch, self.state_size))
         new_state = self.sequence(inputs[:, None], state, self._step_timespans(ts, batch))[:, 0]
@@ -206,6 +207,10 @@ class NCPRNNCell(LiquidCell):
             raise AttributeError("wiring")
         self.sync_wiring(strict=False)
         return self["wiring"]
+
+    @wiring.setter
+    def wiring(self, value):  # what is no module comes here
+        self["wiring"] = value
 
     def _tie_wiring(self, blocks: list) -> None:
         """Keep the masks of these `mask_blocks.Block`s and the wiring one truth from now on."""

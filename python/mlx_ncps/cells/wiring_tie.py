@@ -153,7 +153,7 @@ class WiringTie:
     def _write_mask(self, cell, name, values) -> None:
         part, key = name
         holder = cell[part] if part else cell
-        dict.__setitem__(holder, key, mx.array(values, dtype=holder[key].dtype))
+        dict.__setitem__(holder, key, mx.array(np.ascontiguousarray(values), holder[key].dtype))
 
     def _complete(self, cell) -> bool:
         """Whether a copy has got all its parts yet."""

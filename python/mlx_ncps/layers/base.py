@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..config import Configurable
+from ..ops.stepping import settle
 from ..weights import WeightFiles
 
 
@@ -120,6 +121,7 @@ class NCPLayer(Configurable, WeightFiles, nn.Module):
     def __call__(self, inputs, *args, **kwargs):
         """Builds the layer if it isn't yet, then `call(inputs, ...)`."""
         self.build(inputs.shape)
+        settle(self, inputs)
         return self.call(inputs, *args, **kwargs)
 
     def compute_output_shape(self, input_shape) -> tuple:

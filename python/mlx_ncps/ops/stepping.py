@@ -113,7 +113,9 @@ def seen(arrays: list):
 
 
 def is_tracer(array: mx.array) -> bool:
-    """Whether `array` stands for a value within mx.compile, a gradient or vmap."""
+    """Whether `array` stands for a value within mx.compile, a gradient or vmap; without the native
+    module only whether it has none.
+    """
     if cpu.available()[0]:
         return cpu.is_tracer(array)
     try:
@@ -121,6 +123,20 @@ def is_tracer(array: mx.array) -> bool:
     except ValueError:
         return True
     return False
+
+
+def settle(module, *read) -> None:
+    """If one of the arrays `read` is a tracer, make every array that a module keeps evaluated and
+    row-contiguous: mx.export_function writes constants as they lie in memory.
+    """
+    if not any(isinstance(a, mx.array) and is_tracer(a) for a in read):
+        return
+    for part in module.modules():
+        for key, value in list(part.items()):
+            if isinstance(value, mx.array) and not cpu.lies_plain(value) and not is_tracer(value):
+                plain = mx.contiguous(value)
+                mx.eval(plain)
+                dict.__setitem__(part, key, plain)
 
 
 def _float32(params):

@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten, tree_map
 from ..cells import LiquidCell, LSTMCell
 from ..layers.base import drawing_from
 from ..ops.mixed_memory import mixed_memory_is_fused
+from ..ops.stepping import settle
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
 
@@ -160,6 +161,7 @@ class Direction(WeightFiles, nn.Module):
 
         `sequences`: the outputs of all steps; else that of the last.
         """
+        settle(self, x, ts, mask, *(state if isinstance(state, tuple | list) else (state,)))
         if mask is not None and mask.ndim == 3:
             width = self.input_width(x.shape[-1], True)
             x, mask, seen = masked_features(self.op, x, mask, ts, width, seen)

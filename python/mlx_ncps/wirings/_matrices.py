@@ -68,7 +68,7 @@ class SynapseMatrices(WeightFiles, nn.Module):
             host = self._remember(name, value)
             self.__dict__.pop("_before_layer", None)
             traced = host is None
-            value = value.astype(mx.int32) if traced else mx.array(host)
+            value = value.astype(mx.int32) if traced else mx.array(np.ascontiguousarray(host))
         super().__setitem__(name, value)
 
     def _host(self, name):
@@ -90,7 +90,8 @@ class SynapseMatrices(WeightFiles, nn.Module):
 
     def _follow(self, name, host):
         """Takes over synapses that the cell's masks have."""
-        super().__setitem__(name, mx.array(self._remember(name, host)))
+        host = self._remember(name, host)
+        super().__setitem__(name, mx.array(np.ascontiguousarray(host)))
 
     def _forget_inputs(self):
         self.input_dim = None
