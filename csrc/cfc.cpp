@@ -133,7 +133,8 @@ States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional
     check_shape(CfcOp::CALL, name, a, wanted, symbols);
     inputs.push_back(ready(a, s));
   };
-  const bool traced = x.is_tracer() || h0.is_tracer() || any_traced(weights) || (ts && ts->is_tracer());
+  const bool traced =
+      x.is_tracer() || h0.is_tracer() || any_traced(weights) || (ts && ts->is_tracer());
   add("x", exportable_by_hint(x, traced, s), {B, T, I}, "[B, T, I]");
   add("h0", h0, {B, H}, "[B, H]");
   if (op.timed() && !ts) fail("ts [B, T] is needed unless the time heads are merged.");

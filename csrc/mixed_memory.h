@@ -100,7 +100,8 @@ Arrays mixed_states(Cell cell, const Arrays& inputs, const MemoryArrays& memory,
   for (int i = 0; i < 4; ++i) {
     check_dtype(Cell::CALL, names[i], memory[i]);
     check_shape(Cell::CALL, names[i], memory[i], wanted[i], symbols[i]);
-    all.push_back(ready(memory[i], s));
+    const bool first_traced = i == 0 && (any_traced(inputs) || any_traced(memory));
+    all.push_back(ready(exportable_by_hint(memory[i], first_traced, s), s));
     if (i == 0) all.insert(all.end(), inputs.begin(), inputs.end());
   }
   return sequence_states(Mixed<Cell>{std::move(cell)}, all, save, dtype, s);

@@ -28,9 +28,9 @@ namespace {
 // MLX cuts a name at its first space, so these are no-break spaces.
 #define NBSP "\u00a0"
 constexpr const char* HINT =
-    "of" NBSP "mlx_ncps's" NBSP "fused" NBSP "kernels:" NBSP "call" NBSP "mlx_ncps.export_function" NBSP
-    "in" NBSP "place" NBSP "of" NBSP "mx.export_function," NBSP "with" NBSP "the" NBSP "same" NBSP
-    "arguments.";
+    "of" NBSP "mlx_ncps's" NBSP "fused" NBSP "kernels:" NBSP "call" NBSP
+    "mlx_ncps.export_function" NBSP "in" NBSP "place" NBSP "of" NBSP "mx.export_function," NBSP
+    "with" NBSP "the" NBSP "same" NBSP "arguments.";
 #undef NBSP
 
 class ExportHint : public mx::Primitive {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cases import assert_close, tolerance
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_ncps import CfC, ELTCCell, LiquidRNN, LTC, StreamingSession, WiredCfCCell, use_backend
+from mlx_ncps import LTC, CfC, ELTCCell, LiquidRNN, StreamingSession, WiredCfCCell, use_backend
 from mlx_ncps.cells import LTCCell
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random
 
@@ -38,9 +38,7 @@ LAYERS = {  # name: (the layer of a wiring, its first wiring)
     "ltc_mixed": (lambda w: LTC(I, w, mixed_memory=True), lambda: AutoNCP(9, 2)),
     "ltc_both": (lambda w: LTC(I, w, bidirectional=True), ncp),
     "ltc_backbone": (
-        lambda w: LTC(
-            LTCCell(w, I, backbone_units=[3]), return_sequences=True, return_state=True
-        ),
+        lambda w: LTC(LTCCell(w, I, backbone_units=[3]), return_sequences=True, return_state=True),
         ncp,
     ),
     "eltc": (
@@ -300,7 +298,9 @@ def absent(cell, side):
     """A pair without a synapse that a cell would read."""
     for block in cell._tie.blocks:
         if block.matrix == side and block.kind == "pairs":
-            rows, columns = np.nonzero(np.array(cell.wiring[side])[np.ix_(block.sources, block.targets)] == 0)
+            rows, columns = np.nonzero(
+                np.array(cell.wiring[side])[np.ix_(block.sources, block.targets)] == 0
+            )
             if len(rows):
                 return block.sources[rows[0]], block.targets[columns[0]]
     return None
@@ -383,7 +383,9 @@ def compiled_call(layer):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("name", ["ltc", "ltc_full", "ltc_both", "eltc", "cfc", "cfc_keras", "cfc_backbone"])
+@pytest.mark.parametrize(
+    "name", ["ltc", "ltc_full", "ltc_both", "eltc", "cfc", "cfc_keras", "cfc_backbone"]
+)
 def test_a_compiled_function_follows_or_gives_nan(name, backend):
     """Nobody tells a compiled function of an edit in place, before the layer is used otherwise."""
     x = mx.random.normal((B, T, I))
@@ -449,7 +451,9 @@ def test_masks_and_wiring_that_were_both_edited_must_agree():
     mask[gone] = 0
     dict.__setitem__(cell, "sparsity_mask", mx.array(mask))
     for use in (call, step, cell_call):
-        with pytest.raises(ValueError, match=r"^\[ltc\] sparsity_mask and wiring.adjacency_matrix must"):
+        with pytest.raises(
+            ValueError, match=r"^\[ltc\] sparsity_mask and wiring.adjacency_matrix must"
+        ):
             use(layer)
     wiring["adjacency_matrix"][gone] = 0
     assert_one_truth("ltc", layer, call)
@@ -463,7 +467,9 @@ def test_an_edit_that_a_cfc_does_not_read_warns(name):
     synapse = next(s for s in cell.wiring.get_synapses() if s[0] in commands and s[1] in commands)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match=r"^\[cfc\] 1 of the edited synapses change nothing: "):
+        with pytest.raises(
+            UserWarning, match=r"^\[cfc\] 1 of the edited synapses change nothing: "
+        ):
             cell.wiring.remove_synapse(*synapse[:2])
         own = made("cfc_own").rnn_cell
         own.wiring.remove_synapse(*synapse[:2])
