@@ -254,9 +254,7 @@ def test_gradients_and_vmap_pass_the_hint():
 def test_export_function_refuses_a_strided_array_of_the_users(tmp_path):
     layer, (x, _) = made("cfc_no_backbone"), given()
     weight, path = strided(mx.random.normal((H, 2))), str(tmp_path / "f.mlxfn")
-    with pytest.raises(
-        ValueError, match=r"^\[export_function\] captured arrays must be row-contig"
-    ):
+    with pytest.raises(ValueError, match=r"^\[export_function\] captured arrays must"):
         mlx_ncps.export_function(path, lambda x: layer(x)[0] @ weight, x)
     weight = mx.contiguous(weight)
     mx.eval(weight)
@@ -265,7 +263,7 @@ def test_export_function_refuses_a_strided_array_of_the_users(tmp_path):
 
 
 def test_export_function_takes_keywords_models_and_growing_batches(tmp_path):
-    x, ts = given()
+    x, _ = given()
     model = nn.Sequential(nn.Linear(I, I), LTC(I, ncp(), return_state=False), nn.Linear(2, 1))
     path = str(tmp_path / "model.mlxfn")
     mlx_ncps.export_function(path, lambda *, x: model(x), x=x)

@@ -56,7 +56,7 @@ LAYERS = {  # name: (the layer of a wiring, its first wiring)
     "cfc_mixed": (lambda w: CfC(I, w, mixed_memory=True), ncp),
     "cfc_both": (lambda w: CfC(I, w, bidirectional=True), ncp),
 }
-MIXED = ("ltc_mixed", "cfc_mixed")
+COMPILED = ("ltc", "ltc_full", "ltc_both", "eltc", "cfc", "cfc_keras", "cfc_backbone")
 
 
 def made(name):
@@ -223,7 +223,7 @@ def step(layer):
     mx.random.seed(9)
     x = mx.random.normal((B, I))
     mx.eval(x)
-    output, state = layer.step(x)
+    _, state = layer.step(x)
     return layer.step(x, state, 0.5)[0]
 
 
@@ -383,9 +383,7 @@ def compiled_call(layer):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize(
-    "name", ["ltc", "ltc_full", "ltc_both", "eltc", "cfc", "cfc_keras", "cfc_backbone"]
-)
+@pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_function_follows_or_gives_nan(name, backend):
     """Nobody tells a compiled function of an edit in place, before the layer is used otherwise."""
     x = mx.random.normal((B, T, I))
@@ -451,9 +449,7 @@ def test_masks_and_wiring_that_were_both_edited_must_agree():
     mask[gone] = 0
     dict.__setitem__(cell, "sparsity_mask", mx.array(mask))
     for use in (call, step, cell_call):
-        with pytest.raises(
-            ValueError, match=r"^\[ltc\] sparsity_mask and wiring.adjacency_matrix must"
-        ):
+        with pytest.raises(ValueError, match=r"^\[ltc\] sparsity_mask and wiring.adjacency"):
             use(layer)
     wiring["adjacency_matrix"][gone] = 0
     assert_one_truth("ltc", layer, call)
@@ -467,9 +463,7 @@ def test_an_edit_that_a_cfc_does_not_read_warns(name):
     synapse = next(s for s in cell.wiring.get_synapses() if s[0] in commands and s[1] in commands)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(
-            UserWarning, match=r"^\[cfc\] 1 of the edited synapses change nothing: "
-        ):
+        with pytest.raises(UserWarning, match=r"^\[cfc\] 1 of the edited synapses change"):
             cell.wiring.remove_synapse(*synapse[:2])
         own = made("cfc_own").rnn_cell
         own.wiring.remove_synapse(*synapse[:2])

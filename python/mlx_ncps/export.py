@@ -10,10 +10,11 @@ from .dispatch import use_backend
 def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
     """As `mx.export_function`, in MLX's own operations, which any process that has MLX can import.
 
-    file: path of the file to write. function: of arrays, given and returned as positional or keyword
-    arguments; the layers that it calls become constants, as they are now (call their `eval()`
-    before). args, kwargs: arrays of the shapes to export for. shapeless: let sizes vary that the
-    function doesn't depend on; a sequence keeps its number of steps.
+    file: path of the file to write.
+    function: of arrays, positional or by keyword; it returns arrays. The layers that it calls
+        become constants, as they are now: call their `eval()` before.
+    args, kwargs: arrays of the shapes to export for.
+    shapeless: as MLX has it; a sequence keeps its number of steps.
 
     `mx.import_function(file)` gives the function back. The fused kernels are not in the file: it
     computes as the backend "reference" does. For several shapes use `mx.exporter` within

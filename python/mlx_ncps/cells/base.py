@@ -268,6 +268,9 @@ class NCPRNNCell(LiquidCell):
         wiring.build(old.input_dim)
         return wiring
 
+    def _argument_now(self, value):
+        return self.wiring.unless_drawn_by(value) if isinstance(value, Wiring) else value
+
     def _set_wiring(self, wiring, width: int | None) -> None:
         """Keep a copy of `wiring`, and build both when the number of inputs is known."""
         self.wiring = wiring.as_given()

@@ -129,13 +129,10 @@ class WiredCfCCell(NCPRNNCell):
     def _blocks(self, layer: int) -> list[Block]:
         """How the masks of a layer and the wiring hang together."""
         own = tuple(self["wiring"].get_neurons_of_layer(layer))
-        if layer == 0:
-            matrix, sources = "sensory_adjacency_matrix", tuple(range(self["wiring"].input_dim))
-        else:
-            matrix, sources = (
-                "adjacency_matrix",
-                tuple(self["wiring"].get_neurons_of_layer(layer - 1)),
-            )
+        matrix, sources = "sensory_adjacency_matrix", tuple(range(self["wiring"].input_dim))
+        if layer > 0:
+            matrix = "adjacency_matrix"
+            sources = tuple(self["wiring"].get_neurons_of_layer(layer - 1))
         if self.backbone_options.sizes:
             return [Block("", f"source_mask_{layer}", matrix, sources, own, kind=SOURCES)]
         part, key, kind = f"layer_{layer}", "sparsity_mask", OWN if self.fully_recurrent else PAIRS

@@ -288,6 +288,16 @@ class Wiring(SynapseMatrices):
         before = self.__dict__.get("_before_layer")
         return (self if before is None else before).copy()
 
+    def unless_drawn_by(self, before):
+        """``before``, if it draws the synapses that this wiring has; else a copy of this: what a
+        configuration tells.
+        """
+        drawn = before.copy()
+        if self.is_built():
+            drawn.build(self.input_dim)
+        same = all(np.array_equal(self._host(name), drawn._host(name)) for name in MATRICES)
+        return before if same else self.copy()
+
     def build_by_layer(self, input_dim):
         """Builds this wiring, unless it is built, for the owner of the first layer made with it to
         read and draw, as in ncps; layers of any width still start from :meth:`as_given`.
