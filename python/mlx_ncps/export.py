@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import mlx.core as mx
 
 from .dispatch import use_backend
@@ -36,7 +38,7 @@ def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
                     "[export_function] captured arrays must be row-contiguous, got a strided view "
                     f"of shape {array.shape}: replace it by mx.contiguous(array) first."
                 )
-        mx.export_function(file, function, *args, shapeless=shapeless, **kwargs)
+        mx.export_function(os.fspath(file), function, *args, shapeless=shapeless, **kwargs)
 
 
 def _is_plain(array: mx.array) -> bool:

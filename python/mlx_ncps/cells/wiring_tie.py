@@ -49,6 +49,7 @@ class WiringTie:
 
     def __init__(self, blocks: list[Block]):
         self.blocks = blocks
+        self._names = list(dict.fromkeys((block.part, block.key) for block in blocks))
         self.masks = {}  # (part of the cell, key) -> its values when read last
         self._matrices = {}  # name -> values
         self._objects = []  # the arrays of then
@@ -157,14 +158,12 @@ class WiringTie:
 
     def _complete(self, cell) -> bool:
         """Whether a copy has got all its parts yet."""
-        parts = {(block.part, block.key) for block in self.blocks}
-        holders = [(cell.get(part) if part else cell, key) for part, key in parts]
+        holders = [(cell.get(part) if part else cell, key) for part, key in self._names]
         holders += [(cell.get("wiring"), name) for name in MATRICES]
         return all(holder is not None and key in holder for holder, key in holders)
 
     def _arrays_of_masks(self, cell) -> dict:
-        names = dict.fromkeys((b.part, b.key) for b in self.blocks)
-        return {name: (cell[name[0]] if name[0] else cell)[name[1]] for name in names}
+        return {(part, key): (cell[part] if part else cell)[key] for part, key in self._names}
 
     def _arrays(self, cell) -> list:
         wiring = cell["wiring"]
