@@ -47,7 +47,7 @@ LAYERS = {  # name: (the layer of a wiring, its first wiring)
     ),
     "cfc": (lambda w: CfC(I, w), ncp),
     "cfc_random": (lambda w: CfC(I, w), lambda: Random(7, 3, 0.5)),
-    "cfc_own": (lambda w: wired(w, fully_recurrent=False), ncp),
+    "cfc_own": (lambda w: CfC(I, w, fully_recurrent=False), ncp),
     "cfc_keras": (lambda w: wired(w, fully_recurrent=False, variant="keras"), ncp),
     "cfc_paper": (lambda w: wired(w, variant="paper"), ncp),
     "cfc_pure": (lambda w: wired(w, mode="pure"), ncp),
@@ -529,3 +529,48 @@ def test_the_owners_wiring_is_a_template():
     wiring.remove_synapse(*wiring.get_synapses()[0][:2])
     second = LTC(I, wiring)
     assert first.rnn_cell.synapse_count == before == second.rnn_cell.synapse_count + 1
+
+
+def test_command_synapses_act_in_a_cfc_that_is_not_fully_recurrent():
+    layer = made("cfc_own")
+    commands = layer.rnn_cell.wiring.get_neurons_of_type("command")
+    before = np.array(call(layer))
+    gone = layer.rnn_cell.wiring.prune(lambda s: s.source in commands and s.target in commands)
+    assert gone > 0
+    assert not np.array_equal(call(layer), before)
+    assert_one_truth("cfc_own", layer, call)
+    with pytest.raises(ValueError, match=r"^\[cfc\] fully_recurrent=False wants a wiring"):
+        CfC(I, 8, fully_recurrent=False)
+    with pytest.raises(ValueError, match="fully_recurrent"):
+        CfC(layer.rnn_cell, fully_recurrent=False)
+
+
+def test_files_of_masks_and_wirings_that_disagree_are_refused_whole():
+    layer, other = made("ltc"), made("ltc")
+    cell = other.rnn_cell
+    gone = first_read(cell, SIDES[0])
+    weights = dict(tree_flatten(other.parameters()))
+    names = [f"rnn_cell.{name}" for name in ("wiring." + SIDES[0], "sparsity_mask")]
+    matrix, mask = (np.array(weights[name]) for name in names)
+    matrix[gone] *= -1
+    mask[gone] = 0
+    weights.update(zip(names, (mx.array(matrix), mx.array(mask)), strict=True))
+    before = [(k, np.array(v)) for k, v in tree_flatten(layer.parameters())]
+    with pytest.raises(ValueError, match=r"^\[ltc\] sparsity_mask and wiring.adjacency"):
+        layer.load_weights(list(weights.items()))
+    for (key, was), (_, now) in zip(before, tree_flatten(layer.parameters()), strict=True):
+        assert_close(key, now, was, 0.0)
+    assert_one_truth("ltc", layer, call)
+
+
+def test_a_mask_that_comes_before_erev_takes_its_new_sign():
+    layer, other = made("ltc"), made("ltc")
+    cell = other.rnn_cell
+    source, target = absent(cell, SIDES[0])
+    cell.erev[source, target] = -0.5
+    cell.sparsity_mask[source, target] = 1.0
+    weights = [(k, v) for k, v in tree_flatten(other.parameters()) if "wiring" not in k]
+    weights.sort(key=lambda item: "mask" not in item[0])
+    layer.load_weights(weights, strict=False)
+    assert layer.rnn_cell.wiring.get_synapses(source, target)[0].polarity == -1
+    assert_close("output", call(layer), call(other), 0.0)
