@@ -465,6 +465,12 @@ def test_an_edit_that_a_cfc_does_not_read_warns(name):
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match=r"^\[cfc\] 1 of the edited synapses change"):
             cell.wiring.remove_synapse(*synapse[:2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cell.wiring.add_synapse(*synapse)
+    assert [warning.filename for warning in caught] == [__file__]  # the user's line
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         own = made("cfc_own").rnn_cell
         own.wiring.remove_synapse(*synapse[:2])
 
@@ -529,6 +535,22 @@ def test_the_owners_wiring_is_a_template():
     wiring.remove_synapse(*wiring.get_synapses()[0][:2])
     second = LTC(I, wiring)
     assert first.rnn_cell.synapse_count == before == second.rnn_cell.synapse_count + 1
+    third = ncp()
+    LTC(I, third)  # builds it for its owner
+    third.adjacency_matrix[third.get_synapses()[0][:2]] = 0
+    assert LTC(I, third).rnn_cell.synapse_count == before - 1
+
+
+def test_edits_in_place_that_are_no_wiring_raise_and_can_be_mended():
+    layer = made("ltc")
+    wiring = layer.rnn_cell["wiring"]
+    kept = [(name, mx.array(array)) for name, array in tree_flatten(layer.parameters())]
+    wiring["adjacency_matrix"][0, 0] = 5
+    for use in (call, step, cell_call):
+        with pytest.raises(ValueError, match="must hold -1, 0 and"):
+            use(layer)
+    layer.load_weights(kept)
+    assert_one_truth("ltc", layer, call)
 
 
 def test_command_synapses_act_in_a_cfc_that_is_not_fully_recurrent():

@@ -12,10 +12,6 @@ import numpy as np
 PAIRS, OWN, SOURCES = "pairs", "own", "sources"
 
 
-class Conflict(ValueError):
-    """Mask and wiring were both edited, and disagree."""
-
-
 class Settled(NamedTuple):
     """Both sides of a block as they must be, and which edits of the wiring changed nothing."""
 
@@ -58,19 +54,20 @@ class Block(NamedTuple):
         """Write the block's synapses into a matrix."""
         matrix[np.ix_(self.sources, self.targets)] = values
 
-    def settle(self, old_mask, old, mask, matrix, signs) -> Settled:
+    def settle(self, op, old_mask, old, mask, matrix, signs) -> Settled:
         """Carry edits from one side to the other, element by element.
 
-        signs: the polarity of a synapse that only the mask knows.
+        signs: the polarity of a synapse that only the mask knows. Raises ValueError where both
+        sides were edited and disagree.
         """
         rule = {PAIRS: self._pairs, OWN: self._own, SOURCES: self._sources}[self.kind]
-        return rule(mask != old_mask, matrix != old, mask, matrix, signs)
+        return rule(op, mask != old_mask, matrix != old, mask, matrix, signs)
 
-    def _pairs(self, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
+    def _pairs(self, op, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
         exists = mask != 0
         polarity = np.sign(mask) if self.signed else np.where(matrix != 0, matrix, signs)
         wanted = np.where(exists, polarity, 0)  # of the wiring, by the mask
-        self._refuse(mask_edited & wiring_edited & (wanted != matrix))
+        self._refuse(op, mask_edited & wiring_edited & (wanted != matrix))
         kept = np.where(exists, np.abs(mask) if self.signed else mask, 1)
         implied = np.where(matrix != 0, kept * (matrix if self.signed else 1), 0)
         return Settled(
@@ -79,20 +76,20 @@ class Block(NamedTuple):
             np.zeros_like(exists),
         )
 
-    def _own(self, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
+    def _own(self, op, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
         exists = mask != 0
         lost = (matrix != 0) & ~exists
-        self._refuse(mask_edited & wiring_edited & lost)
+        self._refuse(op, mask_edited & wiring_edited & lost)
         return Settled(
             np.where(wiring_edited & lost, 1, mask),
             np.where(mask_edited & lost, 0, matrix),
             wiring_edited & exists,
         )
 
-    def _sources(self, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
+    def _sources(self, op, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
         exists, drives = mask != 0, (matrix != 0).any(axis=1)
         rows = wiring_edited.any(axis=1)
-        self._refuse((mask_edited & (rows | exists) & (exists != drives))[:, None])
+        self._refuse(op, (mask_edited & (rows | exists) & (exists != drives))[:, None])
         new = np.where(rows & (drives != exists), drives, mask)
         return Settled(
             new,
@@ -100,12 +97,12 @@ class Block(NamedTuple):
             wiring_edited & (new == mask)[:, None] & ~mask_edited[:, None],
         )
 
-    def _refuse(self, pairs) -> None:
+    def _refuse(self, op, pairs) -> None:
         if pairs.any():
             row, column = (int(i) for i in np.argwhere(pairs)[0])
             target = "" if pairs.shape[1] == 1 else f" to {self.targets[column]}"
-            raise Conflict(
-                f"{self.key} and wiring.{self.matrix} must agree where both are edited, got "
+            raise ValueError(
+                f"[{op}] {self.key} and wiring.{self.matrix} must agree where both are edited, got "
                 f"different synapses from {self.sources[row]}{target}: edit one of them."
             )
 

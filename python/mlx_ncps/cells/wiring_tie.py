@@ -5,6 +5,7 @@ made, reaches the other before anything is computed, counted or saved; the wired
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 import weakref
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..ops.stepping import is_tracer, seen
 from ..wirings._matrices import MATRICES
-from .mask_blocks import PAIRS, Block, Conflict
+from .mask_blocks import PAIRS, Block
 
 
 class Owner:
@@ -89,18 +90,12 @@ class WiringTie:
             return True
         if any(map(is_tracer, arrays)):
             return False
-        wiring = cell["wiring"]
-        masks = {name: _values(mask) for name, mask in self._arrays_of_masks(cell).items()}
-        matrices = {name: wiring._read(name) for name in MATRICES}
-        if not (_equal(masks, self.masks) and _equal(matrices, self._matrices)):
-            in_place = {n for n in MATRICES if any(wiring[n] is a for a in self._objects)}
-            fresh = set(MATRICES) if edited else in_place
-            try:
-                self._settle(cell, masks, matrices, fresh)
-            except Conflict as conflict:
-                if strict:
-                    raise ValueError(f"[{cell.op}] {conflict}") from None
-                return True
+        try:
+            self._compare(cell, edited)
+        except ValueError:
+            if strict:
+                raise
+            return True
         self._remember(cell)
         self._own(cell)
         return True
@@ -112,6 +107,18 @@ class WiringTie:
         differ = mx.any(mx.stack(differ))
         return mx.where(differ, mx.array(math.nan, array.dtype), array)
 
+    def _compare(self, cell, edited: bool) -> None:
+        wiring = cell["wiring"]
+        masks = {name: _values(mask) for name, mask in self._arrays_of_masks(cell).items()}
+        matrices = {name: wiring._read(name) for name in MATRICES}
+        if _equal(masks, self.masks) and _equal(matrices, self._matrices):
+            return
+        for name, mask in masks.items():
+            if mask.shape != (wanted := self.masks[name].shape):
+                raise ValueError(f"[{cell.op}] {name[1]} must be {wanted}, got {mask.shape}.")
+        in_place = {n for n in MATRICES if any(wiring[n] is a for a in self._objects)}
+        self._settle(cell, masks, matrices, set(MATRICES) if edited else in_place)
+
     def _settle(self, cell, masks, matrices, fresh: set) -> None:
         """Carry the edits over; `fresh`: the matrices whose polarities the user has set."""
         before = self._matrices
@@ -122,22 +129,16 @@ class WiringTie:
         for block in self.blocks:
             name = block.part, block.key
             mask, matrix = masks[name], matrices[block.matrix]
-            if block.first == 0:
-                _check_shape(cell.op, block.key, mask, self.masks[name])
             old = block.of(self.masks[name]), block.at(before[block.matrix])
             signs = cell.likely_polarities(block.matrix, matrix.shape)
-            done = block.settle(*old, block.of(mask), block.at(matrix), block.at(signs))
+            now = block.of(mask), block.at(matrix), block.at(signs)
+            done = block.settle(cell.op, *old, *now)
             block.of(new_masks[name])[...] = done.mask
             block.put(new_matrices[block.matrix], done.matrix)
             block.put(unread[block.matrix], done.unread)
             if block.kind == PAIRS:
-                block.put(added[block.matrix], (done.mask != 0) & (block.of(mask) == 0))
-        for name, mask in new_masks.items():
-            if not np.array_equal(mask, masks[name], equal_nan=True):
-                self._write_mask(cell, name, mask)
-        for name, matrix in new_matrices.items():
-            if not np.array_equal(matrix, matrices[name]):
-                cell["wiring"]._follow(name, matrix)
+                block.put(added[block.matrix], (done.mask != 0) & (now[0] == 0))
+        self._write(cell, masks, new_masks, matrices, new_matrices)
         self.masks, self._matrices = new_masks, new_matrices
         for name in MATRICES:
             set_anew = (matrices[name] != before[name]) & (matrices[name] != 0)
@@ -148,13 +149,19 @@ class WiringTie:
         if count := sum(int(np.count_nonzero(unread[name])) for name in fresh):
             warnings.warn(
                 f"[{cell.op}] {count} of the edited synapses change nothing: {cell.UNREAD}.",
-                stacklevel=4,
+                stacklevel=_users_level(),
             )
 
-    def _write_mask(self, cell, name, values) -> None:
-        part, key = name
-        holder = cell[part] if part else cell
-        dict.__setitem__(holder, key, mx.array(np.ascontiguousarray(values), holder[key].dtype))
+    def _write(self, cell, masks, new_masks, matrices, new_matrices) -> None:
+        """Set what has become another in the cell and its wiring."""
+        for (part, key), mask in new_masks.items():
+            if not np.array_equal(mask, masks[part, key], equal_nan=True):
+                holder = cell[part] if part else cell
+                plain = mx.array(np.ascontiguousarray(mask), holder[key].dtype)
+                dict.__setitem__(holder, key, plain)  # past the hook that calls this
+        for name, matrix in new_matrices.items():
+            if not np.array_equal(matrix, matrices[name]):
+                cell["wiring"]._follow(name, matrix)
 
     def _complete(self, cell) -> bool:
         """Whether a copy has got all its parts yet."""
@@ -185,9 +192,12 @@ def _equal(these: dict, those: dict) -> bool:
     return all(np.array_equal(these[n], those[n], equal_nan=True) for n in these)
 
 
-def _check_shape(op, key, mask, wanted) -> None:
-    if mask.shape != wanted.shape:
-        raise ValueError(f"[{op}] {key} must be {wanted.shape}, got {mask.shape}.")
+def _users_level() -> int:
+    """The `stacklevel` of a warning for the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame and frame.f_globals.get("__name__", "").split(".")[0] in ("mlx_ncps", "mlx"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _values(array: mx.array) -> np.ndarray:

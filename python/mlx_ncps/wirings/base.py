@@ -285,8 +285,9 @@ class Wiring(SynapseMatrices):
 
     def as_given(self):
         """A copy of what the owner made: not built if only a layer built it. Layers start here."""
-        before = self.__dict__.get("_before_layer")
-        return (self if before is None else before).copy()
+        before, drawn = self.__dict__.get("_before_layer", (self, None))
+        edited = drawn is not None and any(self._read(name) is not drawn[name] for name in MATRICES)
+        return (self if edited else before).copy()
 
     def unless_drawn_by(self, before):
         """``before``, if it draws the synapses that this wiring has; else a copy of this: what a
@@ -305,7 +306,8 @@ class Wiring(SynapseMatrices):
         if not self.is_built():
             before = self.copy()
             self.build(input_dim)
-            self.__dict__["_before_layer"] = before  # no parameter; dropped by the next edit
+            drawn = {name: self._read(name) for name in MATRICES}  # in place edits make others
+            self.__dict__["_before_layer"] = before, drawn  # no parameter; dropped by the next edit
 
     def __copy__(self):
         return self.copy()  # a shared random state would make the copy draw other synapses
