@@ -145,7 +145,10 @@ Arrays metallib_kernel(const std::string& function, const Arrays& inputs,
         "] this build has no metallib; use mx.fast.metal_kernel, the backend metal's default.");
   const auto s = mx::to_stream(s_, mx::Device::gpu);
   Arrays contiguous;
-  for (const auto& a : inputs) contiguous.push_back(mx::contiguous(a, false, s));
+  for (const auto& a : inputs) {
+    const bool first_traced = contiguous.empty() && any_traced(inputs);
+    contiguous.push_back(mx::contiguous(exportable_by_hint(a, first_traced, s), false, s));
+  }
   for (const auto& shape : output_shapes) check_bytes(function.c_str(), shape);
   const std::vector<mx::Dtype> dtypes(output_shapes.size(), mx::float32);
   return mx::array::make_arrays(

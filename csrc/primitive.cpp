@@ -1,9 +1,11 @@
 // See primitive.h.
 #include "csrc/primitive.h"
 
+#include <algorithm>
 #include <atomic>
 #include <climits>
 #include <cstring>
+#include <memory>
 #include <sstream>
 #include <stdexcept>
 
@@ -31,6 +33,48 @@ mx::array ready(const mx::array& a, mx::Stream s) {
   if (!f.is_tracer() && f.status() == mx::array::Status::available && f.flags().row_contiguous)
     return f;
   return mx::contiguous(f, false, s);
+}
+
+namespace {
+
+// MLX cuts a name at its first space, so these are no-break spaces.
+#define NBSP "\u00a0"
+constexpr const char* HINT =
+    "of" NBSP "mlx_ncps's" NBSP "fused" NBSP "kernels:" NBSP "call" NBSP
+    "mlx_ncps.export_function" NBSP "in" NBSP "place" NBSP "of" NBSP "mx.export_function," NBSP
+    "with" NBSP "the" NBSP "same" NBSP "arguments.";
+#undef NBSP
+
+class ExportHint : public mx::Primitive {
+ public:
+  using Primitive::Primitive;
+  void eval_cpu(const Arrays& in, Arrays& out) override { out[0].copy_shared_buffer(in[0]); }
+  void eval_gpu(const Arrays& in, Arrays& out) override { out[0].copy_shared_buffer(in[0]); }
+  Arrays vjp(const Arrays&, const Arrays& cotangents, const std::vector<int>&,
+             const Arrays&) override {
+    return cotangents;
+  }
+  Arrays jvp(const Arrays&, const Arrays& tangents, const std::vector<int>&) override {
+    return tangents;
+  }
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& in,
+                                           const std::vector<int>& axes) override {
+    return {{exportable_by_hint(in[0], true, stream())}, axes};
+  }
+  const char* name() const override { return HINT; }
+  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[0].shape()}; }
+};
+
+}  // namespace
+
+mx::array exportable_by_hint(const mx::array& a, bool traced, mx::Stream s) {
+  if (!traced) return a;
+  return mx::array(a.shape(), a.dtype(), std::make_shared<ExportHint>(s), {a});
+}
+
+bool any_traced(const Arrays& arrays) {
+  return std::any_of(arrays.begin(), arrays.end(), [](const auto& a) { return a.is_tracer(); });
 }
 
 void check_shape(const char* op, const char* name, const mx::array& a, const mx::Shape& wanted,

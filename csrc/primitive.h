@@ -20,6 +20,13 @@ using States = std::variant<Arrays, mx::array>;  // h of every step; with mixed 
 // float32 and row-contiguous, as the kernels read it.
 mx::array ready(const mx::array& a, mx::Stream s);
 
+// The first input of a fused call as it is, through a primitive whose name tells who meets it in
+// mx.export_function what to do: MLX can't write our primitives, nor its own Contiguous, which
+// would be named otherwise. Other calls than those of a tracer don't need it.
+mx::array exportable_by_hint(const mx::array& a, bool traced, mx::Stream s);
+
+bool any_traced(const Arrays& arrays);
+
 // Throws std::invalid_argument "[op] name must be <wanted>, got <shape>."
 void check_shape(const char* op, const char* name, const mx::array& a, const mx::Shape& wanted,
                  const char* symbols);

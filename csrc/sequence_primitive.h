@@ -253,7 +253,8 @@ class Sequence : public mx::Primitive {
 
 // The states of a sequence, in the dtype of x.
 template <typename Op>
-Arrays sequence_states(Op op, const Arrays& inputs, bool save, mx::Dtype dtype, mx::Stream s) {
+Arrays sequence_states(Op op, Arrays inputs, bool save, mx::Dtype dtype, mx::Stream s) {
+  inputs[0] = exportable_by_hint(inputs[0], any_traced(inputs), s);
   const auto all = prepared(op, inputs, s);
   auto outputs = outputs_of(std::make_shared<Sequence<Op>>(s, std::move(op), save), all);
   Arrays states;

@@ -27,6 +27,23 @@ using Indices = nb::ndarray<const int, nb::ndim<1>, nb::c_contig, nb::device::cp
 
 static std::vector<int> vector_of(const Indices& a) { return {a.data(), a.data() + a.size()}; }
 
+namespace {
+
+// Arrays as they were; held, so that no id is used again.
+struct Seen {
+  mlx_ncps::Arrays arrays;
+
+  // Whether these are still the same values: no other arrays, none edited in place, no tracer.
+  bool are(const mlx_ncps::Arrays& now) const {
+    if (now.size() != arrays.size()) return false;
+    for (size_t i = 0; i < now.size(); ++i)
+      if (now[i].id() != arrays[i].id() || now[i].is_tracer()) return false;
+    return true;
+  }
+};
+
+}  // namespace
+
 NB_MODULE(_ext, m) {
   m.doc() = "Fused CfC and LTC primitives for MLX's CPU backend.";
 
@@ -114,6 +131,9 @@ NB_MODULE(_ext, m) {
       "function"_a, "slope"_a, "z"_a, "A function of the kernels, or its slope (for tests).");
   m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
         "Fill outputs with NaN before kernels write them (for tests).");
+  nb::class_<Seen>(m, "Seen", "Arrays as they are now, to tell later whether one was edited.")
+      .def(nb::init<mlx_ncps::Arrays>(), "arrays"_a)
+      .def("are", &Seen::are, "arrays"_a);
   m.def(
       "probe", [](const mlx::core::array& a) { return a; }, "a"_a,
       "Returns its argument: do nanobind's types match MLX's?");

@@ -298,6 +298,9 @@ void bind_step_cell(nb::module_& m) {
       "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
       "Whether an object is an evaluated, row-contiguous float32 array.");
   m.def("decline_steps", [](bool on) { declines = on; }, "on"_a);
+  m.def(
+      "lies_plain", [](const mx::array& a) { return a.is_available() && a.flags().row_contiguous; },
+      "a"_a, "Whether an array is evaluated and row-contiguous.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
       .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none())

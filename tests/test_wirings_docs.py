@@ -12,6 +12,8 @@ CHECKS = [  # after the block with this text: what holds
     ("get_synapses(target=0)", "wiring.get_neurons_of_type('command') == [4, 5, 6, 7]"),
     ("get_synapses(target=0)", "all(s.target == 0 for s in wiring.get_synapses(target=0))"),
     ("class Chain", "output.shape == (8, 20, 2) and state.shape == (8, 17)"),
+    ("remove_synapse", "removed > 0 and layer.synapse_count == wiring.synapse_count"),
+    ("remove_synapse", "int(mx.sum(cell.sparsity_mask != 0)) == layer.synapse_count"),
     ("backbone_units=[64, 32]", "output.shape == (8, 4)"),
     ("class Leaky", "output.shape == (8, 20, 32)"),
     ("class Scale", "output.shape == (8, 20, 12) and dense.mask.shape == (12, 3)"),

@@ -29,6 +29,7 @@ from .cells import (
 )
 from .config import register
 from .dispatch import available_backends, describe, last_backend, use_backend
+from .export import export_function
 from .layers import NCPDense, NCPLayer
 from .rnn import (
     LTC,
@@ -74,6 +75,7 @@ __all__ = [
     "config",
     "convert",
     "describe",
+    "export_function",
     "get_instruction_set",
     "get_num_threads",
     "instruction_sets",

@@ -55,7 +55,8 @@ class Configurable:
 
     The arguments may be what JSON knows, arrays, wirings, other configurable objects, and lists and
     dicts of these. Wirings are copied when they are recorded, so a configuration is that of the
-    object as it was made, and of the number of inputs that it was built for.
+    object as it was made, and of the number of inputs that it was built for; only of a wiring that
+    was edited in the object since it tells the synapses of now (`_argument_now`).
     """
 
     def __init_subclass__(cls, **options):
@@ -163,7 +164,8 @@ def encoded_arguments(made) -> dict:
     name, arguments = type(made).__name__, made.__dict__.get("_arguments", {})
     if any(key.startswith("*") for key in arguments):
         raise ValueError(f"[get_config] {name} must define it itself, as it was given *args.")
-    return {key: _encode(f"{name}.{key}", value) for key, value in arguments.items()}
+    now = getattr(made, "_argument_now", lambda value: value)
+    return {key: _encode(f"{name}.{key}", now(value)) for key, value in arguments.items()}
 
 
 class _Walk(threading.local):

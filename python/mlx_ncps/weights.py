@@ -66,10 +66,17 @@ def save_weights(module, file):
 
 
 def replace(module, values: dict[str, mx.array]) -> None:
-    """Set these parameters, whose names and shapes are checked; none when one is refused."""
+    """Set these parameters, whose names and shapes are checked, row-contiguous; none when one is
+    refused.
+    """
     before = module.parameters()
+    plain = [(name, mx.contiguous(value)) for name, value in values.items()]
+    plain.sort(key=lambda item: _is_mask(item[0]))  # last, as wirings may follow masks and erev
     try:
-        module.update(tree_unflatten(list(values.items())))
+        module.update(tree_unflatten(plain))
+        for part in module.modules():
+            if hasattr(part, "sync_wiring"):
+                part.sync_wiring()  # refuses masks and wirings that disagree
         mx.eval(module.parameters())
     except BaseException:
         module.update(before)
@@ -96,9 +103,12 @@ def check_values(op: str, name: str, value: mx.array, current: mx.array) -> None
     if mx.issubdtype(value.dtype, mx.floating) != floating:
         kind = "floating" if floating else "integer"
         raise ValueError(f"[{op}] {name} must be of a {kind} dtype, got {value.dtype}.")
-    is_mask = name.rpartition(".")[2].removeprefix("sensory_").startswith(_MASKS)
-    if is_mask and not mx.all(mx.isfinite(value)).item():
+    if _is_mask(name) and not mx.all(mx.isfinite(value)).item():
         raise ValueError(f"[{op}] {name} must be finite, got NaN or infinity.")
+
+
+def _is_mask(name: str) -> bool:
+    return name.rpartition(".")[2].removeprefix("sensory_").startswith(_MASKS)
 
 
 def _entries(source) -> dict[str, Stored]:

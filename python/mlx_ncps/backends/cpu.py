@@ -165,6 +165,18 @@ def is_tracer(a: mx.array) -> bool:
     return _loader.native.is_tracer(a)
 
 
+def lies_plain(a: mx.array) -> bool:
+    """Whether an array is evaluated and row-contiguous; False without the native module too."""
+    return _loader.native is not None and _loader.native.lies_plain(a)
+
+
+def seen(arrays: list):
+    """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
+    None without the native module.
+    """
+    return None if _loader.native is None else _loader.native.Seen(arrays)
+
+
 def _handle(synapses):
     """The extension's lists of `synapses`, made once for equal ones."""
     if synapses is None:

@@ -170,14 +170,23 @@ class CfCCell(LiquidCell):
     @property
     def synapse_count(self) -> int:
         """Pairs of neurons (source, target) that are connected: all, as a CfC without wiring is
-        dense.
+        dense, unless it has a mask and no backbone.
         """
-        return self.hidden_size**2
+        return self._pairs(self.input_size, None)
 
     @property
     def sensory_synapse_count(self) -> int:
-        """Pairs (input, neuron) that are connected: all."""
-        return self.input_size * self.hidden_size
+        """Pairs (input, neuron) that are connected, likewise."""
+        return self._pairs(0, self.input_size)
+
+    def _pairs(self, first: int, last: int | None) -> int:
+        """Pairs (source, neuron) of the sources [inputs, neurons] from `first` on: those in the
+        mask, or all when there is none, or one behind a backbone that mixes the sources.
+        """
+        sources = range(self.input_size + self.hidden_size)[first:last]
+        if "sparsity_mask" in self and not self.backbone_options.sizes:
+            return int(mx.sum(self["sparsity_mask"][:, first:last] != 0))
+        return len(sources) * self.hidden_size
 
     def _create(self, width: int) -> None:
         hidden, torch = self.hidden_size, self.variant == "torch"
@@ -198,7 +207,15 @@ class CfCCell(LiquidCell):
         if mask.shape != wanted:
             raise ValueError(f"[cfc] sparsity_mask must be [K, H] = {wanted}, got {mask.shape}.")
         mask = np.abs(mask.T) if self.variant == "torch" else mask.T
-        return mx.array(mask.astype(np.float32))
+        return mx.array(np.ascontiguousarray(mask, np.float32))
+
+    def __setitem__(self, key, value):
+        if key == "sparsity_mask" and key in self:
+            check_array(self.op, key, value, "[H, K]", self[key].shape, ())
+        super().__setitem__(key, value)
+        owner = self.__dict__.get("_owner")  # of the wiring whose layer this is
+        if owner is not None and key == "sparsity_mask":
+            owner.sync()
 
     def params(self) -> CfCParams:
         """The weights as the op reads them, mask applied."""

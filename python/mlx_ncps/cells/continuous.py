@@ -14,6 +14,7 @@ from ..ops.activations import activation_name
 from ..options import flag, integer, positive
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
+from .mask_blocks import whole_masks
 from .stepwise import (
     LEAKLESS_OPTIONS,
     SOLVER_OPTIONS,
@@ -173,15 +174,19 @@ class ELTCCell(StepMixin, NCPRNNCell):
         self._set_wiring(wiring, in_features)
 
     def _create(self, width: int) -> None:
-        self.wiring.build(width)
+        wiring = self["wiring"]
+        wiring.build(width)
         hidden = self.state_size
         self.w = xavier_uniform((hidden, hidden))
         self.sensory_w = xavier_uniform((width, hidden))
         self.b = mx.zeros((hidden,))
-        self.sparsity_mask = _magnitude(self.wiring.adjacency)
-        self.sensory_sparsity_mask = _magnitude(self.wiring.sensory_adjacency)
+        self.sparsity_mask = _magnitude(wiring.adjacency)
+        self.sensory_sparsity_mask = _magnitude(wiring.sensory_adjacency)
+        self._tie_wiring(whole_masks(width, hidden))
 
     def _drive(self, inputs):
+        if not self.sync_wiring():
+            inputs = self._tie.guard(self, inputs)
         return inputs @ (self.sensory_w * self.sensory_sparsity_mask) + self.b
 
     def _step(self, drive, state, ts):
@@ -199,12 +204,12 @@ class ELTCCell(StepMixin, NCPRNNCell):
     @property
     def synapse_count(self) -> int:
         """Synapses between neurons."""
-        return int(np.count_nonzero(np.array(self.sparsity_mask)))
+        return self.wiring.synapse_count
 
     @property
     def sensory_synapse_count(self) -> int:
         """Synapses from inputs to neurons."""
-        return int(np.count_nonzero(np.array(self.sensory_sparsity_mask)))
+        return self.wiring.sensory_synapse_count
 
 
 def _magnitude(adjacency) -> mx.array:

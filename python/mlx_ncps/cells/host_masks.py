@@ -11,6 +11,7 @@ import numpy as np
 
 from ..ops import SynapseLists
 from ..ops.checks import check_array
+from ..ops.stepping import seen
 
 
 class HostMasks:
@@ -26,13 +27,16 @@ class HostMasks:
         self.op = op
         self.lists = None
         self._patterns = {}  # name -> bool array of the last mask that had a value
-        self._read = {}  # name -> that mask
+        self._seen = {}  # name -> what tells whether it is still that mask
 
     def __copy__(self):
         twin = HostMasks(self.op)
         twin.lists = self.lists
-        twin._patterns, twin._read = dict(self._patterns), dict(self._read)
+        twin._patterns, twin._seen = dict(self._patterns), dict(self._seen)
         return twin
+
+    def __getstate__(self):
+        return {**self.__dict__, "_seen": {}}
 
     def set(self, name: str, mask: mx.array, shape: tuple) -> None:
         """Take a new mask. Raises ValueError when it hasn't this shape."""
@@ -41,7 +45,8 @@ class HostMasks:
 
     def sync(self, name: str, mask: mx.array) -> bool:
         """Take the mask that the cell has now; False for a tracer. mx.compile sets masks unseen."""
-        return self._read.get(name) is mask or self._update(name, mask)
+        known = self._seen.get(name)
+        return (known is not None and known.are([mask])) or self._update(name, mask)
 
     def count(self, name: str) -> int:
         """Synapses in the mask; 0 before it is set."""
@@ -61,7 +66,7 @@ class HostMasks:
         pattern = _values(mask != 0)
         if pattern is None:
             return False
-        self._read[name] = mask
+        self._seen[name] = seen([mask])
         if not np.array_equal(self._patterns.get(name), pattern):
             self._patterns[name] = pattern
             self._make_lists()

@@ -17,6 +17,7 @@ from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .cfc import backbone_options
 from .host_masks import HostMasks
+from .mask_blocks import whole_masks
 from .stability import StabilityWarning
 
 _INIT_RANGES = {
@@ -122,18 +123,20 @@ class LTCCell(NCPRNNCell):
         self._set_wiring(_as_wiring(wiring), in_features)
 
     def _create(self, width: int) -> None:
-        self.wiring.build(width)
+        wiring = self["wiring"]
+        wiring.build(width)
         hidden = self.state_size
         for name, (low, high) in self._init_ranges.items():
             rows = () if name in _VECTORS else (width,) if "sensory" in name else (hidden,)
             self[name] = uniform(low, high, (*rows, hidden))
-        adjacency, sensory = self.wiring.adjacency, self.wiring.sensory_adjacency
+        adjacency, sensory = wiring.adjacency, wiring.sensory_adjacency
         self.erev = mx.array(adjacency.astype(np.float32))
         self.sensory_erev = mx.array(sensory.astype(np.float32))
         self.sparsity_mask = mx.array(np.abs(adjacency).astype(np.float32))
         self.sensory_sparsity_mask = mx.array(np.abs(sensory).astype(np.float32))
         self._create_mapping("input", self.input_mapping, width)
         self._create_mapping("output", self.output_mapping, self.output_size)
+        self._tie_wiring(whole_masks(width, hidden))
 
     def _create_mapping(self, side: str, mapping: str, size: int) -> None:
         if mapping != "identity":
@@ -146,15 +149,15 @@ class LTCCell(NCPRNNCell):
         never stale.
         """
         if key in self.fixed_keys and "_host_masks" in self.__dict__:  # unpickling sets it last
-            rows = self.state_size if key == "sparsity_mask" else self.wiring.input_dim
+            rows = self.state_size if key == "sparsity_mask" else self["wiring"].input_dim
             self._host_masks.set(key, value, (rows, self.state_size))
         super().__setitem__(key, value)
 
     @property
     def layer_sizes(self) -> list[int]:
         """Neurons of each layer of the wiring."""
-        layers = range(self.wiring.num_layers)
-        return [len(self.wiring.get_neurons_of_layer(n)) for n in layers]
+        layers = range(self["wiring"].num_layers)
+        return [len(self["wiring"].get_neurons_of_layer(n)) for n in layers]
 
     @property
     def synapse_count(self) -> int:
@@ -172,17 +175,36 @@ class LTCCell(NCPRNNCell):
         return self._synced_masks().lists
 
     def _synced_masks(self) -> HostMasks:
+        self.sync_wiring()
         for name in self.fixed_keys:
             if name in self:
                 self._host_masks.sync(name, self[name])
         return self._host_masks
 
+    def likely_polarities(self, matrix: str, shape: tuple):
+        """The signs of the reversal potentials."""
+        try:
+            return np.where(np.array(self[_erev(matrix)] < 0), -1, 1)
+        except ValueError:  # a tracer
+            return super().likely_polarities(matrix, shape)
+
+    def polarities_set(self, matrix: str, values, where, only_unset: bool = False) -> None:
+        """A new polarity is the reversal potential that the synapse starts from."""
+        erev = self[_erev(matrix)]
+        where = mx.array(where)
+        if only_unset:
+            where = where & (erev == 0)
+        self[_erev(matrix)] = mx.where(where, mx.array(values).astype(erev.dtype), erev)
+
     def params(self) -> LTCParams:
         """The parameters as the op reads them."""
+        known = self.sync_wiring()
         fields = {name: self.get(name) for name in LTCParams._fields}
-        fields["mask"], fields["sensory_mask"] = self.sparsity_mask, self.sensory_sparsity_mask
+        fields["mask"], fields["sensory_mask"] = (self[name] for name in self.fixed_keys)
         for name, mask in (("w", "sparsity_mask"), ("sensory_w", "sensory_sparsity_mask")):
             fields[name] = self._host_masks.guard(mask, self[mask], self[name])
+        if not known:
+            fields["w"] = self._tie.guard(self, fields["w"])
         return LTCParams(**fields)
 
     def sequence(self, inputs, state, ts):
@@ -209,7 +231,8 @@ class LTCCell(NCPRNNCell):
 
     def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
-        return type(self) is LTCCell and self.built and self.ode_solver == "semi_implicit"
+        plain = type(self) is LTCCell and self.built and self.ode_solver == "semi_implicit"
+        return plain and self.sync_wiring()
 
     def step_arrays(self) -> list:
         """Every array that a step depends on."""
@@ -239,7 +262,7 @@ class LTCCell(NCPRNNCell):
     def calls(self) -> list[tuple[str, dict]]:
         """The one fused call of `sequence`, with the facts of this cell."""
         facts = {
-            "inputs": self.wiring.input_dim,
+            "inputs": self["wiring"].input_dim,
             "units": self.state_size,
             "ode_unfolds": self.ode_unfolds,
             "ode_solver": self.ode_solver,
@@ -283,6 +306,11 @@ class LTCCell(NCPRNNCell):
             self[name] = mx.clip(self[name], low, high)
 
     apply_constraints = apply_weight_constraints
+
+
+def _erev(matrix: str) -> str:
+    """The reversal potentials that belong to a matrix of the wiring."""
+    return matrix.replace("adjacency_matrix", "erev")
 
 
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:

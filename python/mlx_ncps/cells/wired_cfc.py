@@ -15,6 +15,7 @@ from ..wirings import Wiring
 from .base import FrozenKeys, NCPRNNCell
 from .cfc import CFC_OPTIONS, CfCCell, backbone_options
 from .dropout import REASON
+from .mask_blocks import OWN, PAIRS, SOURCES, Block
 
 
 class WiredCfCCell(NCPRNNCell):
@@ -76,12 +77,13 @@ class WiredCfCCell(NCPRNNCell):
     @property
     def layer_sizes(self) -> list[int]:
         """Neurons of each layer."""
-        return [len(self.wiring.get_neurons_of_layer(n)) for n in range(self.num_layers)]
+        wiring = self["wiring"]
+        return [len(wiring.get_neurons_of_layer(n)) for n in range(self.num_layers)]
 
     @property
     def num_layers(self) -> int:
         """Layers of the wiring."""
-        return self.wiring.num_layers
+        return self["wiring"].num_layers
 
     @property
     def output_size(self) -> int:
@@ -99,7 +101,7 @@ class WiredCfCCell(NCPRNNCell):
         return self.wiring.sensory_synapse_count
 
     def _create(self, width: int) -> None:
-        self.wiring.build(width)
+        self["wiring"].build(width)
         if sum(self.layer_sizes) != self.state_size:
             raise ValueError(
                 f"[cfc] the layers of a wiring must have {self.state_size} neurons in all, "
@@ -124,17 +126,43 @@ class WiredCfCCell(NCPRNNCell):
             )
             if sizes:
                 self[source_masks[n]] = mx.array(mask[:inputs].any(axis=1).astype(np.float32))
+        self._tie_wiring([block for n in range(self.num_layers) for block in self._blocks(n)])
+
+    def _blocks(self, layer: int) -> list[Block]:
+        """How the masks of a layer and the wiring hang together."""
+        own = tuple(self["wiring"].get_neurons_of_layer(layer))
+        matrix, sources = "sensory_adjacency_matrix", tuple(range(self["wiring"].input_dim))
+        if layer > 0:
+            matrix = "adjacency_matrix"
+            sources = tuple(self["wiring"].get_neurons_of_layer(layer - 1))
+        if self.backbone_options.sizes:
+            return [Block("", f"source_mask_{layer}", matrix, sources, own, kind=SOURCES)]
+        part, key, kind = f"layer_{layer}", "sparsity_mask", OWN if self.fully_recurrent else PAIRS
+        signed = self.variant != "torch"
+        return [
+            Block(part, key, matrix, sources, own, 0, True, signed),
+            Block(part, key, "adjacency_matrix", own, own, len(sources), True, signed, kind),
+        ]
+
+    @property
+    def UNREAD(self) -> str:
+        """Which synapses of its wiring a cell doesn't read."""
+        if self.backbone_options.sizes:
+            return "with a backbone a layer reads whole sources, those that have a synapse into it"
+        own = "" if self.fully_recurrent else ", and within a layer"
+        return f"a CfC reads its wiring from the inputs to layer 0 and from layer to layer{own}"
 
     def synapses_into(self, layer: int) -> np.ndarray:
         """How layer n's sources [inputs of the layer, own neurons] reach its neurons: [in + H_n,
         H_n] of -1, 0, 1.
         """
-        neurons = self.wiring.get_neurons_of_layer(layer)
-        adjacency = self.wiring.adjacency
+        wiring = self["wiring"]
+        neurons = wiring.get_neurons_of_layer(layer)
+        adjacency = wiring.adjacency
         if layer == 0:
-            incoming = self.wiring.sensory_adjacency[:, neurons]
+            incoming = wiring.sensory_adjacency[:, neurons]
         else:
-            incoming = adjacency[np.ix_(self.wiring.get_neurons_of_layer(layer - 1), neurons)]
+            incoming = adjacency[np.ix_(wiring.get_neurons_of_layer(layer - 1), neurons)]
         own = adjacency[np.ix_(neurons, neurons)]
         if self.fully_recurrent:
             own = np.ones_like(own)
@@ -146,6 +174,8 @@ class WiredCfCCell(NCPRNNCell):
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
+        if not self.sync_wiring():
+            inputs = self._tie.guard(self, inputs)
         states, start = [], 0
         for n, hidden in enumerate(self.layer_sizes):
             if self.backbone_options.sizes:
@@ -164,7 +194,8 @@ class WiredCfCCell(NCPRNNCell):
     def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
         plain = type(self) is WiredCfCCell and self.built and not (mixed or self.stepwise())
-        return plain and all(type(layer) is CfCCell for layer in self._layers())
+        plain = plain and all(type(layer) is CfCCell for layer in self._layers())
+        return plain and self.sync_wiring()
 
     def _layers(self) -> list:
         return [self[f"layer_{n}"] for n in range(self.num_layers)]

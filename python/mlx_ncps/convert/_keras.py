@@ -33,9 +33,9 @@ def from_keras(source, layer=None, *, wiring=None, name=None, **options):
 
     Args:
         source: a built CfC or LTC of Keras, a recurrent layer of one of their cells, or a
-            `Bidirectional`, wrapper, layer or model that has one; or what its `get_weights()` gives,
-            a list of arrays, or a dict of arrays in that order; or the path of a `.weights.h5`, `.keras` or (of tf.keras) `.h5` file,
-            which needs h5py.
+            `Bidirectional`, wrapper, layer or model that has one; or what its `get_weights()`
+            gives, a list of arrays, or a dict of arrays in that order; or the path of a
+            `.weights.h5`, `.keras` or (of tf.keras) `.h5` file, which needs h5py.
         layer: load into this layer or cell and return it; it must be built. None: make a new layer.
         wiring: of the new layer. None: that of the Keras layer or the `.keras` file; for the
             arrays of an LTC the one that its reversal potentials tell; for the arrays of a wired

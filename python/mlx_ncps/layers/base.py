@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import limits
 from ..config import Configurable
+from ..ops.stepping import settle
 from ..options import CheckedOptions
 from ..weights import WeightFiles
 
@@ -124,6 +125,7 @@ class NCPLayer(Configurable, WeightFiles, CheckedOptions, nn.Module):
     def __call__(self, inputs, *args, **kwargs):
         """Builds the layer if it isn't yet, then `call(inputs, ...)`."""
         self.build(inputs.shape)
+        settle(self, inputs)
         return self.call(inputs, *args, **kwargs)
 
     def compute_output_shape(self, input_shape) -> tuple:

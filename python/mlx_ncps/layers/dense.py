@@ -72,6 +72,9 @@ class NCPDense(NCPLayer):
         if self.use_bias:
             self.bias = mx.zeros((self.units,))
 
+    def _argument_now(self, value):
+        return self.wiring.unless_drawn_by(value) if isinstance(value, Wiring) else value
+
     @property
     def mask(self) -> mx.array | None:
         """The mask [H, I] of 0 and 1 on the weight; None without a wiring or before `build`."""

@@ -50,7 +50,7 @@ def orthogonal(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array:
     tall = (max(rows, columns), min(rows, columns))
     q, r = mx.linalg.qr(mx.random.normal(tall, key=_key(key)), stream=mx.cpu)
     q = q * mx.where(mx.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform
-    return (gain * (q.T if rows < columns else q)).astype(_dtype(dtype))
+    return mx.contiguous(gain * (q.T if rows < columns else q)).astype(_dtype(dtype))
 
 
 def _normal(shape, scale: float, dtype, key) -> mx.array:

@@ -124,5 +124,41 @@ def linear(x, weight, bias):
     return cpu.linear(x, weight, bias)
 
 
+def seen(arrays: list):
+    """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
+    None without the native module.
+    """
+    return cpu.seen(arrays)
+
+
+def is_tracer(array: mx.array) -> bool:
+    """Whether `array` stands for a value within mx.compile, a gradient or vmap; without the native
+    module only whether it has none.
+    """
+    if cpu.available()[0]:
+        return cpu.is_tracer(array)
+    for evaluate in (mx.async_eval, mx.eval):  # the first waits for nothing, but refuses in mx.grad
+        try:
+            evaluate(array)
+        except ValueError:
+            continue
+        return False
+    return True
+
+
+def settle(module, *read) -> None:
+    """If one of the arrays `read` is a tracer, make every array that a module keeps evaluated and
+    row-contiguous: mx.export_function writes constants as they lie in memory.
+    """
+    if not any(isinstance(a, mx.array) and is_tracer(a) for a in read):
+        return
+    for part in module.modules():
+        for key, value in list(part.items()):
+            if isinstance(value, mx.array) and not cpu.lies_plain(value) and not is_tracer(value):
+                plain = mx.contiguous(value)
+                mx.eval(plain)
+                dict.__setitem__(part, key, plain)
+
+
 def _float32(params):
     return type(params)(*(p if p is None else p.astype(mx.float32) for p in params))

@@ -38,6 +38,8 @@ class CfC(SequenceLayer):
             the border of the calls.
         cell: another spelling of `input_size` for a cell, as in the MLX guides.
         variant: "torch", "keras" or "paper", as in `CfCCell`.
+        fully_recurrent: with a wiring, neurons of one layer all read each other, whatever it says;
+            False: only along its synapses (`WiredCfCCell`).
     """
 
     op = "cfc"
@@ -57,6 +59,7 @@ class CfC(SequenceLayer):
         backbone_dropout=None,
         *,
         variant="torch",
+        fully_recurrent=True,
         return_state=None,
         bidirectional=False,
         merge_mode="concat",
@@ -76,13 +79,18 @@ class CfC(SequenceLayer):
                 backbone_layers=(backbone_layers, None),
                 backbone_dropout=(backbone_dropout, None),
                 variant=(variant, "torch"),
+                fully_recurrent=(fully_recurrent, True),
             )
             cell = _checked_cell(input_size)
         else:
             backbone = (backbone_units, backbone_layers, backbone_dropout)
-            cell_class = WiredCfCCell if isinstance(units, Wiring) else CfCCell
-            size = _checked_size(input_size, units)
-            cell = cell_class(size, units, mode, activation, *backbone, variant=variant)
+            size, options = _checked_size(input_size, units), {"variant": variant}
+            cell_class = CfCCell
+            if isinstance(units, Wiring):
+                cell_class, options["fully_recurrent"] = WiredCfCCell, fully_recurrent
+            elif not fully_recurrent:
+                raise ValueError("[cfc] fully_recurrent=False wants a wiring, got none.")
+            cell = cell_class(size, units, mode, activation, *backbone, **options)
         contract = call_contract(cell_first, return_sequences, return_state)
         super().__init__(
             cell,

@@ -18,6 +18,7 @@ from ..layers.base import drawing_from
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
+from ..ops.stepping import settle
 from ..options import CheckedOptions, flag, integer, optional
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
@@ -169,6 +170,7 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
             shapeless.refuse(self.op, "a mask", length=False)
         if x.shape[1] == 0:
             shapeless.refuse(self.op, "an empty sequence", length=False)
+        settle(self, x, ts, mask, *(state if isinstance(state, tuple | list) else (state,)))
         if mask is not None and mask.ndim == 3:
             width = self.input_width(x.shape[-1], True)
             x, mask, seen = masked_features(self.op, x, mask, ts, width, seen)

@@ -307,6 +307,10 @@ class SequenceLayer(Configurable, Direction):
             if self.bidirectional:
                 self.backward.redraw()
 
+    def _argument_now(self, value):
+        now = getattr(self.rnn_cell, "_argument_now", None)  # who has a wiring of these arguments
+        return value if now is None else now(value)
+
     def _built_for(self) -> int | None:
         return self.rnn_cell.sensory_size if getattr(self.rnn_cell, "built", False) else None
 

@@ -58,6 +58,7 @@ class SynapseMatrices(WeightFiles, nn.Module):
     def __setattr__(self, name, value):
         if name in MATRICES:
             self[name] = value
+            self._tell_owner(edited=True)
         else:
             super().__setattr__(name, value)
 
@@ -67,14 +68,30 @@ class SynapseMatrices(WeightFiles, nn.Module):
             host = self._remember(name, value)
             self.__dict__.pop("_before_layer", None)
             traced = host is None
-            value = value.astype(mx.int32) if traced else mx.array(host)
+            value = value.astype(mx.int32) if traced else mx.array(np.ascontiguousarray(host))
         super().__setitem__(name, value)
 
     def _host(self, name):
         if name not in self:
             return None
-        self._remember(name, self[name])  # it may have been edited in place
+        self._tell_owner()
+        return self._read(name)
+
+    def _tell_owner(self, edited=False):
+        """Lets the cell whose wiring this is carry edits from its masks to here, and back."""
+        owner = self.__dict__.get("_owner")
+        if owner is not None:
+            owner.sync(edited)
+
+    def _read(self, name):
+        """A matrix in NumPy as it is now: it may have been edited in place."""
+        self._remember(name, self[name])
         return self.__dict__["_host_" + name]
+
+    def _follow(self, name, host):
+        """Takes over synapses that the cell's masks have."""
+        host = self._remember(name, host)
+        super().__setitem__(name, mx.array(np.ascontiguousarray(host)))
 
     def _forget_inputs(self):
         self.input_dim = None

@@ -120,12 +120,49 @@ class Wiring(SynapseMatrices):
         self._require_built("add_sensory_synapse")
         self._connect("add_sensory_synapse", "sensory_adjacency_matrix", src, dest, polarity)
 
+    def remove_synapse(self, src, dest):
+        """Removes the synapse from neuron ``src`` to neuron ``dest``, if there is one."""
+        self._connect("remove_synapse", "adjacency_matrix", src, dest, None)
+
+    def remove_sensory_synapse(self, src, dest):
+        """Removes the synapse from input ``src`` to neuron ``dest``, if there is one."""
+        self._require_built("remove_sensory_synapse")
+        self._connect("remove_sensory_synapse", "sensory_adjacency_matrix", src, dest, None)
+
+    def prune(self, remove, *, sensory=False):
+        """Removes the synapses between neurons, or those from the inputs when ``sensory``, that
+        ``remove`` names: an array of bools ``[source, target]``, True where one goes, or a function
+        of a :class:`Synapse` that returns True. Returns how many there were.
+
+        The wiring of a built layer acts on it at once, as :meth:`remove_synapse` does.
+        Raises ValueError for an array of another shape.
+        """
+        if sensory:
+            self._require_built("prune")
+        name = MATRICES[bool(sensory)]
+        matrix = np.array(self._host(name))
+        if callable(remove):
+            gone = np.zeros(matrix.shape, bool)
+            for synapse in self.get_synapses(sensory=sensory):
+                gone[synapse.source, synapse.target] = bool(remove(synapse))
+        else:
+            gone = np.array(remove)
+            if gone.shape != matrix.shape or gone.dtype != bool:
+                raise ValueError(
+                    f"[prune] remove must be a function or bools {matrix.shape}, "
+                    f"got {gone.dtype} {gone.shape}."
+                )
+        count = int(np.count_nonzero(matrix[gone]))
+        matrix[gone] = 0
+        setattr(self, name, matrix)
+        return count
+
     def _connect(self, op, name, src, dest, polarity):
         matrix = np.array(self._host(name))
         src = _checks.integer(op, "src", src, 0, matrix.shape[0])
         dest = _checks.integer(op, "dest", dest, 0, matrix.shape[1])
-        matrix[src, dest] = _checks.polarity(op, polarity)
-        self[name] = matrix
+        matrix[src, dest] = 0 if polarity is None else _checks.polarity(op, polarity)
+        setattr(self, name, matrix)
 
     @property
     def synapse_count(self):
@@ -254,8 +291,19 @@ class Wiring(SynapseMatrices):
 
     def as_given(self):
         """A copy of what the owner made: not built if only a layer built it. Layers start here."""
-        before = self.__dict__.get("_before_layer")
-        return (self if before is None else before).copy()
+        before, drawn = self.__dict__.get("_before_layer", (self, None))
+        edited = drawn is not None and any(self._read(name) is not drawn[name] for name in MATRICES)
+        return (self if edited else before).copy()
+
+    def unless_drawn_by(self, before):
+        """``before``, if it draws the synapses that this wiring has; else a copy of this: what a
+        configuration tells.
+        """
+        drawn = before.copy()
+        if self.is_built():
+            drawn.build(self.input_dim)
+        same = all(np.array_equal(self._host(name), drawn._host(name)) for name in MATRICES)
+        return before if same else self.copy()
 
     def build_by_layer(self, input_dim):
         """Builds this wiring, unless it is built, for the owner of the first layer made with it to
@@ -264,7 +312,8 @@ class Wiring(SynapseMatrices):
         if not self.is_built():
             before = self.copy()
             self.build(input_dim)
-            self.__dict__["_before_layer"] = before  # no parameter; dropped by the next edit
+            drawn = {name: self._read(name) for name in MATRICES}  # in place edits make others
+            self.__dict__["_before_layer"] = before, drawn  # no parameter; dropped by the next edit
 
     def __copy__(self):
         return self.copy()  # a shared random state would make the copy draw other synapses

@@ -1,0 +1,48 @@
+"""Writing functions of layers to files that MLX imports without this package."""
+
+from __future__ import annotations
+
+import os
+
+import mlx.core as mx
+
+from .dispatch import use_backend
+
+
+def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
+    """As `mx.export_function`, in MLX's own operations, which any process that has MLX can import.
+
+    file: path of the file to write.
+    function: of arrays, positional or by keyword; it returns arrays. The layers that it calls
+        become constants, as they are now: call their `eval()` before.
+    args, kwargs: arrays of the shapes to export for.
+    shapeless: as MLX has it; a sequence keeps its number of steps.
+
+    `mx.import_function(file)` gives the function back. The fused kernels are not in the file: it
+    computes as the backend "reference" does. For several shapes use `mx.exporter` within
+    `use_backend("reference")`.
+    Raises ValueError when the function captures an array that is a strided view, which MLX would
+    write wrong.
+    """
+    constants = []
+
+    def look(part: dict) -> None:
+        if part["type"] == "constants":
+            constants.extend(array for _, array in part["constants"])
+
+    with use_backend("reference"):
+        mx.export_function(look, function, *args, shapeless=shapeless, **kwargs)
+        for array in constants:
+            if not _is_plain(array):
+                raise ValueError(
+                    "[export_function] captured arrays must be row-contiguous, got a strided view "
+                    f"of shape {array.shape}: replace it by mx.contiguous(array) first."
+                )
+        mx.export_function(os.fspath(file), function, *args, shapeless=shapeless, **kwargs)
+
+
+def _is_plain(array: mx.array) -> bool:
+    if array.dtype == mx.bfloat16:  # no buffer of it
+        array = array.view(mx.uint16)
+        mx.eval(array)
+    return memoryview(array).c_contiguous
