@@ -260,6 +260,14 @@ void bind_step_cell(nb::module_& m) {
       "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
       "Whether an object is an evaluated, row-contiguous float32 array.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
+  m.def(
+      "is_tracing",
+      [] {
+        mx::array probe(0.0f);
+        probe.set_tracer(true);
+        return probe.is_tracer();  // MLX exports no shorter way: only while something is traced
+      },
+      "Whether mx.compile, a gradient or mx.vmap traces a function in this thread.");
   nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
       .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none());
   nb::class_<Readout>(m, "Readout")

@@ -164,6 +164,13 @@ def is_tracer(a: mx.array) -> bool:
     return _loader.native.is_tracer(a)
 
 
+def is_tracing() -> bool:
+    """Whether mx.compile, a gradient or mx.vmap traces a function now; False where the native
+    module, which alone can tell, is not loaded.
+    """
+    return _loader.native is not None and _loader.native.is_tracing()
+
+
 def _timespans(ts, inputs) -> mx.array:
     """`ts` as an array [B, T]."""
     shape = inputs.shape[:2]

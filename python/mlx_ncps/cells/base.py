@@ -13,38 +13,18 @@ from ..ops.checks import check_array
 from ..ops.stepping import BATCH, STEP, StepCell
 
 
-class FrozenKeys(set):
-    """A module's frozen keys; the `fixed` ones outlive `unfreeze()`, which clears the set."""
-
-    def __init__(self, fixed=()):
-        super().__init__(fixed)
-        self.fixed = frozenset(fixed)
-
-    def clear(self):
-        """Remove all keys that are not fixed."""
-        super().clear()
-        self.update(self.fixed)
-
-    def difference_update(self, *others):
-        """Remove the keys of `others` that are not fixed."""
-        super().difference_update(*others)
-        self.update(self.fixed)
-
-
 class LiquidCell(NCPLayer):
     """Base of all cells: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`.
 
     The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the
     sizes, `_create(width)` or `build(input_shape)`, `sequence` and `readout`, and `calls` if it
-    makes any. Array names in `fixed_keys` are saved with the weights and never trained.
+    makes any.
     """
 
     op = "cell"
-    fixed_keys: tuple = ()
 
     def __init__(self):
         super().__init__()
-        self._no_grad = FrozenKeys(self.fixed_keys)
         self._step_cell = StepCell()
 
     # --- what a subclass gives ---

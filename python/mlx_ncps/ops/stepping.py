@@ -58,7 +58,7 @@ class StepCell:
         done = False if made is None else made[0](cell, lstm, x, state, ts, form)
         if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
             return self.run(cell, lstm, x, state, mx.array(ts.astype(np.float32)), form)
-        if done is False and cpu.has_values(x) and cell.steps_at_once(lstm is not None):
+        if done is False and cpu.has_values(x) and _can_pack(cell, lstm):
             packed = self._packed(cell, lstm)
             done = packed is not None and packed(cell, lstm, x, state, ts, form)
         if not done:
@@ -88,6 +88,12 @@ class StepCell:
         return StepCell, ()
 
 
+def _can_pack(cell, lstm) -> bool:
+    """Whether both can be packed now; what is no LSTMCell doesn't know."""
+    memory = lstm is None or getattr(lstm, "steps_at_once", bool)()
+    return memory and cell.steps_at_once(lstm is not None)
+
+
 def pack_ltc(params, memory, arrays, readout: Readout, **options):
     """An LTC packed: `options` are those of `ltc_sequence`; memory: the weights of the LSTM in
     front of it, or none; arrays: all that it must be packed anew for.
@@ -98,6 +104,11 @@ def pack_ltc(params, memory, arrays, readout: Readout, **options):
 def pack_cfc(chain: list[CfCStage], memory, arrays, readout: Readout):
     """A chain of CfCs packed, each reading the new state of the one before; the rest as above."""
     return cpu.cfc_step_cell(chain, memory, arrays, readout)
+
+
+def is_tracing() -> bool:
+    """Whether mx.compile, a gradient or mx.vmap traces a function now."""
+    return cpu.is_tracing()
 
 
 def linear(x, weight, bias):

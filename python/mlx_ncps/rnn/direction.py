@@ -14,7 +14,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from ..cells import LiquidCell, LSTMCell
-from ..layers.base import drawing_from
+from ..layers.base import LazyWeights, drawing_from
+from ..layers.linear import Linear
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
@@ -42,7 +43,7 @@ class Result(NamedTuple):
     seen: Seen | None
 
 
-class Direction(WeightFiles, nn.Module):
+class Direction(LazyWeights, WeightFiles, nn.Module):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
@@ -64,7 +65,7 @@ class Direction(WeightFiles, nn.Module):
                 raise ValueError(
                     f"[{self.op}] proj_size wants a cell with an output_size, got {_name(cell)}."
                 )
-            self.fc = nn.Linear(cell.output_size, proj_size)
+            self.fc = Linear(cell.output_size, proj_size)
 
     @property
     def state_sizes(self):
@@ -100,14 +101,18 @@ class Direction(WeightFiles, nn.Module):
                 if hasattr(module, "redraw"):
                     module.redraw()
             if "fc" in self:
-                self.fc = nn.Linear(self.rnn_cell.output_size, self.proj_size)
+                self.fc = Linear(self.rnn_cell.output_size, self.proj_size)
 
-    def build(self, width: int) -> None:
-        """Make the weights that the number of inputs was missing for."""
-        if hasattr(self.rnn_cell, "build"):
-            self.rnn_cell.build(width)
-        if self.mixed_memory:
-            self.lstm.build(width)
+    def build(self, input_shape) -> None:
+        """Make the weights that the number of inputs was missing for, from that number or a shape
+        that ends with it. Raises ValueError when they exist for another number.
+        """
+        for part in (self.rnn_cell, self.lstm if self.mixed_memory else None):
+            if hasattr(part, "build"):
+                part.build(input_shape)
+
+    def _is_unbuilt(self) -> bool:
+        return not getattr(self.rnn_cell, "built", True)
 
     def input_width(self, features: int, feature_mask: bool) -> int:
         """The number of inputs of the cell for data of so many features."""
@@ -127,6 +132,10 @@ class Direction(WeightFiles, nn.Module):
     def _mixed_stepwise(self) -> str:
         """The same of a cell behind the LSTM."""
         cell = self.rnn_cell
+        if type(self.lstm) is not LSTMCell:
+            return f"lstm is {_name(self.lstm)}, no LSTMCell: each step calls it"
+        if why := self.lstm.stepwise():
+            return f"lstm: {why}"
         owners = [_owner(cell, name) for name in ("sequence", "mixed_sequence")]
         if owners[1] is None or owners[0] is not owners[1]:
             return _MIXED.format(_name(cell))
@@ -176,7 +185,8 @@ class Direction(WeightFiles, nn.Module):
         return Result(self._project(output), last, seen)
 
     def _project(self, output):
-        return self.fc(output).astype(output.dtype) if "fc" in self else output
+        fc = self["fc"] if "fc" in self else vars(self).get("fc")  # a plain function lies there
+        return output if fc is None else fc(output).astype(output.dtype)
 
     def _masked_trace(self, x, state, ts, mask) -> Trace:
         """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are."""
@@ -212,12 +222,12 @@ class Direction(WeightFiles, nn.Module):
         if self.mixed_memory:
             x = x.astype(mx.float32)
             state = tree_map(lambda s: s.astype(mx.float32), state)
-            drive = self.lstm.drive(x)  # [B, T, 4H]
+            memory = self._memory(x)
         states, outputs = [], []
         for t in range(x.shape[1]):
             span = ts[:, t : t + 1] if _is_array(ts) else ts
             if self.mixed_memory:
-                h, c = self.lstm.gates(drive[:, t], *state)
+                h, c = memory(t, *state)
                 output, h = self._step(x[:, t], h, span)
                 state = (h, c)
             else:
@@ -230,6 +240,24 @@ class Direction(WeightFiles, nn.Module):
         if isinstance(self.rnn_cell, LiquidCell):
             return Trace(states, None)
         return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
+
+    def _memory(self, x):
+        """The function (t, h, c) -> (h*, c') of the LSTM over x [B, T, I]."""
+        lstm = self.lstm
+        if type(lstm) is LSTMCell:
+            drive = lstm.drive(x)  # [B, T, 4H]
+            return lambda t, h, c: lstm.gates(drive[:, t], h, c)
+
+        def call(t, h, c):
+            result = lstm(x[:, t], (h, c))
+            if not isinstance(result, tuple) or len(result) != 2 or len(result[1]) != 2:
+                raise ValueError(
+                    f"[{self.op}] lstm must return (output, (h, c)), got {type(result).__name__} "
+                    f"from {_name(lstm)}."
+                )
+            return tuple(part.astype(mx.float32) for part in result[1])
+
+        return call
 
     def _step(self, x, state, ts):
         """One step of any cell -> (output, new state); the output of a LiquidCell is left out."""

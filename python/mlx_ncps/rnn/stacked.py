@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import Configurable
-from ..layers.base import drawing_from
+from ..layers.base import LazyWeights, drawing_from
 from ..weights import WeightFiles
 from .cfc import CfC
 from .layout import one_of
@@ -14,7 +14,7 @@ from .ltc import LTC
 from .plan import Plan
 
 
-class StackedRNN(Configurable, WeightFiles, nn.Module):
+class StackedRNN(Configurable, LazyWeights, WeightFiles, nn.Module):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -138,10 +138,17 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
     def _built_for(self) -> int | None:
         return self.layers[0]._built_for()
 
-    def _build_for(self, width: int) -> None:
+    def build(self, input_shape) -> None:
+        """Make the weights for so many inputs, or for inputs of this shape; as in `CfC.build`."""
         for layer in self.layers:
-            layer._build_for(width)
-            width = layer.merged_size
+            layer.build(input_shape)
+            input_shape = layer.merged_size
+
+    def _build_for(self, width: int) -> None:
+        self.build(width)
+
+    def _is_unbuilt(self) -> bool:
+        return any(layer._is_unbuilt() for layer in self.layers)
 
     def reset_states(self) -> None:
         """Forget the states that `stateful` kept."""

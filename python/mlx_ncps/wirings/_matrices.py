@@ -4,26 +4,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..fixed import FixedArrays, FrozenKeys
 from ..weights import WeightFiles
 
 MATRICES = ("adjacency_matrix", "sensory_adjacency_matrix")
 
 
-class _FrozenKeys(set):
-    """Names that MLX must not train. A model's ``unfreeze()`` empties the sets of its modules
-    itself, so this one refills itself.
-    """
-
-    def clear(self):
-        super().clear()
-        self.update(MATRICES)
-
-    def difference_update(self, *others):
-        super().difference_update(*others)
-        self.update(MATRICES)
-
-
-class SynapseMatrices(WeightFiles, nn.Module):
+class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
     """Holds ``adjacency_matrix`` and ``sensory_adjacency_matrix``; a subclass sets ``units``.
 
     Each is kept twice: as the ``mx.array`` that MLX saves and loads, and as a NumPy copy that can
@@ -32,7 +19,7 @@ class SynapseMatrices(WeightFiles, nn.Module):
 
     def __init__(self):
         super().__init__()
-        self._no_grad = _FrozenKeys(MATRICES)
+        self._no_grad = FrozenKeys(MATRICES)
         self.input_dim = None
 
     @property
