@@ -29,7 +29,7 @@ LAYERS = {
     "cfc_mixed": lambda: CfC(I, 6, 3, backbone_units=7, mixed_memory=True),
     "cfc_wired_mixed": lambda: CfC(I, OWN, mixed_memory=True),
     "cfc_stack": lambda: CfCRNN(I, 6, 2, backbone_units=7),
-    "ltc": lambda: LTC(I, 6, 3, ode_unfolds=2),
+    "ltc": lambda: LTC(I, 6, proj_size=3, ode_unfolds=2),
     "ltc_mixed": lambda: LTC(I, AutoNCP(8, 2), mixed_memory=True, ode_unfolds=2),
     "ltc_backbone": lambda: LTC(LTCCell(6, I, backbone_units=[7, 4]), return_sequences=True),
     "ltc_stack": lambda: LTCRNN(I, 6, 2, proj_size=3, mixed_memory=True, ode_unfolds=2),

@@ -19,6 +19,11 @@ class FrozenKeys(set):
         self.fixed = frozenset(fixed)
         self.asked = None  # the names of the last `freeze()`, which `unfreeze()` takes back
 
+    def fix(self, names):
+        """Add names to the fixed keys."""
+        self.fixed |= frozenset(names)
+        super().update(names)
+
     def update(self, *others):
         """Add keys, as `freeze()` does."""
         self.asked = frozenset().union(*others)
@@ -43,9 +48,13 @@ class FixedArrays:
     """
 
     def __setitem__(self, key, value):
-        fixed = getattr(self.__dict__.get("_no_grad"), "fixed", ())
-        if not (key in fixed and key in self and _within_apply()):
+        if not self._stays(key):
             super().__setitem__(key, value)
+
+    def _stays(self, key) -> bool:
+        """Whether setting this key now leaves a fixed array as it is."""
+        fixed = getattr(self.__dict__.get("_no_grad"), "fixed", ())
+        return key in fixed and key in self and _within_apply()
 
 
 def _within_apply() -> bool:

@@ -74,6 +74,14 @@ class LiquidCell(NCPLayer):
         """Why `sequence` runs step by step now; "" when it runs over the whole sequence."""
         return ""
 
+    @classmethod
+    def has_own_call(cls) -> bool:
+        """Whether a subclass changed the call of a step but not `sequence`, which then doesn't do
+        the same; layers call it step by step.
+        """
+        owners = [next(c for c in cls.__mro__ if n in vars(c)) for n in ("__call__", "sequence")]
+        return cls.__mro__.index(owners[0]) < cls.__mro__.index(owners[1])
+
     def steps_at_once(self, mixed: bool) -> bool:
         """Whether a step, `mixed` behind the LSTM of mixed memory, can be computed without a graph
         now, with `step_arrays`, `step_options` and `pack_step`; False where a subclass has its own

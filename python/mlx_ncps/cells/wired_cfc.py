@@ -7,7 +7,6 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ..fixed import FrozenKeys
 from ..ops.checks import check_array, check_mode, check_variant
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..wirings import Wiring
@@ -106,7 +105,7 @@ class WiredCfCCell(NCPRNNCell):
             )
         sizes, activation, dropout = self.backbone_options
         source_masks = [f"source_mask_{n}" for n in range(self.num_layers)] if sizes else []
-        self._no_grad = FrozenKeys(source_masks)
+        self._no_grad.fix(source_masks)
         for n, hidden in enumerate(self.layer_sizes):
             mask = self.synapses_into(n)  # [in + H_n, H_n]
             inputs = mask.shape[0] - hidden
@@ -163,9 +162,12 @@ class WiredCfCCell(NCPRNNCell):
     def _layers(self) -> list:
         layers = [getattr(self, f"layer_{n}") for n in range(self.num_layers)]
         for n, layer in enumerate(layers):
-            if not isinstance(layer, LiquidCell):
+            if not isinstance(layer, LiquidCell) or layer.has_own_call():
                 kind = type(layer).__name__
-                raise ValueError(f"[cfc] layer_{n} must be a CfCCell or a LiquidCell, got {kind}.")
+                raise ValueError(
+                    f"[cfc] layer_{n} must be a CfCCell, or a LiquidCell with a `sequence` of its "
+                    f"own, got {kind}."
+                )
         return layers
 
     def step_arrays(self) -> list:

@@ -125,7 +125,7 @@ class Direction(LazyWeights, WeightFiles, nn.Module):
         """Why this runs step by step; "" when it runs over the whole sequence."""
         if self.mixed_memory:
             return self._mixed_stepwise()
-        if isinstance(self.rnn_cell, LiquidCell):
+        if _runs_sequences(self.rnn_cell):
             return self.rnn_cell.stepwise()
         return f"{_name(self.rnn_cell)} is called once for each step"
 
@@ -136,11 +136,13 @@ class Direction(LazyWeights, WeightFiles, nn.Module):
             return f"lstm is {_name(self.lstm)}, no LSTMCell: each step calls it"
         if why := self.lstm.stepwise():
             return f"lstm: {why}"
+        if not _runs_sequences(cell):
+            return f"{_name(cell)} is called once for each step"
+        if why := cell.stepwise():
+            return why
         owners = [_owner(cell, name) for name in ("sequence", "mixed_sequence")]
         if owners[1] is None or owners[0] is not owners[1]:
             return _MIXED.format(_name(cell))
-        if cell.stepwise():
-            return cell.stepwise()
         facts = {"batch": 1, "steps": 1, "dtype": mx.float32, "scalar_ts": True}
         for op, of_cell in cell.calls():
             if not mixed_memory_is_fused(op, **facts, **of_cell):
@@ -202,7 +204,7 @@ class Direction(LazyWeights, WeightFiles, nn.Module):
         """Run over x [B, T, I] without a mask."""
         if x.shape[1] == 0:
             return self._empty_trace(x, state)
-        if isinstance(self.rnn_cell, LiquidCell) and not self.mixed_memory:
+        if _runs_sequences(self.rnn_cell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts), None)
         if self.mixed_memory and not self._mixed_stepwise():
             return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
@@ -210,7 +212,7 @@ class Direction(LazyWeights, WeightFiles, nn.Module):
 
     def _empty_trace(self, x, state) -> Trace:
         outputs = None
-        if not isinstance(self.rnn_cell, LiquidCell):  # a step that is never computed tells O
+        if not _runs_sequences(self.rnn_cell):  # a step that is never computed tells O
             hidden = state[0] if self.mixed_memory else state
             output = self._step(mx.zeros((x.shape[0], x.shape[2]), x.dtype), hidden, 1.0)[0]
             outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
@@ -237,7 +239,7 @@ class Direction(LazyWeights, WeightFiles, nn.Module):
         states = tree_map(lambda *parts: mx.stack(parts, axis=1), *states)
         if self.mixed_memory:
             states = tree_map(lambda s: s.astype(dtype), states)
-        if isinstance(self.rnn_cell, LiquidCell):
+        if _runs_sequences(self.rnn_cell):
             return Trace(states, None)
         return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
 
@@ -260,8 +262,10 @@ class Direction(LazyWeights, WeightFiles, nn.Module):
         return call
 
     def _step(self, x, state, ts):
-        """One step of any cell -> (output, new state); the output of a LiquidCell is left out."""
-        if isinstance(self.rnn_cell, LiquidCell):
+        """One step of any cell -> (output, new state); the output is left out where `readout` gives
+        it.
+        """
+        if _runs_sequences(self.rnn_cell):
             return None, self.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
         if _takes_time(self.rnn_cell):
             result = self.rnn_cell(x, state, ts)
@@ -300,6 +304,11 @@ def _width(cell) -> int | None:
 def _name(cell) -> str:
     """The name of a cell in errors."""
     return getattr(cell, "__name__", type(cell).__name__)
+
+
+def _runs_sequences(cell) -> bool:
+    """Whether a cell runs over a sequence itself; any other is called once for each step."""
+    return isinstance(cell, LiquidCell) and not cell.has_own_call()
 
 
 def _owner(cell, name: str):
