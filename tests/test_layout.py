@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "config": set(),
     "weight_files": set(),
     "weights": {"weight_files"},
-    "wirings": {"config", "weights"},
-    "layers": {"config", "weights", "ops", "wirings"},
+    "fixed": set(),
+    "wirings": {"config", "weights", "fixed"},
+    "layers": {"config", "weights", "fixed", "ops", "wirings"},
     "cells": {"config", "layers", "ops", "wirings", "dispatch"},
     "rnn": {"config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
 }

@@ -118,6 +118,8 @@ def test_training_before_the_first_call_raises_and_leaves_the_layer_alone(name, 
             optim.Adam(1e-3).init(layer.trainable_parameters())
         with pytest.raises(ValueError, match="must exist before they are trained"):
             chunked_value_and_grad(layer, lambda m, s, x: (loss(m, x), s))([(inputs,)], None)
+        with pytest.raises(ValueError, match="must exist before they are trained or changed"):
+            layer.set_dtype(mx.float16)
     layer.build(I)
     made = names(layer)
     assert dict(tree_flatten(nn.value_and_grad(layer, loss)(layer, inputs)[1])).keys() == made
@@ -129,7 +131,8 @@ def test_training_before_the_first_call_raises_and_leaves_the_layer_alone(name, 
 def test_training_a_model_around_it_raises_at_the_first_call(name, inputs):
     layer = LAYERS[name]()
     model = nn.Sequential(nn.Linear(I, I), layer)
-    for train in (nn.value_and_grad(model, loss), lambda m, x: mx.grad(lambda x: loss(m, x))(x)):
+    gradients = nn.value_and_grad(model, loss)
+    for train in (gradients, gradients, lambda m, x: mx.grad(lambda x: loss(m, x))(x)):
         with pytest.raises(ValueError, match=rf"{FIRST}.*or build\({I}\)"):
             train(model, inputs)
     model(inputs)

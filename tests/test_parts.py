@@ -16,6 +16,7 @@ from mlx_ncps import (
     LiquidRNN,
     LSTMCell,
     StreamingSession,
+    convert,
     last_backend,
     use_backend,
 )
@@ -259,7 +260,7 @@ def test_part_that_cannot_be_used_is_refused_by_name(name):
 def test_forced_backend_refuses_replaced_part():
     layer = CfC(I, 6)
     layer.rnn_cell.ff1 = Adapter(layer.rnn_cell.ff1)
-    with use_backend("cpu"), pytest.raises(RuntimeError, match="ff1 is Adapter, no nn.Linear"):
+    with use_backend("cpu"), pytest.raises(RuntimeError, match=r"ff1 is Adapter, no nn\.Linear"):
         layer(mx.zeros((B, 2, I)))
 
 
@@ -273,7 +274,9 @@ def test_explain_names_replaced_part(name, path):
     assert "Adapter" not in str(plain.explain((B, 4, I)))
 
 
-@pytest.mark.parametrize("make", [lambda: CfCCell(I, 6), lambda: CfCCell(AutoNCP(8, 2, input_dim=I))])
+@pytest.mark.parametrize(
+    "make", [lambda: CfCCell(I, 6), lambda: CfCCell(AutoNCP(8, 2, input_dim=I))]
+)
 def test_redraw_and_params_refuse_replaced_part(make):
     cell = make()
     owner = getattr(cell, "layer_0", cell)
@@ -288,6 +291,17 @@ def test_redraw_and_params_refuse_replaced_part(make):
         CfC(cell, bidirectional=True)
     with pytest.raises(ValueError, match=r"\[cfc\] ff1 must be an nn.Linear here, got Adapter"):
         owner.params()
+
+
+@pytest.mark.parametrize("path", ["rnn_cell.backbone.0", "rnn_cell.ff1", "fc"])
+@pytest.mark.parametrize("kind", [Adapter, LoRALinear, lambda p: p.to_quantized(32)])
+def test_export_refuses_replaced_part(path, kind):
+    layer = CfC(22, 10, 3, backbone_units=32)
+    layer.rnn_cell.ff1, layer.fc = nn.Linear(32, 10), nn.Linear(32, 3)
+    assert convert.to_torch(layer, numpy=True)
+    put(layer, path, kind(at(layer, path)))
+    with pytest.raises(ValueError, match=rf"\[to_torch\] {path}\S* must be an nn.Linear, got "):
+        convert.to_torch(layer, numpy=True)
 
 
 def test_layer_with_replaced_parts_keeps_masked_steps_and_dropout():

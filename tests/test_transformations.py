@@ -1,5 +1,5 @@
-"""What MLX does to whole models, done to one layer of each kind, alone and inside a model: quantized,
-cast, mapped, averaged, frozen, copied; the result is what the transformation means.
+"""What MLX does to whole models, done to one layer of each kind, alone and inside a model:
+quantized, cast, mapped, averaged, frozen, copied; the result is what the transformation means.
 """
 
 import copy
@@ -189,7 +189,9 @@ def quantized(name, inside, **options):
 def test_quantized_layer_computes_with_the_rounded_weights(name, inside, options):
     size = {} if "mode" in options else {"group_size": W}
     layer, changed, plain = quantized(name, inside, **options, **size)
-    assert changed == [path for path in linear_parts(plain) if at(plain, path).weight.shape[1] % W == 0]
+    assert changed == [
+        path for path in linear_parts(plain) if at(plain, path).weight.shape[1] % W == 0
+    ]
     assert changed
     assert layer.stepwise() == plain.stepwise()
     for T in (1, 9):
@@ -222,7 +224,9 @@ def test_quantized_layer_trains_what_is_left_and_copies(name):
         assert_same_results(layer, other, (x,))
 
 
-@pytest.mark.parametrize("make", [lambda: CfC(5, 16), lambda: LTC(5, 16, proj_size=3, mixed_memory=True)])
+@pytest.mark.parametrize(
+    "make", [lambda: CfC(5, 16), lambda: LTC(5, 16, proj_size=3, mixed_memory=True)]
+)
 @pytest.mark.parametrize("options", [{}, {"mode": "nvfp4", "quantize_input": True}], ids=str)
 def test_model_around_a_layer_of_odd_sizes_can_be_quantized(make, options):
     layer, x = make(), mx.random.normal((2, 3, 64))

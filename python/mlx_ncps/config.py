@@ -124,8 +124,8 @@ def recorded(init):
         if outermost:
             self.__dict__["_arguments"] = _bound(init, self, args, kwargs)
         init(self, *args, **kwargs)
-        if outermost:
-            self.__dict__["_constructed"] = True
+        if outermost and not self.__dict__.get("built", True):
+            self.__dict__["_made_unbuilt"] = True
 
     return recording
 

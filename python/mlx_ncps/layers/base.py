@@ -59,10 +59,11 @@ def _build_once(build):
                 )
             return
         arrays = _arrays(self)
-        if self.__dict__.get("_constructed") and is_tracing():
+        if self.__dict__.get("_made_unbuilt") and is_tracing():
             _build_traced(build, self, width, input_shape)
         else:
             build(self, _as_shape(input_shape))
+        self.__dict__.pop("_made_unbuilt", None)
         self.built_width = width
         self.built = True
         self.train(self.training)  # what was asked of the layer holds for what is made now
@@ -143,10 +144,17 @@ class LazyWeights:
         found = super().trainable_parameters()
         if self._is_unbuilt() and not tree_flatten(found):
             raise ValueError(
-                f"[{self.op}] the weights must exist before they are trained, got a layer that "
-                "isn't built: call it once before, or build(input_size)."
+                f"[{self.op}] the weights must exist before they are trained or changed, got a "
+                "layer that isn't built: call it once before, or build(input_size)."
             )
         return found
+
+    def apply(self, map_fn, filter_fn=None):
+        """As in `mlx.nn.Module`, and so `set_dtype`; masks and wirings stay as they are. Raises
+        ValueError as `trainable_parameters` does.
+        """
+        self.trainable_parameters()
+        return super().apply(map_fn, filter_fn)
 
     def _is_unbuilt(self) -> bool:
         """Whether weights are missing."""

@@ -28,7 +28,7 @@ _PLAIN = (Linear, nn.Linear)
 
 
 def is_plain(part) -> bool:
-    """Whether a part is a linear map and nothing else; not for a subclass, which may compute more."""
+    """Whether a part is a linear map and nothing else; a subclass may compute more."""
     return type(part) in _PLAIN
 
 

@@ -60,7 +60,7 @@ def mixed_memory_is_fused(op: str, **facts) -> bool:
 
 
 def lstm_gates(z, c):
-    """One step of the LSTM from z = W_input x + b + W_recurrent h [B, 4H] and c [B, H] -> (h*, c')."""
+    """One step of the LSTM: z = W_input x + b + W_recurrent h [B, 4H], c [B, H] -> (h*, c')."""
     i, ig, fg, og = mx.split(z, 4, axis=-1)  # each [B, H]
     c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
     return mx.tanh(c) * mx.sigmoid(og), c

@@ -86,7 +86,9 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
     def _checked(self, name, value):
         """The values in NumPy, shape and polarities checked; None for a tracer."""
         host = _values(value)
-        if host is not None and host.dtype.kind == "f":  # an average of equal matrices is off by ulps
+        if (
+            host is not None and host.dtype.kind == "f"
+        ):  # an average of equal matrices is off by ulps
             host = np.where(np.abs(host - np.rint(host)) <= 1e-3, np.rint(host), host)
         shape = np.shape(value) if host is None else host.shape
         rows = self.units if name == "adjacency_matrix" else self.input_dim
@@ -101,8 +103,8 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
             raise ValueError(f"[{self._op}] {name} must be {axes} = {wanted}, got {shape}.")
         if host is not None and (wrong := host[~np.isin(host, (-1, 0, 1))]).size:
             raise ValueError(
-                f"[{self._op}] {name} must hold -1, 0 and +1 alone, got {wrong[0]}. (A tree_map over "
-                "parameters() maps frozen ones too: take trainable_parameters().)"
+                f"[{self._op}] {name} must hold -1, 0 and +1 alone, got {wrong[0]}. (A tree_map "
+                "over parameters() maps frozen ones too: take trainable_parameters().)"
             )
         return host
 
