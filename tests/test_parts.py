@@ -6,6 +6,7 @@ import copy
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 from cases import assert_close
 from mlx.utils import tree_flatten, tree_map
@@ -13,6 +14,7 @@ from mlx_ncps import (
     LTC,
     CfC,
     CfCCell,
+    CfCRNN,
     LiquidRNN,
     LSTMCell,
     StreamingSession,
@@ -242,6 +244,8 @@ REFUSED = {  # layer, part, message
     "backbone": (lambda: CfC(I, 6), "rnn_cell.backbone", "backbone must be a list"),
     "lstm": (lambda: LTC(I, 6, mixed_memory=True), "lstm", "lstm must return"),
     "lstm_part": (lambda: LTC(I, 6, mixed_memory=True), "lstm.input_map", "input_map must give"),
+    "stack": (lambda: CfCRNN(I, 6, 2), "layers.1", r"layers\.1 must be a layer"),
+    "backward": (lambda: CfC(I, 6, bidirectional=True), "backward", "backward must be a layer"),
     "ode_lstm": (lambda: LiquidRNN(ODELSTMCell(I, 6)), "rnn_cell.lstm", "lstm must be an LSTMCell"),
 }
 
@@ -252,9 +256,44 @@ def test_part_that_cannot_be_used_is_refused_by_name(name):
     layer, x = make(), mx.random.normal((B, 1, I))
     put(layer, path, "text" if name == "no_function" else Wrong())
     mx.eval(x)
-    for call in (layer, lambda x: layer(mx.concatenate([x, x], axis=1)), layer.step):
+    calls = [lambda: layer(x), lambda: layer(mx.concatenate([x, x], axis=1))]
+    if name != "backward":
+        calls.append(lambda: layer.step(x[:, 0]))
+    for call in calls:
         with pytest.raises(ValueError, match=message):
-            call(x[:, 0] if call == layer.step else x)
+            call()
+
+
+@pytest.mark.parametrize("kind", [Adapter, LoRALinear, lambda part: part.to_quantized(32, 8)])
+@pytest.mark.parametrize("path", ["rnn_cell.ff1", "rnn_cell.backbone.0", "lstm.recurrent_map"])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
+def test_replaced_part_in_compiled_training(path, kind, dtype):
+    layer = CfC(32, 32, 2, backbone_units=32, mixed_memory=True)
+    layer.fc = Adapter(layer.fc)
+    put(layer, path, kind(at(layer, path)))
+    x, other = mx.random.normal((2, B, 3, 32)).astype(dtype)
+    mx.eval(layer.parameters())
+
+    def loss(layer, x):
+        return layer(x)[0].astype(mx.float32).square().mean()
+
+    def train(compiled):
+        model, optimizer = copy.deepcopy(layer), optim.SGD(0.1)
+
+        def step(x):
+            value, grads = nn.value_and_grad(model, loss)(model, x)
+            optimizer.update(model, grads)
+            return value
+
+        if compiled:
+            state = [model.state, optimizer.state]
+            step = mx.compile(step, inputs=state, outputs=state)
+        losses = mx.stack([step(x) for _ in range(3)])
+        return losses, model.parameters(), model(other)[0]
+
+    plain = train(False)
+    assert plain[0][0] > plain[0][2]
+    assert_trees_close("training", train(True), plain, GRADIENT)
 
 
 def test_forced_backend_refuses_replaced_part():

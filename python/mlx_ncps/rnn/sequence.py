@@ -72,7 +72,12 @@ class SequenceLayer(Configurable, Direction):
     @property
     def directions(self) -> tuple[Direction, ...]:
         """This layer, and `backward` when it is bidirectional."""
-        return (self, self.backward) if self.bidirectional else (self,)
+        if not self.bidirectional:
+            return (self,)
+        if not isinstance(self.backward, Direction):
+            kind = type(self.backward).__name__
+            raise ValueError(f"[{self.op}] backward must be a layer of this package, got {kind}.")
+        return (self, self.backward)
 
     @property
     def state_size(self):
@@ -310,9 +315,8 @@ class SequenceLayer(Configurable, Direction):
 
         Raises ValueError when they exist for another number of inputs.
         """
-        super().build(input_shape)
-        if self.bidirectional:
-            self.backward.build(input_shape)
+        for half in self.directions:
+            Direction.build(half, input_shape)
 
     def _build_for(self, width: int) -> None:
         self.build(width)

@@ -12,6 +12,7 @@ from .cfc import CfC
 from .layout import one_of
 from .ltc import LTC
 from .plan import Plan
+from .sequence import SequenceLayer
 
 
 class StackedRNN(Configurable, LazyWeights, WeightFiles, nn.Module):
@@ -95,7 +96,7 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, nn.Module):
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
         output, states = inputs, []
-        for layer, state in zip(self.layers, self._states(hx), strict=True):
+        for layer, state in zip(self._layers(), self._states(hx), strict=True):
             output, state = layer(output, state, timespans, mask=mask)
             states.append(state)
             if mask is not None and len(states) == 1 and mask.ndim == inputs.ndim:
@@ -105,10 +106,20 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, nn.Module):
     def step(self, x, state=None, ts=None):
         """One step of a stream -> (output [B, O], new states); arguments as in `CfC.step`."""
         states = []
-        for layer, below in zip(self.layers, self._states(state), strict=True):
+        for layer, below in zip(self._layers(), self._states(state), strict=True):
             x, new_state = layer.step(x, below, ts)
             states.append(new_state)
         return x, tuple(states)
+
+    def _layers(self) -> list:
+        """The layers, which can only be such as return (output, state)."""
+        for n, layer in enumerate(self.layers):
+            if not isinstance(layer, SequenceLayer):
+                raise ValueError(
+                    f"[{self.op}] layers.{n} must be a layer of this package, "
+                    f"got {type(layer).__name__}."
+                )
+        return self.layers
 
     def _states(self, hx):
         """The state of each layer, None for each when hx is None."""
