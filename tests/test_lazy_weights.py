@@ -20,6 +20,7 @@ from mlx_ncps import (
     LTCCell,
     NCPDense,
     NCPLayer,
+    NCPRNNCell,
     WiredCfCCell,
     cells,
     chunked_value_and_grad,
@@ -53,6 +54,28 @@ class Outer(NCPLayer):
         return self.dense(inputs)
 
 
+class Wired(NCPRNNCell):
+    """A user's cell that follows a wiring."""
+
+    op = "user"
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.w = mx.random.normal(self.wiring.adjacency.shape)
+        self.w_in = mx.random.normal(self.wiring.sensory_adjacency.shape)
+
+    def sequence(self, inputs, state, ts):
+        states = []
+        for t in range(inputs.shape[1]):
+            drive = inputs[:, t] @ (self.w_in * mx.array(self.wiring.sensory_adjacency))
+            state = mx.tanh(drive + state @ (self.w * mx.array(self.wiring.adjacency)))
+            states.append(state)
+        return mx.stack(states, axis=1)
+
+    def readout(self, states):
+        return states[..., : self.output_size]
+
+
 def wired():
     return AutoNCP(10, 2)
 
@@ -73,6 +96,8 @@ LAYERS = {  # from inputs [B, T, I] to one array
     "mmrnn": lambda: MMRNN(LTCCell(wired())),
     "lstm": lambda: LiquidRNN(LSTMCell(None, 5)),
     "user": lambda: LiquidRNN(KnownLeaky(6), **BOTH),
+    "user_wired": lambda: LiquidRNN(Wired(wired()), proj_size=2),
+    "user_mixed": lambda: MMRNN(Wired(wired())),
     "dense": lambda: NCPDense(4, "tanh"),
     "dense_wired": lambda: NCPDense(wiring=wired()),
     "scale": Scale,
