@@ -133,8 +133,8 @@ def _width(op: str, input_shape) -> int:
 
 
 class LazyWeights:
-    """A module whose weights may not exist yet: training them then is an error, as MLX would train
-    whatever else there is, or nothing.
+    """A module whose weights may not exist yet: what asks for them then is an error, as MLX would
+    go on with whatever else there is, or nothing.
     """
 
     def trainable_parameters(self):
@@ -144,8 +144,8 @@ class LazyWeights:
         found = super().trainable_parameters()
         if self._is_unbuilt() and not tree_flatten(found):
             raise ValueError(
-                f"[{self.op}] the weights must exist before they are trained or changed, got a "
-                "layer that isn't built: call it once before, or build(input_size)."
+                f"[{self.op}] the weights must exist before they are trained, changed, saved or "
+                "loaded, got a layer that isn't built: call it once before, or build(input_size)."
             )
         return found
 
@@ -155,6 +155,16 @@ class LazyWeights:
         """
         self.trainable_parameters()
         return super().apply(map_fn, filter_fn)
+
+    def load_weights(self, file_or_weights, strict=True):
+        """As `WeightFiles` has it. Raises ValueError as `trainable_parameters` does."""
+        self.trainable_parameters()
+        return super().load_weights(file_or_weights, strict)
+
+    def save_weights(self, file):
+        """As `WeightFiles` has it. Raises ValueError as `trainable_parameters` does."""
+        self.trainable_parameters()
+        super().save_weights(file)
 
     def _is_unbuilt(self) -> bool:
         """Whether weights are missing."""
