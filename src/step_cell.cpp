@@ -302,6 +302,14 @@ void bind_step_cell(nb::module_& m) {
       "lies_plain", [](const mx::array& a) { return a.is_available() && a.flags().row_contiguous; },
       "a"_a, "Whether an array is evaluated and row-contiguous.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
+  m.def(
+      "is_tracing",
+      [] {
+        mx::array probe(0.0f);
+        probe.set_tracer(true);
+        return probe.is_tracer();  // MLX exports no shorter way: only while something is traced
+      },
+      "Whether mx.compile, a gradient or mx.vmap traces a function in this thread.");
   nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
       .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none())
       .def_prop_ro("complete", &Places::complete, "Whether the cell is not made of too much.");

@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "options": {"limits"},
     "weight_files": set(),
     "weights": {"weight_files"},
-    "wirings": {"config", "weights", "limits"},
-    "layers": {"limits", "config", "weights", "options", "ops", "wirings"},
+    "fixed": set(),
+    "wirings": {"config", "weights", "limits", "fixed"},
+    "layers": {"limits", "config", "weights", "fixed", "options", "ops", "wirings"},
     "cells": {"limits", "_fork", "config", "options", "layers", "ops", "wirings", "dispatch"},
     "rnn": {
         "_fork",

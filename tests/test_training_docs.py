@@ -14,7 +14,7 @@ SAME, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient
 def test_blocks_of_the_document_run():
     mx.random.seed(0)
     blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 9
     names = {}
     for n, block in enumerate(blocks):
         exec(compile(block, f"{DOCUMENT.name}, block {n}", "exec"), names)
@@ -28,3 +28,15 @@ def test_blocks_of_the_document_run():
         assert_close(way, names[way], names["whole_loss"], SAME)
     for way in ("gradients", "checkpointed_gradients"):
         assert_all_close(dict(tree_flatten(names[way])), want, GRADIENT)
+    assert names["last_loss"].item() > 0
+    assert set(dict(tree_flatten(names["low_rank_gradients"]))) == {
+        "rnn_cell.ff1.a",
+        "rnn_cell.ff1.b",
+    }
+    plan = str(names["adapted"].explain((8, 40, 3)))
+    assert plan == "step by step: ff1 is LowRank, no nn.Linear: each step calls it"
+    difference = abs(names["after"] - names["before"]).max().item()
+    assert 0 < difference < abs(names["before"]).max().item()
+    cell = names["quantized"].layers[0].rnn_cell
+    assert "scales" not in cell.backbone[0]
+    assert "scales" in cell.ff1

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random, Wiring
 
 WIRINGS = {
@@ -233,9 +233,22 @@ def test_adjacency_inside_compile_after_load():
     np.testing.assert_array_equal(seen[0], other.wiring.adjacency)
 
 
-def test_random_initialisation_of_all_parameters_is_refused():
+def test_initialisation_of_all_parameters_leaves_the_wiring_alone():
     model = Model(FullyConnected(6, 2, input_dim=4))
-    with pytest.raises(ValueError, match="trainable_parameter_filter"):
-        model.apply(nn.init.uniform())
-    model.apply(nn.init.uniform(), filter_fn=nn.Module.trainable_parameter_filter)
+    before = model.wiring.state_dict()
+    for draw in (nn.init.uniform(), nn.init.constant(0.0)):
+        model.apply(draw)
+        assert_consistent(model.wiring)
+        for name, matrix in before.items():
+            assert mx.array_equal(model.wiring[name], matrix)
+
+
+def test_update_with_mapped_matrices_is_refused_unless_it_is_off_by_ulps():
+    model = Model(FullyConnected(6, 2, input_dim=4))
+    before = model.wiring.state_dict()
+    with pytest.raises(ValueError, match=r"take trainable_parameters\(\)"):
+        model.update(tree_map(lambda p: 0.5 * p, model.parameters()))
+    model.update(tree_map(lambda p: p * (1 + 1e-6), model.parameters()))
     assert_consistent(model.wiring)
+    for name, matrix in before.items():
+        assert mx.array_equal(model.wiring[name], matrix)

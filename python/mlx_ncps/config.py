@@ -129,9 +129,12 @@ def recorded(init):
     def recording(self, *args, **kwargs):
         args = tuple(adopted(value) for value in args)
         kwargs = {key: adopted(value) for key, value in kwargs.items()}
-        if "_arguments" not in self.__dict__:
+        outermost = "_arguments" not in self.__dict__
+        if outermost:
             self.__dict__["_arguments"] = _bound(init, self, args, kwargs)
         init(self, *args, **kwargs)
+        if outermost and not self.__dict__.get("built", True):
+            self.__dict__["_made_unbuilt"] = True
 
     return recording
 

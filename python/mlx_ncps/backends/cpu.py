@@ -177,6 +177,13 @@ def seen(arrays: list):
     return None if _loader.native is None else _loader.native.Seen(arrays)
 
 
+def is_tracing() -> bool:
+    """Whether mx.compile, a gradient or mx.vmap traces a function now; False where the native
+    module, which alone can tell, is not loaded.
+    """
+    return _loader.native is not None and _loader.native.is_tracing()
+
+
 def _handle(synapses):
     """The extension's lists of `synapses`, made once for equal ones."""
     if synapses is None:

@@ -19,38 +19,18 @@ from ..wirings import Wiring
 from .wiring_tie import WiringTie
 
 
-class FrozenKeys(set):
-    """A module's frozen keys; the `fixed` ones outlive `unfreeze()`, which clears the set."""
-
-    def __init__(self, fixed=()):
-        super().__init__(fixed)
-        self.fixed = frozenset(fixed)
-
-    def clear(self):
-        """Remove all keys that are not fixed."""
-        super().clear()
-        self.update(self.fixed)
-
-    def difference_update(self, *others):
-        """Remove the keys of `others` that are not fixed."""
-        super().difference_update(*others)
-        self.update(self.fixed)
-
-
 class LiquidCell(NCPLayer):
     """Base of all cells: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`.
 
     The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the
     sizes, `_create(width)` or `build(input_shape)`, `sequence` and `readout`, and `calls` if it
-    makes any. Array names in `fixed_keys` are saved with the weights and never trained.
+    makes any.
     """
 
     op = "cell"
-    fixed_keys: tuple = ()
 
     def __init__(self):
         super().__init__()
-        self._no_grad = FrozenKeys(self.fixed_keys)
         self._step_cell = StepCell()
 
     # --- what a subclass gives ---
@@ -99,6 +79,14 @@ class LiquidCell(NCPLayer):
     def stepwise(self) -> str:
         """Why `sequence` runs step by step now; "" when it runs over the whole sequence."""
         return ""
+
+    @classmethod
+    def has_own_call(cls) -> bool:
+        """Whether a subclass changed the call of a step but not `sequence`, which then doesn't do
+        the same; layers call it step by step.
+        """
+        owners = [next(c for c in cls.__mro__ if n in vars(c)) for n in ("__call__", "sequence")]
+        return cls.__mro__.index(owners[0]) < cls.__mro__.index(owners[1])
 
     def steps_at_once(self, mixed: bool) -> bool:
         """Whether a step, `mixed` behind the LSTM of mixed memory, can be computed without a graph

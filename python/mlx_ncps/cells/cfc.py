@@ -9,17 +9,17 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from ..config import adopted
+from ..layers.linear import Linear, arrays_of, check_linear, weight_and_bias, why_called
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import MODES, VARIANTS, check_array
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..options import integer, layer_count, one_of
 from ..wirings import Wiring
 from .base import LiquidCell
-from .dropout import REASON, dropout_sequence, first_dropped
+from .cfc_steps import DROPOUT, first_dropped, sequence_by_steps
 
 _HEADS = ("ff1", "ff2", "time_a", "time_b")
 
@@ -97,7 +97,8 @@ class CfCCell(LiquidCell):
             biases are uniform and w_tau, A Xavier; of the others biases and w_tau are 0 and A is 1.
 
     Parameters: `backbone.{n}`, `ff1`, `ff2`, `time_a`, `time_b` with `weight` [out, in] and `bias`
-    [out]; in pure mode `ff1`, `w_tau` [1, H] and `A` [1, H].
+    [out]; in pure mode `ff1`, `w_tau` [1, H] and `A` [1, H]. A quantized map in place of one is
+    used fused, any other module or function is called, step by step.
     """
 
     op = "cfc"
@@ -217,39 +218,54 @@ class CfCCell(LiquidCell):
         if owner is not None and key == "sparsity_mask":
             owner.sync()
 
+    def heads(self) -> dict:
+        """The linear maps behind the backbone, or what is in their place, by name."""
+        names = _HEADS[:1] if self.mode == "pure" else _HEADS
+        return {name: getattr(self, name) for name in names}
+
+    def _parts(self) -> dict:
+        """Every linear map, or what is in its place, by name."""
+        if not isinstance(self.backbone, list):
+            kind = type(self.backbone).__name__
+            raise ValueError(f"[cfc] backbone must be a list of layers, got {kind}.")
+        return {f"backbone.{n}": part for n, part in enumerate(self.backbone)} | self.heads()
+
+    def replaced(self) -> str:
+        """Which parts are no linear maps, so that each step calls them; "" when all are."""
+        return why_called(self._parts())
+
     def params(self) -> CfCParams:
-        """The weights as the op reads them, mask applied."""
-        backbone = tuple((layer.weight, layer.bias) for layer in self.backbone)
+        """The weights as the op reads them, mask applied, quantized ones by their values.
+
+        Raises ValueError when a part is no linear map.
+        """
+        check_linear(self.op, self._parts())
+        backbone = tuple(_pair(layer) for layer in self.backbone)
+        heads = {name: _pair(head) for name, head in self.heads().items()}
+        for name in ("ff1", "ff2") if "sparsity_mask" in self else ():
+            if name in heads:
+                heads[name] = self._masked(name, *heads[name])
         if self.mode == "pure":
-            rows = {}
             for name in ("w_tau", "A"):
                 check_array(self.op, name, self[name], "[1, H]", (1, self.hidden_size))
-                rows[name] = self[name].squeeze(0)
-            return CfCParams(backbone, self._masked("ff1"), **rows)
-        heads = (self._masked("ff1"), self._masked("ff2"))
-        times = ((head.weight, head.bias) for head in (self.time_a, self.time_b))
-        return CfCParams(backbone, *heads, *times)
+                heads[name] = self[name].squeeze(0)
+        return CfCParams(backbone, **heads)
 
-    def _masked(self, name: str) -> tuple[mx.array, mx.array]:
-        head = self[name]
-        weight = head.weight
-        if "sparsity_mask" in self:
-            fan_in = (self.input_size + self.hidden_size, *self.backbone_options.sizes)[-1]
-            shape = (self.hidden_size, fan_in)
-            check_array(self.op, f"params.{name}[0]", weight, "[H, K]", shape)
-            check_array(self.op, "sparsity_mask", self.sparsity_mask, "[H, K]", shape, ())
-            weight = weight * self.sparsity_mask
-        return weight, head.bias
+    def _masked(self, name: str, weight, bias) -> tuple[mx.array, mx.array]:
+        fan_in = (self.input_size + self.hidden_size, *self.backbone_options.sizes)[-1]
+        shape = (self.hidden_size, fan_in)
+        check_array(self.op, f"params.{name}[0]", weight, "[H, K]", shape)
+        check_array(self.op, "sparsity_mask", self.sparsity_mask, "[H, K]", shape, ())
+        return weight * self.sparsity_mask, bias
 
     def sequence(self, inputs, state, ts):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
-        keywords = self._keywords()
-        if self.stepwise():
-            rate = self.backbone_options.dropout
-            return dropout_sequence(inputs, state, ts, self.params(), **keywords, rate=rate)
-        return cfc_sequence(inputs, state, ts, self.params(), **keywords, training=self.training)
+        if why := self.stepwise():
+            return sequence_by_steps(self, inputs, state, ts, why)
+        keywords = self._keywords() | {"training": self.training}
+        return cfc_sequence(inputs, state, ts, self.params(), **keywords)
 
     def mixed_sequence(self, inputs, state, ts, memory):
         """`sequence` without dropout behind the LSTM of `memory`: state (h, c) -> (h, c),
@@ -266,8 +282,12 @@ class CfCCell(LiquidCell):
         }
 
     def stepwise(self) -> str:
-        """Why `sequence` runs step by step now, which it does for dropout in training, or ""."""
-        return REASON if self.training and self.backbone_options.drops(self.variant) else ""
+        """Why `sequence` runs step by step now: for dropout in training, or for modules in place of
+        the linear maps; or "".
+        """
+        if self.training and self.backbone_options.drops(self.variant):
+            return DROPOUT
+        return self.replaced()
 
     def steps_at_once(self, mixed: bool) -> bool:
         """As `LiquidCell` has it."""
@@ -275,11 +295,7 @@ class CfCCell(LiquidCell):
 
     def step_arrays(self) -> list:
         """Every array that a step depends on."""
-        arrays = [a for layer in self["backbone"] for a in (layer["weight"], layer["bias"])]
-        for name in _HEADS:
-            if name in self:
-                head = self[name]
-                arrays += (head["weight"], head["bias"])
+        arrays = [a for part in self._parts().values() for a in arrays_of(part)]
         return arrays + [self[name] for name in ("w_tau", "A", "sparsity_mask") if name in self]
 
     def step_options(self) -> tuple:
@@ -292,7 +308,7 @@ class CfCCell(LiquidCell):
         return pack_cfc([stage], memory, arrays, Readout(0, self.hidden_size))
 
     def calls(self) -> list[tuple[str, dict]]:
-        """The one fused call of `sequence`, with the facts of this cell; none with dropout."""
+        """The one fused call of `sequence`, with the facts of this cell; none step by step."""
         if self.stepwise():
             return []
         facts = {
@@ -311,11 +327,17 @@ class CfCCell(LiquidCell):
         return states
 
 
-def _linear(inputs: int, outputs: int, torch: bool) -> nn.Linear:
+def _pair(part) -> tuple[mx.array, mx.array]:
+    """The weight and the bias of a linear map, 0 where it has none."""
+    weight, bias = weight_and_bias(part)
+    return weight, mx.zeros(weight.shape[:1]) if bias is None else bias
+
+
+def _linear(inputs: int, outputs: int, torch: bool) -> Linear:
     """A linear map: weight [out, in] Xavier uniform, bias [out] uniform within 1/sqrt(in) as
     ncps.torch starts, or 0 as ncps.keras.
     """
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     layer.weight = xavier_uniform((outputs, inputs))
     if not torch:
         layer.bias = mx.zeros((outputs,))

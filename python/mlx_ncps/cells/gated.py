@@ -225,6 +225,9 @@ class ODELSTMCell(FieldCell):
             raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
         for name, part in zip("hc", state, strict=True):
             check_array(self.op, f"state {name}", part, "[B, H]", (batch, self.hidden_size))
+        if type(self.lstm) is not LSTMCell:
+            kind = type(self.lstm).__name__
+            raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
         h, c = (part.astype(mx.float32) for part in state)
         drive, states = self.lstm.drive(inputs), [(h, c)]

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .._fork import check_process
 from ..layers.base import NCPLayer, output_shape
+from ..layers.linear import Linear, check_linear, float32_map, weight_and_bias, why_called
 from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
@@ -29,6 +29,7 @@ class LSTMCell(NCPLayer):
         hidden_size: number of neurons H.
 
     Parameters: `input_map.weight` [4H, I], `input_map.bias` [4H], `recurrent_map.weight` [4H, H].
+    A module or function in place of a map is called at each step.
     """
 
     op = "lstm"
@@ -71,26 +72,49 @@ class LSTMCell(NCPLayer):
 
     def _create(self, width: int) -> None:
         rows, hidden = 4 * self.hidden_size, self.hidden_size
-        self.input_map = nn.Linear(width, rows)
+        self.input_map = Linear(width, rows)
         self.input_map.weight = xavier_uniform((rows, width))
         self.input_map.bias = uniform(-0.1, 0.1, (rows,))
-        self.recurrent_map = nn.Linear(hidden, rows, bias=False)
+        self.recurrent_map = Linear(hidden, rows, bias=False)
         self.recurrent_map.weight = orthogonal((rows, hidden))
 
+    def _parts(self) -> dict:
+        return {"input_map": self.input_map, "recurrent_map": self.recurrent_map}
+
+    def stepwise(self) -> str:
+        """Why no fused operator runs this, which modules in place of the linear maps do; or ""."""
+        return why_called(self._parts())
+
+    def steps_at_once(self) -> bool:
+        """Whether a packed cell can have this in front of it; False where a subclass has its own
+        equations.
+        """
+        return type(self) is LSTMCell and self.built and not self.stepwise()
+
     def weights(self) -> LSTMParams:
-        """Input map [4H, I], bias [4H], recurrent map [4H, H]."""
-        return LSTMParams(self.input_map.weight, self.input_map.bias, self.recurrent_map.weight)
+        """Input map [4H, I], bias [4H], recurrent map [4H, H]; quantized ones by their values.
+
+        Raises ValueError when a part is no linear map.
+        """
+        check_linear(self.op, self._parts())
+        weight, bias = weight_and_bias(self.input_map)
+        recurrent, more = weight_and_bias(self.recurrent_map)
+        biases = [b for b in (bias, more) if b is not None]
+        bias = sum(biases[1:], biases[0]) if biases else mx.zeros(weight.shape[:1])
+        return LSTMParams(weight, bias, recurrent)
 
     def drive(self, inputs):
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
-        check_memory(self.op, self.weights(), self.sensory_size, self.hidden_size)
-        weight, bias = self.input_map.weight, self.input_map.bias
-        weight, bias = weight.astype(mx.float32), bias.astype(mx.float32)
-        return inputs.astype(mx.float32) @ weight.T + bias
+        if not self.stepwise():
+            check_memory(self.op, self.weights(), self.sensory_size, self.hidden_size)
+        rows = 4 * self.hidden_size
+        return float32_map(self.op, "input_map", self.input_map, rows)(inputs.astype(mx.float32))
 
     def gates(self, drive, h, c):
         """One step from its drive [B, 4H] and float32 h, c [B, H] -> (h', c')."""
-        return lstm_gates(drive, h, c, self.recurrent_map.weight.astype(mx.float32))
+        rows = 4 * self.hidden_size
+        recurrent = float32_map(self.op, "recurrent_map", self.recurrent_map, rows)
+        return lstm_gates(drive + recurrent(h), c)
 
     def __call__(self, inputs, state):
         """One step: inputs [B, I], state (h, c), each [B, H]. Returns (h', (h', c')).

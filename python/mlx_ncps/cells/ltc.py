@@ -148,6 +148,8 @@ class LTCCell(NCPRNNCell):
         """Every way to set an array ends here; a new mask is read at once, so the synapse lists are
         never stale.
         """
+        if self._stays(key):
+            return
         if key in self.fixed_keys and "_host_masks" in self.__dict__:  # unpickling sets it last
             rows = self.state_size if key == "sparsity_mask" else self["wiring"].input_dim
             self._host_masks.set(key, value, (rows, self.state_size))

@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .._fork import check_process
+from ..layers.linear import Linear
 from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
@@ -47,9 +47,9 @@ def solve(field, h, ts, solver: str, unfolds: int, leak=0.0):
     return h
 
 
-def dense(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+def dense(inputs: int, outputs: int, bias: bool = True) -> Linear:
     """A linear map, Xavier weights and a bias of 0."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer = Linear(inputs, outputs, bias=bias)
     layer.weight = xavier_uniform((outputs, inputs))
     if bias:
         layer.bias = mx.zeros((outputs,))

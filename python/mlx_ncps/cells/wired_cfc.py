@@ -12,9 +12,9 @@ from ..ops.checks import check_array, check_cfc_params
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..options import flag
 from ..wirings import Wiring
-from .base import FrozenKeys, NCPRNNCell
+from .base import LiquidCell, NCPRNNCell
 from .cfc import CFC_OPTIONS, CfCCell, backbone_options
-from .dropout import REASON
+from .cfc_steps import DROPOUT
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 
 
@@ -109,7 +109,7 @@ class WiredCfCCell(NCPRNNCell):
             )
         sizes, activation, dropout = self.backbone_options
         source_masks = [f"source_mask_{n}" for n in range(self.num_layers)] if sizes else []
-        self._no_grad = FrozenKeys(source_masks)
+        self._no_grad.fix(source_masks)
         for n, hidden in enumerate(self.layer_sizes):
             mask = self.synapses_into(n)  # [in + H_n, H_n]
             inputs = mask.shape[0] - hidden
@@ -176,12 +176,12 @@ class WiredCfCCell(NCPRNNCell):
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self.sync_wiring():
             inputs = self._tie.guard(self, inputs)
-        states, start = [], 0
+        states, start, layers = [], 0, self._layers()
         for n, hidden in enumerate(self.layer_sizes):
             if self.backbone_options.sizes:
                 inputs = inputs * self._source_mask(n, inputs.shape[-1])
             layer_state = shapeless.columns(state, start, hidden)
-            inputs = self[f"layer_{n}"].sequence(inputs, layer_state, ts)  # [B, T, H_n]
+            inputs = layers[n].sequence(inputs, layer_state, ts)  # [B, T, H_n]
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
@@ -198,7 +198,15 @@ class WiredCfCCell(NCPRNNCell):
         return plain and self.sync_wiring()
 
     def _layers(self) -> list:
-        return [self[f"layer_{n}"] for n in range(self.num_layers)]
+        layers = [getattr(self, f"layer_{n}") for n in range(self.num_layers)]
+        for n, layer in enumerate(layers):
+            if not isinstance(layer, LiquidCell) or layer.has_own_call():
+                kind = type(layer).__name__
+                raise ValueError(
+                    f"[cfc] layer_{n} must be a CfCCell, or a LiquidCell with a `sequence` of its "
+                    f"own, got {kind}."
+                )
+        return layers
 
     def step_arrays(self) -> list:
         """Every array that a step depends on."""
@@ -228,12 +236,17 @@ class WiredCfCCell(NCPRNNCell):
         return pack_cfc(chain, (), arrays, Readout(last, self.output_size))
 
     def stepwise(self) -> str:
-        """Why the layers run step by step now, which they do for dropout in training, or ""."""
-        return REASON if self.training and self.backbone_options.drops(self.variant) else ""
+        """Why layers run step by step now: for dropout in training, or for modules in place of
+        parts of theirs, while the layers without any run fused; or "".
+        """
+        if self.training and self.backbone_options.drops(self.variant):
+            return DROPOUT
+        layers = enumerate(self._layers() if self.built else ())
+        return "; ".join(f"layer_{n}: {why}" for n, layer in layers if (why := layer.stepwise()))
 
     def calls(self) -> list[tuple[str, dict]]:
-        """The fused calls of `sequence`, one per layer; none with dropout."""
-        return [call for n in range(self.num_layers) for call in self[f"layer_{n}"].calls()]
+        """The fused calls of `sequence`, one per layer that has any; none with dropout."""
+        return [call for layer in self._layers() for call in layer.calls()]
 
     def readout(self, states):
         """Outputs [..., O] of states [..., H]."""

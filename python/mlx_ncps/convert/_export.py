@@ -9,7 +9,11 @@ import mlx.core as mx
 import numpy as np
 
 from ..cells import LTCCell
+from ..layers import NCPLayer
+from ..layers.linear import is_plain
+from ..rnn.direction import Direction
 from ..weight_files import save_arrays
+from ..wirings import Wiring
 from ._load import own_arrays
 
 _BACKBONE = re.compile(r"(.*\bbackbone\.)(\d+)(\..+)")
@@ -26,7 +30,8 @@ def to_torch(layer, *, direction=None, numpy=False) -> dict:
 
     All values are float32, and `from_torch` gives them back bit by bit. Raises ValueError for what
     ncps.torch can't compute: another variant or solver, a backbone of unequal widths or behind a
-    wiring, `proj_size` of an LTC, other cells. ImportError without PyTorch.
+    wiring, `proj_size` of an LTC, other cells, quantized maps and other modules in place of linear
+    maps. ImportError without PyTorch.
     """
     arrays = {name: np.array(array) for name, array in _renamed("to_torch", layer, direction)}
     if numpy:
@@ -83,6 +88,9 @@ def _problem(layer, cell) -> str:
     kind = type(cell).__name__
     if kind not in ("CfCCell", "WiredCfCCell", "LTCCell"):
         return f"layer must be a CfC or LTC, or a cell of theirs, got {type(layer).__name__}."
+    for name, part in layer.named_modules():
+        if not (isinstance(part, (NCPLayer, Direction, Wiring)) or is_plain(part)):
+            return f"{name} must be an nn.Linear, got {type(part).__name__}."
     if kind == "LTCCell":
         if cell.ode_solver != "semi_implicit":
             return f"ode_solver must be 'semi_implicit', got {cell.ode_solver!r}."

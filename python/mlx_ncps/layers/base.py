@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from .. import limits
 from ..config import Configurable
-from ..ops.stepping import settle
+from ..fixed import FixedArrays, FrozenKeys
+from ..ops.stepping import is_tracing, settle
 from ..options import CheckedOptions
 from ..weights import WeightFiles
+from .linear import Linear, is_plain
 
 
 @contextlib.contextmanager
@@ -57,12 +61,71 @@ def _build_once(build):
                 )
             return
         limits.at_most(self.op, "the number of inputs", width, limits.MAX_SIZE)
-        build(self, (width,) if isinstance(input_shape, int) else tuple(input_shape))
+        arrays = _arrays(self)
+        if self.__dict__.get("_made_unbuilt") and is_tracing():
+            _build_traced(build, self, width, input_shape)
+        else:
+            build(self, _as_shape(input_shape))
+        self.__dict__.pop("_made_unbuilt", None)
         limits.check_numbers(self.op, self)
         self.built_width = width
         self.built = True
+        self.train(self.training)  # what was asked of the layer holds for what is made now
+        if getattr(self._no_grad, "asked", None) == arrays:
+            self.freeze()
 
     return build_once
+
+
+def _build_traced(build, layer, width: int, input_shape) -> None:
+    """Build while a function is traced, unless that makes weights: then raise ValueError and leave
+    `layer` as it was. A gradient would leave them out, and drawn from mx.compile's random state
+    they would be tracers.
+    """
+    with _as_it_was_on_error(layer):
+        known = _trainable(layer)
+        build(layer, _as_shape(input_shape))
+        if _trainable(layer) != known:
+            raise ValueError(
+                f"[{layer.op}] the weights must exist before nn.value_and_grad, mx.compile or "
+                f"mx.vmap, got the first call in it: call the layer once before, or build({width})."
+            )
+
+
+@contextlib.contextmanager
+def _as_it_was_on_error(layer):
+    """Undo what the block did to `layer` and its wiring when it raises."""
+    before = copy.copy(layer)
+    if isinstance(layer.get("wiring"), nn.Module):
+        before.wiring = copy.copy(layer.wiring)
+    try:
+        yield
+    except BaseException:
+        layer.__dict__.clear()
+        layer.__dict__.update(before.__dict__)
+        dict.clear(layer)
+        dict.update(layer, before)
+        raise
+
+
+def _trainable(layer) -> set:
+    """The names of the weights that there are."""
+    return {name for name, _ in tree_flatten(nn.Module.trainable_parameters(layer))}
+
+
+def _arrays(module) -> set:
+    """The names of a module's own arrays."""
+    return {name for name, value in module.items() if isinstance(value, mx.array)}
+
+
+def _kinds(layer) -> set:
+    """The name and kind of every module in a layer."""
+    modules = layer.named_modules()
+    return {(name, Linear if is_plain(module) else type(module)) for name, module in modules}
+
+
+def _as_shape(input_shape) -> tuple:
+    return (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
 
 
 def _width(op: str, input_shape) -> int:
@@ -73,7 +136,46 @@ def _width(op: str, input_shape) -> int:
     return width
 
 
-class NCPLayer(Configurable, WeightFiles, CheckedOptions, nn.Module):
+class LazyWeights:
+    """A module whose weights may not exist yet: what asks for them then is an error, as MLX would
+    go on with whatever else there is, or nothing.
+    """
+
+    def trainable_parameters(self):
+        """As in `mlx.nn.Module`. Raises ValueError when there is none because the layer is to be
+        built: call it once before, or `build(input_size)`.
+        """
+        found = super().trainable_parameters()
+        if self._is_unbuilt() and not tree_flatten(found):
+            raise ValueError(
+                f"[{self.op}] the weights must exist before they are trained, changed, saved or "
+                "loaded, got a layer that isn't built: call it once before, or build(input_size)."
+            )
+        return found
+
+    def apply(self, map_fn, filter_fn=None):
+        """As in `mlx.nn.Module`, and so `set_dtype`; masks and wirings stay as they are. Raises
+        ValueError as `trainable_parameters` does.
+        """
+        self.trainable_parameters()
+        return super().apply(map_fn, filter_fn)
+
+    def load_weights(self, file_or_weights, strict=True):
+        """As `WeightFiles` has it. Raises ValueError as `trainable_parameters` does."""
+        self.trainable_parameters()
+        return super().load_weights(file_or_weights, strict)
+
+    def save_weights(self, file):
+        """As `WeightFiles` has it. Raises ValueError as `trainable_parameters` does."""
+        self.trainable_parameters()
+        super().save_weights(file)
+
+    def _is_unbuilt(self) -> bool:
+        """Whether weights are missing."""
+        raise NotImplementedError
+
+
+class NCPLayer(Configurable, FixedArrays, LazyWeights, WeightFiles, CheckedOptions, nn.Module):
     """Base of layers whose weights are made at the first call, when the number of inputs is known.
 
     A subclass makes its weights in `build(input_shape)`, where `input_shape[-1]` is that number,
@@ -83,12 +185,15 @@ class NCPLayer(Configurable, WeightFiles, CheckedOptions, nn.Module):
     ValueError. `get_config` and `from_config` follow from the constructor.
 
     Attributes: `op`, the name in errors; `built`; `built_width`, the number of inputs or None.
+    Array names in `fixed_keys` are saved with the weights and never trained.
     """
 
     op = "layer"
+    fixed_keys: tuple = ()
 
     def __init__(self):
         super().__init__()
+        self._no_grad = FrozenKeys(self.fixed_keys)
         self.built = False
         self.built_width = None
 
@@ -102,7 +207,8 @@ class NCPLayer(Configurable, WeightFiles, CheckedOptions, nn.Module):
         """Make the weights for inputs of this shape, or of this width if it is an int; once.
 
         Only the last size of the shape counts, the others may be None.
-        Raises ValueError when this is built for another width.
+        Raises ValueError when this is built for another width, and within nn.value_and_grad,
+        mx.compile or mx.vmap.
         """
         self._create(input_shape[-1])
 
@@ -111,12 +217,20 @@ class NCPLayer(Configurable, WeightFiles, CheckedOptions, nn.Module):
 
     def redraw(self, key=None) -> None:
         """Draw new weights, if there are any yet: from `key`, an `mx.random.key`, always the same,
-        else from MLX's global random state.
+        else from MLX's global random state. Raises ValueError when a part was replaced by another
+        module, also by a quantized one.
         """
-        if self.built:
+        if not self.built:
+            return
+        with _as_it_was_on_error(self), drawing_from(key):
+            before = _kinds(self)
             self.built = False
-            with drawing_from(key):
-                self.build(self.built_width)
+            self.build(self.built_width)
+            if other := sorted(name for name, _ in before ^ _kinds(self)):
+                raise ValueError(
+                    f"[{self.op}] redraw wants the parts that the layer made, got another module "
+                    f"as {other[0]}, which would be lost."
+                )
 
     def call(self, inputs, *args, **kwargs):
         """The outputs of inputs [..., I]; a subclass gives it."""
@@ -135,6 +249,9 @@ class NCPLayer(Configurable, WeightFiles, CheckedOptions, nn.Module):
     def _must_define(self, name: str) -> NotImplementedError:
         """The error of a subclass that lacks something."""
         return NotImplementedError(f"[{self.op}] {type(self).__name__} must define {name}.")
+
+    def _is_unbuilt(self) -> bool:
+        return not self.built
 
     def _built_for(self) -> int | None:
         return self.built_width if self.built else None

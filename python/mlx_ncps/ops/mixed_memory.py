@@ -60,9 +60,9 @@ def mixed_memory_is_fused(op: str, **facts) -> bool:
     return _has_memory(getattr(backends, dispatch.explain(op, **facts).backend, None))
 
 
-def lstm_gates(drive, h, c, recurrent_weight):
-    """One step of the LSTM from its drive W_input x + b [B, 4H] and h, c [B, H] -> (h*, c')."""
-    i, ig, fg, og = mx.split(drive + h @ recurrent_weight.T, 4, axis=-1)  # each [B, H]
+def lstm_gates(z, c):
+    """One step of the LSTM: z = W_input x + b + W_recurrent h [B, 4H], c [B, H] -> (h*, c')."""
+    i, ig, fg, og = mx.split(z, 4, axis=-1)  # each [B, H]
     c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
     return mx.tanh(c) * mx.sigmoid(og), c
 
@@ -99,7 +99,7 @@ def _steps(call: Call, c, memory: LSTMParams):
     for t in range(x.shape[1]):
         now = slice(t, t + 1)
         span = ts[:, now] if getattr(ts, "ndim", 0) == 2 else ts
-        h, c = lstm_gates(drive[:, t], h, c, memory.recurrent_weight)
+        h, c = lstm_gates(drive[:, t] + h @ memory.recurrent_weight.T, c)
         h = call._replace(inputs=x[:, now], state=h, ts=span).run()[:, 0]
         states.append((h, c))
     return tuple(mx.stack(s, axis=1).astype(call.inputs.dtype) for s in zip(*states, strict=True))

@@ -60,7 +60,7 @@ class StepCell:
         done = False if made is None else made[0](cell, lstm, x, state, ts, form)
         if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
             return self.run(cell, lstm, x, state, mx.array(ts.astype(np.float32)), form)
-        if done is False and cpu.has_values(x) and cell.steps_at_once(lstm is not None):
+        if done is False and cpu.has_values(x) and _can_pack(cell, lstm):
             packed = self._packed(cell, lstm)
             done = packed is not None and packed(cell, lstm, x, state, ts, form)
         if not done:
@@ -98,6 +98,12 @@ class StepCell:
         return StepCell, ()
 
 
+def _can_pack(cell, lstm) -> bool:
+    """Whether both can be packed now; what is no LSTMCell doesn't know."""
+    memory = lstm is None or getattr(lstm, "steps_at_once", bool)()
+    return memory and cell.steps_at_once(lstm is not None)
+
+
 def pack_ltc(params, inputs: int, units: int, memory, arrays, readout: Readout, **options):
     """An LTC packed: `options` are those of `ltc_sequence`; memory: the weights of the LSTM in
     front of it, or none; arrays: all that it must be packed anew for. Raises ValueError for a wrong
@@ -117,6 +123,11 @@ def pack_cfc(chain: list[CfCStage], memory, arrays, readout: Readout):
         check_memory("cfc", memory, chain[0].inputs, chain[0].units)
     stages = [(s.params, s.inputs, s.mode, s.activation, s.variant) for s in chain]
     return cpu.cfc_step_cell(stages, memory, arrays, readout)
+
+
+def is_tracing() -> bool:
+    """Whether mx.compile, a gradient or mx.vmap traces a function now."""
+    return cpu.is_tracing()
 
 
 def linear(x, weight, bias):

@@ -14,7 +14,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from ..cells import LiquidCell, LSTMCell
-from ..layers.base import drawing_from
+from ..layers.base import LazyWeights, drawing_from
+from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
@@ -46,7 +47,7 @@ class Result(NamedTuple):
     seen: Seen | None
 
 
-class Direction(WeightFiles, CheckedOptions, nn.Module):
+class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
@@ -70,7 +71,7 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
                 raise ValueError(
                     f"[{self.op}] proj_size wants a cell with an output_size, got {_name(cell)}."
                 )
-            self.fc = nn.Linear(cell.output_size, proj_size)
+            self.fc = Linear(cell.output_size, proj_size)
 
     @property
     def state_sizes(self):
@@ -106,14 +107,18 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
                 if hasattr(module, "redraw"):
                     module.redraw()
             if "fc" in self:
-                self.fc = nn.Linear(self.rnn_cell.output_size, self.proj_size)
+                self.fc = Linear(self.rnn_cell.output_size, self.proj_size)
 
-    def build(self, width: int) -> None:
-        """Make the weights that the number of inputs was missing for."""
-        if hasattr(self.rnn_cell, "build"):
-            self.rnn_cell.build(width)
-        if self.mixed_memory:
-            self.lstm.build(width)
+    def build(self, input_shape) -> None:
+        """Make the weights that the number of inputs was missing for, from that number or a shape
+        that ends with it. Raises ValueError when they exist for another number.
+        """
+        for part in (self.rnn_cell, self.lstm if self.mixed_memory else None):
+            if hasattr(part, "build"):
+                part.build(input_shape)
+
+    def _is_unbuilt(self) -> bool:
+        return not getattr(self.rnn_cell, "built", True)
 
     def input_width(self, features: int, feature_mask: bool) -> int:
         """The number of inputs of the cell for data of so many features."""
@@ -126,18 +131,24 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
         """Why this runs step by step; "" when it runs over the whole sequence."""
         if self.mixed_memory:
             return self._mixed_stepwise()
-        if isinstance(self.rnn_cell, LiquidCell):
+        if _runs_sequences(self.rnn_cell):
             return self.rnn_cell.stepwise()
         return f"{_name(self.rnn_cell)} is called once for each step"
 
     def _mixed_stepwise(self) -> str:
         """The same of a cell behind the LSTM."""
         cell = self.rnn_cell
+        if type(self.lstm) is not LSTMCell:
+            return f"lstm is {_name(self.lstm)}, no LSTMCell: each step calls it"
+        if why := self.lstm.stepwise():
+            return f"lstm: {why}"
+        if not _runs_sequences(cell):
+            return f"{_name(cell)} is called once for each step"
+        if why := cell.stepwise():
+            return why
         owners = [_owner(cell, name) for name in ("sequence", "mixed_sequence")]
         if owners[1] is None or owners[0] is not owners[1]:
             return _MIXED.format(_name(cell))
-        if cell.stepwise():
-            return cell.stepwise()
         facts = {"batch": 1, "steps": 1, "dtype": mx.float32, "scalar_ts": True}
         for op, of_cell in cell.calls():
             if not mixed_memory_is_fused(op, **facts, **of_cell):
@@ -187,14 +198,16 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
         return Result(self._project(output), last, seen)
 
     def _project(self, output):
-        if "fc" not in self:
+        fc = self["fc"] if "fc" in self else vars(self).get("fc")  # a plain function lies there
+        if fc is None:
             return output
-        if type(self.fc) is nn.Linear:
-            sizes = (self.proj_size, output.shape[-1])
-            check_array(self.op, "fc.weight", self.fc.weight, "[P, O]", sizes)
-            if "bias" in self.fc:
-                check_array(self.op, "fc.bias", self.fc.bias, "[P]", sizes[:1])
-        return shapeless.linear(self.fc, output).astype(output.dtype)
+        if not is_plain(fc):
+            return fc(output).astype(output.dtype)
+        sizes = (self.proj_size, output.shape[-1])
+        check_array(self.op, "fc.weight", fc.weight, "[P, O]", sizes)
+        if "bias" in fc:
+            check_array(self.op, "fc.bias", fc.bias, "[P]", sizes[:1])
+        return shapeless.linear(fc, output).astype(output.dtype)
 
     def _masked_trace(self, x, state, ts, mask) -> Trace:
         """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are."""
@@ -210,7 +223,7 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
         """Run over x [B, T, I] without a mask."""
         if x.shape[1] == 0:
             return self._empty_trace(x, state)
-        if isinstance(self.rnn_cell, LiquidCell) and not self.mixed_memory:
+        if _runs_sequences(self.rnn_cell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts), None)
         if self.mixed_memory and not self._mixed_stepwise():
             return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
@@ -218,7 +231,7 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
 
     def _empty_trace(self, x, state) -> Trace:
         outputs = None
-        if not isinstance(self.rnn_cell, LiquidCell):  # a step that is never computed tells O
+        if not _runs_sequences(self.rnn_cell):  # a step that is never computed tells O
             hidden = state[0] if self.mixed_memory else state
             output = self._step(mx.zeros((x.shape[0], x.shape[2]), x.dtype), hidden, 1.0)[0]
             outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
@@ -231,12 +244,12 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
         if self.mixed_memory:
             x = x.astype(mx.float32)
             state = tree_map(lambda s: s.astype(mx.float32), state)
-            drive = self.lstm.drive(x)  # [B, T, 4H]
+            memory = self._memory(x)
         states, outputs = [], []
         for t in range(x.shape[1]):
             span = ts[:, t : t + 1] if _is_array(ts) else ts
             if self.mixed_memory:
-                h, c = self.lstm.gates(drive[:, t], *state)
+                h, c = memory(t, *state)
                 output, h = self._step(x[:, t], h, span)
                 state = (h, c)
             else:
@@ -246,13 +259,33 @@ class Direction(WeightFiles, CheckedOptions, nn.Module):
         states = tree_map(lambda *parts: mx.stack(parts, axis=1), *states)
         if self.mixed_memory:
             states = tree_map(lambda s: s.astype(dtype), states)
-        if isinstance(self.rnn_cell, LiquidCell):
+        if _runs_sequences(self.rnn_cell):
             return Trace(states, None)
         return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
 
+    def _memory(self, x):
+        """The function (t, h, c) -> (h*, c') of the LSTM over x [B, T, I]."""
+        lstm = self.lstm
+        if type(lstm) is LSTMCell:
+            drive = lstm.drive(x)  # [B, T, 4H]
+            return lambda t, h, c: lstm.gates(drive[:, t], h, c)
+
+        def call(t, h, c):
+            result = lstm(x[:, t], (h, c))
+            if not isinstance(result, tuple) or len(result) != 2 or len(result[1]) != 2:
+                raise ValueError(
+                    f"[{self.op}] lstm must return (output, (h, c)), got {type(result).__name__} "
+                    f"from {_name(lstm)}."
+                )
+            return tuple(part.astype(mx.float32) for part in result[1])
+
+        return call
+
     def _step(self, x, state, ts):
-        """One step of any cell -> (output, new state); the output of a LiquidCell is left out."""
-        if isinstance(self.rnn_cell, LiquidCell):
+        """One step of any cell -> (output, new state); the output is left out where `readout` gives
+        it.
+        """
+        if _runs_sequences(self.rnn_cell):
             with shapeless.one_step():
                 return None, self.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
         if _takes_time(self.rnn_cell):
@@ -299,6 +332,11 @@ def _width(cell) -> int | None:
 def _name(cell) -> str:
     """The name of a cell in errors."""
     return getattr(cell, "__name__", type(cell).__name__)
+
+
+def _runs_sequences(cell) -> bool:
+    """Whether a cell runs over a sequence itself; any other is called once for each step."""
+    return isinstance(cell, LiquidCell) and not cell.has_own_call()
 
 
 def _owner(cell, name: str):

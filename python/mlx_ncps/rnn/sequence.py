@@ -11,6 +11,7 @@ from .._fork import check_process
 from ..cells import LiquidCell
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
+from ..layers.linear import is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.stepping import EVERY, LAST, STEP, linear
@@ -78,7 +79,12 @@ class SequenceLayer(Configurable, Direction):
     @property
     def directions(self) -> tuple[Direction, ...]:
         """This layer, and `backward` when it is bidirectional."""
-        return (self, self.backward) if self.bidirectional else (self,)
+        if not self.bidirectional:
+            return (self,)
+        if not isinstance(self.backward, Direction):
+            kind = type(self.backward).__name__
+            raise ValueError(f"[{self.op}] backward must be a layer of this package, got {kind}.")
+        return (self, self.backward)
 
     @property
     def state_size(self):
@@ -160,8 +166,7 @@ class SequenceLayer(Configurable, Direction):
         batch, steps, features = x.shape
         check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         mask = layout.mask(mask, batch, steps, features)
-        for half in self.directions:
-            half.build(self.input_width(features, mask is not None and mask.ndim == 3))
+        self.build(self.input_width(features, mask is not None and mask.ndim == 3))
         ts = layout.timespans(timespans, batch, steps)
         ts = normalise_timespans(self.op, ts, batch, steps, x)
         states = self._states(layout, hx, x)
@@ -204,8 +209,8 @@ class SequenceLayer(Configurable, Direction):
 
     def _step_at_once(self, x, state, ts, form: int):
         """(output, new state) of one step computed now, or None where a graph must."""
-        cell = self.get("rnn_cell")  # a plain function lies elsewhere
-        if self.bidirectional or self.go_backwards:
+        cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
+        if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
             return None
         if not isinstance(cell, LiquidCell):
             return None
@@ -213,19 +218,24 @@ class SequenceLayer(Configurable, Direction):
             if self._kept["seen"]:
                 return None
             state = self._kept["states"][0]
-        done = cell.step_at_once(x, state, ts, form, self.get("lstm"))
+        done = cell.step_at_once(x, state, ts, form, lstm)
         if done is None:
             return None
         output, state = done
-        if "fc" in self:
-            mapped = linear(output, self.fc.weight, self.fc.bias)
-            if mapped is None or mapped.shape[-1] != self.proj_size:
-                mapped = self._project(output)
-            output = mapped
+        if "fc" in self or "fc" in self.__dict__:
+            output = self._project_at_once(output)
         if self.stateful:
             batched = tree_map(lambda s: s if s.ndim == 2 else s[None], state)
             self._kept = {"states": [batched], "seen": []}
         return output, state
+
+    def _project_at_once(self, output):
+        """`_project` without a graph where the map is a linear one and evaluated."""
+        fc, mapped = self.get("fc"), None
+        if fc is not None and is_plain(fc):
+            mapped = linear(output, fc["weight"], fc.get("bias"))
+        wrong = mapped is None or mapped.shape[-1] != self.proj_size
+        return self._project(output) if wrong else mapped
 
     def _run(self, x, states, ts, mask):
         """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
@@ -314,9 +324,18 @@ class SequenceLayer(Configurable, Direction):
     def _built_for(self) -> int | None:
         return self.rnn_cell.sensory_size if getattr(self.rnn_cell, "built", False) else None
 
-    def _build_for(self, width: int) -> None:
+    def build(self, input_shape) -> None:
+        """Make the weights of both directions for so many inputs, an int, or for inputs of a shape
+        that ends with it, [..., I], when the wiring doesn't know the number and no call has told
+        it; otherwise nothing. Training wants them to exist.
+
+        Raises ValueError when they exist for another number of inputs.
+        """
         for half in self.directions:
-            half.build(width)
+            Direction.build(half, input_shape)
+
+    def _build_for(self, width: int) -> None:
+        self.build(width)
 
     # --- what runs ---
 
@@ -331,10 +350,8 @@ class SequenceLayer(Configurable, Direction):
         if not self.batch_first and len(shape) == 3:
             batch, steps = steps, batch
         facts = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
-        calls = []
-        for half in self.directions:
-            half.build(shape[-1])
-            calls += half.calls()
+        self.build(shape)
+        calls = [call for half in self.directions for call in half.calls()]
         return make_plan(calls, self.stepwise(), facts)
 
 

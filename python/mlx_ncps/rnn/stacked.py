@@ -9,16 +9,17 @@ import mlx.nn as nn
 
 from .. import limits
 from ..config import Configurable
-from ..layers.base import drawing_from
+from ..layers.base import LazyWeights, drawing_from
 from ..options import CheckedOptions, flag, layer_count
 from ..weights import WeightFiles
 from .cfc import CfC
 from .layout import one_of
 from .ltc import LTC
 from .plan import Plan
+from .sequence import SequenceLayer
 
 
-class StackedRNN(Configurable, WeightFiles, CheckedOptions, nn.Module):
+class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Module):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -100,7 +101,7 @@ class StackedRNN(Configurable, WeightFiles, CheckedOptions, nn.Module):
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
         output, states = inputs, []
-        for layer, state in zip(self.layers, self._states(hx), strict=True):
+        for layer, state in zip(self._layers(), self._states(hx), strict=True):
             output, state = layer(output, state, timespans, mask=mask)
             states.append(state)
             if mask is not None and len(states) == 1 and mask.ndim == inputs.ndim:
@@ -110,10 +111,20 @@ class StackedRNN(Configurable, WeightFiles, CheckedOptions, nn.Module):
     def step(self, x, state=None, ts=None):
         """One step of a stream -> (output [B, O], new states); arguments as in `CfC.step`."""
         states = []
-        for layer, below in zip(self.layers, self._states(state), strict=True):
+        for layer, below in zip(self._layers(), self._states(state), strict=True):
             x, new_state = layer.step(x, below, ts)
             states.append(new_state)
         return x, tuple(states)
+
+    def _layers(self) -> list:
+        """The layers, which can only be such as return (output, state)."""
+        for n, layer in enumerate(self.layers):
+            if not isinstance(layer, SequenceLayer):
+                raise ValueError(
+                    f"[{self.op}] layers.{n} must be a layer of this package, "
+                    f"got {type(layer).__name__}."
+                )
+        return self.layers
 
     def _states(self, hx):
         """The state of each layer, None for each when hx is None."""
@@ -143,10 +154,17 @@ class StackedRNN(Configurable, WeightFiles, CheckedOptions, nn.Module):
     def _built_for(self) -> int | None:
         return self.layers[0]._built_for()
 
-    def _build_for(self, width: int) -> None:
+    def build(self, input_shape) -> None:
+        """Make the weights for so many inputs, or for inputs of this shape; as in `CfC.build`."""
         for layer in self.layers:
-            layer._build_for(width)
-            width = layer.merged_size
+            layer.build(input_shape)
+            input_shape = layer.merged_size
+
+    def _build_for(self, width: int) -> None:
+        self.build(width)
+
+    def _is_unbuilt(self) -> bool:
+        return any(layer._is_unbuilt() for layer in self.layers)
 
     def reset_states(self) -> None:
         """Forget the states that `stateful` kept."""

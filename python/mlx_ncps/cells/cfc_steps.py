@@ -1,0 +1,110 @@
+"""A CfC over a sequence (MATHS 1), step by step in MLX operations: with dropout in its backbone, or
+with modules of a user in place of its linear maps; `CfCCell.sequence` calls it then.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from .. import dispatch
+from ..layers.linear import float32_map
+from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
+from ..ops.checks import check_array, check_cfc
+from ..ops.timespans import normalise_timespans
+
+DROPOUT = "the dropout of the backbone draws anew at each step, which no fused operator does"
+
+
+def first_dropped(variant: str) -> int:
+    """The first backbone layer whose outputs are dropped: in ncps.torch the second, in ncps.keras
+    and the paper's code the first.
+    """
+    return 1 if variant == "torch" else 0
+
+
+def sequence_by_steps(cell, inputs, state, ts, why: str) -> mx.array:
+    """As `ops.cfc_sequence` with the parts of a CfCCell, each called as it is. In training a share
+    of the outputs of the backbone's layers from `first_dropped` on is set to 0 and the others
+    divided by what is left, drawn from MLX's global random state.
+
+    why: the reason for coming here. Raises RuntimeError when another backend than the reference is
+    forced.
+    """
+    _choose_reference(why)
+    shapeless.refuse("cfc", "a call of each step", length=False)
+    B, T, H = _check(cell, inputs, state)
+    ts = normalise_timespans("cfc", ts, B, T)
+    if 0 in (B, T):
+        return mx.zeros((B, T, H), inputs.dtype)
+    backbone, update = _backbone(cell, B, T), _heads(cell)
+    x, h, states = inputs.astype(mx.float32), state.astype(mx.float32), []
+    for t in range(T):
+        z = backbone(mx.concatenate([x[:, t], h], axis=-1), t)
+        h = update(z, ts[:, t] if getattr(ts, "ndim", 0) == 2 else ts)
+        states.append(h)
+    return mx.stack(states, axis=1).astype(inputs.dtype)
+
+
+def _check(cell, inputs, state) -> tuple[int, int, int]:
+    """Every shape that is known ahead of the calls; returns B, T, H."""
+    if not cell.replaced():
+        options = cell.mode, cell.backbone_options.activation, cell.variant
+        B, T, _, H = check_cfc(inputs, state, cell.params(), *options)
+        return B, T, H
+    check_array("cfc", "inputs", inputs, "[B, T, I]", (None, None, cell.input_size))
+    B, T, H = *inputs.shape[:2], cell.hidden_size
+    check_array("cfc", "state", state, "[B, H]", (B, H))
+    return B, T, H
+
+
+def _backbone(cell, B: int, T: int):
+    """The function ([x, h] [B, I + H], t) -> z [B, K] of the hidden layers, dropout included."""
+    sizes, name, rate = cell.backbone_options
+    activate = get_activation(name)
+    maps = [
+        float32_map("cfc", f"backbone.{n}", layer, sizes[n])
+        for n, layer in enumerate(cell.backbone)
+    ]
+    keeps = [None] * len(maps)
+    if cell.training and cell.backbone_options.drops(cell.variant):
+        for n in range(first_dropped(cell.variant), len(maps)):
+            keeps[n] = mx.random.bernoulli(1 - rate, (B, T, sizes[n])) / (1 - rate)
+
+    def run(z, t):
+        for layer, keep in zip(maps, keeps, strict=True):
+            z = activate(layer(z))
+            z = z if keep is None else z * keep[:, t]
+        return z
+
+    return run
+
+
+def _heads(cell):
+    """The function (z [B, K], ts) -> h' [B, H] of the heads and the update."""
+    mask, H = cell.get("sparsity_mask"), cell.hidden_size
+    masks = {"ff1": mask, "ff2": mask}
+    heads = [
+        float32_map("cfc", name, part, H, masks.get(name)) for name, part in cell.heads().items()
+    ]
+
+    def update(z, ts):
+        f = [head(z) for head in heads]
+        if cell.mode != "pure":
+            return cfc_update(*f, ts, mode=cell.mode, variant=cell.variant)
+        w_tau, A = (a.astype(mx.float32).squeeze(0) for a in (cell.w_tau, cell.A))
+        return cfc_update_pure(*f, w_tau, A, ts)
+
+    return update
+
+
+def _choose_reference(why: str) -> None:
+    """Record that the reference runs; an error when another backend is forced."""
+    forced = dispatch.selected_backend()
+    if forced not in ("auto", "reference"):
+        cure = "eval() turns the dropout off; " if why == DROPOUT else ""
+        raise RuntimeError(
+            f"[cfc_sequence] the backend {forced} can't run this call: {why} "
+            f'({cure}use_backend("auto") lets the reference run.)'
+        )
+    with dispatch.use_backend("reference"):
+        dispatch.choose("cfc_sequence")
