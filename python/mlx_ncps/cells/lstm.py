@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..layers.base import NCPLayer, output_shape
-from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
+from ..ops import LSTMParams, initial_state, orthogonal, shapeless, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
 
@@ -93,6 +93,7 @@ class LSTMCell(NCPLayer):
         An LSTM knows no elapsed time. Raises ValueError for a wrong shape, width or dtype.
         """
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
+        shapeless.refuse(self.op, "a cell of MLX operations", length=False)
         self.build(inputs.shape)
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
