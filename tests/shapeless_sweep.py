@@ -79,6 +79,7 @@ def calls(layer):
         lambda B, T: (inputs(B, T), mx.random.uniform(0.1, 2.0, (T,))),
     )
     yield "half", layer, lambda B, T: (inputs(B, T).astype(mx.float16),)
+    yield "unbatched", layer, lambda B, T: (inputs(1, T).reshape(T, I),)
     yield "mask", lambda x, m: layer(x, mask=m), lambda B, T: (inputs(B, T), spans(B, T) > 1.0)
     yield "gradient", gradient(layer), lambda B, T: (inputs(B, T),)
     if not hasattr(layer, "layers") and not (layer.bidirectional or layer.go_backwards):
