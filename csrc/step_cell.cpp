@@ -40,19 +40,19 @@ Packed pack_merged(const Kernels& table, CfcProblem p, float ts) {
   return merged;
 }
 
-std::vector<float> values(const std::optional<mx::array>& a, int count, const char* name) {
-  if (!a) return {};
-  check_shape("step_cell", name, *a, {count}, "[O]");
-  if (a->dtype() != mx::float32) throw std::invalid_argument("[step_cell] wants float32.");
-  return {a->data<float>(), a->data<float>() + count};
-}
-
 // The kernels read the arrays' memory directly.
 void check_evaluated(const Arrays& arrays) {
   for (const auto& a : arrays)
     if (a.dtype() != mx::float32 || !a.is_available() || !a.flags().row_contiguous)
       throw std::invalid_argument(
           "[step_cell] parameters must be evaluated, row-contiguous float32 arrays.");
+}
+
+std::vector<float> values(const std::optional<mx::array>& a, int count, const char* name) {
+  if (!a) return {};
+  check_shape("step_cell", name, *a, {count}, "[O]");
+  check_evaluated({*a});
+  return {a->data<float>(), a->data<float>() + count};
 }
 
 // Puts the LSTM in front of a cell.

@@ -39,7 +39,7 @@ MORE = {
     "ode_rnn": lambda: rnn.LiquidRNN(cells.ODERNNCell(I, 6)),
     "ode_lstm": lambda: rnn.LiquidRNN(cells.ODELSTMCell(I, 6)),
 }
-TRACES = ((2, 5), (1, 1), (3, 2))
+TRACES = ((2, 5), (1, 1), (40, 2))  # of 40 rows the LTC's kernel is another
 SHAPES = ((2, 5), (7, 5), (1, 5), (2, 1), (3, 9), (40, 3), (2, 0), (0, 5))
 
 
@@ -79,6 +79,7 @@ def calls(layer):
         lambda B, T: (inputs(B, T), mx.random.uniform(0.1, 2.0, (T,))),
     )
     yield "half", layer, lambda B, T: (inputs(B, T).astype(mx.float16),)
+    yield "unbatched", layer, lambda B, T: (inputs(1, T).reshape(T, I),)
     yield "mask", lambda x, m: layer(x, mask=m), lambda B, T: (inputs(B, T), spans(B, T) > 1.0)
     yield "gradient", gradient(layer), lambda B, T: (inputs(B, T),)
     if not hasattr(layer, "layers") and not (layer.bidirectional or layer.go_backwards):

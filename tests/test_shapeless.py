@@ -21,7 +21,7 @@ GROUPS = (
     ("ltc_wired", "ltc_stacked", "ctrnn", "neural_ode", "eltc", "ctgru", "ode_rnn", "ode_lstm"),
 )
 # What must not only refuse: calls on the CPU's kernels that follow every shape.
-FOLLOWS = {"plain", "number", "spans", "common", "half", "state", "step", "cell"}
+FOLLOWS = {"plain", "number", "spans", "common", "half", "unbatched", "state", "step", "cell"}
 REFUSES = {"both", "backwards"}
 STEPWISE = ("cfc_wired", "cfc_random", "cfc_ncp")  # with mixed memory
 

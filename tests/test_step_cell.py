@@ -248,8 +248,8 @@ def test_a_mapping_of_another_shape_or_dtype_is_refused(native, cell):
     for options, message in (
         ({"w": mx.ones((H + 1,))}, r"output_w must be \[O\]"),
         ({"b": mx.ones((1,))}, r"output_b must be \[O\]"),
-        ({"w": mx.ones((H,), mx.float16)}, "wants float32"),
-        ({"b": mx.ones((H,), mx.int32)}, "wants float32"),
+        ({"w": mx.ones((H,), mx.float16)}, "must be evaluated, row-contiguous float32"),
+        ({"b": mx.ones((H,), mx.int32)}, "must be evaluated, row-contiguous float32"),
     ):
         mx.eval(options)
         with pytest.raises(ValueError, match=message):

@@ -174,6 +174,49 @@ def test_native_memory_weights_are_checked(native):
                     native.StepCell.cfc([stage], memory, readout, [])
 
 
+def test_native_readout_reads_evaluated_arrays_alone(native):
+    for lazy in (mx.ones(6) + 1, mx.ones(6).astype(mx.float16), mx.ones((6, 1))):
+        for mapping in ((lazy, None), (None, lazy)):
+            readout = native.Readout(0, 6, *mapping)
+            with pytest.raises(ValueError, match=r"must be"):
+                native.StepCell.cfc([native_stage(heads())], [], readout, [])
+
+
+def sequence_arguments():
+    """(native function, arrays, how to call it) of an LTC and of a CfC behind an LSTM."""
+    x, h, ts = mx.zeros((B, 3, I)), mx.zeros((B, 6)), mx.ones((B, 3))
+    memory = [mx.zeros((B, 6)), mx.zeros((24, I)), mx.zeros((24,)), mx.zeros((24, 6))]
+
+    def ltc(*arrays):
+        return _loader.native.ltc_sequence(*arrays[:14], unfolds=2, memory=list(arrays[14:]))
+
+    def cfc(*arrays):
+        return _loader.native.cfc_sequence(
+            *arrays[:3], list(arrays[3:-4]), layers=1, mode="default", activation="tanh",
+            memory=list(arrays[-4:]),
+        )  # fmt: skip
+
+    backbone = [mx.zeros((9, I + 6)), mx.zeros((9,))]
+    return (
+        (ltc, [x, h, ts, *ltc_arrays(), *memory]),
+        (cfc, [x, h, ts, *backbone, *heads(fan_in=9), *memory]),
+    )
+
+
+def test_native_sequences_refuse_every_wrong_array(native):
+    cases = 0
+    for call, good in sequence_arguments():
+        mx.eval(call(*good))
+        for n, right in enumerate(good):
+            for _kind, bad in wrong(right):
+                if bad.shape == right.shape and bad.dtype == right.dtype:
+                    continue
+                with pytest.raises(ValueError, match=r"^\[(ltc|cfc)_sequence\] .* must be .* got"):
+                    call(*good[:n], bad, *good[n + 1 :])
+                cases += 1
+    assert cases > 250
+
+
 def test_step_after_quantize_is_refused_or_right():
     layer = CfC(64, 64)
     layer.eval()

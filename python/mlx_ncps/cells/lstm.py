@@ -11,7 +11,7 @@ import mlx.core as mx
 from .._fork import check_process
 from ..layers.base import NCPLayer, output_shape
 from ..layers.linear import Linear, check_linear, float32_map, weight_and_bias, why_called
-from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
+from ..ops import LSTMParams, initial_state, orthogonal, shapeless, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
 from ..options import integer
@@ -123,6 +123,7 @@ class LSTMCell(NCPLayer):
         """
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
+        shapeless.refuse(self.op, "a cell of MLX operations", length=False)
         self.build(inputs.shape)
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
