@@ -33,7 +33,8 @@ def from_keras(source, layer=None, *, wiring=None, name=None, **options):
 
     Args:
         source: a built CfC or LTC of Keras, a recurrent layer of one of their cells, or a
-            `Bidirectional`, wrapper, layer or model that has one; or what its `get_weights()` gives, a list of arrays, or a dict of arrays
+            `Bidirectional`, wrapper, layer or model that has one; or what its `get_weights()`
+            gives, a list of arrays, or a dict of arrays
             in that order; or the path of a `.weights.h5`, `.keras` or (of tf.keras) `.h5` file,
             which needs h5py.
         layer: load into this layer or cell and return it; it must be built. None: make a new layer.
