@@ -43,4 +43,5 @@ def test_faults_are_found(wrong, fuzz, monkeypatch, tmp_path):
     monkeypatch.setattr(fuzz.hostile, "make", lambda *_: ("kind", tmp_path, reader))
     message = {"error": "KeyError", "unclear": "unclear ValueError", "changed": "layer changed"}
     outcome = fuzz.run_case(0, 0, tmp_path)
-    assert outcome.startswith("fault: kind") and message[wrong] in outcome
+    assert outcome.startswith("fault: kind")
+    assert message[wrong] in outcome
