@@ -7,9 +7,10 @@ import sys
 
 import mlx.core as mx
 import pytest
-from left_out import pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
+from left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
 from mlx_ncps import _loader
 
+hide(os.environ.get("MLX_NCPS_TEST_WITHOUT", ""))
 if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
     mx.set_default_device(mx.cpu)
 

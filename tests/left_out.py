@@ -2,6 +2,7 @@
 
 MLX_NCPS_ALLOWED_SKIPS, a regular expression, makes a run fail that skips for another reason; CI
 sets it. "-" allows none.
+MLX_NCPS_TEST_WITHOUT=networkx,scipy hides these packages, so that a test that needs one must skip.
 """
 
 from __future__ import annotations
@@ -9,10 +10,23 @@ from __future__ import annotations
 import collections
 import os
 import re
+from importlib.machinery import PathFinder
 
 import pytest
 
 _MISSING = re.compile(r"No module named '(\w+)")
+
+
+def hide(packages: str) -> None:
+    """Make these packages, separated by commas, as good as not installed."""
+    hidden = set(filter(None, packages.split(",")))
+    find = PathFinder.find_spec
+
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in hidden else find(name, path, target)
+
+    if hidden:
+        PathFinder.find_spec = classmethod(find_spec)
 
 
 def _skips(config) -> list[tuple[str, str]]:

@@ -64,6 +64,20 @@ def test_skips_that_are_not_allowed_fail_the_run(run_tests, allowed, code, named
     assert bool(told) == bool(named)
 
 
+def test_hidden_packages_are_not_installed(run_tests, tmp_path):
+    hide = "from left_out import hide\nhide('colorsys,wave')\n"
+    (tmp_path / "conftest.py").write_text(FILES["conftest.py"] + hide)
+    (tmp_path / "test_hidden.py").write_text("""
+import pytest
+from importlib.util import find_spec
+def test_hidden(): assert not find_spec("colorsys") and find_spec("json")
+def test_skipped(): pytest.importorskip("wave")
+""")
+    done = run_tests("test_hidden.py")
+    assert "1 passed, 1 skipped" in done.stdout
+    assert done.stdout.splitlines()[-1] == "left out: 1 test for want of wave"
+
+
 def test_a_failure_stays_one(run_tests, tmp_path):
     (tmp_path / "test_wrong.py").write_text("def test_wrong(): assert False\n")
     done = run_tests(ALLOWED_SKIPS="no moon|no_such")
