@@ -107,10 +107,10 @@ def columns(array, first: int, count: int):
 
 
 def linear(layer, x):
-    """`layer(x)` of an `nn.Linear`, whose fused product would keep the rows of its bias (MLX 0.32
-    writes past them).
+    """`layer(x)`; of what computes as `nn.Linear`, our own maps too, without its fused product, which
+    would keep the rows of its bias (MLX 0.32 writes past them).
     """
-    if type(layer) is not nn.Linear or not tracing():
+    if getattr(type(layer), "__call__", None) is not nn.Linear.__call__ or not tracing():
         return layer(x)
     y = x @ layer.weight.T
     return y + layer.bias if "bias" in layer else y
