@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "_fork": {"_loader"},
     "backends": {"_loader"},
     "dispatch": {"_fork", "backends"},
-    "ops": {"dispatch", "backends"},
+    "ops": {"_fork", "dispatch", "backends"},
     "config": set(),
     "weight_files": set(),
     "weights": {"weight_files"},

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import dispatch
+from .._fork import check_process
 from ..backends import cpu
 
 STEP, EVERY, LAST, BATCH = range(4)  # forms of a call, as src/step_cell.cpp numbers them
@@ -68,6 +69,7 @@ class StepCell:
 
     def _packed(self, cell, lstm):
         """The extension's StepCell of what the cell is made of now, or None among tracers."""
+        check_process(cell.op)  # packing waits for MLX
         places = cpu.places(cell, lstm)  # before they are read, so that no change is missed
         memory = () if lstm is None else lstm.weights()
         arrays = [*cell.step_arrays(), *memory]
