@@ -7,6 +7,8 @@
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
 # make fuzz-files 1000 hostile weight files and configurations    FUZZ_FILES_ARGS=--seed 1
+# make sanitize-python  the native module under ASan + UBSan with the Python tests that enter it
+#                 SANITIZE_TESTS="tests/test_step_cell.py"
 # make clean      remove what these made
 #
 # From a fresh clone: needs python3 with venv, a C++20 compiler, and on Linux Python's headers.
@@ -25,7 +27,7 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
 SANITIZERS := address,undefined thread
 
 .PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
-  sanitize fuzz-files clean
+  sanitize sanitize-python fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -87,6 +89,28 @@ sanitize-%: $(VENV)/tools
 	  -DMLX_NCPS_SANITIZE=$*
 	$(BIN)/cmake --build build/sanitize-$*
 	$(BIN)/ctest --test-dir build/sanitize-$* --verbose
+
+# The test files that enter native code by all its ways. GCC's runtimes come first in the process, as
+# Python and MLX are not instrumented.
+SANITIZE_TESTS = $(addprefix tests/test_, cells*.py cpu_backend.py forks.py interrupts.py layers.py \
+  mixed_memory_ops.py native_locks.py ops*.py rnn_*.py step*.py threads.py timespans.py \
+  training_*.py)
+SANITIZED := build/sanitize-python/site
+
+sanitize-python: $(VENV)/test $(VENV)/tools
+	$(PIP) install "$$($(BIN)/python build_backend/native_requirements.py nanobind)"
+	$(BIN)/cmake -S . -B build/sanitize-python -G Ninja \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMLX_NCPS_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/sanitize-python
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -r python/mlx_ncps $(SANITIZED)
+	cp -r metal $(SANITIZED)/mlx_ncps
+	$(BIN)/cmake --install build/sanitize-python --prefix $(SANITIZED)
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) MLX_NCPS_REQUIRE_NATIVE=1 \
+	  MLX_NCPS_LOCK_GUARD=1 $(BIN)/python -m pytest $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 clean:
 	rm -rf build $(VENV) .pytest_cache .ruff_cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -81,3 +82,7 @@ def native_requirements() -> list[str]:
         # On macOS the build asks the package itself for its kernels (metallib_source.py).
         "numpy; platform_system != 'Linux'",
     ]
+
+
+if __name__ == "__main__":  # the requirements of that name: for a build by hand
+    print(*(r for r in native_requirements() if r.startswith(sys.argv[1])))

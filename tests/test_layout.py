@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "backends": {"_loader"},
     "dispatch": {"_fork", "backends"},
     "limits": set(),
-    "ops": {"dispatch", "backends", "limits", "options"},
+    "ops": {"_fork", "dispatch", "backends", "limits", "options"},
     "config": {"limits"},
     "options": {"limits"},
     "weight_files": set(),

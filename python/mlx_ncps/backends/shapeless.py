@@ -107,7 +107,7 @@ def columns(array, first: int, count: int):
 
 
 def linear(layer, x):
-    """`layer(x)`; of what computes as `nn.Linear`, our own maps too, without its fused product, which
+    """`layer(x)`; of what computes as `nn.Linear`, our maps too, without its fused product, which
     would keep the rows of its bias (MLX 0.32 writes past them).
     """
     if getattr(type(layer), "__call__", None) is not nn.Linear.__call__ or not tracing():

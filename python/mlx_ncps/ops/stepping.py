@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import dispatch
+from .._fork import check_process
 from ..backends import cpu
 from .checks import check_cfc_params, check_ltc_params, check_memory
 
@@ -70,6 +71,7 @@ class StepCell:
 
     def _packed(self, cell, lstm):
         """The extension's StepCell of what the cell is made of now, or None among tracers."""
+        check_process(cell.op)  # packing waits for MLX
         places = cpu.places(cell, lstm)  # before they are read, so that no change is missed
         if not places.complete:
             return None
