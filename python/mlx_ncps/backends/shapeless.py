@@ -110,7 +110,8 @@ def linear(layer, x):
     """`layer(x)`; of what computes as `nn.Linear`, our maps too, without its fused product, which
     would keep the rows of its bias (MLX 0.32 writes past them).
     """
-    if getattr(type(layer), "__call__", None) is not nn.Linear.__call__ or not tracing():
+    plain = isinstance(layer, nn.Linear) and type(layer).__call__ is nn.Linear.__call__
+    if not plain or not tracing():
         return layer(x)
     y = x @ layer.weight.T
     return y + layer.bias if "bias" in layer else y
