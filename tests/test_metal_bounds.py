@@ -75,7 +75,7 @@ def test_every_kernel_that_mlx_compiles_is_bound_to_the_threads_of_its_launch(tr
         assert "[[kernel, max_total_threads_per_threadgroup(THREADS)]] void" in expanded
         assert re.search(r"template <[^>]*int THREADS>", expanded)
         instance = re.search(rf"\[\[kernel\]\] decltype\({name}<([^>]*)>\)", expanded)
-        assert int(instance[1].split(",")[-1]) == threads
+        assert threads <= int(instance[1].split(",")[-1]) <= max(256, threads)
 
 
 def test_a_launch_above_its_attribute_is_an_error():

@@ -14,7 +14,7 @@ from .errors import Finding, LanguageError
 from .launcher import Slot, launcher, most_threads
 from .lint import lint
 from .preprocess import preprocess
-from .rewrite import Rewritten, reserved_words, rewrite
+from .rewrite import reserved_words, rewrite
 from .scan import scan
 from .tokens import FrontEndError, tokenize
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from .tokens import Tokens
 
-
 MOST_THREADS = "max_total_threads_per_threadgroup"
 
 

@@ -18,6 +18,7 @@ _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
 # MLX puts a kernel's header directly before `[[kernel]] void`, so that this macro adds an attribute:
 # the compiler keeps to the registers that so many threads leave, and a pipeline never allows fewer
 # threads than we launch. The body begins by undoing it.
+THREADS = (256, 512, 1024)  # bounds: every pipeline may run 256, so fewer make no other kernel
 THREADS_BOUND = "#define kernel kernel, max_total_threads_per_threadgroup(THREADS)\n"
 _UNBOUND = "#undef kernel\n"
 
@@ -56,7 +57,7 @@ class Runner:
         """
         flags = flags or {}
         if not self._cuda:
-            template["THREADS"] = math.prod(launch.threads)
+            template["THREADS"] = next(n for n in THREADS if n >= math.prod(launch.threads))
         key = (stem, tuple(inputs), tuple(outputs), tuple(flags.items()))
         kernel = self._kernels.get(key)
         if kernel is None:
