@@ -37,8 +37,9 @@ ATTRIBUTES = {  # Metal attributes that bodies may name, with their types
 class Source:
     """The functions of the metallib, by name."""
 
-    def __init__(self, shared: str, function_name):
-        self.shared, self.function_name = shared, function_name
+    def __init__(self, shared: str, threads_bound: str, function_name):
+        self.shared, self.threads_bound = shared, threads_bound
+        self.function_name = function_name
         self.functions: dict[str, str] = {}
 
     def add(self, kernel: dict, call: dict) -> None:
@@ -51,7 +52,8 @@ class Source:
             for n, a in zip(kernel["input_names"], call["inputs"], strict=True)
         ]
         buffers += [f"device float* {n}" for n in kernel["output_names"]]
-        macros = kernel["header"].removeprefix(self.shared).splitlines()
+        header = kernel["header"].removesuffix(self.threads_bound)
+        macros = header.removeprefix(self.shared).splitlines()
         text = _function(name, buffers, call["template"], macros, kernel["source"])
         self.functions[name] = text
 
@@ -71,7 +73,8 @@ def _function(function, buffers, template, macros, source) -> str:
     ]
     constants = [f"constexpr int {name} = {int(value)};" for name, value in template]
     undo = [f"#undef {line.split()[1]}" for line in macros]
-    head = f"[[kernel]] void {function}(\n" + ",\n".join(parameters) + ") {"
+    bound = f"max_total_threads_per_threadgroup({dict(template)['THREADS']})"
+    head = f"[[kernel, {bound}]] void {function}(\n" + ",\n".join(parameters) + ") {"
     return "\n".join([*macros, head, *constants, source, "}", *undo])
 
 
@@ -82,7 +85,7 @@ def record() -> Source:
     from mlx_ncps.backends import _kernels, metallib
     from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
 
-    source = Source(_kernels.header(), metallib.function_name)
+    source = Source(_kernels.header(), _kernels.THREADS_BOUND, metallib.function_name)
     run = runner(source.add)
     for batch, training in itertools.product(BATCHES, (False, True)):
         facts = {"batch": batch, "steps": 2, "inputs": 8, "training": training}

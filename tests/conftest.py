@@ -15,6 +15,25 @@ if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
     mx.set_default_device(mx.cpu)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--as-mac", action="store_true", help="run as on a Mac: see as_mac.py")
+
+
+def pytest_configure(config):
+    if config.getoption("--as-mac"):
+        import as_mac
+
+        as_mac.install()
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.getoption("--as-mac"):
+        import as_mac
+
+        return collection_path.name.startswith(as_mac.SKIPPED) or None
+    return None
+
+
 @pytest.fixture
 def native():
     """The native module; skips the test where it is not loaded.

@@ -6,7 +6,7 @@ import mslsim
 import numpy as np
 import pytest
 from cases import ACTIVATIONS, CFC_EMPTY_CASES, CfcCase
-from mlx_ncps.backends import _cfc_kernels, _launch
+from mlx_ncps.backends import _launch
 from running import check_gradients, check_states, gradients, states
 from simulated_metal import ORDERS, replaced, simulated
 
@@ -70,14 +70,17 @@ def test_cfc_sequence_of_nothing_is_empty(case):
 
 
 def test_cfc_walks_over_more_neurons_than_threads(monkeypatch):
-    monkeypatch.setattr(_launch, "thread_limit", 32)
+    monkeypatch.setattr(_launch, "THREADS", 32)
     with simulated("chaos", metal_versions=(310,)):
         check_gradients(CfcCase(units=33, backbone_units=65, steps=2), "metal")
 
 
-def test_cfc_sequence_in_chunks_of_time_is_the_same(monkeypatch):
-    monkeypatch.setattr(_cfc_kernels, "CHUNK_STEPS", 3)
-    case = CfcCase(steps=7, timespans="per_batch")
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("piece", [(3, 7), (2, 3), (1, 1)])  # of 3 rows and 7 steps
+def test_cfc_sequence_in_pieces_of_rows_and_time_is_the_same(monkeypatch, piece, products):
+    monkeypatch.setattr(_launch, "cfc_piece", lambda *_: _launch.Piece(*piece))
+    monkeypatch.setattr(_launch, "cfc_takes_products", lambda *_: products)
+    case = CfcCase(batch=3, steps=7, timespans="per_batch")
     with simulated(metal_versions=(310,)):
         check_states(case, "metal")
         check_gradients(case, "metal")

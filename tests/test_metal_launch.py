@@ -14,10 +14,10 @@ BATCHES = (1, 3, 15, 16, 33, 64, 500)
 
 
 def check(launch):
-    """Whole SIMD groups, at most `thread_limit` threads."""
+    """Whole SIMD groups, at most THREADS threads."""
     x, y, z = launch.threads
     assert (x * y * z) % 32 == 0
-    assert x * y * z <= _launch.thread_limit
+    assert x * y * z <= _launch.THREADS
     assert launch.grid == tuple(g * t for g, t in zip(launch.groups, launch.threads, strict=True))
     assert min(launch.grid) >= 1
 
@@ -76,7 +76,7 @@ def test_large_batches_share_loads_and_small_ones_fill_the_gpu():
     assert rows == [16, 16, 8]
 
 
-def test_plan_follows_size_density_and_thread_limit(monkeypatch):
+def test_plan_follows_size_and_density(monkeypatch):
     sparse = make(LtcCase(units=64, density=0.2)).params
     lists = ops.SynapseLists(sparse.mask, sparse.sensory_mask)
     assert [_ltc_kernels.plan(h) for h in (1, 64, 65)] == ["dense", "dense", "streamed"]
@@ -86,8 +86,6 @@ def test_plan_follows_size_density_and_thread_limit(monkeypatch):
         assert _ltc_kernels.plan(64, lists) == "dense"
         change.setattr(_launch, "DENSE_UNITS", 0)
         assert _ltc_kernels.plan(64, lists) == "list"
-    monkeypatch.setattr(_launch, "thread_limit", 384)
-    assert [_ltc_kernels.plan(h) for h in (32, 64)] == ["dense", "streamed"]
 
 
 def test_an_ltc_state_beyond_threadgroup_memory_is_refused_with_the_reason():

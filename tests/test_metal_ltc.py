@@ -55,18 +55,19 @@ def test_ltc_sequence_of_nothing_is_empty(case):
         assert not any(np.any(np.array(g)) for g in gradients(case, "metal").values())
 
 
-@pytest.mark.parametrize("limit", [32, 64, 512])
-def test_ltc_streamed_walks_over_more_neurons_than_threads(monkeypatch, limit):
-    monkeypatch.setattr(_launch, "thread_limit", limit)
+@pytest.mark.parametrize("threads", [32, 64, 512])
+def test_ltc_streamed_walks_over_more_neurons_than_threads(monkeypatch, threads):
+    monkeypatch.setattr(_launch, "THREADS", threads)
     monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
     with simulated("chaos"):
         check_states(LtcCase(units=33, unfolds=2), "metal")
         check_gradients(LtcCase(units=33, unfolds=2), "metal")
 
 
-def test_ltc_sequence_in_chunks_of_time_is_the_same(monkeypatch):
-    case = LtcCase(units=5, steps=7, unfolds=2, timespans="per_batch")
-    monkeypatch.setattr(_launch, "CHUNK_UNFOLDS", 6)  # 3 + 3 + 1 steps
+@pytest.mark.parametrize("piece", [(3, 7), (2, 3), (1, 1)])  # of 3 rows and 7 steps
+def test_ltc_sequence_in_pieces_of_rows_and_time_is_the_same(monkeypatch, piece):
+    case = LtcCase(batch=3, units=5, steps=7, unfolds=2, timespans="per_batch")
+    monkeypatch.setattr(_launch, "ltc_piece", lambda *_: _launch.Piece(*piece))
     with simulated():
         check_states(case, "metal")
         check_gradients(case, "metal")

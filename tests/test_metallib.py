@@ -115,6 +115,6 @@ def test_metallib_is_not_there_on_linux():
 def test_metallib_source_holds_every_ltc_variant_up_to_64_units():
     names = recorder().functions
     for per in range(1, 17):
-        assert f"ncps_ltc_dense_forward_save_PER{per}_PARTS4_UNITS{4 * per}" in names
+        assert f"ncps_ltc_dense_forward_save_PER{per}_PARTS4_UNITS{4 * per}_THREADS256" in names
     for per in range(1, 9):
         assert any(name.startswith(f"ncps_ltc_dense_backward_PER{per}_") for name in names)

@@ -34,7 +34,7 @@ def test_ltc_inference_is_two_launches_and_saves_nothing():
 
 def test_long_sequences_go_in_chunks():
     found = gpu_launches(trace_ltc, **LTC | {"steps": 10_000}, training=False)
-    per_launch = _launch.steps_per_launch(64, 64, 6, 2 * 6 * 64)
+    per_launch = _launch.ltc_piece(64, 64, 64, 6, 64 * 64, 64 * 64).steps
     counts = [one.count for one in found if one.kernel == "ncps_ltc_dense_forward"]
     assert sum(counts) == -(-10_000 // per_launch)  # the last is shorter
 

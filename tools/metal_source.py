@@ -34,7 +34,7 @@ LARGE = [
 
 def record() -> Source:
     """The launches of all cases, traced but not run."""
-    source = Source(_kernels.header(), metallib.function_name)
+    source = Source(_kernels.header(), _kernels.THREADS_BOUND, metallib.function_name)
     metal.run = runner(source.add)
     metal.available = lambda: (True, "recorded")
     for case in LTC_CASES + LTC_WIRED_CASES + CFC_CASES + LARGE:

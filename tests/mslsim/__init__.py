@@ -33,7 +33,7 @@ from .errors import (
 from .fast import SimulatedKernel, installed, metal_kernel
 from .kernel import Kernel
 from .launch import Buffer, Stats, launch
-from .options import MODES, ORDERS, Options, options
+from .options import MODES, ORDERS, Options, options, set_options
 
 __all__ = [
     "MODES",
@@ -64,4 +64,5 @@ __all__ = [
     "metal_kernel",
     "options",
     "require",
+    "set_options",
 ]

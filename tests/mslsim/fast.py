@@ -79,8 +79,8 @@ class SimulatedKernel:
         verbose: bool = False,
         stream=None,
     ) -> list:
-        self._check_counts(inputs, output_shapes, output_dtypes)
-        template = [(key, _template_value(value)) for key, value in template or ()]
+        self.check_counts(inputs, output_shapes, output_dtypes)
+        template = template_values(template)
         dtypes = [dtype_name(d) for d in output_dtypes]
         shapes = [tuple(int(n) for n in shape) for shape in output_shapes]
 
@@ -89,7 +89,7 @@ class SimulatedKernel:
             if verbose:
                 print(f"Generated source code for `{self.name}`:")
                 print(f"```\n{self.text(host, dtypes, template)[1]}\n```")
-            return self._run(host, shapes, dtypes, template, grid, threadgroup, init_value)
+            return self.run(host, shapes, dtypes, template, grid, threadgroup, init_value)
 
         if not any(isinstance(a, mx.array) for a in inputs):
             return run(inputs)
@@ -126,7 +126,7 @@ class SimulatedKernel:
             line_marks=line_marks,
         )
 
-    def _check_counts(self, inputs, output_shapes, output_dtypes) -> None:
+    def check_counts(self, inputs, output_shapes, output_dtypes) -> None:
         for what, got, names in (
             ("inputs", inputs, self.input_names),
             ("output_shapes", output_shapes, self.output_names),
@@ -157,12 +157,13 @@ class SimulatedKernel:
             )
         return _compiled[key]
 
-    def _run(self, inputs, shapes, dtypes, template, grid, threadgroup, init_value) -> list:
+    def run(self, inputs, shapes, dtypes, template, grid, threadgroup, init_value=None) -> list:
+        """The outputs of inputs (array, name of its dtype), computed now."""
         kernel = self._compile(inputs, dtypes, template)
         buffers = {}
         for name, (array, _) in zip(self.input_names, inputs, strict=True):
             buffers.update(_input_buffers(name, array, self.row_contiguous))
-        outputs = [np.empty(s, _storage(d)) for s, d in zip(shapes, dtypes, strict=True)]
+        outputs = [np.empty(s, storage(d)) for s, d in zip(shapes, dtypes, strict=True)]
         for name, array, dtype in zip(self.output_names, outputs, dtypes, strict=True):
             if init_value is not None:
                 array[...] = _initial(init_value, dtype)
@@ -179,6 +180,11 @@ def dtype_name(dtype) -> str:
     return name
 
 
+def template_values(template) -> list[tuple]:
+    """Template arguments as the text has them."""
+    return [(key, _template_value(value)) for key, value in template or ()]
+
+
 def _template_value(value) -> bool | int | str:
     if isinstance(value, (bool, int)):
         return value
@@ -190,7 +196,8 @@ def _template_value(value) -> bool | int | str:
     )
 
 
-def _storage(dtype: str) -> np.dtype:
+def storage(dtype: str) -> np.dtype:
+    """The NumPy dtype of its bits."""
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from . import compiler
 from .errors import Finding, LanguageError
-from .launcher import Slot, launcher
+from .launcher import Slot, launcher, most_threads
 from .lint import lint
 from .preprocess import preprocess
-from .rewrite import Rewritten, reserved_words, rewrite
+from .rewrite import reserved_words, rewrite
 from .scan import scan
 from .tokens import FrontEndError, tokenize
 
@@ -91,6 +91,7 @@ class Kernel:
         if judge:
             self._judge(units, set(allow))
         self.slots: list[Slot] = units[0].slots
+        self.most_threads: int | None = units[0].most_threads
         self.threadgroup_names: dict[int, str] = units[0].rewritten.threadgroup_names
         self.object_path: Path = units[0].build(checked)
 
@@ -103,8 +104,8 @@ class Kernel:
 
 
 @functools.lru_cache(maxsize=16)  # language levels mostly share their expanded text
-def _front_end(expanded, file, kernel, constants, user_files) -> tuple[str, list[Slot], Rewritten]:
-    """(text for clang, the kernel's slots, what the rewrite noted)."""
+def _front_end(expanded, file, kernel, constants, user_files):
+    """(text for clang, the kernel's slots, its bound on threads, what the rewrite noted)."""
     tokens = tokenize(expanded, file)
     reserved = reserved_words(tokens, user_files)
     if reserved:
@@ -114,7 +115,8 @@ def _front_end(expanded, file, kernel, constants, user_files) -> tuple[str, list
     entry, slots = launcher(declared, kernel)
     body = f'#include "stdlib.h"\n# 1 "{file}"\n{rewritten.text}{entry}'
     # flags of line markers (entering, leaving, system header) mean nothing after the rewrite
-    return re.sub(r'^(# \d+ "[^"\n]*").*$', r"\1", body, flags=re.M), slots, rewritten
+    body = re.sub(r'^(# \d+ "[^"\n]*").*$', r"\1", body, flags=re.M)
+    return body, slots, most_threads(declared, kernel), rewritten
 
 
 class _Unit:
@@ -128,7 +130,7 @@ class _Unit:
         expanded = preprocess(text, file, version, includes, defines)
         values = tuple(sorted(constants.items(), key=str))
         try:
-            self.text, self.slots, self.rewritten = _front_end(
+            self.text, self.slots, self.most_threads, self.rewritten = _front_end(
                 expanded, file, kernel, values, frozenset(user_files)
             )
         except FrontEndError as error:

@@ -195,6 +195,9 @@ def _check_limits(kernel, grid, threadgroup, slots) -> None:
         text = f"empty grid {tuple(grid)} or threadgroup {tuple(threadgroup)}"
     elif np.prod(threadgroup) > MAX_THREADS:
         text = f"threadgroup {tuple(threadgroup)} has more than {MAX_THREADS} threads"
+    elif kernel.most_threads and np.prod(threadgroup) > kernel.most_threads:
+        attribute = f"max_total_threads_per_threadgroup({kernel.most_threads})"
+        text = f"threadgroup {tuple(threadgroup)} has more threads than {attribute}"
     elif np.prod(grid, dtype=np.float64) * 2 >= 2**32:
         text = f"grid {tuple(grid)}: the simulator numbers fewer than 2^31 threads"
     elif max(slots, default=0) >= MAX_BUFFERS:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 from . import words
-from .scan import Declarations, KernelFunction, Parameter
+from .scan import MOST_THREADS, Declarations, KernelFunction, Parameter
 from .tokens import FrontEndError
 
 
@@ -50,6 +51,23 @@ def launcher(declared: Declarations, host_name: str) -> tuple[str, list[Slot]]:
         "}\n"
     )
     return text, slots
+
+
+def most_threads(declared: Declarations, host_name: str) -> int | None:
+    """What a kernel's max_total_threads_per_threadgroup says; None without it.
+
+    A product of numbers and template parameters, as kernels write it.
+    """
+    instance = declared.instances.get(host_name, host_name)
+    name, _, arguments = instance.partition("<")
+    function = declared.kernels[name.split("::")[-1]]
+    if not function.most_threads:
+        return None
+    values = dict(zip(function.template, arguments.rstrip("> ").split(","), strict=False))
+    factors = [values.get(f.strip(), f).strip() for f in function.most_threads.split("*")]
+    if not all(factor.isdecimal() for factor in factors):
+        raise FrontEndError(f"{MOST_THREADS}({function.most_threads}) of {name!r} is no product")
+    return math.prod(map(int, factors))
 
 
 def _argument_types(function: KernelFunction) -> str:

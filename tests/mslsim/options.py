@@ -62,6 +62,12 @@ def current() -> Options:
     return _current
 
 
+def set_options(**changes) -> None:
+    """Change options from now on."""
+    global _current
+    _current = replace(_current, **changes)
+
+
 @contextlib.contextmanager
 def options(**changes) -> Iterator[Options]:
     """Change options within a `with` block: `with mslsim.options(order="chaos", seed=3): ...`."""

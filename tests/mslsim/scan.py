@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from .tokens import Tokens
 
+MOST_THREADS = "max_total_threads_per_threadgroup"
+
 
 @dataclass
 class Parameter:
@@ -20,6 +22,8 @@ class KernelFunction:
     name: str
     parameters: list[Parameter]
     body: tuple[int, int]  # tokens of its braces
+    most_threads: str = ""  # of max_total_threads_per_threadgroup, an expression
+    template: tuple[str, ...] = ()  # names of its template parameters
 
 
 @dataclass
@@ -61,9 +65,10 @@ def _kernel(tk: Tokens, i: int, found: Declarations) -> None:
     before = tk.previous(i)
     if tk.text(before) in (".", "->", "::"):
         return
-    j = tk.next(tk.close(before)) if tk.text(before) == "[[" else tk.next(i)
+    start = j = before if tk.text(before) == "[[" else tk.next(i)
     while tk.text(j) == "[[":
         j = tk.next(tk.close(j))
+    threads = re.search(rf"{MOST_THREADS}\s*\(([^()]*)\)", tk.join(start, j))
     name = tk.next(j)
     opening = tk.next(name)
     if tk.text(j) != "void" or tk.text(opening) != "(":
@@ -75,11 +80,29 @@ def _kernel(tk: Tokens, i: int, found: Declarations) -> None:
     if tk.text(body) != "{":
         return
     parameters = [_parameter(tk, a, b) for a, b in tk.split(opening + 1, closing)]
-    function = KernelFunction(tk.text(name), parameters, (body, tk.close(body)))
+    function = KernelFunction(
+        tk.text(name),
+        parameters,
+        (body, tk.close(body)),
+        threads.group(1) if threads else "",
+        _template(tk, tk.previous(before if tk.text(before) == "[[" else i)),
+    )
     found.kernels[function.name] = function
     host_name = _host_name(tk.join(max(0, i - 60), i).rsplit(";", 1)[-1])
     if host_name:
         found.instances[host_name] = function.name
+
+
+def _template(tk: Tokens, end: int) -> tuple[str, ...]:
+    """Names of the parameters of a `template <...>` that ends at this token."""
+    if tk.text(end) != ">":
+        return ()
+    opening = next((i for i in range(end, -1, -1) if tk.text(i) == "template"), end)
+    opening = tk.next(opening)
+    if tk.close(opening) != end:
+        return ()
+    parts = (tk.join(a, b).split("=")[0].split() for a, b in tk.split(opening + 1, end))
+    return tuple(words[-1] for words in parts)
 
 
 def _host_name(text: str) -> str:

@@ -13,12 +13,12 @@ import mlx.core as mx
 
 from . import _cfc_gemm, _launch
 from ._fold import fold_cfc
+from ._kernels import in_pieces
 from .reference import ACTIVATIONS
 
 MODES = ("default", "no_gate", "pure")  # NcpsCfcMode
 KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid", "identity")  # NcpsActivation
 KEEPS_INPUT = ("gelu", "silu")  # the slope does not follow from the value
-CHUNK_STEPS = 4096  # time steps of one launch: tens of milliseconds, far from the GPU's watchdog
 
 
 class _Shape(NamedTuple):
@@ -36,7 +36,7 @@ def unsupported(**facts) -> str:
     """Why the kernels can't run this call; "" when they can."""
     if facts["inputs"] == 0:
         return "it needs at least one input"
-    return ""
+    return _launch.cfc_excess(facts["inputs"], facts["units"], tuple(facts.get("backbone", ())))
 
 
 def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="torch", training):
@@ -50,27 +50,26 @@ def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="t
         head = tuple(mx.concatenate(parts) for parts in zip(*folded.heads, strict=True))
         stages = [*folded.backbone, head]
         weight, bias = stages[0]
-        xz = mx.addmm(bias, inputs.astype(mx.float32), weight[:, :I].T)  # [B, T, N0]
         arrays = [weight[:, I:], *(a for stage in stages[1:] for a in stage), *folded.tail]
         if shape.timespans:
             ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
             ts = mx.broadcast_to(ts, (B, T))
-        if _launch.cfc_takes_products(
-            state.shape[1], [w.shape[0] for w, _ in folded.backbone], heads
-        ):
-            stages = [(weight[:, I:], bias), *stages[1:]]
-            activate, tail = ACTIVATIONS[activation], folded.tail
-            states = _cfc_gemm.states(run, shape, xz, state, ts, stages, tail, activate, training)
-            return states.astype(inputs.dtype)
+        widths = tuple(w.shape[0] for w, _ in folded.backbone)
+        products = _launch.cfc_takes_products(state.shape[1], widths, heads)
+        by_products = [(weight[:, I:], bias), *stages[1:]]
         op = _recurrence(run, shape, training)
-        chunks = []
-        for t in range(0, T, CHUNK_STEPS):
-            chunk = slice(t, t + CHUNK_STEPS)
-            states = op(xz[:, chunk], state, *([ts[:, chunk]] if shape.timespans else []), *arrays)
-            chunks.append(states[0])
-            state = chunks[-1][:, -1]
-        states = chunks[0] if len(chunks) == 1 else mx.concatenate(chunks, axis=1)
-        return states.astype(inputs.dtype)
+        x, activate = inputs.astype(mx.float32), ACTIVATIONS[activation]
+
+        def call(rows, steps, h):
+            xz = mx.addmm(bias, x[rows, steps], weight[:, :I].T)  # [B, T, N0]
+            spans = ts[rows, steps] if shape.timespans else None
+            if products:
+                stages, tail = by_products, folded.tail
+                return _cfc_gemm.states(run, shape, xz, h, spans, stages, tail, activate, training)
+            return op(xz, h, *([spans] if shape.timespans else []), *arrays)[0]
+
+        piece = _launch.cfc_piece(B, I, state.shape[1], widths, heads)
+        return in_pieces(piece, B, T, state, call).astype(inputs.dtype)
 
 
 class _Call(NamedTuple):

@@ -5,6 +5,7 @@ _cfc_kernels.py call it.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import mlx.core as mx
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = (_PACKAGE / "metal", _PACKAGE.parent.parent / "metal")  # in a wheel, in the source tree
 _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
+
+# MLX puts a kernel's header directly before `[[kernel]] void`, so that this macro adds an attribute:
+# the compiler keeps to the registers that so many threads leave, and a pipeline never allows fewer
+# threads than we launch. The body begins by undoing it.
+THREADS = (256, 512, 1024)  # bounds: every pipeline may run 256, so fewer make no other kernel
+THREADS_BOUND = "#define kernel kernel, max_total_threads_per_threadgroup(THREADS)\n"
+_UNBOUND = "#undef kernel\n"
 
 
 @cache
@@ -48,6 +56,8 @@ class Runner:
         flags: {name: bool}, macros of the body.  template: its integer template arguments.
         """
         flags = flags or {}
+        if not self._cuda:
+            template["THREADS"] = next(n for n in THREADS if n >= math.prod(launch.threads))
         key = (stem, tuple(inputs), tuple(outputs), tuple(flags.items()))
         kernel = self._kernels.get(key)
         if kernel is None:
@@ -69,8 +79,8 @@ class Runner:
             name="_".join(["ncps", stem, *(name.lower() for name, on in flags if on)]),
             input_names=["sizes", *inputs],
             output_names=list(outputs),
-            source=text(f"{stem}.metal"),
-            header=header(self._cuda) + macros,
+            source=("" if self._cuda else _UNBOUND) + text(f"{stem}.metal"),
+            header=header(self._cuda) + macros + ("" if self._cuda else THREADS_BOUND),
         )
 
     def operator(self, forward, backward):
@@ -115,6 +125,25 @@ class Runner:
             )
 
         return refuse
+
+
+def in_pieces(piece, batch: int, steps: int, state, run):
+    """States [B, T, H] from `run(rows, steps, state)`, which gives those of slices of the batch and
+    of time; each piece of time starts from the last state of the one before.
+    """
+    blocks = []
+    for b in range(0, batch, piece.rows):
+        rows = slice(b, b + piece.rows)
+        carried, chunks = state[rows], []
+        for t in range(0, steps, piece.steps):
+            chunks.append(run(rows, slice(t, t + piece.steps), carried))
+            carried = chunks[-1][:, -1]
+        blocks.append(_joined(chunks, axis=1))
+    return _joined(blocks, axis=0)
+
+
+def _joined(parts, axis):
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
 
 
 def _tuple(arrays) -> tuple:

@@ -3,11 +3,11 @@ results depend on nothing else; _ltc_kernels.py and _cfc_kernels.py call them.
 
 Limits of every Apple GPU: SIMD groups of 32, 32 KiB of threadgroup memory, 1024 threads per
 threadgroup, fewer for a pipeline that needs many registers (1024 threads up to 52 float registers
-each, 512 up to 104, 384 up to 128). MLX runs a kernel lazily and can't be asked for a pipeline's
-limit, so there is nothing to retry: the geometry stays below what any pipeline allows. The kernels
-that stride over neurons run with any number of threads and stay at `thread_limit`; the one kernel
-with a fixed larger number (dense backward, 512 threads at 98 registers) gives way to the streamed
-one when `thread_limit` is lowered below what it needs.
+each, 512 up to 104, 384 up to 128). Every kernel tells the compiler how many threads it is launched
+with (`_kernels.THREADS_BOUND`), so that its pipeline allows them.
+
+One launch also stays far below the seconds after which a watchdog ends it, and below 2^32 elements
+of an array, as kernels count in 32 bits: `Piece` says how much of a call it takes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from typing import NamedTuple
 
 SIMD = 32
 MEMORY = 32 * 1024  # bytes of threadgroup memory
-thread_limit = 512  # threads per threadgroup; lower it for a pipeline that allows fewer
+THREADS = 512  # of a threadgroup, at most
 
 DENSE_UNITS = 64  # up to here all synapses of an LTC stay in registers
 LISTED_FORWARD_PARTS = 4  # threads that share a target whose few synapses stay in registers
 LISTED_FORWARD_PER, LISTED_BACKWARD_PER = 14, 7  # of a thread, in 104 registers: 5 and 9 a synapse
-CHUNK_UNFOLDS = 6 * 1024  # unfolds of one launch: a few milliseconds, far from the GPU's watchdog
-CHUNK_ELEMENTS = 2**30  # of the largest array of one launch: indices are 32 bits wide
+LAUNCH_UNFOLDS = 6 * 1024  # of an LTC: each waits for the one before
+LAUNCH_STEPS = 4096  # of a CfC, likewise
+LAUNCH_ELEMENTS = 2**30  # of the largest array: indices are 32 bits wide
+LAUNCH_GATES, ROW_GATES = 2**30, 2**25  # of an LTC, and of one batch row, which one core computes
+LAUNCH_PRODUCTS, ROW_PRODUCTS = 2**33, 2**28  # of a CfC's weights
 PRODUCT_WEIGHTS = 2**18  # of a CfC's step, from which MLX's products beat streamed weights
 MIN_GROUPS = {"cuda": 128}  # by backend: threadgroups that rows are not merged below, about the
 MIN_GROUPS_APPLE = 8  # cores of the chips where merging pays most (docs/metal_kernels.md)
@@ -64,12 +67,56 @@ def round_up(n: int, to: int = SIMD) -> int:
     return ceil_div(n, to) * to
 
 
-def steps_per_launch(batch: int, units: int, unfolds: int, width: int) -> int:
-    """Steps T of one launch; longer sequences go in chunks. width: elements saved per row and
-    step.
-    """
-    steps = min(CHUNK_UNFOLDS // unfolds, CHUNK_ELEMENTS // (batch * max(width, units)))
-    return max(1, steps)
+class Piece(NamedTuple):
+    """What one launch takes of a call: so many batch rows and steps, at most."""
+
+    rows: int
+    steps: int
+
+
+def _piece(batch: int, steps: int, elements: int, work: int, most: int, most_of_row: int) -> Piece:
+    """elements: of the largest array, work: gates or products; of one row's step."""
+    elements, work = max(1, elements), max(1, work)
+    rows = max(1, min(batch, LAUNCH_ELEMENTS // elements, most // work))
+    steps = min(steps, LAUNCH_ELEMENTS // (rows * elements), most // (rows * work))
+    return Piece(rows, max(1, min(steps, most_of_row // work)))
+
+
+def ltc_piece(
+    batch: int, inputs: int, units: int, unfolds: int, synapses: int, sensory: int
+) -> Piece:
+    """Of an LTC with so many synapses that a kernel computes, those of the inputs apart."""
+    elements = max(2 * unfolds * units, inputs * ceil_div(units, SIMD))
+    work = max(unfolds * synapses, sensory)
+    steps = LAUNCH_UNFOLDS // unfolds
+    return _piece(batch, steps, elements, work, LAUNCH_GATES, ROW_GATES)
+
+
+def cfc_piece(batch: int, inputs: int, units: int, widths: tuple, heads: int) -> Piece:
+    """Of a CfC."""
+    elements = max(inputs, sum(widths) + max(heads, 3) * units)
+    work = sum(n * m for n, m in itertools.pairwise((units, *widths, heads * units)))
+    return _piece(batch, LAUNCH_STEPS, elements, work, LAUNCH_PRODUCTS, ROW_PRODUCTS)
+
+
+def ltc_excess(inputs: int, units: int, unfolds: int) -> str:
+    """Why no launch may take a single step of a single row of this LTC; "" when one may."""
+    if unfolds > LAUNCH_UNFOLDS:
+        return f"a launch has at most {LAUNCH_UNFOLDS} unfolds, got {unfolds}"
+    if max(unfolds * units, inputs) * units > 2 * ROW_GATES:
+        return (
+            f"a step of {inputs} inputs, {units} neurons and {unfolds} unfolds is more than a "
+            "launch may take"
+        )
+    return ""
+
+
+def cfc_excess(inputs: int, units: int, widths: tuple) -> str:
+    """The same for a CfC."""
+    edges = (inputs + units, *widths, 4 * units)
+    if max(n * m for n, m in itertools.pairwise(edges)) > LAUNCH_ELEMENTS:
+        return f"its weights of {inputs} inputs and {units} neurons are more than a launch may take"
+    return ""
 
 
 def neurons_by_rows(units: int, rows: int) -> Launch:
@@ -110,7 +157,7 @@ def dense_fits(units: int) -> bool:
     """Whether the kernels with synapses in registers can run: forward 4, backward 8 threads per
     neuron.
     """
-    return units <= DENSE_UNITS and dense(units, 1, 8).threads[0] <= thread_limit
+    return units <= DENSE_UNITS and dense(units, 1, 8).threads[0] <= THREADS
 
 
 def listed_backward_parts(units: int) -> int:
@@ -123,7 +170,7 @@ def listed_fits(units: int, forward_per: int, backward_per: int) -> bool:
     parts = max(LISTED_FORWARD_PARTS, listed_backward_parts(units))
     threads = dense(units, 1, parts).threads[0]
     few = forward_per <= LISTED_FORWARD_PER and backward_per <= LISTED_BACKWARD_PER
-    return few and threads <= thread_limit
+    return few and threads <= THREADS
 
 
 def streams_lists(batch: int, backend: str) -> bool:
@@ -149,7 +196,7 @@ def blocked(
     """Threadgroups of several batch rows, striding over `neurons`; None when not one row fits.
 
     Rows: a power of two up to `most_rows`, as memory and a batch of at least MIN_GROUPS
-    threadgroups allow. Parts: up to 4 threads per neuron while they stay within `thread_limit`.
+    threadgroups allow. Parts: up to 4 threads per neuron while they stay within `THREADS`.
     """
     memory = MEMORY - bytes_shared
     if bytes_per_row > memory:
@@ -157,8 +204,8 @@ def blocked(
     groups = MIN_GROUPS.get(backend, MIN_GROUPS_APPLE)
     most = max(1, min(memory // bytes_per_row, batch // groups, most_rows))
     rows = 1 << (most.bit_length() - 1)
-    parts = next((p for p in (4, 2) if round_up(p * neurons) <= thread_limit), 1)
-    threads = min(round_up(parts * neurons), thread_limit)
+    parts = next((p for p in (4, 2) if round_up(p * neurons) <= THREADS), 1)
+    threads = min(round_up(parts * neurons), THREADS)
     return Blocked(Launch((ceil_div(batch, rows), 1, 1), (threads, 1, 1)), rows, parts)
 
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from . import _launch
 from ._fold import fold_ltc
+from ._kernels import in_pieces
 from ._ltc_lists import lists_of
 from ._ltc_synapses import (
     SYNAPSE,
@@ -31,7 +32,7 @@ def unsupported(**facts) -> str:
         return "it needs at least one input"
     if _launch.streamed_backward(1, facts["units"]) is None:
         return f"the states of {facts['units']} neurons exceed threadgroup memory"
-    return ""
+    return _launch.ltc_excess(facts["inputs"], facts["units"], int(facts.get("ode_unfolds", 1)))
 
 
 def plan(units: int, synapses=None) -> str:
@@ -47,24 +48,21 @@ def plan(units: int, synapses=None) -> str:
 def ltc_sequence(run, inputs, state, ts, params, *, unfolds, epsilon, implicit, synapses, training):
     """LTC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `run` is the backend's Runner."""
     with mx.stream(run.stream):
-        (B, T, _), H = inputs.shape, state.shape[1]
+        (B, T, I), H = inputs.shape, state.shape[1]
         folded = fold_ltc(params, implicit, epsilon)
         x = inputs.astype(mx.float32)
         ts = mx.broadcast_to(ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32), (B, T))
         recurrent, sensory = lists_of(synapses)
+        piece = _launch.ltc_piece(B, I, H, unfolds, H * H, I * H)
         sensory = sensory_dense(run) if sensory is None else sensory_listed(run, sensory)
         recurrence = _recurrence(run, unfolds, plan(H, synapses), recurrent, training)
-        steps = _launch.steps_per_launch(B, H, unfolds, 2 * unfolds * H)
-        chunks = []
-        for t in range(0, T, steps):
-            chunk = slice(t, t + steps)
+
+        def call(rows, steps, v):
             leaks = folded.leak_num, folded.leak_den
-            num, den = sensory(x[:, chunk], *leaks, *folded[7:])
-            states = recurrence(num, den, state, ts[:, chunk], folded.cm, *folded[3:7])[0]
-            state = states[:, -1]
-            chunks.append(states)
-        states = chunks[0] if len(chunks) == 1 else mx.concatenate(chunks, axis=1)
-        return states.astype(inputs.dtype)
+            num, den = sensory(x[rows, steps], *leaks, *folded[7:])
+            return recurrence(num, den, v, ts[rows, steps], folded.cm, *folded[3:7])[0]
+
+        return in_pieces(piece, B, T, state, call).astype(inputs.dtype)
 
 
 def _recurrence(run, unfolds, kernels, lists, save):
