@@ -1,4 +1,5 @@
 # make test       everything in tests/, with the native module built and required
+# make test-as-mac  the same as a Mac would run it, on Linux: see tests/as_mac.py
 # make demo       train a CfC and an LTC on handwritten digits      DEMO_ARGS=--short
 # make examples   every other example in its short mode
 # make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
@@ -26,11 +27,14 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
+.PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
   sanitize sanitize-python fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-as-mac: build/mac/built
+	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest --as-mac $(PYTEST_ARGS)
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/digits.py $(DEMO_ARGS)
@@ -131,6 +135,14 @@ $(VENV)/tools: $(VENV)/created .ci/requirements.txt
 build/wheel/built: $(VENV)/created $(SOURCES)
 	rm -rf build/wheel
 	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	touch $@
+
+# What lets MLX evaluate the simulator's kernels when it needs them.
+build/mac/built: $(VENV)/test $(VENV)/tools tests/mslsim/lazy_primitive.cpp
+	$(PIP) install "$$($(BIN)/python build_backend/native_requirements.py nanobind)"
+	$(BIN)/cmake -S . -B build/mac -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_SIMULATOR=ON
+	$(BIN)/cmake --build build/mac --target _mslsim_lazy
 	touch $@
 
 $(VENV)/test $(VENV)/demo $(VENV)/bench: $(VENV)/%: build/wheel/built
