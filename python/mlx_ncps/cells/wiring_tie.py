@@ -170,7 +170,16 @@ class WiringTie:
         return all(holder is not None and key in holder for holder, key in holders)
 
     def _arrays_of_masks(self, cell) -> dict:
-        return {(part, key): (cell[part] if part else cell)[key] for part, key in self._names}
+        arrays = {}
+        for part, key in self._names:
+            owner = getattr(cell, part) if part else cell
+            if key not in owner:
+                raise ValueError(
+                    f"[{cell.op}] {part or 'the cell'} must be a CfCCell with a {key}, which the "
+                    f"wiring sets, got {type(owner).__name__} without."
+                )
+            arrays[part, key] = owner[key]
+        return arrays
 
     def _arrays(self, cell) -> list:
         wiring = cell["wiring"]
