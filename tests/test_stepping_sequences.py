@@ -9,7 +9,7 @@ from mlx_ncps.rnn.sequence import _may_run_at_once
 from rnn_layers import GRADIENT, SAME, B, I, T, assert_trees_close, gradients, normal, spans
 from step_layers import all_layers, at_once, built, evaluated, few_layers
 
-pytestmark = pytest.mark.usefixtures("seeded_and_poisoned")
+pytestmark = pytest.mark.usefixtures("seeded_and_poisoned", "cpu_device")
 
 
 @all_layers
