@@ -8,6 +8,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <map>
 
 #include "csrc/cfc.h"
@@ -33,11 +34,17 @@ namespace {
 struct Seen {
   mlx_ncps::Arrays arrays;
 
-  // Whether these are still the same values: no other arrays, none edited in place, no tracer.
+  // Whether these are still the same values: no other arrays, none edited in place, no tracer of
+  // mx.compile. A tracer of mx.grad is a copy of the array that it stands for.
   bool are(const mlx_ncps::Arrays& now) const {
     if (now.size() != arrays.size()) return false;
-    for (size_t i = 0; i < now.size(); ++i)
-      if (now[i].id() != arrays[i].id() || now[i].is_tracer()) return false;
+    for (size_t i = 0; i < now.size(); ++i) {
+      const mlx::core::array* a = &now[i];
+      while (a->is_tracer() && a->has_primitive() && a->inputs().size() == 1 &&
+             std::strcmp(a->primitive().name(), "Copy") == 0)
+        a = &a->inputs()[0];
+      if (a->id() != arrays[i].id() || a->is_tracer()) return false;
+    }
     return true;
   }
 };

@@ -86,6 +86,20 @@ bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<fl
   return true;
 }
 
+// Whether an array may depend on one without a value, of mx.compile, an export or mx.vmap; no for
+// a tracer of mx.grad alone, yes where that would take long to tell.
+bool may_lack_values(const mx::array& a) {
+  std::vector<const mx::array*> left{&a};
+  for (int seen = 0; !left.empty(); ++seen) {
+    const mx::array* at = left.back();
+    left.pop_back();
+    if (!at->is_tracer()) continue;
+    if (!at->has_primitive() || seen > 64) return true;
+    for (const auto& input : at->inputs()) left.push_back(&input);
+  }
+  return false;
+}
+
 // Values of a call. Holds them: without Python's lock another thread may put another array in
 // place of the object's, as `a[...] = ` does.
 struct Held {
@@ -308,6 +322,7 @@ void bind_step_cell(nb::module_& m) {
   m.def(
       "lies_plain", [](const mx::array& a) { return a.is_available() && a.flags().row_contiguous; },
       "a"_a, "Whether an array is evaluated and row-contiguous.");
+  m.def("may_lack_values", &may_lack_values, "a"_a);
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def(
       "is_tracing",

@@ -30,9 +30,7 @@ from transforms import check_compile, check_compiled_training_step, check_jvp, c
 
 pytestmark = [
     pytest.mark.usefixtures("cpu_device"),
-    pytest.mark.skipif(
-        _loader.native is None, reason=f"no native module: {_loader.reason}"
-    ),
+    pytest.mark.skipif(_loader.native is None, reason=f"no native module: {_loader.reason}"),
 ]
 
 CASES = LTC_CASES + CFC_CASES + random_ltc_cases(30) + random_cfc_cases(30)

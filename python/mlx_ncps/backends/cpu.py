@@ -165,6 +165,11 @@ def is_tracer(a: mx.array) -> bool:
     return _loader.native.is_tracer(a)
 
 
+def may_lack_values(a: mx.array) -> bool:
+    """Whether `a` depends on arrays without values, as in mx.compile and mx.export_function."""
+    return _loader.native.may_lack_values(a)
+
+
 def lies_plain(a: mx.array) -> bool:
     """Whether an array is evaluated and row-contiguous; False without the native module too."""
     return _loader.native is not None and _loader.native.lies_plain(a)

@@ -206,6 +206,12 @@ class NCPRNNCell(LiquidCell):
     def wiring(self, value):  # what is no module comes here
         self["wiring"] = value
 
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """The magnitude of each synapse's weight, [source, target]: what a threshold for
+        `wiring.prune` may look at. Infinite where the cell reads no single synapse.
+        """
+        raise self._must_define("synapse_weights()")
+
     def _tie_wiring(self, blocks: list) -> None:
         """Keep the masks of these `mask_blocks.Block`s and the wiring one truth from now on."""
         self._tie = WiringTie(blocks)

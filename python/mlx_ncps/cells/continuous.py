@@ -184,6 +184,10 @@ class ELTCCell(StepMixin, NCPRNNCell):
         self.sensory_sparsity_mask = _magnitude(wiring.sensory_adjacency)
         self._tie_wiring(whole_masks(width, hidden))
 
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """|w| [H, H], or |sensory_w| [I, H]."""
+        return mx.abs(self["sensory_w" if sensory else "w"])
+
     def _drive(self, inputs):
         if not self.sync_wiring():
             inputs = self._tie.guard(self, inputs)

@@ -183,6 +183,11 @@ class LTCCell(NCPRNNCell):
                 self._host_masks.sync(name, self[name])
         return self._host_masks
 
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """|w| [H, H], or |sensory_w| [I, H]; with `implicit_param_constraints` after softplus."""
+        weight = self["sensory_w" if sensory else "w"]
+        return mx.logaddexp(weight, 0) if self.implicit_param_constraints else mx.abs(weight)
+
     def likely_polarities(self, matrix: str, shape: tuple):
         """The signs of the reversal potentials."""
         try:

@@ -12,6 +12,7 @@ from ..ops.checks import check_array, check_cfc_params
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..options import flag
 from ..wirings import Wiring
+from ..wirings._matrices import MATRICES
 from .base import LiquidCell, NCPRNNCell
 from .cfc import CFC_OPTIONS, CfCCell, backbone_options
 from .cfc_steps import DROPOUT
@@ -143,6 +144,23 @@ class WiredCfCCell(NCPRNNCell):
             Block(part, key, matrix, sources, own, 0, True, signed),
             Block(part, key, "adjacency_matrix", own, own, len(sources), True, signed, kind),
         ]
+
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """The larger of |ff1| and |ff2|, [H, H] or [I, H]; infinite for a synapse that the cell
+        doesn't read. Raises ValueError with a backbone, whose weights belong to no synapse.
+        """
+        if self.backbone_options.sizes:
+            raise ValueError("[cfc] synapse_weights wants a cell without backbone, got one.")
+        matrix = MATRICES[bool(sensory)]
+        weights = np.full(self["wiring"][matrix].shape, np.inf, np.float32)
+        for block in (b for b in self._tie.blocks if b.matrix == matrix and b.kind == PAIRS):
+            heads = [self[block.part][head].weight for head in self._masked_heads()]
+            largest = np.abs(np.array([h.astype(mx.float32) for h in heads])).max(axis=0)
+            block.put(weights, block.of(largest))
+        return mx.array(weights)
+
+    def _masked_heads(self) -> list[str]:
+        return [head for head in ("ff1", "ff2") if head in self["layer_0"]]
 
     @property
     def UNREAD(self) -> str:

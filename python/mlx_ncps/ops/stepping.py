@@ -160,10 +160,11 @@ def is_tracer(array: mx.array) -> bool:
 
 
 def settle(module, *read) -> None:
-    """If one of the arrays `read` is a tracer, make every array that a module keeps evaluated and
-    row-contiguous: mx.export_function writes constants as they lie in memory.
+    """If one of the arrays `read` is a tracer without a value, make every array that a module keeps
+    evaluated and row-contiguous: mx.export_function writes constants as they lie in memory.
     """
-    if not any(isinstance(a, mx.array) and is_tracer(a) for a in read):
+    lacks_values = cpu.may_lack_values if cpu.available()[0] else is_tracer
+    if not any(isinstance(a, mx.array) and lacks_values(a) for a in read):
         return
     for part in module.modules():
         for key, value in list(part.items()):
