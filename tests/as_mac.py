@@ -1,6 +1,6 @@
 """The mode `pytest --as-mac`: a Mac as far as the package can see. MLX's default device is "gpu",
-and the backend metal runs in the simulator, fast and lazily. What a Mac has beside that is not here:
-streams of the GPU are streams of the CPU, and processes that tests start are Linux.
+and the backend metal runs in the simulator, fast and lazily. What a Mac has beside that is not
+here: streams of the GPU are streams of the CPU, and processes that tests start are Linux.
 """
 
 from __future__ import annotations
