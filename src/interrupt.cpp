@@ -30,7 +30,7 @@ std::atomic<bool> ended{false};            // Python is about to end
 std::atomic<int> wake{-1};                 // where the handler writes
 int watched = -1;                          // where the watching thread reads
 void (*pythons_handler)(int) = nullptr;    // null: there was none, and nothing here acts
-PyObject *getsignal, *default_int_handler;  // of Python's module signal
+PyObject *getsignal, *default_int_handler;  // of Python's module _signal
 
 bool is_main_thread() {
 #ifdef __linux__
@@ -114,11 +114,12 @@ void install() {
 // For work that is about to start: whether it is the main thread's.
 bool prepare() {
   if (!pythons_handler || !is_main_thread() || ended) return false;
-  if (pressed) {  // in the evaluation that goes on, or before it and already raised
+  if (pressed || mlx_ncps::gives_up()) {  // in this evaluation, or before it and already raised
     const nb::gil_scoped_acquire lock;
     if (raises()) {
       const bool raised = PyErr_CheckSignals() != 0;
       clear();
+      mlx_ncps::give_up(raised);  // MLX waits for what is queued before it lets the error through
       if (raised) throw nb::python_error();
     }
   }
@@ -146,7 +147,8 @@ void bind_interrupt() {
   if (sigaction(SIGINT, nullptr, &now) != 0 || (now.sa_flags & SA_SIGINFO) ||
       now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN)
     return;
-  const auto signal = nb::module_::import_("signal");
+  // Not `signal`, whose functions are Python code: running any would handle the signal.
+  const auto signal = nb::module_::import_("_signal");
   getsignal = nb::object(signal.attr("getsignal")).release().ptr();
   default_int_handler = nb::object(signal.attr("default_int_handler")).release().ptr();
   pythons_handler = now.sa_handler;
