@@ -32,8 +32,8 @@ inline mx::Shape states_shape(const Arrays& in) {
   return {in[0].shape(0), in[0].shape(1), in[1].shape(1)};
 }
 
-// A NaN that no kernel computes: states of a forward that gave up. Its backward gives up too, so that
-// what is kept between them, gigabytes of a long call, may stay as it is.
+// A NaN that no kernel computes: states of a forward that gave up. Its backward gives up too, so
+// that what is kept between them, gigabytes of a long call, may stay as it is.
 inline float unfinished() { return std::bit_cast<float>(0x7fc4cccdu); }
 inline bool is_unfinished(const mx::array& states) {
   return states.size() > 0 && std::bit_cast<unsigned>(*states.data<float>()) == 0x7fc4cccdu;
@@ -46,8 +46,7 @@ template <typename Run>
 void dispatch(mx::Stream stream, const Arrays& inputs, Arrays& outputs, int visible, Run run) {
   const bool main = before_work();
   std::vector<std::pair<float*, size_t>> seen;
-  for (int i = 0; i < visible; ++i)
-    seen.emplace_back(outputs[i].data<float>(), outputs[i].size());
+  for (int i = 0; i < visible; ++i) seen.emplace_back(outputs[i].data<float>(), outputs[i].size());
   auto& encoder = mx::cpu::get_command_encoder(stream);
   for (const auto& a : inputs) encoder.set_input_array(a);
   for (auto& a : outputs) encoder.set_output_array(a);

@@ -25,11 +25,11 @@ namespace {
 // A step of training ends within it, so that the parameters are whole when Python raises.
 constexpr useconds_t GRACE = 300000;  // us
 
-std::atomic<bool> pressed{false};          // and Python's main thread may not know it yet
-std::atomic<bool> ended{false};            // Python is about to end
-std::atomic<int> wake{-1};                 // where the handler writes
-int watched = -1;                          // where the watching thread reads
-void (*pythons_handler)(int) = nullptr;    // null: there was none, and nothing here acts
+std::atomic<bool> pressed{false};           // and Python's main thread may not know it yet
+std::atomic<bool> ended{false};             // Python is about to end
+std::atomic<int> wake{-1};                  // where the handler writes
+int watched = -1;                           // where the watching thread reads
+void (*pythons_handler)(int) = nullptr;     // null: there was none, and nothing here acts
 PyObject *getsignal, *default_int_handler;  // of Python's module _signal
 
 bool is_main_thread() {

@@ -166,8 +166,15 @@ struct Request {
     mx::array next_c = cell.has_memory() ? mlx_ncps::empty_array(state_shape) : next;
     const bool same = cell.reads_state() && form != EVERY;
     mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
-    const StepCell::Call call{B, T, x.data, ts.data(), h.data, c.data, next.data<float>(),
-                              next_c.data<float>(), same ? nullptr : output.data<float>(),
+    const StepCell::Call call{B,
+                              T,
+                              x.data,
+                              ts.data(),
+                              h.data,
+                              c.data,
+                              next.data<float>(),
+                              next_c.data<float>(),
+                              same ? nullptr : output.data<float>(),
                               form == EVERY};
     // Who lets go of the lock may wait for it as long as another thread keeps it, 5 ms.
     if (B * T * cell.work() > WORTH_UNLOCKING)

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.skipif(platform.system() == "Windows", reason="MLX is n
 # Waits until the process has computed for a while in the call, then presses Ctrl-C.
 SCRIPT = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 import mlx.core as mx
 from mlx_ncps import CfC, LTC
 from mlx_ncps.wirings import AutoNCP

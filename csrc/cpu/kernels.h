@@ -103,7 +103,7 @@ struct Kernels {
 void run_parallel(long count, void (*body)(void* context, long index), void* context);
 void run_chains(long threads, long chains, long links,
                 void (*body)(void* context, long thread, long chain, long link), void* context);
-long parallel_threads();             // that run_parallel may use
+long parallel_threads();  // that run_parallel may use
 // Not 0: work for Python's main thread is to be given up; stop_work() throws where it is such work.
 extern int gave_up;
 void stop_work();
