@@ -3,6 +3,7 @@
 // in front of Python's wakes a thread; where the main thread is not back after a while, and Ctrl-C
 // means KeyboardInterrupt, the kernels give up (csrc/cpu/interrupt.h), MLX returns, and Python
 // raises. A handler that the user wrote may not raise: it waits for the end of the call, as before.
+#include <fcntl.h>
 #include <nanobind/nanobind.h>
 #include <pthread.h>
 #include <signal.h>
@@ -88,6 +89,7 @@ void* watch(void*) {
 bool start_watching() {
   int ends[2];
   if (pipe(ends) != 0) return false;
+  for (int end : ends) fcntl(end, F_SETFD, FD_CLOEXEC);
   watched = ends[0];
   sigset_t all, before;
   sigfillset(&all);
