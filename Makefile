@@ -113,7 +113,7 @@ sanitize-python: $(VENV)/test $(VENV)/tools
 	cp -r metal $(SANITIZED)/mlx_ncps
 	$(BIN)/cmake --install build/sanitize-python --prefix $(SANITIZED)
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) MLX_NCPS_REQUIRE_NATIVE=1 \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED) MLX_NCPS_REQUIRE_NATIVE=1 \
 	  MLX_NCPS_LOCK_GUARD=1 $(BIN)/python -m pytest $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 clean:
