@@ -31,11 +31,7 @@ std::atomic<bool> ended{false};             // Python is about to end
 std::atomic<int> wake{-1};                  // where the handler writes
 int watched = -1;                           // where the watching thread reads
 void (*pythons_handler)(int) = nullptr;     // null: there was none, and nothing here acts
-<<<<<<< HEAD
-PyObject *getsignal, *default_int_handler;  // of Python's module signal
-=======
 PyObject *getsignal, *default_int_handler;  // of Python's module _signal
->>>>>>> w/native
 
 bool is_main_thread() {
 #ifdef __linux__

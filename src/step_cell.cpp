@@ -181,11 +181,7 @@ struct Request {
     mx::array next = mlx_ncps::empty_array("step", state_shape);
     mx::array next_c = cell.has_memory() ? mlx_ncps::empty_array("step", state_shape) : next;
     const bool same = cell.reads_state() && form != EVERY;
-<<<<<<< HEAD
     mx::array output = same ? next : mlx_ncps::empty_array("step", output_shape);
-=======
-    mx::array output = same ? next : mlx_ncps::empty_array(output_shape);
->>>>>>> w/native
     const StepCell::Call call{B,
                               T,
                               x.data,
