@@ -15,6 +15,7 @@
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/ltc.h"
+#include "csrc/mappable.h"
 #include "csrc/metallib.h"
 #include "metal/activations.h"
 #include "src/bindings.h"
@@ -87,6 +88,8 @@ NB_MODULE(_ext, m) {
   bind_interrupt();
   bind_step_cell(m);
 
+  m.def("mappable", &mlx_ncps::mappable, "outputs"_a,
+        "The outputs of a launch of a GPU kernel, which mx.vmap can map.");
   m.def("metallib_available", &mlx_ncps::metallib_available);
   m.def("metallib_max_threads", &mlx_ncps::metallib_max_threads, "function"_a);
   m.def(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from .. import _loader
+
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = (_PACKAGE / "metal", _PACKAGE.parent.parent / "metal")  # in a wheel, in the source tree
 _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
@@ -71,6 +73,8 @@ class Runner:
             output_dtypes=[mx.float32] * len(outputs),
             stream=self.stream,
         )
+        if _loader.native is not None:
+            arrays = _loader.native.mappable(list(arrays))
         return dict(zip(outputs, arrays, strict=True))
 
     def _make(self, stem, inputs, outputs, flags):
