@@ -54,7 +54,8 @@ enum Form { STEP, EVERY, LAST, BATCH };
 
 // Elapsed times [B, T], or nothing where the object is no such thing. A negative element gives NaN;
 // a negative or NaN number is declined, for the graph's code raises it.
-bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<float>& out) {
+bool read_timespans(nb::handle ts, long B, long T, bool one_step, bool single,
+                    std::vector<float>& out) {
   out.assign(B * T, 1.0f);
   if (ts.is_none()) return true;
   if (PyFloat_Check(ts.ptr()) || (PyLong_Check(ts.ptr()) && !PyBool_Check(ts.ptr()))) {
@@ -71,8 +72,13 @@ bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<fl
   if (!values) return false;
   const auto& shape = a->shape();
   const int b = int(B), t = int(T);
-  const bool each = one_step ? shape == mx::Shape{b} || shape == mx::Shape{b, 1}
-                             : shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
+  bool each;
+  if (one_step)
+    each = shape == mx::Shape{b} || shape == mx::Shape{b, 1};
+  else if (single)  // inputs [T, I] have no batch, and neither have their times
+    each = shape == mx::Shape{t} || shape == mx::Shape{t, 1};
+  else
+    each = shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
   if (!each && !shape.empty() && (one_step || shape != mx::Shape{t})) return false;
   for (long i = 0; i < B * T; ++i) {
     const float value = values[each ? i : shape.empty() ? 0 : i % T];
@@ -112,7 +118,8 @@ struct Request {
     B = single ? 1 : a->shape(0), T = one_step ? 1 : a->shape(-2);
     if (B == 0 || T == 0 || (T > 1 && B * T * cell.work() > WORTH_A_GRAPH)) return false;
     state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
-    return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, ts);
+    return read_states(cell, initial) &&
+           read_timespans(timespans, B, T, one_step, single, ts);
   }
 
   bool read_states(const StepCell& cell, nb::handle initial) {

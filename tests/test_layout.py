@@ -12,16 +12,17 @@ PACKAGE = Path(mlx_ncps._loader.__file__).parent
 # all: it may import everything, and none of these may import it.
 MAY_IMPORT = {
     "_loader": {"_build_info", "_ext"},
-    "backends": {"_loader"},
-    "dispatch": {"backends"},
-    "ops": {"dispatch", "backends"},
-    "config": set(),
-    "weight_files": set(),
-    "weights": {"weight_files"},
-    "wirings": {"config", "weights"},
-    "layers": {"config", "weights", "ops", "wirings"},
-    "cells": {"config", "layers", "ops", "wirings", "dispatch"},
-    "rnn": {"config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
+    "checks": set(),
+    "backends": {"_loader", "checks"},
+    "dispatch": {"backends", "checks"},
+    "ops": {"checks", "dispatch", "backends"},
+    "config": {"checks"},
+    "weight_files": {"checks"},
+    "weights": {"checks", "weight_files"},
+    "wirings": {"checks", "config", "weights"},
+    "layers": {"checks", "config", "weights", "ops", "wirings"},
+    "cells": {"checks", "config", "layers", "ops", "wirings", "dispatch"},
+    "rnn": {"checks", "config", "weights", "layers", "cells", "ops", "wirings", "dispatch"},
 }
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from ..checks import float_dtype, integer, is_array, refused
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state
 from ..ops.checks import check_array
 from ..ops.stepping import BATCH, STEP, StepCell
+from ..wirings import Wiring
 
 
 class FrozenKeys(set):
@@ -135,11 +137,7 @@ class LiquidCell(NCPLayer):
         """Zeros [B, H], where B is `batch_size` or the first size of `inputs`, whose dtype it
         takes.
         """
-        if inputs is None and batch_size is None:
-            raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
-        batch = inputs.shape[0] if batch_size is None else batch_size
-        dtype = mx.float32 if inputs is None else inputs.dtype
-        return initial_state(batch, self.state_size, dtype=dtype)
+        return first_state(self.op, inputs, batch_size, self.state_size)
 
     def compute_output_shape(self, input_shape) -> tuple:
         """The shape (B, O) of the output of a step with inputs of shape (B, I); None is any size.
@@ -173,6 +171,19 @@ class LiquidCell(NCPLayer):
         return ts.reshape(batch, 1)
 
 
+def first_state(op: str, inputs, batch_size, sizes):
+    """Zeros [B, H], or a tuple of them, for `get_initial_state` of every cell."""
+    if inputs is None and batch_size is None:
+        raise ValueError(f"[{op}] get_initial_state needs inputs or batch_size, got none.")
+    if inputs is not None and (not is_array(inputs) or inputs.ndim == 0):
+        raise refused(op, "inputs", "an mx.array [B, ...] or None", inputs)
+    if batch_size is None:
+        batch_size = inputs.shape[0]
+    dtype = None if inputs is None else float_dtype(op, inputs.dtype)
+    batch_size = integer(op, "batch_size", batch_size, 0)
+    return initial_state(batch_size, sizes, dtype=dtype)
+
+
 class NCPRNNCell(LiquidCell):
     """Base of the cells that follow a wiring: `wiring` is the cell's own copy, saved and never
     trained.
@@ -185,6 +196,8 @@ class NCPRNNCell(LiquidCell):
     def __init__(self, wiring=None):
         super().__init__()
         if wiring is not None:
+            if not isinstance(wiring, Wiring):
+                raise refused(self.op, "wiring", "a Wiring or None", wiring)
             self.wiring = wiring.as_given()
 
     def _create(self, width: int) -> None:

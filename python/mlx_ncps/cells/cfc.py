@@ -11,6 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from .. import checks
+from ..checks import brief, host_numbers, integer, real
 from ..config import adopted
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import check_mode, check_variant
@@ -19,6 +21,7 @@ from ..wirings import Wiring
 from .base import LiquidCell
 from .dropout import REASON, dropout_sequence, first_dropped
 
+MAX_LAYERS = 1000  # of a backbone
 _HEADS = ("ff1", "ff2", "time_a", "time_b")
 
 
@@ -38,15 +41,17 @@ def backbone_options(
     activation, alias, units, layers, dropout, default_layers: int, op: str = "cfc"
 ) -> Backbone:
     """Check the backbone options of a cell; None stands for 128 units, `default_layers`, 0."""
+    if alias is not None:
+        get_activation(alias)
+    get_activation(activation)
     if alias is not None and activation not in ("lecun_tanh", alias):
         raise ValueError(
-            f"[{op}] activation and backbone_activation differ: {alias!r} and {activation!r}."
+            f"[{op}] activation and backbone_activation must be the same, "
+            f"got {brief(alias)} and {brief(activation)}."
         )
     activation = activation if alias is None else alias
-    get_activation(activation)
     dropout = 0.0 if dropout is None else dropout
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"[{op}] backbone_dropout must be in [0, 1), got {dropout}.")
+    real(op, "backbone_dropout", dropout, "in [0, 1)", lambda share: 0 <= share < 1)
     return Backbone(_backbone_sizes(units, layers, default_layers, op), activation, dropout)
 
 
@@ -54,27 +59,23 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
     """The widths of the backbone's layers, from one width and their number, or from a list."""
     if isinstance(units, (list, tuple)):
         sizes = tuple(units)
-        if layers not in (None, len(sizes)):
+        layers = len(sizes) if layers is None else integer(op, "backbone_layers", layers, 0)
+        if layers != len(sizes):
             raise ValueError(
                 f"[{op}] backbone_units must be {layers} sizes (backbone_layers), "
-                f"got {list(sizes)}."
+                f"got {brief(list(sizes))}."
             )
     else:
         if layers is None:
             layers = default_layers if units is None else 1
-        if not isinstance(layers, int) or layers < 0:
-            raise ValueError(f"[{op}] backbone_layers must be an integer >= 0, got {layers!r}.")
+        layers = integer(op, "backbone_layers", layers, 0, MAX_LAYERS + 1)
         sizes = (128 if units is None else units,) * layers
-    for size in sizes:
-        check_size("backbone_units", size, op)
-    return sizes
+    return tuple(check_size("backbone_units", size, op) for size in sizes)
 
 
 def check_size(name: str, size, op: str = "cfc") -> int:
     """`size`, which must be an integer >= 1."""
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)
+    return checks.size(op, name, size)
 
 
 class CfCCell(LiquidCell):
@@ -116,7 +117,7 @@ class CfCCell(LiquidCell):
         if not isinstance(input_size, Wiring):
             return super().__new__(cls)
         if hidden_size is not None:
-            raise ValueError(f"[cfc] hidden_size must be None with a wiring, got {hidden_size!r}.")
+            raise ValueError(f"[cfc] hidden_size must be None with a wiring, got {brief(hidden_size)}.")
         return _wired_cell()(input_size, None, *args, **kwargs)
 
     def __init__(
@@ -199,7 +200,7 @@ class CfCCell(LiquidCell):
 
     def _torch_mask(self, mask) -> mx.array:
         """The mask [K, H] of the constructor, as the float32 [H, K] that multiplies a weight."""
-        mask, wanted = np.asarray(mask), self.ff1.weight.shape[::-1]
+        mask, wanted = host_numbers("cfc", "sparsity_mask", mask), self.ff1.weight.shape[::-1]
         if mask.shape != wanted:
             raise ValueError(f"[cfc] sparsity_mask must be [K, H] = {wanted}, got {mask.shape}.")
         mask = np.abs(mask.T) if self.variant == "torch" else mask.T

@@ -4,12 +4,13 @@ and the ELTC of earlier MLX ports; plain MLX operations, run by `LiquidRNN`.
 
 from __future__ import annotations
 
-import numbers
+import math
 from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
 
+from ..checks import flag, real, sizes
 from ..ops import get_activation, xavier_uniform
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
@@ -55,10 +56,8 @@ class CTRNNCell(DenseCell):
         ode_solver="explicit",
     ):
         super().__init__(input_size, hidden_size)
-        if not isinstance(tau, numbers.Real) or not 0 < tau < float("inf"):
-            raise ValueError(f"[ctrnn] tau must be a number > 0, got {tau!r}.")
-        self.tau = float(tau)
-        self.learn_tau = bool(learn_tau)
+        self.tau = real(self.op, "tau", tau, "a number > 0", lambda t: 0 < t < math.inf)
+        self.learn_tau = flag(self.op, "learn_tau", learn_tau)
         self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
         self.ode_solver = solver_name(self.op, ode_solver)
         self._build_known()
@@ -105,7 +104,7 @@ class NeuralODECell(DenseCell):
         self, input_size, hidden_size, field_units=(), ode_unfolds=6, ode_solver="runge_kutta"
     ):
         super().__init__(input_size, hidden_size)
-        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in field_units)
+        self._field_units = sizes(self.op, "field_units", field_units, low=1)
         self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
         self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
         self._build_known()

@@ -9,8 +9,10 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from ..checks import brief, real, sizes
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
+from .base import first_state
 from .lstm import LSTMCell
 from .stepwise import (
     SOLVERS,
@@ -52,9 +54,7 @@ class CTGRUCell(DenseCell):
     def __init__(self, input_size, hidden_size, scales=8, tau=1.0):
         super().__init__(input_size, hidden_size)
         self.scales = positive_size(self.op, "scales", scales)
-        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 < tau < np.inf:
-            raise ValueError(f"[ctgru] tau must be a number > 0, got {tau!r}.")
-        self.tau = float(tau)
+        self.tau = real(self.op, "tau", tau, "a number > 0", lambda t: 0 < t < np.inf)
         self._build_known()
 
     @property
@@ -95,7 +95,7 @@ class FieldCell(DenseCell):
     def __init__(self, input_size, hidden_size, field_units, ode_unfolds, ode_solver):
         super().__init__(input_size, hidden_size)
         units = (self.hidden_size,) if field_units is None else field_units
-        self._field_units = tuple(positive_size(self.op, "field_units", n) for n in units)
+        self._field_units = sizes(self.op, "field_units", units, low=1)
         self.ode_unfolds = positive_size(self.op, "ode_unfolds", ode_unfolds)
         self.ode_solver = solver_name(self.op, ode_solver, SOLVERS[:2])
 
@@ -195,11 +195,7 @@ class ODELSTMCell(FieldCell):
         """Zeros (h, c), each [B, H], where B is `batch_size` or the first size of `inputs`, whose
         dtype they take.
         """
-        if inputs is None and batch_size is None:
-            raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
-        batch = inputs.shape[0] if batch_size is None else batch_size
-        dtype = mx.float32 if inputs is None else inputs.dtype
-        return tuple(mx.zeros((batch, size), dtype) for size in self.state_size)
+        return first_state(self.op, inputs, batch_size, self.state_size)
 
     def __call__(self, inputs, state, ts=1.0):
         """One step of length `ts`: a number, [B] or [B, 1].
@@ -221,7 +217,7 @@ class ODELSTMCell(FieldCell):
         batch, steps, width = inputs.shape
         self.build(width)
         if not isinstance(state, tuple | list) or len(state) != 2:
-            raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
+            raise ValueError(f"[{self.op}] state must be (h, c), got {brief(state)}.")
         for name, part in zip("hc", state, strict=True):
             check_array(self.op, f"state {name}", part, "[B, H]", (batch, self.hidden_size))
         ts = normalise_timespans(self.op, ts, batch, steps)

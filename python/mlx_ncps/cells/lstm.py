@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
+from ..checks import brief, size
 from ..layers.base import NCPLayer, output_shape
-from ..ops import LSTMParams, initial_state, orthogonal, uniform, xavier_uniform
+from ..ops import LSTMParams, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.mixed_memory import lstm_gates
+from .base import first_state
 
 
 class LSTMCell(NCPLayer):
@@ -32,9 +33,9 @@ class LSTMCell(NCPLayer):
 
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()
-        self.hidden_size = _size("hidden_size", hidden_size)
+        self.hidden_size = size(self.op, "hidden_size", hidden_size)
         if input_size is not None:
-            self.build(_size("input_size", input_size))
+            self.build(size(self.op, "input_size", input_size))
 
     @property
     def state_size(self) -> tuple[int, int]:
@@ -55,10 +56,7 @@ class LSTMCell(NCPLayer):
         """Zeros (h, c), [B, H] each, where B is `batch_size` or the first size of `inputs`, whose
         dtype they take.
         """
-        if inputs is None and batch_size is None:
-            raise ValueError("[lstm] get_initial_state needs inputs or batch_size, got none.")
-        batch = inputs.shape[0] if batch_size is None else batch_size
-        return initial_state(batch, self.state_size, dtype=getattr(inputs, "dtype", None))
+        return first_state(self.op, inputs, batch_size, self.state_size)
 
     def compute_output_shape(self, input_shape) -> tuple:
         """The shape (B, H) of the output for inputs of shape (B, I), where None is any size."""
@@ -94,7 +92,7 @@ class LSTMCell(NCPLayer):
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
         if not isinstance(state, tuple | list) or len(state) != 2:
-            raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
+            raise ValueError(f"[{self.op}] state must be (h, c), got {brief(state)}.")
         for name, part in zip("hc", state, strict=True):
             shape = (inputs.shape[0], self.hidden_size)
             check_array(self.op, f"state {name}", part, "[B, H]", shape)
@@ -103,7 +101,3 @@ class LSTMCell(NCPLayer):
         return h, (h, c)
 
 
-def _size(name: str, size) -> int:
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[lstm] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)

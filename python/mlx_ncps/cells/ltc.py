@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import mlx.core as mx
 import numpy as np
 
+from ..checks import brief, choice, flag, real, refused
 from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, uniform
-from ..ops.checks import check_solver
+from ..ops.checks import check_ltc_options
 from ..ops.stepping import Readout, pack_ltc
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
@@ -89,12 +92,14 @@ class LTCCell(NCPRNNCell):
         backbone_layers=None,
     ):
         super().__init__()
-        check_solver(ode_solver)
         self.input_mapping = _mapping("input_mapping", input_mapping)
         self.output_mapping = _mapping("output_mapping", output_mapping)
         self.ode_unfolds = ode_unfolds
         self.epsilon = epsilon
-        self.implicit_param_constraints = bool(implicit_param_constraints)
+        check_ltc_options(ode_unfolds, epsilon, ode_solver)
+        self.implicit_param_constraints = flag(
+            self.op, "implicit_param_constraints", implicit_param_constraints
+        )
         self.ode_solver = ode_solver
         ranges = _ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
@@ -247,36 +252,48 @@ class LTCCell(NCPRNNCell):
         if self.implicit_param_constraints:
             return
         ranges = dict.fromkeys(_POSITIVE, (0.0, None)) if ranges is None else ranges
-        for name, (low, high) in ranges.items():
-            if name not in LTCParams._fields or name not in self:
+        if not isinstance(ranges, Mapping):
+            raise refused(self.op, "ranges", "a dict of names and (low, high)", ranges)
+        for name, pair in ranges.items():
+            if not isinstance(name, str) or name not in LTCParams._fields or name not in self:
                 raise ValueError(
-                    f"[ltc] ranges must name parameters of the cell such as 'w', got {name!r}."
+                    f"[ltc] ranges must name parameters of the cell such as 'w', got {brief(name)}."
                 )
+            _checked_range(f"ranges[{name!r}]", pair, (None,))
+        for name, (low, high) in ranges.items():
             self[name] = mx.clip(self[name], low, high)
 
     apply_constraints = apply_weight_constraints
 
 
 def _mapping(name: str, mapping) -> str:
-    mapping = "identity" if mapping is None else mapping
-    if mapping not in _MAPPINGS:
-        raise ValueError(
-            f"[ltc] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
-        )
-    return mapping
+    wanted = f"one of {', '.join(_MAPPINGS)} or None"
+    return choice("ltc", name, "identity" if mapping is None else mapping, _MAPPINGS, wanted)
+
+
+def _checked_range(name: str, pair, open_ends=()) -> None:
+    """`pair` is (low, high), finite numbers or one of `open_ends`."""
+    wanted = "(low, high)"
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise refused("ltc", name, wanted, pair)
+    low, high = (
+        None if end is None and None in open_ends else real("ltc", name, end, wanted)
+        for end in pair
+    )
+    if None not in (low, high) and low > high:
+        raise refused("ltc", name, wanted, pair)
 
 
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
     """The ranges of the first values, ncps' own but for those `given`."""
+    if given is not None and not isinstance(given, Mapping):
+        raise refused("ltc", "initialization_ranges", "a dict of names and (low, high)", given)
     given = dict(given or {})
     for name, pair in given.items():
-        if name not in _INIT_RANGES:
+        if not isinstance(name, str) or name not in _INIT_RANGES:
             wanted = ", ".join(_INIT_RANGES)
             raise ValueError(f"[ltc] initialization_ranges must name {wanted}, got {name!r}.")
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not pair[0] <= pair[1]:
-            raise ValueError(
-                f"[ltc] initialization_ranges[{name!r}] must be (low, high), got {pair!r}."
-            )
+        _checked_range(f"initialization_ranges[{name!r}]", pair)
         if name in _POSITIVE and pair[0] < 0 and not implicit:
             raise ValueError(
                 f"[ltc] initialization_ranges[{name!r}] must be >= 0 unless "
@@ -287,8 +304,8 @@ def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
 
 def _as_wiring(wiring) -> Wiring:
     """`wiring`, or a number of fully connected neurons."""
-    if isinstance(wiring, (int, np.integer)) and not isinstance(wiring, bool) and wiring > 0:
-        return FullyConnected(int(wiring))
-    if not isinstance(wiring, Wiring):
-        raise ValueError(f"[ltc] wiring must be a Wiring or an integer >= 1, got {wiring!r}.")
-    return wiring
+    if isinstance(wiring, Wiring):
+        return wiring
+    if not isinstance(wiring, (int, np.integer)) or isinstance(wiring, bool) or wiring < 1:
+        raise refused("ltc", "wiring", "a Wiring or an integer >= 1", wiring)
+    return FullyConnected(int(wiring))

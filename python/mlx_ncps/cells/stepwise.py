@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
+from .. import checks
 from ..ops import xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
@@ -60,16 +60,12 @@ def tanh_network(layers, x):
 
 def positive_size(op: str, name: str, size) -> int:
     """`size`, which must be an integer >= 1."""
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"[{op}] {name} must be an integer >= 1, got {size!r}.")
-    return int(size)
+    return checks.size(op, name, size)
 
 
 def solver_name(op: str, solver, solvers=SOLVERS) -> str:
     """`solver`, which must be one of `solvers`."""
-    if solver not in solvers:
-        raise ValueError(f"[{op}] ode_solver must be one of {', '.join(solvers)}, got {solver!r}.")
-    return solver
+    return checks.choice(op, "ode_solver", solver, solvers)
 
 
 class StepMixin:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from ..checks import flag, integer
 from ..ops.checks import check_array, check_mode, check_variant
 from ..ops.stepping import CfCStage, Readout, pack_cfc
 from ..wirings import Wiring
@@ -63,7 +64,7 @@ class WiredCfCCell(NCPRNNCell):
             raise ValueError(f"[cfc] wiring must be a Wiring, got {type(wiring).__name__}.")
         self.mode = mode
         self.variant = variant
-        self.fully_recurrent = fully_recurrent
+        self.fully_recurrent = flag(self.op, "fully_recurrent", fully_recurrent)
         self.backbone_options = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 0
         )
@@ -127,6 +128,7 @@ class WiredCfCCell(NCPRNNCell):
         """How layer n's sources [inputs of the layer, own neurons] reach its neurons: [in + H_n,
         H_n] of -1, 0, 1.
         """
+        layer = integer(self.op, "layer", layer, 0, self.num_layers)
         neurons = self.wiring.get_neurons_of_layer(layer)
         adjacency = self.wiring.adjacency
         if layer == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def from_keras(source, layer=None, *, wiring=None, name=None, **options):
 
 
 def _read(source, name) -> tuple[list[Stored], dict]:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         entries, config = read_keras_file(source, name)
         return entries, _config_facts(config)
     if hasattr(source, "get_weights"):

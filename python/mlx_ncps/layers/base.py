@@ -7,8 +7,7 @@ import functools
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-
+from ..checks import MAX_SIZE, brief, integer, is_array, key_words, refused, sizes
 from ..config import Configurable
 from ..weights import WeightFiles
 
@@ -31,11 +30,11 @@ def drawing_from(key):
 
 def _seed(key) -> int:
     """The seed of a key: `mx.random.key(seed)` is that key. An int is a seed."""
-    if isinstance(key, int):
+    if isinstance(key, int) and not isinstance(key, bool):
+        if not 0 <= key < 2**64:
+            raise refused("redraw", "key", "an mx.random.key or a seed in [0, 2**64)", key)
         return key
-    words = np.array(key)
-    if words.shape != (2,) or not np.issubdtype(words.dtype, np.integer):
-        raise ValueError(f"[redraw] key must be an mx.random.key, [2] uint32, got {key!r}.")
+    words = key_words("redraw", key)
     return int(words[0]) << 32 | int(words[1])
 
 
@@ -44,7 +43,7 @@ def _build_once(build):
 
     @functools.wraps(build)
     def build_once(self, input_shape) -> None:
-        if self.built and input_shape == self.built_width:
+        if self.built and type(input_shape) is int and input_shape == self.built_width:
             return  # each step of a stream comes here
         width = _width(self.op, input_shape)
         if self.built:
@@ -53,7 +52,7 @@ def _build_once(build):
                     f"[{self.op}] inputs must have {self.built_width} features, got {width}."
                 )
             return
-        build(self, (width,) if isinstance(input_shape, int) else tuple(input_shape))
+        build(self, tuple(input_shape) if isinstance(input_shape, (tuple, list)) else (width,))
         self.built_width = width
         self.built = True
 
@@ -62,10 +61,17 @@ def _build_once(build):
 
 def _width(op: str, input_shape) -> int:
     """The number of inputs: an int, or the last size of a shape."""
-    width = input_shape if isinstance(input_shape, int) else tuple(input_shape)[-1]
-    if not isinstance(width, int) or width < 0:
-        raise ValueError(f"[{op}] input_shape must end with a number of inputs, got {input_shape}.")
-    return width
+    width = input_shape
+    if isinstance(input_shape, (tuple, list)):
+        width = input_shape[-1] if input_shape else None
+    if type(width) is int and 1 <= width <= MAX_SIZE:
+        return width
+    try:
+        return integer(op, "inputs", width, 1)
+    except ValueError:
+        raise ValueError(
+            f"[{op}] input_shape must end with a number of inputs >= 1, got {brief(input_shape)}."
+        ) from None
 
 
 class NCPLayer(Configurable, WeightFiles, nn.Module):
@@ -119,6 +125,8 @@ class NCPLayer(Configurable, WeightFiles, nn.Module):
 
     def __call__(self, inputs, *args, **kwargs):
         """Builds the layer if it isn't yet, then `call(inputs, ...)`."""
+        if not is_array(inputs) or inputs.ndim == 0:
+            raise refused(self.op, "inputs", "an mx.array [..., I]", inputs)
         self.build(inputs.shape)
         return self.call(inputs, *args, **kwargs)
 
@@ -141,7 +149,7 @@ def output_shape(op: str, input_shape, rank: int | None, width: int | None, unit
     """`input_shape` [..., I] with `units` in place of I, after checks: I is `width` unless either
     is None, and there are `rank` sizes unless that is None.
     """
-    shape = tuple(input_shape)
+    shape = sizes(op, "input_shape", input_shape, "a tuple of sizes or None", None)
     if not shape or (rank is not None and len(shape) != rank):
         wanted = f"{rank} sizes" if rank else "one size or more"
         raise ValueError(f"[{op}] input_shape must have {wanted}, got {shape}.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import numpy as np
-
+from ..checks import flag, size
 from ..ops import get_activation, xavier_uniform
+from ..ops.checks import check_array
 from ..wirings import Wiring
 from .base import NCPLayer, output_shape
 
@@ -40,17 +40,16 @@ class NCPDense(NCPLayer):
             )
         if units is None and wiring is not None:
             units = wiring.units
-        if not isinstance(units, (int, np.integer)) or isinstance(units, bool) or units < 1:
-            raise ValueError(f"[dense] units must be an integer >= 1, got {units!r}.")
+        units = size("dense", "units", units)
         if wiring is not None and wiring.units != units:
             raise ValueError(
                 f"[dense] units must be those of the wiring, {wiring.units}, got {units}."
             )
         if activation is not None and not callable(activation):
             get_activation(activation)
-        self.units = int(units)
+        self.units = units
         self.activation = activation
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag("dense", "use_bias", use_bias)
         if wiring is not None:
             self.wiring = wiring.as_given()
             if self.wiring.is_built():
@@ -72,6 +71,7 @@ class NCPDense(NCPLayer):
 
     def call(self, inputs):
         """The outputs [..., H] of inputs [..., I], in the dtype of the inputs."""
+        check_array(self.op, "inputs", inputs, "[..., I]", (*inputs.shape[:-1], self.built_width))
         mask = self.mask
         weight = self.weight if mask is None else self.weight * mask.astype(self.weight.dtype)
         output = inputs @ weight.T

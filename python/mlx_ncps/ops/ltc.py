@@ -10,7 +10,8 @@ import mlx.core as mx
 
 from .. import dispatch
 from .calls import Call
-from .checks import check_array, check_ltc, check_ltc_options, check_synapses
+from ..checks import flag
+from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
 from .timespans import normalise_step_timespans, normalise_timespans
 
 
@@ -102,6 +103,7 @@ def prepare_ltc(
     training,
 ) -> Call:
     """The checked call of `ltc_sequence`, with its backend."""
+    check_params("ltc", "params", params, LTCParams)
     B, T, I, H = check_ltc(inputs, state, params)
     check_ltc_options(ode_unfolds, epsilon, ode_solver)
     check_synapses(synapses, params)
@@ -124,9 +126,11 @@ def prepare_ltc(
     keywords = {
         "ode_unfolds": ode_unfolds,
         "epsilon": float(epsilon),
-        "implicit_param_constraints": bool(implicit_param_constraints),
+        "implicit_param_constraints": flag(
+            "ltc", "implicit_param_constraints", implicit_param_constraints
+        ),
         "synapses": synapses,
-        "training": bool(training),
+        "training": flag("ltc", "training", training),
         **solver,
     }
     state = state.astype(mx.float32)

@@ -11,7 +11,8 @@ import mlx.core as mx
 from .. import backends, dispatch
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array
+from ..checks import brief
+from .checks import check_array, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
 
 
@@ -72,13 +73,14 @@ def _has_memory(backend) -> bool:
 
 def _check(op: str, state):
     if not isinstance(state, tuple | list) or len(state) != 2:
-        raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
+        raise ValueError(f"[{op}] state must be (h, c), got {brief(state)}.")
     return state
 
 
 def _run(op: str, call: Call, c, memory):
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
+    check_params(op, "memory", memory, LSTMParams)
     shapes = {"input_weight": (4 * H, I), "bias": (4 * H,), "recurrent_weight": (4 * H, H)}
     for name, shape in shapes.items():
         symbols = {"input_weight": "[4H, I]", "bias": "[4H]"}.get(name, "[4H, H]")

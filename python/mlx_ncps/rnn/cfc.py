@@ -83,7 +83,7 @@ class CfC(SequenceLayer):
             cell_class = WiredCfCCell if isinstance(units, Wiring) else CfCCell
             size = _checked_size(input_size, units)
             cell = cell_class(size, units, mode, activation, *backbone, variant=variant)
-        contract = call_contract(cell_first, return_sequences, return_state)
+        contract = call_contract(self.op, cell_first, return_sequences, return_state)
         super().__init__(
             cell,
             contract,

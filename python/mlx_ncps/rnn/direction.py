@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from ..cells import LiquidCell, LSTMCell
+from ..checks import flag, size
 from ..layers.base import drawing_from
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..weights import WeightFiles
@@ -50,9 +51,9 @@ class Direction(WeightFiles, nn.Module):
     def __init__(self, cell, proj_size=None, mixed_memory=False):
         super().__init__()
         self.rnn_cell = cell
-        self.proj_size = proj_size
-        self.mixed_memory = bool(mixed_memory)
-        if mixed_memory:
+        self.proj_size = None if proj_size is None else size(self.op, "proj_size", proj_size)
+        self.mixed_memory = flag(self.op, "mixed_memory", mixed_memory)
+        if self.mixed_memory:
             if not isinstance(getattr(cell, "state_size", None), int):
                 raise ValueError(
                     f"[{self.op}] mixed_memory wants a cell whose state_size is a number, "

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
+from ..checks import brief, flag, is_array, refused
 from ..ops.checks import check_array
 
 
@@ -20,23 +21,28 @@ class Contract(NamedTuple):
     return_state: bool
 
 
-def call_contract(cell_first: bool, return_sequences, return_state) -> Contract:
+def _flag_or(op: str, name: str, given, default: bool) -> bool:
+    return default if given is None else flag(op, name, given)
+
+
+def call_contract(op: str, cell_first: bool, return_sequences, return_state) -> Contract:
     """The contract of a layer: a cell as first argument follows the MLX guides (last output alone),
     sizes follow ncps.torch (whole sequence and state); an argument that is not None wins.
     """
     default = Contract(False, False) if cell_first else Contract(True, True)
     return Contract(
-        default.return_sequences if return_sequences is None else bool(return_sequences),
-        default.return_state if return_state is None else bool(return_state),
+        _flag_or(op, "return_sequences", return_sequences, default.return_sequences),
+        _flag_or(op, "return_state", return_state, default.return_state),
     )
 
 
 def check_cell_alone(op: str, **options) -> None:
     """Options that a cell as first argument has already: each a pair (given, default)."""
     for name, (given, default) in options.items():
-        if given != default:
+        if given is not default and (type(given) is not type(default) or given != default):
             raise ValueError(
-                f"[{op}] {name} must be left out with a cell, which has its own, got {given!r}."
+                f"[{op}] {name} must be left out with a cell, which has its own, "
+                f"got {brief(given)}."
             )
 
 
@@ -64,9 +70,9 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, op: str, inputs, batch_first: bool) -> Layout:
         """The layout of inputs [B, T, I], [T, B, I] unless `batch_first`, or [T, I]."""
-        if not isinstance(inputs, mx.array) or inputs.ndim not in (2, 3):
+        if not is_array(inputs) or inputs.ndim not in (2, 3):
             wanted = f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]"
-            got = inputs.shape if isinstance(inputs, mx.array) else type(inputs).__name__
+            got = inputs.shape if is_array(inputs) else type(inputs).__name__
             raise ValueError(f"[{op}] inputs must be {wanted}, got {got}.")
         return cls(op, inputs.ndim == 3, batch_first)
 
@@ -84,7 +90,7 @@ class Layout(NamedTuple):
 
     def timespans(self, ts, batch: int, steps: int):
         """The time spans as None, a number, [], [T] or [B, T]."""
-        if not isinstance(ts, (mx.array, np.ndarray)) or ts.shape in ((), (steps,)):
+        if not (is_array(ts) or isinstance(ts, np.ndarray)) or ts.shape in ((), (steps,)):
             return ts
         symbols, shape = self._grid(batch, steps)
         if ts.shape not in (shape, (*shape, 1)):
@@ -98,7 +104,7 @@ class Layout(NamedTuple):
             return None
         symbols, shape = self._grid(batch, steps)
         wide = f"{symbols[:-1]}, I]"
-        if not isinstance(mask, (mx.array, np.ndarray)):
+        if not (is_array(mask) or isinstance(mask, np.ndarray)):
             raise ValueError(
                 f"[{self.op}] mask must be an array {symbols} or {wide}, got {type(mask).__name__}."
             )
@@ -108,6 +114,8 @@ class Layout(NamedTuple):
                 f"got {mask.shape}."
             )
         if isinstance(mask, np.ndarray):
+            if mask.dtype.kind not in "fiub":
+                raise ValueError(f"[{self.op}] mask must be of numbers, got dtype {mask.dtype}.")
             mask = mx.array(np.ascontiguousarray(mask))  # MLX refuses negative strides
         return self.inputs(mask != 0)
 
@@ -133,6 +141,8 @@ class Layout(NamedTuple):
 
     def _free_state(self, array, batch: int, name: str):
         """An array of a state of any form, batched."""
+        if not is_array(array):
+            raise refused(self.op, name, "mx.arrays", array)
         array = array if self.batched else array[None]
         if array.shape[:1] != (batch,):
             raise ValueError(

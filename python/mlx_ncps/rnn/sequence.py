@@ -5,9 +5,11 @@ streaming; `CfC`, `LTC` and `LiquidRNN` are this and a cell.
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_map
 
 from ..cells import LiquidCell
+from ..checks import choice, flag, float_dtype, is_array, sizes
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
 from ..ops.checks import check_array
@@ -52,20 +54,17 @@ class SequenceLayer(Configurable, Direction):
         backward_cell=None,
     ):
         super().__init__(cell, proj_size, mixed_memory)
-        if merge_mode not in MERGE_MODES:
-            raise ValueError(
-                f"[{self.op}] merge_mode must be one of {MERGE_MODES}, got {merge_mode!r}."
-            )
+        choice(self.op, "merge_mode", merge_mode, MERGE_MODES)
         if backward_cell is not None and not bidirectional:
             raise ValueError(f"[{self.op}] backward_cell wants bidirectional=True, got False.")
         self.return_sequences, self.return_state = contract
-        self.batch_first = batch_first
-        self.bidirectional = bool(bidirectional)
+        self.batch_first = flag(self.op, "batch_first", batch_first)
+        self.bidirectional = flag(self.op, "bidirectional", bidirectional)
         self.merge_mode = merge_mode
-        self.go_backwards = bool(go_backwards)
-        self.stateful = bool(stateful)
+        self.go_backwards = flag(self.op, "go_backwards", go_backwards)
+        self.stateful = flag(self.op, "stateful", stateful)
         self._kept = {}  # of mx.compile's inputs and outputs when `state` is, and never a parameter
-        if bidirectional:
+        if self.bidirectional:
             self.backward = self.other_direction(backward_cell)
 
     @property
@@ -173,8 +172,8 @@ class SequenceLayer(Configurable, Direction):
         if self.bidirectional or self.go_backwards:
             option = "bidirectional" if self.bidirectional else "go_backwards"
             raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
-        if not isinstance(x, mx.array) or x.ndim not in (1, 2):
-            got = x.shape if isinstance(x, mx.array) else type(x).__name__
+        if not is_array(x) or x.ndim not in (1, 2):
+            got = x.shape if is_array(x) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
         done = self._step_at_once(x, state, ts, STEP)
         if done is not None:
@@ -183,7 +182,7 @@ class SequenceLayer(Configurable, Direction):
         x = x[:, None] if layout.batched else x[None, None]  # [B, 1, I]
         check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         self.build(x.shape[-1])
-        if hasattr(ts, "ndim") and ts.ndim > 0:
+        if (is_array(ts) or isinstance(ts, np.ndarray)) and ts.ndim > 0:
             if ts.shape not in (x.shape[:1], (x.shape[0], 1)):
                 raise ValueError(f"[{self.op}] ts must be [B] = {x.shape[:1]}, got {ts.shape}.")
             ts = ts.reshape(-1, 1)
@@ -280,7 +279,8 @@ class SequenceLayer(Configurable, Direction):
 
         Raises ValueError for another rank.
         """
-        batched = len(tuple(input_shape)) != 2
+        input_shape = sizes(self.op, "input_shape", input_shape, "a tuple of sizes or None", None)
+        batched = len(input_shape) != 2
         rank = 3 if batched else 2
         shape = output_shape(self.op, input_shape, rank, None, self.merged_size)
         if not self.return_sequences:
@@ -307,7 +307,9 @@ class SequenceLayer(Configurable, Direction):
         """What a call with inputs of this shape would run and why, as a printable `Plan`; computes
         nothing.
         """
-        shape = tuple(shape)
+        shape = sizes(self.op, "shape", shape)
+        float_dtype(self.op, dtype)
+        scalar_timespans = flag(self.op, "scalar_timespans", scalar_timespans)
         if len(shape) not in (2, 3):
             raise ValueError(f"[{self.op}] shape must be [B, T, I] or [T, I], got {shape}.")
         batch, steps = (1, *shape)[-3:-1]
@@ -323,7 +325,12 @@ class SequenceLayer(Configurable, Direction):
 
 def _may_run_at_once(inputs, batch_first: bool) -> bool:
     """Whether inputs are [B, T, I] or [T, I], of one step unless the GPU is the default device."""
-    ndim = getattr(inputs, "ndim", 0)
+    if not isinstance(inputs, mx.array):
+        return False
+    try:
+        ndim = inputs.ndim
+    except TypeError:  # never initialised
+        return False
     if ndim not in (2, 3) or not (batch_first or ndim == 2):
         return False
     return inputs.shape[-2] == 1 or mx.default_device().type == mx.DeviceType.cpu

@@ -35,6 +35,10 @@ class StreamingSession:
         """One sample -> the output."""
         from_numpy = isinstance(x, np.ndarray)
         if from_numpy:
+            if x.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"[streaming_session] x must be of real numbers, got dtype {x.dtype}."
+                )
             x = mx.array(x.astype(np.float32, copy=False))
         output, self.state = self.layer.step(x, self.state, ts)
         mx.eval(output, self.state)

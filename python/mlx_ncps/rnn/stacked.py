@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..checks import flag, integer
 from ..config import Configurable
 from ..layers.base import drawing_from
 from ..weights import WeightFiles
@@ -49,9 +50,10 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
         **options,
     ):
         super().__init__()
-        if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
-            raise ValueError(f"[{self.op}] num_layers must be an integer >= 1, got {num_layers!r}.")
-        if options.get("go_backwards"):
+        num_layers = integer(self.op, "num_layers", num_layers, 1)
+        bidirectional = flag(self.op, "bidirectional", bidirectional)
+        return_sequences = flag(self.op, "return_sequences", return_sequences)
+        if flag(self.op, "go_backwards", options.get("go_backwards", False)):
             raise ValueError(
                 f"[{self.op}] go_backwards must be False for stacked layers, got True."
             )
@@ -60,7 +62,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
             raise ValueError(
                 f"[{self.op}] merge_mode must give one output for the next layer, got None."
             )
-        self.return_state = bool(return_state)
+        self.return_state = flag(self.op, "return_state", return_state)
         self.layers = []
         width = input_size
         for n in range(num_layers):
@@ -68,7 +70,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
             layer = self.layer_class(
                 width,
                 hidden_size,
-                return_sequences=bool(return_sequences) or not last,
+                return_sequences=return_sequences or not last,
                 return_state=True,
                 bidirectional=bidirectional,
                 proj_size=proj_size if last else None,
@@ -126,7 +128,7 @@ class StackedRNN(Configurable, WeightFiles, nn.Module):
         """The shape of the output for inputs of this shape; as in `CfC.compute_output_shape`."""
         for layer in self.layers:
             output = layer.compute_output_shape(input_shape)
-            input_shape = (*tuple(input_shape)[:-1], layer.merged_size)
+            input_shape = (*input_shape[:-1], layer.merged_size)
         return output
 
     def redraw(self, key=None) -> None:

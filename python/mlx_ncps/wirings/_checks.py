@@ -2,20 +2,11 @@
 op, wanted and given.
 """
 
-import operator
+import numbers
 
+from ..checks import flag, integer, real, refused
 
-def integer(op, name, value, low, high=None):
-    """``value`` as an int in ``[low, high)``; ``high=None`` leaves the top open."""
-    wanted = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high})"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    too_high = high is not None and number is not None and number >= high
-    if number is None or isinstance(value, bool) or number < low or too_high:
-        raise ValueError(f"[{op}] {name} must be {wanted}, got {value!r}.")
-    return number
+__all__ = ["at_most", "flag", "integer", "polarity", "real", "refused", "seed"]
 
 
 def at_most(op, name, value, limit_name, limit):
@@ -27,6 +18,11 @@ def at_most(op, name, value, limit_name, limit):
 
 def polarity(op, value):
     """``value`` as -1 (inhibitory) or +1 (excitatory)."""
-    if value not in (-1, 1):
-        raise ValueError(f"[{op}] polarity must be -1 or +1, got {value!r}.")
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or value not in (-1, 1):
+        raise refused(op, "polarity", "-1 or +1", value)
     return int(value)
+
+
+def seed(op, name, value):
+    """``value`` as a seed of NumPy's generators, an int below 2**32."""
+    return integer(op, name, value, 0, 2**32)

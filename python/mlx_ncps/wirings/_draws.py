@@ -3,6 +3,8 @@
 import mlx.core as mx
 import numpy as np
 
+from ..checks import key_words
+
 
 class KeyDraws:
     """``choice`` as NumPy's generators have it, drawn from MLX's PRNG.
@@ -34,10 +36,7 @@ def checked_key(op, key):
     """``key`` as a NumPy ``[2]`` uint32 array; None stays None."""
     if key is None:
         return None
-    host = np.array(key)
-    if host.shape != (2,) or not np.issubdtype(host.dtype, np.integer):
-        raise ValueError(f"[{op}] key must be an mx.random.key, [2] uint32, got {key!r}.")
-    return host.astype(np.uint32)
+    return key_words(op, key)
 
 
 def source(make, seed, key):

@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..checks import host_numbers, is_array, refused
 from ..weights import WeightFiles
 
 MATRICES = ("adjacency_matrix", "sensory_adjacency_matrix")
@@ -133,7 +134,9 @@ def _restored(cls, attributes, items):
 def _values(matrix):
     """NumPy values of a matrix, or None for a tracer of mx.compile or mx.vmap, which has none."""
     if not isinstance(matrix, mx.array):
-        return np.asarray(matrix)
+        return host_numbers("wiring", "matrix", matrix)
+    if not is_array(matrix):
+        raise refused("wiring", "matrix", "an array of -1, 0, +1", matrix)
     if mx.issubdtype(matrix.dtype, mx.floating):
         matrix = matrix.astype(mx.float32)  # NumPy has no bfloat16
     try:

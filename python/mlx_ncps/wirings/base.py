@@ -4,11 +4,13 @@ unfold) and the masks of a wired CfC cell; base of all wirings.
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
+from ..checks import brief, float_dtype, sizes
 from ..config import construct, encoded_arguments, recorded, register
 from . import _checks, draw
 from ._matrices import MATRICES, SynapseMatrices
@@ -148,6 +150,7 @@ class Wiring(SynapseMatrices):
         Raises:
             ValueError: no such neuron or input; ``sensory`` before :meth:`build`.
         """
+        sensory = _checks.flag("get_synapses", "sensory", sensory)
         if sensory:
             self._require_built("get_synapses")
         matrix = self.sensory_adjacency if sensory else self.adjacency
@@ -181,6 +184,8 @@ class Wiring(SynapseMatrices):
 
     def get_neurons_of_type(self, neuron_type):
         """Ids of all neurons whose :meth:`get_type_of_neuron` is ``neuron_type``, as a list."""
+        if not isinstance(neuron_type, str):
+            raise _checks.refused("get_neurons_of_type", "neuron_type", "a name", neuron_type)
         return [n for n in range(self.units) if self.get_type_of_neuron(n) == neuron_type]
 
     # Saving and copying
@@ -199,6 +204,8 @@ class Wiring(SynapseMatrices):
 
         Takes what ncps saved too, except for its NCP, whose ``get_config`` fails.
         """
+        if not isinstance(config, Mapping):
+            raise _checks.refused("from_config", "config", "a dict", config)
         arguments = dict(config)
         matrices = {name: arguments.pop(name, None) for name in MATRICES}
         input_dim = arguments.pop("input_dim", None)
@@ -232,9 +239,11 @@ class Wiring(SynapseMatrices):
             ValueError: a matrix is missing, unknown, of another shape, or does not hold -1, 0, +1.
         """
         wanted = {"adjacency_matrix", *self.state_dict()}
+        if not isinstance(state_dict, Mapping):
+            raise _checks.refused("load_state_dict", "state_dict", "a dict", state_dict)
         if not wanted <= set(state_dict) <= set(MATRICES):
             raise ValueError(
-                f"[load_state_dict] wanted {sorted(wanted)}, got {sorted(state_dict)}."
+                f"[load_state_dict] wanted {sorted(wanted)}, got {brief(list(state_dict))}."
             )
         for name, matrix in state_dict.items():
             self._checked(name, matrix)
@@ -274,6 +283,9 @@ class Wiring(SynapseMatrices):
     def get_graph(self, include_sensory_neurons=True):
         """The wiring as a ``networkx.DiGraph``: nodes carry ``neuron_type``, edges ``polarity``."""
         self._require_built("get_graph")
+        include_sensory_neurons = _checks.flag(
+            "get_graph", "include_sensory_neurons", include_sensory_neurons
+        )
         return draw.graph_of(self, include_sensory_neurons)
 
     def draw_graph(
@@ -307,9 +319,9 @@ def _build_once(build):
 
 
 def _as_initial(op, host, shape, dtype):
-    if shape is not None and tuple(shape) != host.shape:
+    if shape is not None and sizes(op, "shape", shape) != host.shape:
         raise ValueError(f"[{op}] shape must be {host.shape}, got {tuple(shape)}.")
-    return mx.array(host).astype(mx.float32 if dtype is None else dtype)
+    return mx.array(host).astype(float_dtype(op, dtype))
 
 
 def _as_list(host):

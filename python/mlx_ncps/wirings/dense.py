@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import _draws
+from . import _checks, _draws
 from .base import Wiring
 
 POLARITIES = [-1, 1, 1]  # two synapses in three are excitatory
@@ -35,8 +35,8 @@ class FullyConnected(Wiring):
         key=None,
     ):
         super().__init__(units, units if output_dim is None else output_dim)
-        self.self_connections = bool(self_connections)
-        self._seed = erev_init_seed
+        self.self_connections = _checks.flag(self._op, "self_connections", self_connections)
+        self._seed = _checks.seed(self._op, "erev_init_seed", erev_init_seed)
         self._key = _draws.checked_key(self._op, key)
         self._rng = _draws.source(np.random.default_rng, erev_init_seed, self._key)
         used = np.ones((self.units, self.units), bool)
@@ -95,12 +95,10 @@ class Random(Wiring):
         key=None,
     ):
         super().__init__(units, units if output_dim is None else output_dim)
-        if not 0.0 <= sparsity_level < 1.0:
-            raise ValueError(
-                f"[{self._op}] sparsity_level must be in [0, 1), got {sparsity_level}."
-            )
-        self.sparsity_level = float(sparsity_level)
-        self._seed = random_seed
+        self.sparsity_level = _checks.real(
+            self._op, "sparsity_level", sparsity_level, "in [0, 1)", lambda share: 0 <= share < 1
+        )
+        self._seed = _checks.seed(self._op, "random_seed", random_seed)
         self._key = _draws.checked_key(self._op, key)
         self._rng = _draws.source(np.random.default_rng, random_seed, self._key)
         self.adjacency_matrix = self._sparse(self.units, draws_each=1)

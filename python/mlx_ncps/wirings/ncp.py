@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..checks import brief
 from . import _checks, _draws
 from .base import Wiring
 
@@ -60,7 +61,7 @@ class NCP(Wiring):
         self._recurrent = _checks.integer(
             op, "recurrent_command_synapses", recurrent_command_synapses, 0
         )
-        self._seed = seed
+        self._seed = _checks.seed(op, "seed", seed)
         self._key = _draws.checked_key(op, key)
         self._rng = _draws.source(np.random.RandomState, seed, self._key)
         if input_dim is not None:
@@ -173,7 +174,7 @@ class AutoNCP(NCP):
         if (output_size is None) == (output_dim is None):
             raise ValueError(
                 "[AutoNCP] wanted either output_size or output_dim, "
-                f"got {output_size} and {output_dim}."
+                f"got {brief(output_size)} and {brief(output_dim)}."
             )
         units = _checks.integer("AutoNCP", "units", units, 1)
         output_size = output_dim if output_size is None else output_size
@@ -183,10 +184,13 @@ class AutoNCP(NCP):
                 "[AutoNCP] output_size must be less than "
                 f"units - 2 = {units - 2}, got {output_size}."
             )
-        if not 0.1 <= sparsity_level <= 1.0:
-            raise ValueError(
-                f"[AutoNCP] sparsity_level must be in [0.1, 1.0], got {sparsity_level}."
-            )
+        sparsity_level = _checks.real(
+            "AutoNCP",
+            "sparsity_level",
+            sparsity_level,
+            "in [0.1, 1.0]",
+            lambda share: 0.1 <= share <= 1.0,
+        )
         density = 1.0 - sparsity_level
         rest = units - output_size
         command = max(int(0.4 * rest), 1)
@@ -202,7 +206,7 @@ class AutoNCP(NCP):
             seed=seed,
             key=key,
         )
-        self.sparsity_level = float(sparsity_level)
+        self.sparsity_level = sparsity_level
         if input_dim is not None:
             self.build(input_dim)
 

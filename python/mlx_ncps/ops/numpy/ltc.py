@@ -24,6 +24,7 @@ from .arrays import (
     timespans_column,
     timespans_gradient,
 )
+from .checks import choice, integer, number, refused, shaped
 from .ltc_solvers import (
     SOLVERS,
     Cell,
@@ -95,8 +96,9 @@ def ltc_step(inputs, state, ts, params, **keywords):
 
     The keywords are those of `ltc_sequence`.
     """
+    inputs = shaped("ltc", "inputs", inputs, (None, None))
     ts = timespans_column("ltc", ts, len(inputs))
-    return ltc_sequence(as_float64(inputs)[:, None], state, ts, params, **keywords)[:, 0]
+    return ltc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
 def _states(x, v, ts, cell):
@@ -145,7 +147,7 @@ def ltc_sequence_backward(
     x, v, ts = _arguments(inputs, state, ts, p)
     mapped = _map_inputs(x, p)
     before = np.concatenate([v[:, None], _states(mapped, v, ts, cell)], axis=1)  # [B, T + 1, H]
-    cotangents = as_float64(cotangents)
+    cotangents = shaped("ltc", "cotangents", cotangents, (None, None, None))
     check_cotangents("ltc", cotangents, before[:, 1:])
 
     dv, dx, dts = np.zeros_like(v), np.zeros_like(x), np.zeros_like(ts)
@@ -200,17 +202,28 @@ def _zero_gradients(cell):
 
 
 def _float64(params):
-    return LTCParams(
-        **{field: as_float64(getattr(params, field, None)) for field in LTCParams._fields}
-    )
+    H, fields = (None,), {}
+    optional = ("mask", "sensory_mask", "input_w", "input_b")
+    for name in LTCParams._fields:
+        leaf = getattr(params, name, None)
+        if leaf is None and name in optional:
+            continue
+        sizes = {"sensory": (None, *H), "input": (None,)}.get(name.split("_")[0], (*H, *H))
+        fields[name] = shaped("ltc", f"params.{name}", leaf, H if len(fields) < 3 else sizes)
+        H = fields["gleak"].shape
+    inputs = fields["sensory_w"].shape[:1]
+    for name, leaf in fields.items():
+        if name.startswith(("sensory", "input")):
+            shaped("ltc", f"params.{name}", leaf, inputs + H * name.startswith("sensory"))
+    return LTCParams(**fields)
 
 
 def _cell(p, unfolds, epsilon, implicit, solver):
-    if unfolds < 1:
-        raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1, got {unfolds!r}.")
-    if solver not in SOLVERS:
-        wanted = ", ".join(SOLVERS)
-        raise ValueError(f"[ltc] ode_solver must be one of {wanted}, got {solver!r}.")
+    unfolds = integer("ltc", "ode_unfolds", unfolds, 1)
+    epsilon = number("ltc", "epsilon", epsilon, 0)
+    choice("ltc", "ode_solver", solver, SOLVERS)
+    if not isinstance(implicit, (bool, int, np.bool_)) or implicit not in (0, 1):
+        raise refused("ltc", "implicit_param_constraints", "True or False", implicit)
     pos = softplus if implicit else np.asarray
     mask = 1.0 if p.mask is None else np.abs(p.mask)
     sensory_mask = 1.0 if p.sensory_mask is None else np.abs(p.sensory_mask)
@@ -223,7 +236,8 @@ def _cell(p, unfolds, epsilon, implicit, solver):
 
 
 def _arguments(inputs, state, ts, p):
-    x, v = as_float64(inputs), as_float64(state)
+    x = shaped("ltc", "inputs", inputs, (None, None, None))
+    v = shaped("ltc", "state", state, (None, None))
     check_shapes("ltc", x, v, *p.sensory_w.shape)
     return x, v, timespans_array("ltc", ts, *x.shape[:2])
 
