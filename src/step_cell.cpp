@@ -118,8 +118,7 @@ struct Request {
     B = single ? 1 : a->shape(0), T = one_step ? 1 : a->shape(-2);
     if (B == 0 || T == 0 || (T > 1 && B * T * cell.work() > WORTH_A_GRAPH)) return false;
     state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
-    return read_states(cell, initial) &&
-           read_timespans(timespans, B, T, one_step, single, ts);
+    return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, single, ts);
   }
 
   bool read_states(const StepCell& cell, nb::handle initial) {
@@ -264,8 +263,8 @@ void bind_step_cell(nb::module_& m) {
   m.def("linear", &linear, "x"_a, "weight"_a, "bias"_a.none(),
         "A linear map computed at once, or None where something has no values yet.");
   m.def(
-      "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
-      "Whether an object is an evaluated, row-contiguous float32 array.");
+      "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); },
+      "a"_a.none(), "Whether an object is an evaluated, row-contiguous float32 array.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   nb::class_<Places>(m, "Places", "What a cell and its LSTM are made of now.")
       .def(nb::init<nb::handle, nb::handle>(), "cell"_a, "memory"_a.none());

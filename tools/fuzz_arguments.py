@@ -31,10 +31,13 @@ CHUNK = 500  # cases of a process
 
 def main() -> int:
     """Run the fuzz, print its table; the status to exit with."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--examples", type=int, default=3, help="of each kind of failure")
+    parser.add_argument("--accepted", action="store_true", help="list what was accepted")
     parser.add_argument("--replay", type=int, metavar="NUMBER", help="one case, with its traceback")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -46,6 +49,10 @@ def main() -> int:
         print("\n".join(missing))
         return 1
     outcomes = list(run_cases(options.seed, options.cases))
+    if options.accepted:
+        for number, kind, name, changed, *_ in outcomes:
+            if kind == "accepted":
+                print(f"--replay {number}: {name}({changed})")
     return report(outcomes, options.seed, options.examples)
 
 
@@ -118,7 +125,14 @@ def _one_process(seed: int, first: int, last: int, folder: str):
             stderr.flush()
             text = errors.read_text(errors="replace").strip().splitlines()
             name, changed = died or ("the worker", "")
-            yield running, "crashed", name, changed, f"status {process.returncode}", " ".join(text[-3:])
+            yield (
+                running,
+                "crashed",
+                name,
+                changed,
+                f"status {process.returncode}",
+                " ".join(text[-3:]),
+            )
 
 
 def _read(stream, lines) -> None:
@@ -166,7 +180,9 @@ def report(outcomes: list, seed: int, examples: int) -> int:
             print(f"  --replay {number}: {name}({changed})\n      {message}")
     share = unclear / max(rejected, 1)
     print(f"\n{unclear} of {rejected} rejections are unclear: {100 * share:.2f} %")
-    others = sum(len(found) for (kind, _), found in failures.items() if kind != "rejected unclearly")
+    others = sum(
+        len(found) for (kind, _), found in failures.items() if kind != "rejected unclearly"
+    )
     return int(share >= MOST_UNCLEAR or others > 0)
 
 

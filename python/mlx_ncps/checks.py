@@ -5,6 +5,7 @@ those of an op's arrays are in `ops.checks`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import operator
@@ -51,10 +52,8 @@ def integer(op: str, name: str, value, low: int, high: int | None = None) -> int
     wanted = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high})"
     number = None
     if not isinstance(value, (bool, mx.array)):
-        try:
+        with contextlib.suppress(TypeError):
             number = operator.index(value)
-        except TypeError:
-            pass
     if number is None or number < low or (high is not None and number >= high):
         raise refused(op, name, wanted, value)
     if number > MAX_SIZE:
@@ -71,10 +70,8 @@ def real(op: str, name: str, value, wanted: str, fits=math.isfinite) -> float:
     """`value` as a float for which `fits`; no bool, NaN never."""
     number = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(OverflowError):
             number = float(value)
-        except OverflowError:
-            pass
     if math.isnan(number) or not fits(number):
         raise refused(op, name, wanted, value)
     return number
@@ -96,12 +93,16 @@ def choice(op: str, name: str, value, options, wanted: str | None = None):
     raise refused(op, name, wanted or f"one of {', '.join(map(str, options))}", value)
 
 
-def sizes(op: str, name: str, shape, wanted: str = "a tuple of sizes", low: int = 0) -> tuple:
+def sizes(
+    op: str, name: str, shape, wanted: str = "a tuple of sizes", low: int | None = 0
+) -> tuple:
     """`shape` as a tuple of ints >= low, of which any may be None if `low` is None."""
     if not isinstance(shape, (tuple, list)):
         raise refused(op, name, wanted, shape)
     if low is None:
-        return tuple(n if n is None else integer(op, f"{name}[{k}]", n, 0) for k, n in enumerate(shape))
+        return tuple(
+            n if n is None else integer(op, f"{name}[{k}]", n, 0) for k, n in enumerate(shape)
+        )
     return tuple(integer(op, f"{name}[{k}]", n, low) for k, n in enumerate(shape))
 
 
@@ -117,7 +118,12 @@ def float_dtype(op: str, dtype):
 def key_words(op: str, key) -> np.ndarray:
     """The two uint32 of an `mx.random.key`, in NumPy."""
     host = host_numbers(op, "key", key, "an mx.random.key, [2] uint32")
-    if host.shape != (2,) or host.dtype.kind not in "iu" or (host < 0).any() or (host >= 2**32).any():
+    if (
+        host.shape != (2,)
+        or host.dtype.kind not in "iu"
+        or (host < 0).any()
+        or (host >= 2**32).any()
+    ):
         raise refused(op, "key", "an mx.random.key, [2] uint32", key)
     return host.astype(np.uint32)
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .checks import brief
 from .backends import cpu, cuda, metal, metallib, reference
+from .checks import brief
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
     (metal, "gpu"),

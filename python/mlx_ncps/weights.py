@@ -40,8 +40,8 @@ def load_weights(module, file_or_weights, strict=True):
 
     Args:
         module: what to load into.
-        file_or_weights: path of a `.safetensors` or `.npz` file; or a dict of `mx.array` by name, as
-            `mx.load` gives, or a list of pairs (name, `mx.array`).
+        file_or_weights: path of a `.safetensors` or `.npz` file; or a dict of `mx.array` by name,
+            as `mx.load` gives, or a list of pairs (name, `mx.array`).
         strict: the names must be exactly those of the module. False: unknown names are ignored and
             missing ones keep their values; shapes must fit all the same.
 

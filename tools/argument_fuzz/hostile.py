@@ -31,7 +31,7 @@ PLAIN = {
     "''": lambda: "",
     "'x'": lambda: "x",
     "b'x'": lambda: b"x",
-    "[]": lambda: [],
+    "[]": list,
     "[1, 2]": lambda: [1, 2],
     "[1.5, -2]": lambda: [1.5, -2],
     "ragged": lambda: [[1.0], [2.0, 3.0]],
@@ -41,7 +41,7 @@ PLAIN = {
     "(1,)": lambda: (1,),
     "(None, None, None)": lambda: (None, None, None),
     "(3, 'x')": lambda: (3, "x"),
-    "{}": lambda: {},
+    "{}": dict,
     "{'a': 1}": lambda: {"a": 1},
     "{1: 2}": lambda: {1: 2},
     "{3}": lambda: {3},
@@ -81,7 +81,7 @@ PLAIN = {
 def _other_shape(x, rng):
     shape = list(x.shape)
     n = rng.randrange(len(shape)) if shape else 0
-    kind = rng.choice("lower higher wider empty single".split())
+    kind = rng.choice(["lower", "higher", "wider", "empty", "single"])
     if kind == "higher" or not shape:
         shape.insert(n, 1)
     elif kind == "lower":
@@ -108,8 +108,8 @@ ARRAYS = {  # what is made of an array or of its NumPy twin
     "complex64": lambda x, rng: mx.array(x).astype(mx.complex64),
     "float16": lambda x, rng: mx.array(x).astype(mx.float16),
     "float64": lambda x, rng: mx.array(x).astype(mx.float64, stream=mx.cpu),
-    "negative": lambda x, rng: -mx.abs(mx.array(x)) - 1,
-    "NaN": lambda x, rng: mx.array(x) * float("nan"),
+    "negative": lambda x, rng: -1 - mx.array(x).astype(mx.float32),
+    "NaN": lambda x, rng: mx.array(x).astype(mx.float32) * float("nan"),
 }
 
 

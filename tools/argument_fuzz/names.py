@@ -11,10 +11,14 @@ MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weight
 
 # What the layers and cells of this package call among themselves, with arguments that are checked.
 INTERNAL = frozenset(
-    "call calls drive free_initial_state gates input_width layer_class mixed_sequence other_direction "
-    "pack_step params readout run step_arrays step_at_once step_options steps_at_once stepwise weights".split()
+    [
+        *("call", "calls", "drive", "free_initial_state", "gates", "input_width", "layer_class"),
+        *("mixed_sequence", "other_direction", "pack_step", "params", "readout", "run"),
+        *("step_arrays", "step_at_once", "step_options", "steps_at_once", "stepwise", "weights"),
+    ]
 )
-USERS = frozenset(["LiquidCell.sequence", "NCPRNNCell.sequence"])  # a subclass's own code
+# A subclass's own code.
+USERS = frozenset(["LiquidCell.sequence", "NCPRNNCell.sequence", "NCPLayer.compute_output_shape"])
 # Tuples of parameters, whose fields the functions check that take them.
 TUPLES = frozenset(["CfCParams", "LSTMParams", "LTCParams", "Seen", "Synapse"])
 

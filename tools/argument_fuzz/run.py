@@ -9,8 +9,13 @@ from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from mlx_ncps import dispatch, get_instruction_set, get_num_threads, set_instruction_set
-from mlx_ncps import set_num_threads
+from mlx_ncps import (
+    dispatch,
+    get_instruction_set,
+    get_num_threads,
+    set_instruction_set,
+    set_num_threads,
+)
 
 from .catalogue import targets
 from .hostile import lazily, replaced

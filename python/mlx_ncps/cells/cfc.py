@@ -117,7 +117,7 @@ class CfCCell(LiquidCell):
         if not isinstance(input_size, Wiring):
             return super().__new__(cls)
         if hidden_size is not None:
-            raise ValueError(f"[cfc] hidden_size must be None with a wiring, got {brief(hidden_size)}.")
+            raise checks.refused("cfc", "hidden_size", "None with a wiring", hidden_size)
         return _wired_cell()(input_size, None, *args, **kwargs)
 
     def __init__(

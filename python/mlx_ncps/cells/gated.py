@@ -9,7 +9,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
-from ..checks import brief, real, sizes
+from ..checks import real, sizes
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from .base import first_state
@@ -217,7 +217,7 @@ class ODELSTMCell(FieldCell):
         batch, steps, width = inputs.shape
         self.build(width)
         if not isinstance(state, tuple | list) or len(state) != 2:
-            raise ValueError(f"[{self.op}] state must be (h, c), got {brief(state)}.")
+            raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
         for name, part in zip("hc", state, strict=True):
             check_array(self.op, f"state {name}", part, "[B, H]", (batch, self.hidden_size))
         ts = normalise_timespans(self.op, ts, batch, steps)

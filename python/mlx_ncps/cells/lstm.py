@@ -7,7 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..checks import brief, size
+from ..checks import size
 from ..layers.base import NCPLayer, output_shape
 from ..ops import LSTMParams, orthogonal, uniform, xavier_uniform
 from ..ops.checks import check_array
@@ -92,12 +92,10 @@ class LSTMCell(NCPLayer):
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
         if not isinstance(state, tuple | list) or len(state) != 2:
-            raise ValueError(f"[{self.op}] state must be (h, c), got {brief(state)}.")
+            raise ValueError(f"[{self.op}] state must be (h, c), got {type(state).__name__}.")
         for name, part in zip("hc", state, strict=True):
             shape = (inputs.shape[0], self.hidden_size)
             check_array(self.op, f"state {name}", part, "[B, H]", shape)
         h, c = (part.astype(mx.float32) for part in state)
         h, c = (part.astype(inputs.dtype) for part in self.gates(self.drive(inputs), h, c))
         return h, (h, c)
-
-

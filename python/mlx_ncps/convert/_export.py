@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 
 from .. import checks
-from ..checks import flag
 from ..cells import LTCCell
+from ..checks import flag
 from ..weight_files import save_arrays
 from ._load import own_arrays
 

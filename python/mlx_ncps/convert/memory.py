@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..checks import brief, size
 from ..cells import LiquidCell, LSTMCell
+from ..checks import size
 from ..layers.base import NCPLayer, output_shape
 from ..ops.checks import check_array
 
@@ -69,7 +69,7 @@ class KerasMemoryCell(NCPLayer):
         """One step; raises ValueError for a wrong shape, as the parts do."""
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         if not isinstance(state, tuple | list) or len(state) != 2:
-            raise ValueError(f"[{self.op}] state must be (c, h), got {brief(state)}.")
+            raise ValueError(f"[{self.op}] state must be (c, h), got {type(state).__name__}.")
         for name, part in zip("ch", state, strict=True):
             shape = (inputs.shape[0], self.cell.state_size)
             check_array(self.op, f"state {name}", part, "[B, H]", shape)

@@ -7,6 +7,7 @@ import functools
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from ..checks import MAX_SIZE, brief, integer, is_array, key_words, refused, sizes
 from ..config import Configurable
 from ..weights import WeightFiles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
+
 from ..checks import flag, size
 from ..ops import get_activation, xavier_uniform
 from ..ops.checks import check_array

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
-from .calls import Call
 from ..checks import flag
+from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
 from .timespans import normalise_step_timespans, normalise_timespans
 

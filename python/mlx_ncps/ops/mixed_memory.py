@@ -11,7 +11,6 @@ import mlx.core as mx
 from .. import backends, dispatch
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from ..checks import brief
 from .checks import check_array, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
 
@@ -73,7 +72,7 @@ def _has_memory(backend) -> bool:
 
 def _check(op: str, state):
     if not isinstance(state, tuple | list) or len(state) != 2:
-        raise ValueError(f"[{op}] state must be (h, c), got {brief(state)}.")
+        raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
     return state
 
 

@@ -28,7 +28,6 @@ def chunked_value_and_grad(model, loss):
     it can't be within `mx.compile`. Both passes draw the same random numbers (dropout), from seeds
     that MLX's random state gives. Raises ValueError when there is no chunk.
     """
-
     if not isinstance(model, nn.Module):
         raise refused(OP, "model", "an mlx.nn.Module", model)
     if not callable(loss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 
@@ -19,6 +20,8 @@ class StreamingSession:
     `session(x, ts=None)`: x [I] or [B, I], an mx.array or a NumPy array, and the output [O] or
     [B, O] is of the same kind; a NumPy array is read as float32. ts: the time elapsed before the
     sample, as in `layer.step`. `session.state` is the state after the last sample.
+    Any thread may call it, one at a time: the layer's weights are evaluated here, since MLX
+    computes an array only in the thread that made it. Who sets weights later evaluates them.
     Raises ValueError as `layer.step` does.
     """
 
@@ -30,6 +33,10 @@ class StreamingSession:
             )
         self.layer = layer
         self.state = state
+        if isinstance(layer, nn.Module):
+            mx.eval(layer.parameters())  # no other thread can compute what this one has begun
+        if state is not None:
+            mx.eval(state)
 
     def __call__(self, x, ts=None):
         """One sample -> the output."""
@@ -40,8 +47,18 @@ class StreamingSession:
                     f"[streaming_session] x must be of real numbers, got dtype {x.dtype}."
                 )
             x = mx.array(x.astype(np.float32, copy=False))
-        output, self.state = self.layer.step(x, self.state, ts)
-        mx.eval(output, self.state)
+        try:
+            output, state = self.layer.step(x, self.state, ts)
+            mx.eval(output, state)
+        except RuntimeError as error:
+            if "There is no Stream" not in str(error):
+                raise
+            raise ValueError(
+                "[streaming_session] weights, sample and state must be evaluated in the thread "
+                "that made them (mx.eval(layer.parameters(), x)) before another reads them, "
+                f"got an array that is not: {error}"
+            ) from error
+        self.state = state
         return np.array(output) if from_numpy else output
 
     def reset(self, state=None) -> None:

@@ -35,13 +35,13 @@ def _not_numbers(array):
 
 def check_shapes(op, inputs, state, input_size, units):
     """Raises ValueError unless inputs [B, T, I] and state [B, H] have the parameters' sizes."""
-    if inputs.ndim != 3 or inputs.shape[2] != input_size:
+    if np.ndim(inputs) != 3 or inputs.shape[2] != input_size:
         raise ValueError(
-            f"[{op}] inputs must be [B, T, I] = (*, *, {input_size}), got {inputs.shape}."
+            f"[{op}] inputs must be [B, T, I] = (*, *, {input_size}), got {np.shape(inputs)}."
         )
-    if state.shape != (inputs.shape[0], units):
+    if state is None or state.shape != (inputs.shape[0], units):
         raise ValueError(
-            f"[{op}] state must be [B, H] = ({inputs.shape[0]}, {units}), got {state.shape}."
+            f"[{op}] state must be [B, H] = ({inputs.shape[0]}, {units}), got {np.shape(state)}."
         )
 
 

@@ -293,8 +293,7 @@ def _vector(name, array, units):
 
 
 def _arguments(inputs, state, ts, p):
-    x = shaped("cfc", "inputs", inputs, (None, None, None))
-    h = shaped("cfc", "state", state, (None, None))
+    x, h = as_float64(inputs), as_float64(state)
     units = p.ff1[0].shape[0]
     width = (p.backbone[0] if p.backbone else p.ff1)[0].shape[1]
     check_shapes("cfc", x, h, width - units, units)

@@ -11,9 +11,13 @@ from .arrays import as_float64
 
 def refused(op, name, wanted, got):
     """The error of an argument: arrays and objects by their type, short values as they are."""
-    short = got is None or (isinstance(got, (Real, str)) and len(f"{got!r:.81}") <= 80)
-    got = repr(got) if short else type(got).__name__
-    return ValueError(f"[{op}] {name} must be {wanted}, got {got}.")
+    kind = text = type(got).__name__
+    if got is None or isinstance(got, (Real, str, tuple, list)):
+        try:
+            text = repr(got)
+        except Exception:  # of what is in it, or an integer of too many digits
+            text = kind
+    return ValueError(f"[{op}] {name} must be {wanted}, got {text if len(text) <= 80 else kind}.")
 
 
 def choice(op, name, value, options):
@@ -29,8 +33,10 @@ def integer(op, name, value, low):
         number = None if isinstance(value, bool) else operator.index(value)
     except Exception:  # also what nanobind raises
         number = None
-    if number is None or not low <= number < 2**31:
-        raise refused(op, name, f"an integer in [{low}, 2**31)", value)
+    if number is None or number < low:
+        raise refused(op, name, f"an integer >= {low}", value)
+    if number >= 2**31:
+        raise refused(op, name, "an integer < 2**31", value)
     return number
 
 

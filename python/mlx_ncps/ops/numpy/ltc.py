@@ -236,8 +236,7 @@ def _cell(p, unfolds, epsilon, implicit, solver):
 
 
 def _arguments(inputs, state, ts, p):
-    x = shaped("ltc", "inputs", inputs, (None, None, None))
-    v = shaped("ltc", "state", state, (None, None))
+    x, v = as_float64(inputs), as_float64(state)
     check_shapes("ltc", x, v, *p.sensory_w.shape)
     return x, v, timespans_array("ltc", ts, *x.shape[:2])
 

@@ -147,7 +147,7 @@ def _pair(op, name, pair):
 
 
 def _arguments(op, inputs, state, ts, memory):
-    x, (h, c) = shaped(op, "inputs", inputs, (None, None, None)), _pair(op, "state", state)
+    x, (h, c) = as_float64(inputs), _pair(op, "state", state)
     if not all(hasattr(memory, name) for name in LSTMParams._fields):
         raise refused(op, "memory", "LSTMParams", memory)
     recurrent = shaped(op, "memory.recurrent_weight", memory.recurrent_weight, (None, None))
