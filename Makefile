@@ -5,6 +5,7 @@
 # make bench-full all of them: docs/results.md and its figures; bench-apple, bench-nvidia: a GPU's
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
+# make fuzz       hostile arguments for every public callable, more than the tests try  FUZZ_ARGS=--seed\ 5
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
 # make clean      remove what these made
 #
@@ -23,8 +24,8 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
-  sanitize clean
+.PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard fuzz \
+  fuzz-arguments lint format sanitize clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -64,6 +65,11 @@ guard: $(VENV)/tools
 	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
 	$(BIN)/cmake --build build/guard --target mlx_ncps_perf_guard
 	$(BIN)/python tools/perf_guard.py build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
+
+fuzz: fuzz-arguments
+
+fuzz-arguments: $(VENV)/test
+	$(BIN)/python tools/fuzz_arguments.py --cases 20000 $(FUZZ_ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check

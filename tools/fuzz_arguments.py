@@ -37,18 +37,19 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--examples", type=int, default=3, help="of each kind of failure")
+    parser.add_argument("--only", default="", help="names that hold this, as `CfC.step`")
     parser.add_argument("--accepted", action="store_true", help="list what was accepted")
     parser.add_argument("--replay", type=int, metavar="NUMBER", help="one case, with its traceback")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        return work(options.seed, *options.work)
+        return work(options.only, options.seed, *options.work)
     if options.replay is not None:
-        return replay(options.seed, options.replay)
-    if missing := names_without_arguments():
+        return replay(options.only, options.seed, options.replay)
+    if missing := names_without_arguments(options.only):
         print("\n".join(missing))
         return 1
-    outcomes = list(run_cases(options.seed, options.cases))
+    outcomes = list(run_cases(options.only, options.seed, options.cases))
     if options.accepted:
         for number, kind, name, changed, *_ in outcomes:
             if kind == "accepted":
@@ -56,7 +57,7 @@ def main() -> int:
     return report(outcomes, options.seed, options.examples)
 
 
-def names_without_arguments() -> list[str]:
+def names_without_arguments(only: str) -> list[str]:
     """Public names that the catalogue doesn't know, and those whose valid arguments are refused."""
     from argument_fuzz.names import public_names
     from argument_fuzz.run import check_valid
@@ -66,7 +67,7 @@ def names_without_arguments() -> list[str]:
         before = os.getcwd()
         os.chdir(folder)
         try:
-            for name in public_names():
+            for name in public_names(only):
                 try:
                     problems += check_valid(name)
                 except KeyError as error:
@@ -76,21 +77,21 @@ def names_without_arguments() -> list[str]:
     return problems
 
 
-def run_cases(seed: int, cases: int):
+def run_cases(only: str, seed: int, cases: int):
     """(number, kind, name, changed, error, message) of each case."""
     number = 0
     while number < cases:
         with tempfile.TemporaryDirectory() as folder:
             last = min(number + CHUNK, cases)
-            for outcome in _one_process(seed, number, last, folder):
+            for outcome in _one_process(only, seed, number, last, folder):
                 yield outcome
                 number = outcome[0] + 1
 
 
-def _one_process(seed: int, first: int, last: int, folder: str):
+def _one_process(only: str, seed: int, first: int, last: int, folder: str):
     """The outcomes of the cases of one process, until it dies or hangs."""
     command = [sys.executable, os.path.abspath(__file__), "--seed", str(seed)]
-    command += ["--work", str(first), str(last)]
+    command += ["--only", only, "--work", str(first), str(last)]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     environ |= {"MPLBACKEND": "agg"}
     errors = Path(folder, "stderr.txt")
@@ -141,23 +142,23 @@ def _read(stream, lines) -> None:
     lines.put(None)
 
 
-def work(seed: int, first: int, last: int) -> int:
+def work(only: str, seed: int, first: int, last: int) -> int:
     """The cases of one process, a line of JSON before and after each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     from argument_fuzz import run
 
     for number in range(first, last):
-        run.report_cases(seed, number, lambda line: print(json.dumps(line), flush=True))
+        run.report_cases(only, seed, number, lambda line: print(json.dumps(line), flush=True))
     return 0
 
 
-def replay(seed: int, number: int) -> int:
+def replay(only: str, seed: int, number: int) -> int:
     """One case in this process, with the traceback of its error."""
     from argument_fuzz import run
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        run.replay(seed, number)
+        run.replay(only, seed, number)
         os.chdir("/")
     return 0
 

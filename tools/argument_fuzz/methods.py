@@ -97,7 +97,6 @@ METHODS = {
     "copy": lambda o: {},
     "is_built": lambda o: {},
     "state_dict": lambda o: {},
-    "build_by_layer": lambda o: {"input_dim": I},
     "set_input_dim": lambda o: {"input_dim": I},
     "set_output_dim": lambda o: {"output_dim": 3},
     "erev_initializer": lambda o: {"shape": (o.units, o.units), "dtype": mx.float32},

@@ -12,7 +12,16 @@ MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weight
 # What the layers and cells of this package call among themselves, with arguments that are checked.
 INTERNAL = frozenset(
     [
-        *("call", "calls", "drive", "free_initial_state", "gates", "input_width", "layer_class"),
+        *(
+            "build_by_layer",
+            "call",
+            "calls",
+            "drive",
+            "free_initial_state",
+            "gates",
+            "input_width",
+            "layer_class",
+        ),
         *("mixed_sequence", "other_direction", "pack_step", "params", "readout", "run"),
         *("step_arrays", "step_at_once", "step_options", "steps_at_once", "stepwise", "weights"),
     ]
@@ -23,8 +32,8 @@ USERS = frozenset(["LiquidCell.sequence", "NCPRNNCell.sequence", "NCPLayer.compu
 TUPLES = frozenset(["CfCParams", "LSTMParams", "LTCParams", "Seen", "Synapse"])
 
 
-def public_names() -> list[str]:
-    """`function`, `Class`, `Class.method` and `numpy.function`, each once."""
+def public_names(only: str = "") -> list[str]:
+    """`function`, `Class`, `Class.method` and `numpy.function`, each once, that hold `only`."""
     names = {}
     for module in MODULES:
         prefix = "numpy." if module is ops.numpy else ""
@@ -34,7 +43,7 @@ def public_names() -> list[str]:
                 names.update(dict.fromkeys([name, *_methods(thing)]))
             elif callable(thing) and not inspect.isclass(thing):
                 names[prefix + name] = None
-    return list(names)
+    return [name for name in names if only in name]
 
 
 def _methods(kind: type) -> list[str]:

@@ -135,18 +135,18 @@ def check_valid(name: str) -> list[str]:
     return problems
 
 
-def report_cases(seed: int, number: int, write) -> None:
+def report_cases(only: str, seed: int, number: int, write) -> None:
     """Run a case; `write` gets what it is before, and what became of it after."""
-    names = public_names()
+    names = public_names(only)
     case = make_case(names, seed, number)
     write(("begin", number, case.name, case.changed))
     write(("end", number, *run_case(names, seed, number)))
 
 
-def replay(seed: int, number: int) -> None:
+def replay(only: str, seed: int, number: int) -> None:
     """Run a case without catching its error."""
     for prepare in (lambda arguments: arguments, lazily):
-        case = make_case(public_names(), seed, number)
+        case = make_case(public_names(only), seed, number)
         print(f"{case.name}({case.changed})")
         made = case.function(**prepare(case.arguments))
         mx.eval(_arrays(made))

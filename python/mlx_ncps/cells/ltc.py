@@ -249,8 +249,6 @@ class LTCCell(NCPRNNCell):
         Does nothing with `implicit_param_constraints`, whose softplus keeps them positive. Raises
         ValueError for a name that is no parameter.
         """
-        if self.implicit_param_constraints:
-            return
         ranges = dict.fromkeys(_POSITIVE, (0.0, None)) if ranges is None else ranges
         if not isinstance(ranges, Mapping):
             raise refused(self.op, "ranges", "a dict of names and (low, high)", ranges)
@@ -260,6 +258,8 @@ class LTCCell(NCPRNNCell):
                     f"[ltc] ranges must name parameters of the cell such as 'w', got {brief(name)}."
                 )
             _checked_range(f"ranges[{name!r}]", pair, (None,))
+        if self.implicit_param_constraints:
+            return
         for name, (low, high) in ranges.items():
             self[name] = mx.clip(self[name], low, high)
 
@@ -272,16 +272,18 @@ def _mapping(name: str, mapping) -> str:
 
 
 def _checked_range(name: str, pair, open_ends=()) -> None:
-    """`pair` is (low, high), finite numbers or one of `open_ends`."""
-    wanted = "(low, high)"
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise refused("ltc", name, wanted, pair)
-    low, high = (
-        None if end is None and None in open_ends else real("ltc", name, end, wanted)
-        for end in pair
-    )
-    if None not in (low, high) and low > high:
-        raise refused("ltc", name, wanted, pair)
+    """`pair` is (low, high), finite numbers, or None where `open_ends` has it."""
+    fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+    try:
+        ends = [
+            real("ltc", name, end, "(low, high)")
+            for end in (pair if fits else ())
+            if end is not None or None not in open_ends
+        ]
+    except ValueError:
+        fits = False
+    if not fits or ends != sorted(ends):
+        raise refused("ltc", name, "(low, high)", pair)
 
 
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:

@@ -115,9 +115,9 @@ class NCPLayer(Configurable, WeightFiles, nn.Module):
         """Draw new weights, if there are any yet: from `key`, an `mx.random.key`, always the same,
         else from MLX's global random state.
         """
-        if self.built:
-            self.built = False
-            with drawing_from(key):
+        with drawing_from(key):  # which checks the key, built or not
+            if self.built:
+                self.built = False
                 self.build(self.built_width)
 
     def call(self, inputs, *args, **kwargs):

@@ -113,9 +113,10 @@ class Layout(NamedTuple):
                 f"[{self.op}] mask must be {symbols} = {shape} or {wide} = {(*shape, features)}, "
                 f"got {mask.shape}."
             )
+        real = mask.dtype != mx.complex64 if is_array(mask) else mask.dtype.kind in "fiub"
+        if not real:
+            raise ValueError(f"[{self.op}] mask must be of real numbers, got {mask.dtype}.")
         if isinstance(mask, np.ndarray):
-            if mask.dtype.kind not in "fiub":
-                raise ValueError(f"[{self.op}] mask must be of numbers, got dtype {mask.dtype}.")
             mask = mx.array(np.ascontiguousarray(mask))  # MLX refuses negative strides
         return self.inputs(mask != 0)
 
@@ -127,7 +128,9 @@ class Layout(NamedTuple):
             if hx is None:
                 hx = (None,) * len(sizes)
             if not isinstance(hx, tuple | list) or len(hx) != len(sizes):
-                got = f"{type(hx).__name__}{f' of {len(hx)}' * isinstance(hx, tuple | list)}"
+                got = type(hx).__name__
+                if isinstance(hx, tuple | list):
+                    got += f" of {len(hx)}"
                 raise ValueError(f"[{self.op}] {name} must be ({', '.join(sizes)}), got {got}.")
             parts = zip(hx, sizes.items(), strict=True)
             return tuple(self.state(h, n, batch, dtype, f"{name}.{key}") for h, (key, n) in parts)

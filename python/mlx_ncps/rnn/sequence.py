@@ -172,7 +172,7 @@ class SequenceLayer(Configurable, Direction):
         if self.bidirectional or self.go_backwards:
             option = "bidirectional" if self.bidirectional else "go_backwards"
             raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
-        if not is_array(x) or x.ndim not in (1, 2):
+        if _ndim(x) not in (1, 2):
             got = x.shape if is_array(x) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
         done = self._step_at_once(x, state, ts, STEP)
@@ -325,15 +325,18 @@ class SequenceLayer(Configurable, Direction):
 
 def _may_run_at_once(inputs, batch_first: bool) -> bool:
     """Whether inputs are [B, T, I] or [T, I], of one step unless the GPU is the default device."""
-    if not isinstance(inputs, mx.array):
-        return False
-    try:
-        ndim = inputs.ndim
-    except TypeError:  # never initialised
-        return False
+    ndim = _ndim(inputs)
     if ndim not in (2, 3) or not (batch_first or ndim == 2):
         return False
     return inputs.shape[-2] == 1 or mx.default_device().type == mx.DeviceType.cpu
+
+
+def _ndim(x) -> int:
+    """The rank of an array; 0 for what is none, also for one that was never initialised."""
+    try:
+        return x.ndim if isinstance(x, mx.array) else 0
+    except TypeError:
+        return 0
 
 
 def _reversed(x, state, ts, mask, seen):

@@ -6,6 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..checks import is_array, refused
+
 
 class StreamingSession:
     """A layer that keeps its state from sample to sample: `output = session(x, ts)`.
@@ -35,8 +37,7 @@ class StreamingSession:
         self.state = state
         if isinstance(layer, nn.Module):
             mx.eval(layer.parameters())  # no other thread can compute what this one has begun
-        if state is not None:
-            mx.eval(state)
+        mx.eval(_checked(state))
 
     def __call__(self, x, ts=None):
         """One sample -> the output."""
@@ -63,6 +64,20 @@ class StreamingSession:
 
     def reset(self, state=None) -> None:
         """Start anew, from zeros or from `state`."""
+        mx.eval(_checked(state))
         self.state = state
         if state is None and hasattr(self.layer, "reset_states"):
             self.layer.reset_states()
+
+
+def _checked(state):
+    """A state: None, an array, or a tuple of such."""
+    parts = state if isinstance(state, tuple | list) else (state,)
+    for part in parts:
+        if part is not None and part is not state and isinstance(part, tuple | list):
+            _checked(part)
+        elif part is not None and not is_array(part):
+            raise refused(
+                "streaming_session", "state", "None, an mx.array or a tuple of them", part
+            )
+    return [] if state is None else state
