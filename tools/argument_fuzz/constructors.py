@@ -90,7 +90,10 @@ CONSTRUCTORS = {
         },
         lambda: {"input_size": wiring(), "mode": "pure"},
     ],
-    "WiredCfCCell": [_wired_cfc, lambda: {**_wired_cfc(), "backbone_units": K, "variant": "keras"}],
+    "WiredCfCCell": [
+        _wired_cfc,
+        lambda: {**_wired_cfc(), "backbone_units": K, "activation": "tanh"},
+    ],
     "LTCCell": [lambda: {"wiring": wiring(), "in_features": I, **LTC_OPTIONS}],
     "BackboneLTCCell": [
         lambda: {"wiring": H, "in_features": I, "activation": "tanh", "backbone_units": K},

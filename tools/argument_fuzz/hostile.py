@@ -95,6 +95,18 @@ def _of_shape(x, shape):
     return (mx if isinstance(x, mx.array) else np).ones(shape)
 
 
+def leaked_tracer(x):
+    """An array of mx.compile that its function has let out: it never gets a value."""
+    leaked = []
+
+    def function(a):
+        leaked.append(a)
+        return a
+
+    mx.compile(function)(x)
+    return leaked[0]
+
+
 ARRAYS = {  # what is made of an array or of its NumPy twin
     "another shape": lambda x, rng: _of_shape(x, _other_shape(x, rng)),
     "transposed": lambda x, rng: x.T,
@@ -109,6 +121,7 @@ ARRAYS = {  # what is made of an array or of its NumPy twin
     "float16": lambda x, rng: mx.array(x).astype(mx.float16),
     "float64": lambda x, rng: mx.array(x).astype(mx.float64, stream=mx.cpu),
     "negative": lambda x, rng: -1 - mx.array(x).astype(mx.float32),
+    "tracer": lambda x, rng: leaked_tracer(mx.array(x)),
     "NaN": lambda x, rng: mx.array(x).astype(mx.float32) * float("nan"),
 }
 

@@ -16,10 +16,11 @@ _LAYERS = ("CfC", "LTC", "CfCRNN", "LTCRNN", "LiquidRNN", "MMRNN")
 def _layer_call(layer):
     first = layer.layers[0] if hasattr(layer, "layers") else layer
     shape = (B, T) if first.batch_first else (T, B)
+    state, ts = ("initial_state", "time_delta") if type(layer) is m.MMRNN else ("hx", "timespans")
     return {
         "inputs": array(*shape, I),
-        "hx": _state(layer, B),
-        "timespans": 1.0 if _is_lstm(layer) else array(*shape),
+        state: _state(layer, B),
+        ts: 1.0 if _is_lstm(layer) else array(*shape),
         "mask": mx.ones(shape),
     }
 

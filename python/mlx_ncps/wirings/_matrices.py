@@ -97,7 +97,7 @@ class SynapseMatrices(WeightFiles, nn.Module):
 
     def _checked(self, name, value):
         """The values in NumPy, shape and polarities checked; None for a tracer."""
-        host = _values(value)
+        host = _values(self._op, name, value)
         shape = np.shape(value) if host is None else host.shape
         rows = self.units if name == "adjacency_matrix" else self.input_dim
         if (
@@ -131,12 +131,12 @@ def _restored(cls, attributes, items):
     return wiring
 
 
-def _values(matrix):
+def _values(op, name, matrix):
     """NumPy values of a matrix, or None for a tracer of mx.compile or mx.vmap, which has none."""
     if not isinstance(matrix, mx.array):
-        return host_numbers("wiring", "matrix", matrix)
+        return host_numbers(op, name, matrix)
     if not is_array(matrix):
-        raise refused("wiring", "matrix", "an array of -1, 0, +1", matrix)
+        raise refused(op, name, "an array of -1, 0, +1", matrix)
     if mx.issubdtype(matrix.dtype, mx.floating):
         matrix = matrix.astype(mx.float32)  # NumPy has no bfloat16
     try:
