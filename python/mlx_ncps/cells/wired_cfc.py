@@ -145,6 +145,7 @@ class WiredCfCCell(NCPRNNCell):
         states [B, T, H], layer after layer.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         states, start = [], 0
         for n, hidden in enumerate(self.layer_sizes):

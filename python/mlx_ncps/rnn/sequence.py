@@ -55,11 +55,11 @@ class SequenceLayer(Configurable, Direction):
     ):
         super().__init__(cell, proj_size, mixed_memory)
         choice(self.op, "merge_mode", merge_mode, MERGE_MODES)
-        if backward_cell is not None and not bidirectional:
+        self.bidirectional = flag(self.op, "bidirectional", bidirectional)
+        if backward_cell is not None and not self.bidirectional:
             raise ValueError(f"[{self.op}] backward_cell wants bidirectional=True, got False.")
         self.return_sequences, self.return_state = contract
         self.batch_first = flag(self.op, "batch_first", batch_first)
-        self.bidirectional = flag(self.op, "bidirectional", bidirectional)
         self.merge_mode = merge_mode
         self.go_backwards = flag(self.op, "go_backwards", go_backwards)
         self.stateful = flag(self.op, "stateful", stateful)
