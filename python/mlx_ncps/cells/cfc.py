@@ -68,7 +68,9 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
     else:
         if layers is None:
             layers = default_layers if units is None else 1
-        layers = integer(op, "backbone_layers", layers, 0, MAX_LAYERS + 1)
+        layers = integer(op, "backbone_layers", layers, 0)
+        if layers > MAX_LAYERS:
+            raise checks.refused(op, "backbone_layers", f"at most {MAX_LAYERS}", layers)
         sizes = (128 if units is None else units,) * layers
     return tuple(check_size("backbone_units", size, op) for size in sizes)
 

@@ -282,7 +282,7 @@ def _checked_range(name: str, pair, open_ends=()) -> None:
         ]
     except ValueError:
         fits = False
-    if not fits or ends != sorted(ends):
+    if not fits or not ends or ends != sorted(ends):
         raise refused("ltc", name, "(low, high)", pair)
 
 
