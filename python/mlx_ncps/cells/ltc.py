@@ -69,7 +69,8 @@ class LTCCell(NCPRNNCell):
 
     def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
         """Options of a backbone make a BackboneLTCCell."""
-        if cls is LTCCell and (backbone_units is not None or backbone_layers):
+        layers = isinstance(backbone_layers, (int, np.integer)) and backbone_layers != 0
+        if cls is LTCCell and (backbone_units is not None or layers):
             from .ltc_backbone import BackboneLTCCell
 
             cls = BackboneLTCCell
