@@ -21,8 +21,8 @@ def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
     `mx.import_function(file)` gives the function back. The fused kernels are not in the file: it
     computes as the backend "reference" does. For several shapes use `mx.exporter` within
     `use_backend("reference")`.
-    Raises ValueError for other arguments, and when the function captures an array that is a strided view, which MLX would
-    write wrong.
+    Raises ValueError for other arguments, and when the function captures an array that is a strided
+    view, which MLX would write wrong.
     """
     op = "export_function"
     file, shapeless = path(op, "file", file), flag(op, "shapeless", shapeless)

@@ -80,7 +80,8 @@ class LTCCell(NCPRNNCell):
 
     def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
         """Options of a backbone make a BackboneLTCCell."""
-        if cls is LTCCell and (backbone_units is not None or backbone_layers):
+        layers = isinstance(backbone_layers, (int, np.integer)) and backbone_layers != 0
+        if cls is LTCCell and (backbone_units is not None or layers):
             from .ltc_backbone import BackboneLTCCell
 
             cls = BackboneLTCCell
@@ -326,7 +327,7 @@ def _checked_range(name: str, pair, open_ends=()) -> None:
         ]
     except ValueError:
         fits = False
-    if not fits or ends != sorted(ends):
+    if not fits or not ends or ends != sorted(ends):
         raise refused("ltc", name, "(low, high)", pair)
 
 
