@@ -160,6 +160,11 @@ class WiredCfCCell(NCPRNNCell):
         wiring = self["wiring"]
         neurons = wiring.get_neurons_of_layer(layer)
         adjacency = wiring.adjacency
+        if layer == 0 and not wiring.is_built():
+            raise ValueError(
+                f"[{self.op}] synapses_into(0) wants a cell that is built, got one that isn't: "
+                "call it once before, or build(input_size)."
+            )
         if layer == 0:
             incoming = wiring.sensory_adjacency[:, neurons]
         else:

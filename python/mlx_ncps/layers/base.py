@@ -164,10 +164,17 @@ class LazyWeights:
         """
         self.trainable_parameters()
         if not callable(map_fn):
-            raise refused(self.op, "map_fn", "a function of an array", map_fn)
+            raise refused(self.op, "map_fn", "a function that gives an mx.array", map_fn)
         if filter_fn is not None and not callable(filter_fn):
             raise refused(self.op, "filter_fn", "a function or None", filter_fn)
-        return super().apply(map_fn, filter_fn)
+
+        def mapped(array):
+            new = map_fn(array)
+            if not is_array(new):
+                raise refused(self.op, "map_fn", "a function that gives an mx.array", new)
+            return new
+
+        return super().apply(mapped, filter_fn)
 
     def load_weights(self, file_or_weights, strict=True):
         """As `WeightFiles` has it. Raises ValueError as `trainable_parameters` does."""

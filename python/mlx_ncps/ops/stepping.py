@@ -12,6 +12,7 @@ import numpy as np
 from .. import dispatch
 from .._fork import check_process
 from ..backends import cpu
+from ..checks import is_array
 from .checks import check_cfc_params, check_ltc_params, check_memory
 
 STEP, EVERY, LAST, BATCH = range(4)  # forms of a call, as src/step_cell.cpp numbers them
@@ -163,7 +164,7 @@ def settle(module, *read) -> None:
     """If one of the arrays `read` is a tracer, make every array that a module keeps evaluated and
     row-contiguous: mx.export_function writes constants as they lie in memory.
     """
-    if not any(isinstance(a, mx.array) and is_tracer(a) for a in read):
+    if not any(is_array(a) and is_tracer(a) for a in read):
         return
     for part in module.modules():
         for key, value in list(part.items()):

@@ -4,7 +4,7 @@ from math import erf, pi, sqrt
 
 import numpy as np
 
-from .arrays import as_float64
+from .arrays import numbers
 from .checks import choice
 
 _erf = np.frompyfunc(erf, 1, 1)
@@ -12,40 +12,40 @@ _erf = np.frompyfunc(erf, 1, 1)
 
 def sigmoid(x):
     """1 / (1 + exp(-x)), without overflow for large |x|."""
-    x = as_float64(x)
+    x = numbers(x)
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
 def softplus(x):
     """log(1 + exp(x)), without overflow: the constraint of LTC's implicit parameters."""
-    return np.logaddexp(0.0, as_float64(x))
+    return np.logaddexp(0.0, numbers(x))
 
 
 def tanh(x):
     """The hyperbolic tangent."""
-    return np.tanh(as_float64(x))
+    return np.tanh(numbers(x))
 
 
 def lecun_tanh(x):
     """1.7159 tanh(0.666 x): ncps' constant is 0.666, not LeCun's 2/3."""
-    return 1.7159 * tanh(0.666 * as_float64(x))
+    return 1.7159 * tanh(0.666 * numbers(x))
 
 
 def relu(x):
     """max(x, 0); NaN stays NaN."""
-    return np.maximum(as_float64(x), 0.0)
+    return np.maximum(numbers(x), 0.0)
 
 
 def gelu(x):
     """The Gaussian unit x Phi(x), Phi the exact normal distribution (erf, not a tanh fit)."""
-    x = as_float64(x)
+    x = numbers(x)
     return x * _normal_cdf(x)
 
 
 def silu(x):
     """The sigmoid unit x sigmoid(x)."""
-    return as_float64(x) * sigmoid(x)
+    return numbers(x) * sigmoid(x)
 
 
 def _normal_cdf(x):

@@ -28,6 +28,13 @@ def as_float64(array):
         raise _not_numbers(array) from error
 
 
+def numbers(x):
+    """``x`` as float64, which can't be None."""
+    if x is None:
+        raise _not_numbers(x)
+    return as_float64(x)
+
+
 def _not_numbers(array):
     kind = type(array).__name__
     return ValueError(f"[numpy] an argument must be a number or an array of numbers, got {kind}.")
