@@ -6,8 +6,10 @@
 # make bench-full all of them: docs/results.md and its figures; bench-apple, bench-nvidia: a GPU's
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
-# make sanitize   the C++ tests under ASan + UBSan, then under TSan
+# make fuzz       both that follow
+# make fuzz-arguments  hostile arguments for every public callable    FUZZ_ARGS="--seed 5"
 # make fuzz-files 1000 hostile weight files and configurations    FUZZ_FILES_ARGS=--seed 1
+# make sanitize   the C++ tests under ASan + UBSan, then under TSan
 # make sanitize-python  the native module under ASan + UBSan with the Python tests that enter it
 #                 SANITIZE_TESTS="tests/test_step_cell.py"
 # make clean      remove what these made
@@ -27,8 +29,8 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
-  sanitize sanitize-python fuzz-files clean
+.PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard \
+  lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -71,6 +73,11 @@ guard: $(VENV)/tools
 	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
 	$(BIN)/cmake --build build/guard --target mlx_ncps_perf_guard
 	$(BIN)/python tools/perf_guard.py build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
+
+fuzz: fuzz-arguments fuzz-files
+
+fuzz-arguments: $(VENV)/test
+	$(BIN)/python tools/fuzz_arguments.py --cases 20000 $(FUZZ_ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check

@@ -59,7 +59,8 @@ enum Form { STEP, EVERY, LAST, BATCH };
 
 // Elapsed times [B, T], or nothing where the object is no such thing. A negative element gives NaN;
 // a negative or NaN number is declined, for the graph's code raises it.
-bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<float>& out) {
+bool read_timespans(nb::handle ts, long B, long T, bool one_step, bool single,
+                    std::vector<float>& out) {
   out.assign(B * T, 1.0f);
   if (ts.is_none()) return true;
   if (PyFloat_Check(ts.ptr()) || (PyLong_Check(ts.ptr()) && !PyBool_Check(ts.ptr()))) {
@@ -76,8 +77,13 @@ bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<fl
   if (!values) return false;
   const auto& shape = a->shape();
   const int b = int(B), t = int(T);
-  const bool each = one_step ? shape == mx::Shape{b} || shape == mx::Shape{b, 1}
-                             : shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
+  bool each;
+  if (one_step)
+    each = shape == mx::Shape{b} || shape == mx::Shape{b, 1};
+  else if (single)  // inputs [T, I] have no batch, and neither have their times
+    each = shape == mx::Shape{t} || shape == mx::Shape{t, 1};
+  else
+    each = shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
   if (!each && !shape.empty() && (one_step || shape != mx::Shape{t})) return false;
   for (long i = 0; i < B * T; ++i) {
     const float value = values[each ? i : shape.empty() ? 0 : i % T];
@@ -157,7 +163,7 @@ struct Request {
     if (B == 0 || T == 0 || (T > 1 && saturated_product(B * T, cell.work()) > WORTH_A_GRAPH))
       return false;
     state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
-    return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, ts);
+    return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, single, ts);
   }
 
   bool read_states(const StepCell& cell, nb::handle initial) {
@@ -316,8 +322,8 @@ void bind_step_cell(nb::module_& m) {
   m.def("linear", &linear, "x"_a, "weight"_a, "bias"_a.none(),
         "A linear map computed at once, or None where something has no values yet.");
   m.def(
-      "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
-      "Whether an object is an evaluated, row-contiguous float32 array.");
+      "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); },
+      "a"_a.none(), "Whether an object is an evaluated, row-contiguous float32 array.");
   m.def("decline_steps", [](bool on) { declines = on; }, "on"_a);
   m.def(
       "lies_plain", [](const mx::array& a) { return a.is_available() && a.flags().row_contiguous; },

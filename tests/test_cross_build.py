@@ -69,7 +69,10 @@ def test_metal_source_has_every_kernel_as_a_function(tmp_path):
         [sys.executable, script, output], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    functions = re.findall(r"\[\[kernel, max_total_threads_per_threadgroup\(\d+\)\]\] void ncps_(\w+)\(", output.read_text())
+    functions = re.findall(
+        r"\[\[kernel, max_total_threads_per_threadgroup\(\d+\)\]\] void ncps_(\w+)\(",
+        output.read_text(),
+    )
     assert len(functions) == len(set(functions))
     for path in (ROOT / "metal").glob("*.metal"):
         assert any(name.startswith(path.stem) for name in functions), path.name

@@ -9,8 +9,12 @@ import copy
 import functools
 import inspect
 import threading
+from collections.abc import Mapping
 
 from . import limits
+from .checks import brief, refused
+
+__all__ = ["Configurable", "from_config", "register", "to_config"]
 
 _CLASSES: dict[str, type] = {}  # by name; the only ones that a configuration can name
 _ADOPTERS: list = []  # what makes ours of another package's objects
@@ -25,6 +29,8 @@ def register(cls: type) -> type:
     the layers and `Wiring` are registered when they are defined. A name of this package stays its
     own; of two other classes of one name the later counts.
     """
+    if not inspect.isclass(cls):
+        raise refused("register", "cls", "a class", cls)
     known = _CLASSES.get(cls.__name__)
     if known is None or not _is_ours(known) or _is_ours(cls):
         _CLASSES[cls.__name__] = cls
@@ -111,11 +117,14 @@ class Configurable:
 
 def construct(cls: type, arguments: dict):
     """`cls(**arguments)`; ValueError when the constructor doesn't take these arguments."""
+    if not all(isinstance(key, str) for key in arguments):
+        raise ValueError(f"[from_config] config must have names as keys, got {brief(arguments)}.")
     try:
         inspect.signature(cls.__init__).bind(None, **arguments)
     except TypeError as error:
         raise ValueError(
-            f"[from_config] config must hold the arguments of {cls.__name__}: {error}."
+            f"[from_config] config must hold the arguments of {cls.__name__}: {error}; "
+            f"got {brief(list(arguments))}."
         ) from error
     return cls(**arguments)
 
@@ -271,16 +280,16 @@ def from_config(config: dict):
 
     Raises ValueError when it isn't of that form or names a class that is not registered.
     """
-    if not isinstance(config, dict) or set(config) != {"class", "config"}:
-        raise ValueError(f"[from_config] config must hold class and config, got {config!r:.80}.")
+    if type(config) is not dict or set(config) != {"class", "config"}:
+        raise ValueError(f"[from_config] config must hold class and config, got {brief(config)}.")
     name = config["class"]
     if not isinstance(name, str) or name not in _CLASSES:
-        raise ValueError(f"[from_config] class must be registered, got {name!r}.")
+        raise ValueError(f"[from_config] class must be registered, got {brief(name)}.")
     return _CLASSES[name].from_config(_mapping(_CLASSES[name], config["config"]))
 
 
 def _mapping(cls: type, config) -> dict:
-    if not isinstance(config, dict):
+    if not isinstance(config, Mapping):
         raise ValueError(
             f"[from_config] config of {cls.__name__} must be a dict, got {type(config).__name__}."
         )

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from ._fork import check_process
 from .backends import cpu, cuda, metal, metallib, reference
+from .checks import brief
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
     (metal, "gpu"),
@@ -200,9 +201,9 @@ def _selected() -> tuple[str, str]:
 
 
 def _check_name(name, origin: str) -> None:
-    if name != "auto" and name not in _NAMES:
+    if not isinstance(name, str) or name not in ("auto", *_NAMES):
         wanted = ", ".join(("auto", *_NAMES))
-        raise ValueError(f"[{origin}] the backend must be one of {wanted}, got {name!r}.")
+        raise ValueError(f"[{origin}] the backend must be one of {wanted}, got {brief(name)}.")
 
 
 def _availability(name: str):

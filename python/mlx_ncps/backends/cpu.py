@@ -9,6 +9,7 @@ import weakref
 import mlx.core as mx
 
 from .. import _loader
+from ..checks import choice, integer
 from . import shapeless
 from ._fold import fold_cfc, fold_ltc
 
@@ -215,9 +216,7 @@ def set_num_threads(n: int) -> None:
 
     Raises ValueError for a negative or fractional number, RuntimeError without the native module.
     """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ValueError(f"[set_num_threads] n must be an integer >= 0, got {n!r}.")
-    _native().set_num_threads(n)
+    _native().set_num_threads(integer("set_num_threads", "n", n, 0))
 
 
 def get_num_threads() -> int:
@@ -232,9 +231,7 @@ def set_instruction_set(name: str) -> None:
     module.
     """
     able = instruction_sets()
-    if name != "auto" and name not in able:
-        wanted = ", ".join(["auto", *able])
-        raise ValueError(f"[set_instruction_set] name must be one of {wanted}, got {name!r}.")
+    choice("set_instruction_set", "name", name, ["auto", *able])
     _native().set_isa(able[0] if name == "auto" else name)
 
 

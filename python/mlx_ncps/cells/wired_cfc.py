@@ -7,10 +7,10 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from ..checks import flag, integer
 from ..ops import shapeless
 from ..ops.checks import check_array, check_cfc_params
 from ..ops.stepping import CfCStage, Readout, pack_cfc
-from ..options import flag
 from ..wirings import Wiring
 from ..wirings._matrices import MATRICES
 from .base import LiquidCell, NCPRNNCell
@@ -67,7 +67,7 @@ class WiredCfCCell(NCPRNNCell):
             raise ValueError(f"[cfc] wiring must be a Wiring, got {type(wiring).__name__}.")
         self.mode = mode
         self.variant = variant
-        self.fully_recurrent = fully_recurrent
+        self.fully_recurrent = flag(self.op, "fully_recurrent", fully_recurrent)
         self.backbone_options = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 0
         )
@@ -174,9 +174,15 @@ class WiredCfCCell(NCPRNNCell):
         """How layer n's sources [inputs of the layer, own neurons] reach its neurons: [in + H_n,
         H_n] of -1, 0, 1.
         """
+        layer = integer(self.op, "layer", layer, 0, self.num_layers)
         wiring = self["wiring"]
         neurons = wiring.get_neurons_of_layer(layer)
         adjacency = wiring.adjacency
+        if layer == 0 and not wiring.is_built():
+            raise ValueError(
+                f"[{self.op}] synapses_into(0) wants a cell that is built, got one that isn't: "
+                "call it once before, or build(input_size)."
+            )
         if layer == 0:
             incoming = wiring.sensory_adjacency[:, neurons]
         else:
@@ -191,6 +197,7 @@ class WiredCfCCell(NCPRNNCell):
         states [B, T, H], layer after layer.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self.sync_wiring():
             inputs = self._tie.guard(self, inputs)

@@ -85,7 +85,10 @@ class WiringTie:
         """
         if not (self._objects or self._complete(cell)):
             return True
-        arrays = self._arrays(cell)
+        try:
+            arrays = self._arrays(cell)
+        except (KeyError, TypeError):  # what replaced a layer has no mask; the call says if it may
+            return True
         if self._seen is not None and self._seen.are(arrays):
             return True
         if any(map(is_tracer, arrays)):

@@ -12,7 +12,7 @@ from .. import backends, dispatch
 from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array, check_memory
+from .checks import check_array, check_memory, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
 
 
@@ -80,6 +80,7 @@ def _check(op: str, state):
 def _run(op: str, call: Call, c, memory):
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
+    check_params(op, "memory", memory, LSTMParams)
     check_memory(op, memory, I, H)
     if 0 in call.shape:
         return call.run(), call.run()

@@ -12,6 +12,7 @@ import numpy as np
 from .. import dispatch
 from .._fork import check_process
 from ..backends import cpu
+from ..checks import is_array
 from .checks import check_cfc_params, check_ltc_params, check_memory
 
 STEP, EVERY, LAST, BATCH = range(4)  # forms of a call, as src/step_cell.cpp numbers them
@@ -164,7 +165,7 @@ def settle(module, *read) -> None:
     evaluated and row-contiguous: mx.export_function writes constants as they lie in memory.
     """
     lacks_values = cpu.may_lack_values if cpu.available()[0] else is_tracer
-    if not any(isinstance(a, mx.array) and lacks_values(a) for a in read):
+    if not any(is_array(a) and lacks_values(a) for a in read):
         return
     for part in module.modules():
         for key, value in list(part.items()):

@@ -14,13 +14,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from ..cells import LiquidCell, LSTMCell
+from ..checks import flag, size
 from ..layers.base import LazyWeights, drawing_from
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..ops.stepping import settle
-from ..options import CheckedOptions, flag, integer, optional
+from ..options import CheckedOptions, optional
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
 
@@ -51,7 +52,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
-    checked_options: ClassVar[dict] = {"proj_size": optional(integer), "mixed_memory": flag}
+    checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
     fixed_options = frozenset(("mixed_memory",))
 
     def __init__(self, cell, proj_size=None, mixed_memory=False):

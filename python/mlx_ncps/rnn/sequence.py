@@ -5,10 +5,12 @@ streaming; `CfC`, `LTC` and `LiquidRNN` are this and a cell.
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_map
 
 from .._fork import check_process
 from ..cells import LiquidCell
+from ..checks import flag, float_dtype, is_array, sizes
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
 from ..layers.linear import is_plain
@@ -16,7 +18,6 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.stepping import EVERY, LAST, STEP, linear
 from ..ops.timespans import normalise_timespans
-from ..options import flag
 from ..options import one_of as one_of_these
 from .direction import Direction, Result, state_batch
 from .layout import Contract, Layout, one_of
@@ -66,7 +67,7 @@ class SequenceLayer(Configurable, Direction):
         super().__init__(cell, proj_size, mixed_memory)
         self.bidirectional = bidirectional
         self.merge_mode = merge_mode
-        if backward_cell is not None and not bidirectional:
+        if backward_cell is not None and not self.bidirectional:
             raise ValueError(f"[{self.op}] backward_cell wants bidirectional=True, got False.")
         self.return_sequences, self.return_state = contract
         self.batch_first = batch_first
@@ -186,8 +187,8 @@ class SequenceLayer(Configurable, Direction):
         if self.bidirectional or self.go_backwards:
             option = "bidirectional" if self.bidirectional else "go_backwards"
             raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
-        if not isinstance(x, mx.array) or x.ndim not in (1, 2):
-            got = x.shape if isinstance(x, mx.array) else type(x).__name__
+        if _ndim(x) not in (1, 2):
+            got = x.shape if is_array(x) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
         done = self._step_at_once(x, state, ts, STEP)
         if done is not None:
@@ -196,7 +197,7 @@ class SequenceLayer(Configurable, Direction):
         x = x[:, None] if layout.batched else x[None, None]  # [B, 1, I]
         check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         self.build(x.shape[-1])
-        if hasattr(ts, "ndim") and ts.ndim > 0:
+        if (is_array(ts) or isinstance(ts, np.ndarray)) and ts.ndim > 0:
             if ts.shape not in (x.shape[:1], (x.shape[0], 1)):
                 raise ValueError(f"[{self.op}] ts must be [B] = {x.shape[:1]}, got {ts.shape}.")
             ts = ts[:, None] if ts.ndim == 1 else ts
@@ -303,7 +304,8 @@ class SequenceLayer(Configurable, Direction):
 
         Raises ValueError for another rank.
         """
-        batched = len(tuple(input_shape)) != 2
+        input_shape = sizes(self.op, "input_shape", input_shape, "a tuple of sizes or None", None)
+        batched = len(input_shape) != 2
         rank = 3 if batched else 2
         shape = output_shape(self.op, input_shape, rank, None, self.merged_size)
         if not self.return_sequences:
@@ -343,7 +345,9 @@ class SequenceLayer(Configurable, Direction):
         """What a call with inputs of this shape would run and why, as a printable `Plan`; computes
         nothing.
         """
-        shape = tuple(shape)
+        shape = sizes(self.op, "shape", shape)
+        float_dtype(self.op, dtype)
+        scalar_timespans = flag(self.op, "scalar_timespans", scalar_timespans)
         if len(shape) not in (2, 3):
             raise ValueError(f"[{self.op}] shape must be [B, T, I] or [T, I], got {shape}.")
         batch, steps = (1, *shape)[-3:-1]
@@ -357,10 +361,18 @@ class SequenceLayer(Configurable, Direction):
 
 def _may_run_at_once(inputs, batch_first: bool) -> bool:
     """Whether inputs are [B, T, I] or [T, I], of one step unless the GPU is the default device."""
-    ndim = getattr(inputs, "ndim", 0)
+    ndim = _ndim(inputs)
     if ndim not in (2, 3) or not (batch_first or ndim == 2):
         return False
     return inputs.shape[-2] == 1 or mx.default_device().type == mx.DeviceType.cpu
+
+
+def _ndim(x) -> int:
+    """The rank of an array; 0 for what is none, also for one that was never initialised."""
+    try:
+        return x.ndim if isinstance(x, mx.array) else 0
+    except TypeError:
+        return 0
 
 
 def _reversed(x, state, ts, mask, seen):
