@@ -78,7 +78,7 @@ class Configurable:
 
         Raises ValueError for an argument that has no such form, as a plain function.
         """
-        with _bounded("get_config"):
+        with _bounded():
             config = encoded_arguments(self)
         width = self._built_for()
         return config if width is None else {**config, _BUILT_FOR: width}
@@ -91,8 +91,7 @@ class Configurable:
         Raises ValueError for another class or arguments that this class does not take.
         """
         check_nesting(_mapping(cls, config))
-        with _bounded("from_config"):
-            arguments = {key: _decode(value) for key, value in config.items()}
+        arguments = {key: _decode(value) for key, value in config.items()}
         width = arguments.pop(_BUILT_FOR, None)
         made = construct(cls, arguments)
         if width is not None:
@@ -181,7 +180,7 @@ def encoded_arguments(made) -> dict:
 
 
 class _Walk(threading.local):
-    """How far this thread's configuration may still go; None outside of one."""
+    """How far this thread's `get_config` may still go; None outside of one."""
 
     left = None
 
@@ -190,8 +189,8 @@ _walk = _Walk()
 
 
 @contextlib.contextmanager
-def _bounded(op: str):
-    """Within it a configuration has MOST_VALUES and an end: objects may hold themselves, or each
+def _bounded():
+    """Within it a configuration that is made has MOST_VALUES and an end: objects may hold themselves, or each
     other over and over.
     """
     outermost = _walk.left is None
@@ -200,24 +199,26 @@ def _bounded(op: str):
     try:
         yield
     except RecursionError as error:
-        raise ValueError(f"[{op}] config must be nested less deep, got too many levels.") from error
+        text = "[get_config] config must be nested less deep, got too many levels."
+        raise ValueError(text) from error
     finally:
         if outermost:
             _walk.left = None
 
 
-def _count(op: str) -> None:
-    """One value more of the configuration that is under way."""
+def _count() -> None:
+    """One value more of the configuration that is made."""
     if _walk.left is None:
         return
     _walk.left -= 1
     if _walk.left < 0:
-        raise ValueError(f"[{op}] config must hold at most {MOST_VALUES} values, got more.")
+        text = f"[get_config] config must hold at most {MOST_VALUES} values, got more."
+        raise ValueError(text)
 
 
 def _encode(name: str, value):
     """`value` in the form that JSON knows."""
-    _count("get_config")
+    _count()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value) is dict:
@@ -236,7 +237,6 @@ def _encode(name: str, value):
 
 
 def _decode(value):
-    _count("from_config")
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if isinstance(value, dict):
