@@ -190,8 +190,8 @@ _walk = _Walk()
 
 @contextlib.contextmanager
 def _bounded():
-    """Within it a configuration that is made has MOST_VALUES and an end: objects may hold themselves, or each
-    other over and over.
+    """Within it a configuration that is made has MOST_VALUES and an end: objects may hold
+    themselves, or each other over and over.
     """
     outermost = _walk.left is None
     if outermost:
