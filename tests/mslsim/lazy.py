@@ -5,7 +5,6 @@ only tests build: cmake -DMLX_NCPS_SIMULATOR=ON.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.machinery
 import importlib.util

@@ -134,6 +134,9 @@ def why_too_large(calls, lstm: bool, batch: int, steps: int) -> str:
     """
     if why := dispatch.why_no_steps_on_cpu():
         return why
+    for op, facts in calls:
+        if why := cpu.unsupported(op, **facts):
+            return why
     return cpu.left_to_graph(batch, steps, cpu.step_work(calls, lstm), dispatch.beside_gpu())
 
 
