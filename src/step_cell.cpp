@@ -122,23 +122,27 @@ bool declines = false;
 constexpr long WORTH_UNLOCKING = 1 << 20;
 constexpr long LONG_SEQUENCE = 1 << 24;  // a longer one runs while Python goes on
 // Beside an Apple GPU, a round trip to which takes about as long as 2^22 of them on a few cores.
+// Few rows don't fill it, so that they may take longer; 2^27 are some 4 ms.
 constexpr long GPU_SEQUENCE = 1 << 21;
 constexpr struct {
   long batch, work;
-} GPU_STEPS[] = {{512, 1 << 22}, {64, 1 << 25}};
+} GPU_STEPS[] = {{512, 1 << 22}, {64, 1 << 25}, {1, 1 << 27}};
 
 // What a call of `row` units for each row and step exceeds, as a text, so that a graph must compute
 // it; else "".
 std::string left_to_graph(long B, long T, long row, bool beside_gpu) {
   const long work = saturated_product(saturated_product(B, T), row);
   const auto over = [&](long limit, const std::string& of) {
-    return std::to_string(work) + " units of work, over " + std::to_string(limit) + " in " + of;
+    return std::to_string(work) + " units of work (some 30 to the ns), over " +
+           std::to_string(limit) + " in " + of;
   };
   const long limit = beside_gpu ? GPU_SEQUENCE : LONG_SEQUENCE;
   if (T > 1) return work > limit ? over(limit, "a sequence") : "";
   for (const auto& large : GPU_STEPS)
     if (beside_gpu && B >= large.batch && work > large.work)
-      return over(large.work, "a step of " + std::to_string(large.batch) + " rows or more");
+      return over(large.work, large.batch == 1
+                                  ? "a step"
+                                  : "a step of " + std::to_string(large.batch) + " rows or more");
   return "";
 }
 

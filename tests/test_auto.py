@@ -210,12 +210,13 @@ def edges():
         yield 1, 2, limit // 2 + 1, gpu, True
         yield 2**10, 2**11, limit >> 21, gpu, False
         yield 2**10, 2**11, (limit >> 21) + 1, gpu, True
-    for batch, limit in ((512, 2**22), (64, 2**25)):
-        for rows, gpu, left in ((batch, True, True), (batch - 1, True, False)):
-            yield rows, 1, limit // batch + 1, gpu, left
+    for batch, limit in ((512, 2**22), (64, 2**25), (1, 2**27)):
+        yield batch, 1, limit // batch + 1, True, True
+        if batch > 1:
+            yield batch - 1, 1, limit // batch + 1, True, False
         yield batch, 1, limit // batch, True, False
         yield batch, 1, limit, False, False
-    yield 1, 1, 2**62, True, False
+    yield 1, 1, 2**62, False, False
     yield 2**40, 2**40, 2**40, False, True  # no overflow
     yield 2**40, 1, 2**40, True, True
 

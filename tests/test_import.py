@@ -1,4 +1,6 @@
-"""Importing the package computes nothing and opens no device: on a Mac the first array opens the GPU."""
+"""Importing the package computes nothing and opens no device: a Mac's GPU is opened by the first
+array.
+"""
 
 import pkgutil
 
