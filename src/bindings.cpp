@@ -145,6 +145,10 @@ NB_MODULE(_ext, m) {
       .def(nb::init<mlx_ncps::Arrays>(), "arrays"_a)
       .def("are", &Seen::are, "arrays"_a);
   m.def(
-      "probe", [](const mlx::core::array& a) { return a; }, "a"_a,
-      "Returns its argument: do nanobind's types match MLX's?");
+      "array_type",
+      []() -> nb::object {
+        const nb::handle type = nb::type<mlx::core::array>();
+        return type.is_valid() ? nb::borrow(type) : nb::none();
+      },
+      "mx.array where nanobind's types are those of MLX, else None.");
 }

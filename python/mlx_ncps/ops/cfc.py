@@ -77,8 +77,10 @@ def cfc_sequence(
     ).run()
 
 
-def prepare_cfc(inputs, state, ts, params, *, mode, activation, variant, training) -> Call:
-    """The checked call of `cfc_sequence`, with its backend."""
+def prepare_cfc(
+    inputs, state, ts, params, *, mode, activation, variant, training, op="cfc_sequence"
+) -> Call:
+    """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
     check_params("cfc", "params", params, CfCParams)
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     ts = normalise_timespans("cfc", ts, B, T, inputs)
@@ -95,7 +97,7 @@ def prepare_cfc(inputs, state, ts, params, *, mode, activation, variant, trainin
         "variant": variant,
         "backbone": tuple(weight.shape[0] for weight, _ in params.backbone),
     }
-    backend = dispatch.choose("cfc_sequence", **facts)
+    backend = dispatch.choose(op, **facts)
     keywords = {
         "mode": mode,
         "activation": activation,

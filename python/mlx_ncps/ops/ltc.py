@@ -102,8 +102,9 @@ def prepare_ltc(
     ode_solver,
     synapses,
     training,
+    op="ltc_sequence",
 ) -> Call:
-    """The checked call of `ltc_sequence`, with its backend."""
+    """The checked call of `ltc_sequence` with its backend; `op`: what the backend is chosen for."""
     check_params("ltc", "params", params, LTCParams)
     B, T, I, H = check_ltc(inputs, state, params)
     options = check_ltc_options(
@@ -126,7 +127,7 @@ def prepare_ltc(
         "ode_solver": ode_solver,
         "synapses": synapses,
     }
-    backend = dispatch.choose("ltc_sequence", **facts)
+    backend = dispatch.choose(op, **facts)
     if ode_solver == "semi_implicit":
         del options["ode_solver"]
     params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))

@@ -37,7 +37,8 @@ def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams,
     One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
     """
     h, c = _check("cfc", state)
-    call = prepare_cfc(inputs, h, ts, params, **cfc_sequence.__kwdefaults__ | keywords)
+    keywords = cfc_sequence.__kwdefaults__ | keywords
+    call = prepare_cfc(inputs, h, ts, params, **keywords, op="cfc_mixed_sequence")
     return _run("cfc", call, c, memory)
 
 
@@ -49,14 +50,16 @@ def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams,
     of `ltc_sequence`.
     """
     h, c = _check("ltc", state)
-    call = prepare_ltc(inputs, h, ts, params, **ltc_sequence.__kwdefaults__ | keywords)
+    keywords = ltc_sequence.__kwdefaults__ | keywords
+    call = prepare_ltc(inputs, h, ts, params, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
 
 
 def mixed_memory_is_fused(op: str, **facts) -> bool:
-    """Whether the backend that runs a call of `op` ("cfc_sequence" or "ltc_sequence") with these
-    facts has the LSTM in the same kernel.
+    """Whether the backend that runs a call of `op` ("cfc_sequence" or "ltc_sequence") behind an
+    LSTM with these facts has both in one kernel.
     """
+    op = op.replace("_sequence", "_mixed_sequence")
     return _has_memory(getattr(backends, dispatch.explain(op, **facts).backend, None))
 
 

@@ -16,7 +16,7 @@ from ..layers.base import drawing_from, output_shape
 from ..layers.linear import is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
-from ..ops.stepping import EVERY, LAST, STEP, linear
+from ..ops.stepping import EVERY, LAST, STEP, linear, why_not_at_once
 from ..ops.timespans import normalise_timespans
 from ..options import one_of as one_of_these
 from .direction import Direction, Result, state_batch
@@ -156,7 +156,7 @@ class SequenceLayer(Configurable, Direction):
         """
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
-        if mask is None and _may_run_at_once(inputs, self.batch_first):
+        if mask is None and _lies_at_once(inputs, self.batch_first):
             form = EVERY if self.return_sequences else LAST
             done = self._step_at_once(inputs, hx, timespans, form)
             if done is not None:
@@ -180,8 +180,8 @@ class SequenceLayer(Configurable, Direction):
 
         x: [B, I] or [I].  state: as `hx` of a call; None: zeros, or the state that `stateful` kept.
         ts: time elapsed before the step: None (1.0), a number, or an array [], [B] or [B, 1].
-        With float32 arrays that are evaluated, on the CPU, a CfC or an LTC computes the step at
-        once, without a graph: the result is evaluated too.
+        With float32 arrays that are evaluated, a CfC or an LTC computes the step at once on the
+        CPU, without a graph: the result is evaluated too. A large batch is an Apple GPU's.
         Raises ValueError as a call does, and when the layer reads backwards, which a stream can't.
         """
         if self.bidirectional or self.go_backwards:
@@ -355,16 +355,30 @@ class SequenceLayer(Configurable, Direction):
             batch, steps = steps, batch
         facts = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
         self.build(shape)
-        calls = [call for half in self.directions for call in half.calls()]
-        return make_plan(calls, self.stepwise(), facts)
+        halves = self.directions
+        calls = [call for half in halves for call in half.calls()]
+        fused = [call for half in halves for call in half.fused_steps()]
+        graph = self._why_not_at_once(len(shape), batch, steps, dtype)
+        return make_plan(calls, self.stepwise(), graph, facts, own_steps=not fused)
+
+    def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype) -> str:
+        """Why `__call__` leaves evaluated inputs of this shape to a graph, as it decides it."""
+        if self.bidirectional or self.go_backwards:
+            return "the layer reads backwards"
+        if ndim == 3 and not self.batch_first:
+            return "the inputs are [T, B, I]"
+        cell, lstm = self.rnn_cell, self.get("lstm")
+        if not isinstance(cell, LiquidCell) or (self.mixed_memory and lstm is None):
+            return "a part of the layer is none of this package"
+        if self._kept and self._kept["seen"]:
+            return "the layer keeps the last values of masked features"
+        return why_not_at_once(cell, lstm, batch, steps, dtype)
 
 
-def _may_run_at_once(inputs, batch_first: bool) -> bool:
-    """Whether inputs are [B, T, I] or [T, I], of one step unless the GPU is the default device."""
+def _lies_at_once(inputs, batch_first: bool) -> bool:
+    """Whether inputs are [B, T, I] or [T, I], as they lie where they are computed at once."""
     ndim = _ndim(inputs)
-    if ndim not in (2, 3) or not (batch_first or ndim == 2):
-        return False
-    return inputs.shape[-2] == 1 or mx.default_device().type == mx.DeviceType.cpu
+    return ndim == 2 or (ndim == 3 and batch_first)
 
 
 def _ndim(x) -> int:

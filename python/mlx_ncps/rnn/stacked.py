@@ -175,12 +175,19 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
 
     def explain(self, shape, *, dtype=mx.float32, scalar_timespans=True) -> Plan:
         """What a call with inputs of this shape would run and why, as a printable `Plan`."""
-        calls, stepwise = (), ""
+        calls, stepwise, graph = (), "", ()
         for layer in self.layers:
             plan = layer.explain(shape, dtype=dtype, scalar_timespans=scalar_timespans)
-            calls, stepwise = calls + plan.calls, plan.stepwise
+            calls, stepwise, graph = calls + plan.calls, plan.stepwise, graph + plan.graph
             shape = (*tuple(shape)[:-1], layer.merged_size)
-        return Plan(calls, stepwise)
+        return Plan(calls, stepwise, _after_graph(graph))
+
+
+def _after_graph(graph: tuple) -> tuple:
+    """`Plan.graph` of stacked layers: above a graph's output, which is lazy, none runs at once."""
+    first = next((n for n, why in enumerate(graph) if why), len(graph))
+    above = [why or "the layer below gives lazy outputs" for why in graph[first:]]
+    return (*graph[:first], *above)
 
 
 class CfCRNN(StackedRNN):
