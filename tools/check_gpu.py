@@ -3,7 +3,8 @@
     pip install ".[cuda12]" && python tools/check_gpu.py cuda      # an NVIDIA GPU
     pip install . && python tools/check_gpu.py metal               # an Apple GPU; also metallib
 
-1. values: states and all gradients of the tests' table of cases against NumPy float64;
+1. values: states and all gradients of the tests' table of cases against NumPy float64, case by
+   case, failures again at the end; variants that the metallib lacks are skipped and counted;
 2. sanitize: a part of them under compute-sanitizer's memcheck, racecheck, initcheck and synccheck
    (NVIDIA only);
 3. published: the shape whose times ltc-cuda publishes, beside these;
@@ -19,13 +20,19 @@ tries out the script itself.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+import traceback
+from collections import Counter
 from pathlib import Path
+
+# MLX reads it once. An M5 on macOS 26.2 would round the operands of matrix products to 10 bits.
+os.environ["MLX_ENABLE_TF32"] = "0"
 
 import mlx.core as mx
 
@@ -45,7 +52,14 @@ from cases import (  # noqa: E402  the table of cases lies beside the tests
     random_ltc_cases,
 )
 from mlx_ncps import dispatch, use_backend  # noqa: E402
-from running import check_gradients, check_states, problem  # noqa: E402
+from mlx_ncps.backends.metallib import MissingVariant  # noqa: E402
+from running import (  # noqa: E402
+    INFINITE_CASES,
+    check_gradients,
+    check_infinite,
+    check_states,
+    problem,
+)
 
 from benchmarks import page  # noqa: E402
 
@@ -66,20 +80,53 @@ RESULTS = {"cuda": "nvidia", "metal": "apple", "metallib": "apple", "cpu": "cpu"
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
-def check(cases, backend: str) -> bool:
-    """Values and gradients of every case, and with lists where synapses are missing."""
-    failed = 0
+def judge(checks) -> tuple[str, str]:
+    """("passed" or "skipped" or "failed", why) of one case."""
+    try:
+        for one in checks:
+            one()
+    except MissingVariant as missing:
+        return "skipped", str(missing)
+    except AssertionError as error:
+        return "failed", str(error)
+    except Exception:  # a kernel that does not compile or launch: the other cases still count
+        return "failed", traceback.format_exc().strip()
+    return "passed", ""
+
+
+def checks(cases, backend: str):
+    """(name, functions) of every case, and again with lists where synapses are missing."""
     for case in cases:
         masked = isinstance(case, LtcCase) and make(case).params.mask is not None
         for keywords in ({}, {"synapses": True}) if masked else ({},):
-            try:
-                check_states(case, backend, **keywords)
-                check_gradients(case, backend, **keywords)
-            except AssertionError as error:
-                failed += 1
-                print(f"FAILED {case} {keywords}: {error}")
-    print(f"values: {len(cases)} cases, {failed} failed")
-    return failed == 0
+            name = f"{case}, lists" if keywords else str(case)
+            yield (
+                name,
+                [
+                    functools.partial(check_states, case, backend, **keywords),
+                    functools.partial(check_gradients, case, backend, **keywords),
+                ],
+            )
+    for case in INFINITE_CASES:
+        yield f"{case}, infinite denominators", [functools.partial(check_infinite, case, backend)]
+
+
+def check(cases, backend: str) -> bool:
+    """Values and gradients of every case. Each is printed when it is done, so that the last line
+    before a crash names the one before; failures are listed again at the end.
+    """
+    count, failures = Counter(), []
+    for name, parts in checks(cases, backend):
+        verdict, why = judge(parts)
+        count[verdict] += 1
+        print(f"{verdict} {name}" + (f": {why}" if verdict == "skipped" else ""), flush=True)
+        if verdict == "failed":
+            failures.append(f"FAILED {name}\n{why}")
+    for failure in failures:
+        print(failure)
+    skipped = f", {count['skipped']} skipped: not in the metallib" if count["skipped"] else ""
+    print(f"values: {count.total()} cases, {count['failed']} failed{skipped}")
+    return count["failed"] == 0 and count["passed"] > 0
 
 
 def sanitize(backend: str) -> bool:
