@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlx_ncps.backends import cuda
+from simulated_metal import replaced, simulated
 
 SCRIPT = Path(__file__).parent.parent / "tools" / "check_gpu.py"
 
@@ -54,7 +55,7 @@ def test_check_gpu_judges_every_case_and_lists_failures_last(tool, monkeypatch, 
     assert not tool.check([tool.FEW[i] for i in (0, 1, 4, 5)], "cpu")
     lines = capsys.readouterr().out.splitlines()
     verdicts = [line.split(" ")[0] for line in lines[:6]]
-    assert verdicts == ["failed", "failed", "skipped", "passed", "passed", "passed"]
+    assert verdicts == ["failed", "error", "skipped", "passed", "passed", "passed"]
     assert lines[6:8] == [f"FAILED {tool.FEW[0]}", "states: error 1"]
     assert lines[8] == f"FAILED {tool.FEW[1]}"
     assert lines[-2] == "RuntimeError: Unable to build metal library from source"
@@ -68,6 +69,27 @@ def test_check_gpu_fails_where_every_case_is_skipped(tool, monkeypatch, capsys):
     monkeypatch.setattr(tool, "checks", lambda *_: [("one", [missing])])
     assert not tool.check([], "metallib")
     assert "1 cases, 0 failed, 1 skipped" in capsys.readouterr().out
+
+
+def test_check_gpu_names_the_kernel_that_does_not_compile(tool, tmp_path, capsys):
+    change = replaced("return ncps_exp2(z * 1.44269504088896341f);", "return undeclared_name;")
+    with simulated(change=("activations.h", change)):
+        assert not tool.check(tool.FEW[4:5], "metal", tmp_path)
+    printed = capsys.readouterr().out
+    assert "the first kernel that fails: ncps_cfc_forward_save_on_chip<" in printed
+    kept = json.loads((tmp_path / "values-metal.json").read_text())
+    assert "undeclared_name" in kept["kernel"]["error"]
+    assert "return undeclared_name;" in kept["kernel"]["text"]
+    assert "[[kernel]] void custom_kernel_ncps_cfc_forward" in kept["kernel"]["text"]
+    assert len(kept["failures"]) == kept["error"] >= 1
+
+
+def test_check_gpu_blames_no_kernel_for_another_fault(tool):
+    def fault():
+        raise RuntimeError("of no kernel")
+
+    with simulated():
+        assert tool.failing_kernel("metal", fault) is None
 
 
 def test_check_gpu_multiplies_in_float32(tool):

@@ -75,8 +75,8 @@ int available_cpus() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-// Who asked for the work waits for it. A thread of the default class may land on an efficiency core,
-// and a region ends when its slowest thread does.
+// Who asked for the work waits for it. A thread of the default class may land on an efficiency
+// core, and a region ends when its slowest thread does.
 void raise_priority() {
 #if defined(__APPLE__)
   pthread_set_qos_class_self_np(QOS_CLASS_USER_INITIATED, 0);
@@ -219,7 +219,7 @@ class Pool {
   const int available_cpus_ = available_cpus();
   std::atomic<bool> busy_{false};
   std::atomic<bool> spinning_{true};
-  int workers_ = 0;                      // belongs to the holder of busy_
+  int workers_ = 0;  // belongs to the holder of busy_
   // Counts the regions; workers that wait spin on it, while others sign up under the mutex.
   alignas(CACHE_LINE) std::atomic<unsigned> generation_{0};
   alignas(CACHE_LINE) std::mutex mutex_;  // the rest belongs to it
