@@ -4,11 +4,11 @@ any machine.
     apt-get install clang-19 llvm-19 g++-aarch64-linux-gnu     # Debian
     python tools/neon_mca.py
 
-Nothing is run. clang compiles csrc/cpu/kernels_baseline.cpp for the M1; of each kernel the innermost
-loop with most divisions, or multiply-adds, goes through llvm-mca. LLVM has no model of an M1: for
-`apple-m1` it takes that of Apple's first 64-bit core, which has three vector pipes where an M1 has
-four; `neoverse-v2` has four pipes of 128 bits as well, and a slower division. The floor is the
-vector instructions over four pipes: no schedule is better. Loads are taken to hit the L1.
+Nothing is run. clang compiles csrc/cpu/kernels_baseline.cpp for the M1; of each kernel the
+innermost loop with most divisions, or multiply-adds, goes through llvm-mca. LLVM has no model of an
+M1: for `apple-m1` it takes that of Apple's first 64-bit core, which has three vector pipes where an
+M1 has four; `neoverse-v2` has four pipes of 128 bits as well, and a slower division. The floor is
+the vector instructions over four pipes: no schedule is better. Loads are taken to hit the L1.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import argparse
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "csrc/cpu/kernels_baseline.cpp"
 # The options of CMakeLists.txt for the kernels, for the CPU that Apple's clang compiles for.
-OPTIONS = ["--target=aarch64-linux-gnu", "-mcpu=apple-m1", "-std=c++20", "-O3", "-ffp-contract=fast",
-           "-fno-math-errno", "-fno-trapping-math", "-fno-stack-protector", "-S"]  # fmt: skip
+OPTIONS = ["--target=aarch64-linux-gnu", "-mcpu=apple-m1", "-std=c++20", "-O3", "-S",
+           "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+           "-fno-stack-protector"]  # fmt: skip
 MODELS = ("apple-m1", "neoverse-v2")
 PIPES = 4  # vector pipes of a performance core of an M1
 ITERATIONS = 200
@@ -46,7 +46,7 @@ class Loop(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A row of the table: part of the symbol, what is counted, lanes of results in each."""
+    """A row of the table: part of the function's symbol, and the instruction that is counted."""
 
     name: str
     symbol: str
@@ -89,6 +89,12 @@ def choose(loops, kernel: Kernel) -> Loop:
     return max(own, key=lambda loop: (loop.count(kernel.counted), -len(loop.lines)))
 
 
+def compiled(clang: str) -> str:
+    """The kernels' assembly."""
+    command = [clang, *OPTIONS, "-I.", SOURCE, "-o", "-"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 def cycles(loop: Loop, mca: str, model: str) -> float:
     """Cycles of one pass by llvm-mca."""
     command = [mca, "-mtriple=aarch64-linux-gnu", f"-mcpu={model}", f"-iterations={ITERATIONS}"]
@@ -120,14 +126,8 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--clang", default="clang++-19")
     parser.add_argument("--mca", default="llvm-mca-19")
-    parser.add_argument("--define", action="append", default=[], metavar="MACRO")
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "kernels.s"
-        macros = [f"-D{macro}" for macro in options.define]
-        command = [options.clang, *OPTIONS, *macros, "-I.", SOURCE, "-o", output]
-        subprocess.run(command, cwd=ROOT, check=True)
-        print(*table(output.read_text(), options.mca), sep="\n")
+    print(*table(compiled(options.clang), options.mca), sep="\n")
     return 0
 
 
