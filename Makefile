@@ -1,4 +1,5 @@
 # make test       everything in tests/, with the native module built and required
+# make test-as-mac  the same as a Mac would run it, on Linux: see tests/as_mac.py
 # make demo       train a CfC and an LTC on handwritten digits      DEMO_ARGS=--short
 # make examples   every other example in its short mode
 # make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
@@ -6,8 +7,10 @@
 # make mac-report on a Mac: all of it, in one file for an issue   MAC_REPORT_ARGS=--short
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
-# make sanitize   the C++ tests under ASan + UBSan, then under TSan
+# make fuzz       both that follow
+# make fuzz-arguments  hostile arguments for every public callable    FUZZ_ARGS="--seed 5"
 # make fuzz-files 1000 hostile weight files and configurations    FUZZ_FILES_ARGS=--seed 1
+# make sanitize   the C++ tests under ASan + UBSan, then under TSan
 # make sanitize-python  the native module under ASan + UBSan with the Python tests that enter it
 #                 SANITIZE_TESTS="tests/test_step_cell.py"
 # make clean      remove what these made
@@ -32,11 +35,14 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu mac-report guard lint format \
-  sanitize sanitize-python fuzz-files clean
+.PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu mac-report \
+  guard lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-as-mac: build/mac/built
+	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest --as-mac $(PYTEST_ARGS)
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/digits.py $(DEMO_ARGS)
@@ -76,6 +82,11 @@ guard: $(VENV)/tools
 	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
 	$(BIN)/cmake --build build/guard --target mlx_ncps_perf_guard
 	$(BIN)/python tools/perf_guard.py build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
+
+fuzz: fuzz-arguments fuzz-files
+
+fuzz-arguments: $(VENV)/test
+	$(BIN)/python tools/fuzz_arguments.py --cases 20000 $(FUZZ_ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check
@@ -119,7 +130,7 @@ sanitize-python: $(VENV)/test $(VENV)/tools
 	cp -r metal $(SANITIZED)/mlx_ncps
 	$(BIN)/cmake --install build/sanitize-python --prefix $(SANITIZED)
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) MLX_NCPS_REQUIRE_NATIVE=1 \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED) MLX_NCPS_REQUIRE_NATIVE=1 \
 	  MLX_NCPS_LOCK_GUARD=1 $(BIN)/python -m pytest $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 clean:
@@ -141,6 +152,14 @@ $(VENV)/tools: $(VENV)/created .ci/requirements.txt
 build/wheel/built: $(VENV)/created $(SOURCES)
 	rm -rf build/wheel
 	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	touch $@
+
+# What lets MLX evaluate the simulator's kernels when it needs them.
+build/mac/built: $(VENV)/test $(VENV)/tools tests/mslsim/lazy_primitive.cpp
+	$(PIP) install "$$($(BIN)/python build_backend/native_requirements.py nanobind)"
+	$(BIN)/cmake -S . -B build/mac -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_SIMULATOR=ON
+	$(BIN)/cmake --build build/mac --target _mslsim_lazy
 	touch $@
 
 $(VENV)/test $(VENV)/demo $(VENV)/bench: $(VENV)/%: build/wheel/built

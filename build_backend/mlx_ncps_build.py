@@ -2,7 +2,8 @@
 look at the machine before CMake runs.
 
 Environment: `MLX_NCPS_BUILD_MLX=0.32.4` names the MLX to build against (for uv, which hides the
-target environment from the build); `MLX_NCPS_NO_NATIVE=1` builds a pure-Python wheel.
+target environment from the build); `MLX_NCPS_NO_NATIVE=1` builds a pure-Python wheel;
+`MLX_NCPS_METALLIB=1` compiles the Metal kernels ahead of time, too (macOS).
 """
 
 from __future__ import annotations

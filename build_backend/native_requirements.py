@@ -19,7 +19,7 @@ from pathlib import Path
 NANOBIND_FOR_MLX = (
     ((0, 32, 3), "3.1.0"),
     ((0, 32, 2), "2.15.0"),
-    ((0, 32, 0), "2.14.0"),
+    ((0, 32, 1), "2.14.0"),  # 0.32.0 ends the process where a task of the CPU raises
 )
 _PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
@@ -38,7 +38,7 @@ def installed_mlx(folders: list[str] | None = None) -> str | None:
 
 
 def allowed_mlx() -> str:
-    """The range of MLX releases in pyproject.toml, e.g. ">=0.32,<0.33"."""
+    """The range of MLX releases in pyproject.toml, e.g. ">=0.32.1,<0.33"."""
     match = re.search(r'^dependencies = \[.*"mlx([<>=][^"]*)"', _PYPROJECT.read_text(), re.M)
     if match is None:
         raise SystemExit("[mlx-ncps build] pyproject.toml has no dependency on mlx.")
@@ -63,7 +63,11 @@ def nanobind_for(mlx_version: str) -> str:
 
 def is_native() -> bool:
     """Whether the native module is wanted at all."""
-    return os.environ.get("MLX_NCPS_NO_NATIVE", "") in ("", "0")
+    return not _is_set("MLX_NCPS_NO_NATIVE")
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "") not in ("", "0")
 
 
 def native_requirements() -> list[str]:
@@ -73,15 +77,16 @@ def native_requirements() -> list[str]:
     version = os.environ.get("MLX_NCPS_BUILD_MLX") or installed_mlx()
     wanted = f"=={version}" if version else allowed_mlx()
     nanobind = nanobind_for(version) if version else NANOBIND_FOR_MLX[0][1]
-    return [
+    requirements = [
         f"mlx{wanted}; platform_system != 'Linux'",
         # Also for CUDA users: the CUDA wheel's CMake files want a CUDA toolkit, and a module
         # built against the CPU wheel loads with both.
         f"mlx[cpu]{wanted}; platform_system == 'Linux'",
         f"nanobind=={nanobind}",
-        # On macOS the build asks the package itself for its kernels (metallib_source.py).
-        "numpy; platform_system != 'Linux'",
     ]
+    if _is_set("MLX_NCPS_METALLIB"):  # the build asks the package itself for its kernels
+        requirements.append("numpy")
+    return requirements
 
 
 if __name__ == "__main__":  # the requirements of that name: for a build by hand

@@ -9,6 +9,7 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   src/step_cell.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
+  csrc/mappable.cpp
   csrc/metallib.cpp
   csrc/step_cell.cpp
   csrc/primitive.cpp)
@@ -34,13 +35,17 @@ if(APPLE)
   set_target_properties(mlx PROPERTIES INTERFACE_LINK_LIBRARIES
     "${METAL_FRAMEWORK};${FOUNDATION_FRAMEWORK};${QUARTZCORE_FRAMEWORK}")
 
-  # Kernels compiled ahead of time, where Xcode's `metal` compiler exists; without it the same
-  # text is compiled at run time by mx.fast.metal_kernel.
-  file(GLOB _metal_text CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metal/*)
-  # Run it: Xcode 26 finds a `metal` that only says that the Metal toolchain must be downloaded.
-  execute_process(COMMAND xcrun -sdk macosx metal --version
-    RESULT_VARIABLE _no_metal OUTPUT_QUIET ERROR_QUIET)
-  if(_no_metal EQUAL 0 AND MLX_BUILD_METAL)
+  # Kernels compiled ahead of time, which only the backend "metallib" takes; all others are compiled
+  # from the same text at run time by mx.fast.metal_kernel.
+  if(MLX_NCPS_METALLIB)
+    file(GLOB _metal_text CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metal/*)
+    # Run it: Xcode 26 finds a `metal` that only says that the Metal toolchain must be downloaded.
+    execute_process(COMMAND xcrun -sdk macosx metal --version
+      RESULT_VARIABLE _no_metal OUTPUT_QUIET ERROR_QUIET)
+    if(NOT _no_metal EQUAL 0)
+      message(FATAL_ERROR "MLX_NCPS_METALLIB needs Xcode's Metal compiler, which does not run: "
+        "install Xcode, and from Xcode 26 on run xcodebuild -downloadComponent MetalToolchain.")
+    endif()
     set(MLX_NCPS_HAS_METALLIB True)
     set(_metal_source ${PROJECT_BINARY_DIR}/mlx_ncps_kernels.metal)
     execute_process(

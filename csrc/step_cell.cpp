@@ -80,6 +80,12 @@ void copy_rows(const float* from, long stride, long rows, long n, float* to, lon
   for (long r = 0; r < rows; ++r) std::copy_n(from + r * stride, n, to + r * apart);
 }
 
+long sizes(const Arrays& arrays) {
+  long sum = 0;
+  for (const auto& array : arrays) sum += long(array.size());
+  return sum;
+}
+
 }  // namespace
 
 struct StepCell::Parts {
@@ -134,7 +140,8 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
               p.I,
               p.H,
               synapses});
-  parts->work = saturated_product(8 * p.H, p.H * p.U + p.I);  // a gate is worth 8
+  const long lstm = memory.empty() ? 0 : (p.I + p.H + 1) / 2;  // 4 H rows of I + H + 1 products
+  parts->work = saturated_product(8 * p.H, p.H * p.U + p.I + lstm);  // a gate is worth 8
   parts->set(readout);
   parts_ = std::move(parts);
 }
@@ -154,7 +161,7 @@ StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memo
     Packed merged = pack_merged(table, p, parts->merged_ts), packed(nullptr, table.free_packed_cfc);
     if (!only_ts || !merged) packed.reset(table.new_packed_cfc(p));
     parts->add({{}, p, std::move(packed), std::move(merged), p.I, p.H, {}});
-    for (const auto& weight : stage.weights) parts->work += long(weight.size());
+    parts->work += sizes(stage.weights) + sizes(memory);
   }
   parts->set(readout);
   parts_ = std::move(parts);

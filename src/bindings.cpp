@@ -8,12 +8,14 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <map>
 
 #include "csrc/cfc.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/ltc.h"
+#include "csrc/mappable.h"
 #include "csrc/metallib.h"
 #include "metal/activations.h"
 #include "src/bindings.h"
@@ -33,11 +35,17 @@ namespace {
 struct Seen {
   mlx_ncps::Arrays arrays;
 
-  // Whether these are still the same values: no other arrays, none edited in place, no tracer.
+  // Whether these are still the same values: no other arrays, none edited in place, no tracer of
+  // mx.compile. A tracer of mx.grad is a copy of the array that it stands for.
   bool are(const mlx_ncps::Arrays& now) const {
     if (now.size() != arrays.size()) return false;
-    for (size_t i = 0; i < now.size(); ++i)
-      if (now[i].id() != arrays[i].id() || now[i].is_tracer()) return false;
+    for (size_t i = 0; i < now.size(); ++i) {
+      const mlx::core::array* a = &now[i];
+      while (a->is_tracer() && a->has_primitive() && a->inputs().size() == 1 &&
+             std::strcmp(a->primitive().name(), "Copy") == 0)
+        a = &a->inputs()[0];
+      if (a->id() != arrays[i].id() || a->is_tracer()) return false;
+    }
     return true;
   }
 };
@@ -80,6 +88,8 @@ NB_MODULE(_ext, m) {
   bind_interrupt();
   bind_step_cell(m);
 
+  m.def("mappable", &mlx_ncps::mappable, "outputs"_a,
+        "The outputs of a launch of a GPU kernel, which mx.vmap can map.");
   m.def("metallib_available", &mlx_ncps::metallib_available);
   m.def("metallib_max_threads", &mlx_ncps::metallib_max_threads, "function"_a);
   m.def(
@@ -135,6 +145,10 @@ NB_MODULE(_ext, m) {
       .def(nb::init<mlx_ncps::Arrays>(), "arrays"_a)
       .def("are", &Seen::are, "arrays"_a);
   m.def(
-      "probe", [](const mlx::core::array& a) { return a; }, "a"_a,
-      "Returns its argument: do nanobind's types match MLX's?");
+      "array_type",
+      []() -> nb::object {
+        const nb::handle type = nb::type<mlx::core::array>();
+        return type.is_valid() ? nb::borrow(type) : nb::none();
+      },
+      "mx.array where nanobind's types are those of MLX, else None.");
 }

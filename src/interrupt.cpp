@@ -3,6 +3,7 @@
 // in front of Python's wakes a thread; where the main thread is not back after a while, and Ctrl-C
 // means KeyboardInterrupt, the kernels give up (csrc/cpu/interrupt.h), MLX returns, and Python
 // raises. A handler that the user wrote may not raise: it waits for the end of the call, as before.
+#include <fcntl.h>
 #include <nanobind/nanobind.h>
 #include <pthread.h>
 #include <signal.h>
@@ -30,7 +31,7 @@ std::atomic<bool> ended{false};             // Python is about to end
 std::atomic<int> wake{-1};                  // where the handler writes
 int watched = -1;                           // where the watching thread reads
 void (*pythons_handler)(int) = nullptr;     // null: there was none, and nothing here acts
-PyObject *getsignal, *default_int_handler;  // of Python's module signal
+PyObject *getsignal, *default_int_handler;  // of Python's module _signal
 
 bool is_main_thread() {
 #ifdef __linux__
@@ -88,6 +89,7 @@ void* watch(void*) {
 bool start_watching() {
   int ends[2];
   if (pipe(ends) != 0) return false;
+  for (int end : ends) fcntl(end, F_SETFD, FD_CLOEXEC);
   watched = ends[0];
   sigset_t all, before;
   sigfillset(&all);
@@ -114,11 +116,12 @@ void install() {
 // For work that is about to start: whether it is the main thread's.
 bool prepare() {
   if (!pythons_handler || !is_main_thread() || ended) return false;
-  if (pressed) {  // in the evaluation that goes on, or before it and already raised
+  if (pressed || mlx_ncps::gives_up()) {  // in this evaluation, or before it and already raised
     const nb::gil_scoped_acquire lock;
     if (raises()) {
       const bool raised = PyErr_CheckSignals() != 0;
       clear();
+      mlx_ncps::give_up(raised);  // MLX waits for what is queued before it lets the error through
       if (raised) throw nb::python_error();
     }
   }
@@ -146,7 +149,8 @@ void bind_interrupt() {
   if (sigaction(SIGINT, nullptr, &now) != 0 || (now.sa_flags & SA_SIGINFO) ||
       now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN)
     return;
-  const auto signal = nb::module_::import_("signal");
+  // Not `signal`, whose functions are Python code: running any would handle the signal.
+  const auto signal = nb::module_::import_("_signal");
   getsignal = nb::object(signal.attr("getsignal")).release().ptr();
   default_int_handler = nb::object(signal.attr("default_int_handler")).release().ptr();
   pythons_handler = now.sa_handler;

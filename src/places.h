@@ -17,11 +17,10 @@ namespace mlx_ncps {
 namespace nb = nanobind;
 namespace mx = mlx::core;
 
-// The array behind a Python object, or null; mx.array.__new__ makes an object without one.
+// The array behind a Python object, or null, also for `mx.array.__new__(mx.array)`, which has none.
 inline const mx::array* array_of(nb::handle object) {
-  return nb::isinstance<mx::array>(object) && nb::inst_ready(object)
-             ? nb::inst_ptr<mx::array>(object)
-             : nullptr;
+  const bool is_array = nb::isinstance<mx::array>(object) && nb::inst_ready(object);
+  return is_array ? nb::inst_ptr<mx::array>(object) : nullptr;
 }
 
 class Places {

@@ -59,7 +59,8 @@ enum Form { STEP, EVERY, LAST, BATCH };
 
 // Elapsed times [B, T], or nothing where the object is no such thing. A negative element gives NaN;
 // a negative or NaN number is declined, for the graph's code raises it.
-bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<float>& out) {
+bool read_timespans(nb::handle ts, long B, long T, bool one_step, bool single,
+                    std::vector<float>& out) {
   out.assign(B * T, 1.0f);
   if (ts.is_none()) return true;
   if (PyFloat_Check(ts.ptr()) || (PyLong_Check(ts.ptr()) && !PyBool_Check(ts.ptr()))) {
@@ -76,14 +77,33 @@ bool read_timespans(nb::handle ts, long B, long T, bool one_step, std::vector<fl
   if (!values) return false;
   const auto& shape = a->shape();
   const int b = int(B), t = int(T);
-  const bool each = one_step ? shape == mx::Shape{b} || shape == mx::Shape{b, 1}
-                             : shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
+  bool each;
+  if (one_step)
+    each = shape == mx::Shape{b} || shape == mx::Shape{b, 1};
+  else if (single)  // inputs [T, I] have no batch, and neither have their times
+    each = shape == mx::Shape{t} || shape == mx::Shape{t, 1};
+  else
+    each = shape == mx::Shape{b, t} || shape == mx::Shape{b, t, 1};
   if (!each && !shape.empty() && (one_step || shape != mx::Shape{t})) return false;
   for (long i = 0; i < B * T; ++i) {
     const float value = values[each ? i : shape.empty() ? 0 : i % T];
     out[i] = value >= 0 ? value : std::numeric_limits<float>::quiet_NaN();
   }
   return true;
+}
+
+// Whether an array may depend on one without a value, of mx.compile, an export or mx.vmap; no for
+// a tracer of mx.grad alone, yes where that would take long to tell.
+bool may_lack_values(const mx::array& a) {
+  std::vector<const mx::array*> left{&a};
+  for (int seen = 0; !left.empty(); ++seen) {
+    const mx::array* at = left.back();
+    left.pop_back();
+    if (!at->is_tracer()) continue;
+    if (!at->has_primitive() || seen > 64) return true;
+    for (const auto& input : at->inputs()) left.push_back(&input);
+  }
+  return false;
 }
 
 // Values of a call. Holds them: without Python's lock another thread may put another array in
@@ -118,32 +138,63 @@ void run_unlocked(const StepCell& cell, const StepCell::Call& call) {
 // Leaves all calls to the graph, whose code says why: a forked child in which MLX can't run.
 bool declines = false;
 
-// Units of StepCell::work.
-constexpr long WORTH_UNLOCKING = 1 << 20;  // some 30 us
-constexpr long WORTH_A_GRAPH = 1 << 24;    // a longer sequence runs while Python goes on
+// Units of StepCell::work, some 30 to the ns.
+constexpr long WORTH_UNLOCKING = 1 << 20;
+constexpr long LONG_SEQUENCE = 1 << 24;  // a longer one runs while Python goes on
+// Beside an Apple GPU, a round trip to which takes about as long as 2^22 of them on a few cores.
+// Few rows don't fill it, so that they may take longer; 2^27 are some 4 ms.
+constexpr long GPU_SEQUENCE = 1 << 21;
+constexpr struct {
+  long batch, work;
+} GPU_STEPS[] = {{512, 1 << 22}, {64, 1 << 25}, {1, 1 << 27}};
+
+// What a call of `row` units for each row and step exceeds, as a text, so that a graph must compute
+// it; else "".
+std::string left_to_graph(long B, long T, long row, bool beside_gpu) {
+  const long work = saturated_product(saturated_product(B, T), row);
+  const auto over = [&](long limit, const std::string& of) {
+    return std::to_string(work) + " units of work (some 30 to the ns), over " +
+           std::to_string(limit) + " in " + of;
+  };
+  const long limit = beside_gpu ? GPU_SEQUENCE : LONG_SEQUENCE;
+  if (T > 1) return work > limit ? over(limit, "a sequence") : "";
+  for (const auto& large : GPU_STEPS)
+    if (beside_gpu && B >= large.batch && work > large.work)
+      return over(large.work, large.batch == 1
+                                  ? "a step"
+                                  : "a step of " + std::to_string(large.batch) + " rows or more");
+  return "";
+}
+
+// Whether a call is computed at once; ASK: if it has no GPU beside it.
+enum Readiness { GRAPH, ASK, NOW };
 
 // What a call asks of a cell, as it lies in memory.
 struct Request {
   Form form;
+  bool no_gpu;  // known to be so
   long B, T;
   mx::Shape state_shape;  // [B, H] or [H]
   Held x, h, c;
   std::vector<float> ts, zeros;
 
-  // False where only a graph can tell or compute.
-  bool read(const StepCell& cell, nb::handle inputs, nb::handle initial, nb::handle timespans) {
+  // GRAPH where only a graph can tell or compute.
+  Readiness read(const StepCell& cell, nb::handle inputs, nb::handle initial,
+                 nb::handle timespans) {
     const mx::array* a = array_of(inputs);
     const bool one_step = form == STEP || form == BATCH;
     const int batched = one_step ? 2 : 3, H = cell.units();
     if (!x.take(a) || int(a->ndim()) > batched || int(a->ndim()) < batched - (form != BATCH) ||
         a->shape(-1) != cell.inputs())
-      return false;
+      return GRAPH;
     const bool single = int(a->ndim()) < batched;
     B = single ? 1 : a->shape(0), T = one_step ? 1 : a->shape(-2);
-    if (B == 0 || T == 0 || (T > 1 && saturated_product(B * T, cell.work()) > WORTH_A_GRAPH))
-      return false;
+    if (B == 0 || T == 0 || !left_to_graph(B, T, cell.work(), false).empty()) return GRAPH;
+    if (!no_gpu && !left_to_graph(B, T, cell.work(), true).empty()) return ASK;
     state_shape = single ? mx::Shape{H} : mx::Shape{int(B), H};
-    return read_states(cell, initial) && read_timespans(timespans, B, T, one_step, ts);
+    const bool read =
+        read_states(cell, initial) && read_timespans(timespans, B, T, one_step, single, ts);
+    return read ? NOW : GRAPH;
   }
 
   bool read_states(const StepCell& cell, nb::handle initial) {
@@ -210,12 +261,20 @@ struct Stream {
     return true;
   }
 
-  // (output, state); None: the graph's code must run this call; False: what the parameters depend
-  // on may have changed.
+  // (output, state); None: the graph's code must run this call; True: unless it is known that no
+  // GPU would; False: what the parameters depend on may have changed.
   nb::object step(nb::handle owner, nb::handle front, nb::handle inputs, nb::handle initial,
-                  nb::handle timespans, int form) const {
-    Request request{Form(form)};
-    if (declines || !request.read(cell, inputs, initial, timespans)) return nb::none();
+                  nb::handle timespans, int form, bool no_gpu) const {
+    if (declines) return nb::none();
+    Request request{Form(form), no_gpu};
+    switch (request.read(cell, inputs, initial, timespans)) {
+      case GRAPH:
+        return nb::none();
+      case ASK:
+        return nb::bool_(true);
+      case NOW:
+        break;
+    }
     if (!cell.current() || !places || !places->unchanged(owner, front)) return nb::bool_(false);
     return request.run(cell);
   }
@@ -242,7 +301,7 @@ PyType_Slot stream_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse_
 // A short sequence through a CfC that is packed for this call alone: (states [B, T, H], the last
 // [B, H]), or None where a graph must compute it.
 nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespans,
-                       const CfcStage& stage) {
+                       const CfcStage& stage, bool no_gpu) {
   if (declines) return nb::none();
   const mx::array* x = array_of(inputs);
   for (const auto& given : {inputs, initial, timespans})
@@ -253,8 +312,7 @@ nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespa
     work += long(weight.size());
     if (!values_of(weight) || !weight.is_available()) return nb::none();  // a reshape, lazy itself
   }
-  const long rows = long(x->shape(0)) * x->shape(1);
-  if (saturated_product(rows, work) > WORTH_A_GRAPH) return nb::none();
+  if (!left_to_graph(x->shape(0), x->shape(1), work, !no_gpu).empty()) return nb::none();
   if (stage.layers < 0 || stage.weights.size() < 2 * size_t(stage.layers) + 2) return nb::none();
   const mx::Shape& bias = stage.weights[2 * stage.layers + 1].shape();
   std::optional<float> only_ts;
@@ -263,8 +321,8 @@ nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespa
                                                      : -1.0;
   if (ts >= 0.0 && ts <= 1e30) only_ts = float(ts);  // as backends/_fold.py: no infinite weight
   const StepCell cell({stage}, {}, Readout{0, bias.empty() ? 0 : bias[0]}, only_ts);
-  Request request{EVERY};
-  return request.read(cell, inputs, initial, timespans) ? request.run(cell) : nb::none();
+  Request request{EVERY, no_gpu};
+  return request.read(cell, inputs, initial, timespans) == NOW ? request.run(cell) : nb::none();
 }
 
 // x [..., N] times weight [M, N] transposed, plus bias [M] or None; None where something has no
@@ -302,12 +360,13 @@ void bind_step_cell(nb::module_& m) {
   m.def("linear", &linear, "x"_a, "weight"_a, "bias"_a.none(),
         "A linear map computed at once, or None where something has no values yet.");
   m.def(
-      "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); }, "a"_a,
-      "Whether an object is an evaluated, row-contiguous float32 array.");
+      "has_values", [](nb::handle a) { return array_of(a) && values_of(*array_of(a)); },
+      "a"_a.none(), "Whether an object is an evaluated, row-contiguous float32 array.");
   m.def("decline_steps", [](bool on) { declines = on; }, "on"_a);
   m.def(
       "lies_plain", [](const mx::array& a) { return a.is_available() && a.flags().row_contiguous; },
       "a"_a, "Whether an array is evaluated and row-contiguous.");
+  m.def("may_lack_values", &may_lack_values, "a"_a);
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def(
       "is_tracing",
@@ -326,7 +385,15 @@ void bind_step_cell(nb::module_& m) {
   nb::class_<CfcStage>(m, "CfcStage")
       .def(nb::init<Arrays, int, int, std::string, std::string, std::string>(), "weights"_a,
            nb::kw_only(), "inputs"_a, "layers"_a, "mode"_a, "activation"_a, "head_activation"_a);
-  m.def("cfc_at_once", &cfc_at_once, "x"_a, "h0"_a, "ts"_a, "stage"_a,
+  m.def("left_to_graph", &left_to_graph, "B"_a, "T"_a, "work"_a, "beside_gpu"_a,
+        "Why a call of so much work for each row and step is not computed at once, or nothing.");
+  m.def(
+      "is_pending",
+      [](const mx::array& a) {
+        return a.status() == mx::array::Status::evaluated && !a.is_available();
+      },
+      "a"_a, "Whether MLX computes an array now.");
+  m.def("cfc_at_once", &cfc_at_once, "x"_a, "h0"_a, "ts"_a, "stage"_a, "no_gpu"_a,
         "(states, last state) of a short sequence, or None: a graph must compute it.");
   nb::class_<Stream>(m, "StepCell", nb::type_slots(stream_slots),
                      "A cell for streams of single steps.")
@@ -345,10 +412,11 @@ void bind_step_cell(nb::module_& m) {
             return new Stream{StepCell(chain, memory, readout), parameters, {}};
           },
           "chain"_a, "memory"_a, "readout"_a, "parameters"_a)
+      .def_prop_ro("work", [](const Stream& s) { return s.cell.work(); })
       .def("made_from", &Stream::made_from, "parameters"_a)
       .def("watch", &Stream::watch, "places"_a)
       .def("__call__", &Stream::step, "cell"_a, "memory"_a.none(), "x"_a.none(), "state"_a.none(),
-           "ts"_a.none(), "form"_a,
-           "(output, state) of one step; None: a graph must compute it; False: the parameters have "
-           "changed.");
+           "ts"_a.none(), "form"_a, "no_gpu"_a = false,
+           "(output, state) of one step; None: a graph must compute it; True: unless there is no "
+           "GPU; False: the parameters have changed.");
 }

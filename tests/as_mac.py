@@ -1,6 +1,6 @@
 """The mode `pytest --as-mac`: a Mac as far as the package can see. MLX's default device is "gpu",
-and the backend metal runs in the simulator, fast and lazily. What a Mac has beside that is not here:
-streams of the GPU are streams of the CPU, and processes that tests start are Linux.
+and the backend metal runs in the simulator, fast and lazily. What a Mac has beside that is not
+here: streams of the GPU are streams of the CPU, and processes that tests start are Linux.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _real = {
 }
 _default = [mx.gpu]
 _local = threading.local()
-_gpu_streams: set[int] = set()
+_gpu_streams: list = []
 
 
 def _is_gpu(where) -> bool:
     if isinstance(where, mx.Stream):
-        return where.index in _gpu_streams
+        return where in _gpu_streams
     return where == mx.gpu
 
 
@@ -62,7 +62,7 @@ def _set_default_device(device):
 def _new_stream(device):
     made = _real["new_stream"](_on_cpu(device))
     if _is_gpu(device):
-        _gpu_streams.add(made.index)
+        _gpu_streams.append(made)
     return made
 
 

@@ -48,6 +48,15 @@ def native():
 
 
 @pytest.fixture
+def cpu_device():
+    """The CPU as the default device, on a Mac too: for tests of what runs on it."""
+    before = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(before)
+
+
+@pytest.fixture
 def run_python():
     """A function that runs `python *arguments` with these MLX_NCPS_* variables and no others."""
 

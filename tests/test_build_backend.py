@@ -35,7 +35,6 @@ def test_installed_mlx_reads_the_target_environment(tmp_path):
 @pytest.mark.parametrize(
     ("mlx", "nanobind"),
     [
-        ("0.32.0", "2.14.0"),
         ("0.32.1", "2.14.0"),
         ("0.32.2", "2.15.0"),
         ("0.32.3", "3.1.0"),
@@ -47,7 +46,7 @@ def test_nanobind_for_follows_the_wheels(mlx, nanobind):
     assert native_requirements.nanobind_for(mlx) == nanobind
 
 
-@pytest.mark.parametrize(("mlx", "match"), [("0.31.2", "needs mlx >= 0.32.0"), ("new", "'new'")])
+@pytest.mark.parametrize(("mlx", "match"), [("0.32.0", "needs mlx >= 0.32.1"), ("new", "'new'")])
 def test_nanobind_for_refuses(mlx, match):
     with pytest.raises(SystemExit, match=match):
         native_requirements.nanobind_for(mlx)
@@ -59,8 +58,14 @@ def test_native_requirements_pin_the_installed_mlx(monkeypatch):
         "mlx==0.32.2; platform_system != 'Linux'",
         "mlx[cpu]==0.32.2; platform_system == 'Linux'",
         "nanobind==2.15.0",
-        "numpy; platform_system != 'Linux'",
     ]
+
+
+@pytest.mark.parametrize(("value", "more"), [("1", ["numpy"]), ("0", [])])
+def test_native_requirements_of_a_metallib(monkeypatch, value, more):
+    plain = native_requirements.native_requirements()
+    monkeypatch.setenv("MLX_NCPS_METALLIB", value)
+    assert native_requirements.native_requirements() == plain + more
 
 
 def test_native_requirements_follow_the_variable(monkeypatch):
@@ -74,7 +79,8 @@ def test_native_requirements_follow_the_variable(monkeypatch):
 def test_native_requirements_allow_what_the_package_allows(monkeypatch):
     monkeypatch.setattr(native_requirements, "installed_mlx", lambda: None)
     wanted = native_requirements.allowed_mlx()
-    assert wanted.startswith(">=0.32")
+    oldest = ".".join(map(str, native_requirements.NANOBIND_FOR_MLX[-1][0]))
+    assert wanted == f">={oldest},<0.33"
     assert f"mlx[cpu]{wanted}; platform_system == 'Linux'" in (
         native_requirements.native_requirements()
     )

@@ -490,11 +490,15 @@ def test_layer_is_bidirectional_and_has_mixed_memory(name):
             {"ode_solver": "semi_implicit"},
             r"\[neural_ode\] ode_solver must be one of",
         ),
-        (NeuralODECell, {"field_units": (3, 0)}, r"\[neural_ode\] field_units must be an integer"),
+        (
+            NeuralODECell,
+            {"field_units": (3, 0)},
+            r"\[neural_ode\] field_units\[1\] must be",
+        ),
         (CTGRUCell, {"scales": 0}, r"\[ctgru\] scales must be an integer >= 1, got 0"),
         (CTGRUCell, {"tau": -1}, r"\[ctgru\] tau must be a number > 0, got -1"),
         (ODERNNCell, {"ode_solver": "semi_implicit"}, r"\[ode_rnn\] ode_solver must be one of"),
-        (ODELSTMCell, {"field_units": (0,)}, r"\[ode_lstm\] field_units must be an integer"),
+        (ODELSTMCell, {"field_units": (0,)}, r"\[ode_lstm\] field_units\[0\] must be an integer"),
     ],
 )
 def test_wrong_options_raise(cell, options, message):

@@ -1,5 +1,6 @@
 """CMake's own refusals: what the Python that it is given lacks, said in one sentence each."""
 
+import platform
 import re
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ MLX = {
     "MLXConfig.cmake": "set(MLX_VERSION 0.32.4)",
     "core.so": "nanobind_system_libstdcpp_abi_1_a1_v22\0",
 }
+
+
+notmac = pytest.mark.skipif(platform.system() == "Darwin", reason="of other systems")
 
 
 @pytest.fixture
@@ -67,6 +71,12 @@ def test_a_nanobind_that_does_not_fit(tmp_path, python):
     install(python, "mlx", MLX)
     text = refusal(tmp_path, python)
     assert "nanobind 9.8.7 does not fit mlx 0.32.4: mlx has nanobind internals v22" in text
+
+
+@notmac
+def test_a_metallib_is_for_macos(tmp_path, python):
+    text = refusal(tmp_path, python, "-DMLX_NCPS_METALLIB=ON")
+    assert f"MLX_NCPS_METALLIB is for macOS, this is {platform.system()}." in text
 
 
 def test_sanitizers_are_for_the_cpp_tests(tmp_path, python):

@@ -2,6 +2,8 @@
 weights back; the same against live ncps.torch where it is installed.
 """
 
+import pickle
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -147,7 +149,8 @@ def test_save_torch_refuses_other_files(tmp_path):
 
 def test_torch_files_without_torch_say_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    (tmp_path / "model.pt").write_bytes(b"")
+    parts = (0x1950A86A20F9469CFC6C, 1001, {}, {})  # as PyTorch wrote before 1.6
+    (tmp_path / "model.pt").write_bytes(b"".join(map(pickle.dumps, parts)))
     with pytest.raises(ImportError, match=r"\[from_torch\] model.pt needs PyTorch"):
         from_torch(tmp_path / "model.pt")
     with pytest.raises(ImportError, match=r"\[to_torch\] tensors need PyTorch; numpy=True"):

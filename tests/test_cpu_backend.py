@@ -28,9 +28,10 @@ from mlx_ncps.backends import cpu
 from running import check_epsilon, check_gradients, check_states, gradients, problem, states
 from transforms import check_compile, check_compiled_training_step, check_jvp, check_vmap
 
-pytestmark = pytest.mark.skipif(
-    _loader.native is None, reason=f"no native module: {_loader.reason}"
-)
+pytestmark = [
+    pytest.mark.usefixtures("cpu_device"),
+    pytest.mark.skipif(_loader.native is None, reason=f"no native module: {_loader.reason}"),
+]
 
 CASES = LTC_CASES + CFC_CASES + random_ltc_cases(30) + random_cfc_cases(30)
 SPARSE = [case for case in LTC_CASES + random_ltc_cases(30) if case.density < 1.0]

@@ -69,7 +69,10 @@ def test_metal_source_has_every_kernel_as_a_function(tmp_path):
         [sys.executable, script, output], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    functions = re.findall(r"\[\[kernel\]\] void ncps_(\w+)\(", output.read_text())
+    functions = re.findall(
+        r"\[\[kernel, max_total_threads_per_threadgroup\(\d+\)\]\] void ncps_(\w+)\(",
+        output.read_text(),
+    )
     assert len(functions) == len(set(functions))
     for path in (ROOT / "metal").glob("*.metal"):
         assert any(name.startswith(path.stem) for name in functions), path.name
@@ -82,6 +85,6 @@ def test_metal_source_names_a_kernel_that_no_case_launches(tmp_path, monkeypatch
     (tmp_path / "metal").mkdir()
     (tmp_path / "metal" / "ltc_new.metal").touch()
     monkeypatch.setattr(metal_source, "ROOT", tmp_path)
-    monkeypatch.setattr(metal_source, "record", lambda: metal_source.Source("", None))
+    monkeypatch.setattr(metal_source, "record", lambda: metal_source.Source("", "", None))
     assert metal_source.main(str(tmp_path / "kernels.metal")) == 1
     assert "ltc_new.metal" in capsys.readouterr().err

@@ -19,7 +19,7 @@ def fake(name, *, available=True, unsupported=""):
 
 
 @pytest.fixture(autouse=True)
-def table(monkeypatch):
+def table(monkeypatch, cpu_device):
     """Sets the modules that dispatch knows; by default all, and all run."""
     monkeypatch.setattr(dispatch, "_environment", "auto")
     monkeypatch.setattr(dispatch, "_process", [])

@@ -5,6 +5,7 @@ compiled and run in the simulator, in the place of the native module's metallib.
 import re
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import mlx.core as mx
@@ -106,8 +107,11 @@ def test_metallib_names_the_variant_that_it_lacks(case):
         check_states(case, "metallib")
 
 
-def test_metallib_is_not_there_on_linux():
-    assert not metallib.available()[0]
+def test_metallib_is_there_only_where_it_was_asked_for():
+    built = _loader.native is not None and import_module("mlx_ncps._build_info").HAS_METALLIB
+    assert metallib.available()[0] == (built and mx.metal.is_available())
+    if metallib.available()[0]:
+        return
     with pytest.raises(RuntimeError, match="metallib"):
         dispatch.use_backend("metallib")
 

@@ -158,13 +158,13 @@ stage = native.CfcStage(weights, inputs=4, layers=0, mode="default", activation=
                         head_activation="tanh")
 mx.eval(weights)
 for args in ((empty, X, 1.0), (X, empty, 1.0), (X, X[:, 0], empty)):
-    assert native.cfc_at_once(*args, stage) is None
+    assert native.cfc_at_once(*args, stage, True) is None
 names = ("StepCell", "Places", "Readout", "CfcStage", "SynapseLists")
 blanks = [getattr(native, n).__new__(getattr(native, n)) for n in names]
 packed = layer.rnn_cell._step_cell._made[0]
 bad = [lambda: packed.made_from([empty]), lambda: packed.watch(blanks[1]),
-       lambda: native.probe(empty), lambda: native.is_tracer(empty),
-       lambda: native.cfc_at_once(X, X[:, 0], None, blanks[3]),
+       lambda: native.is_pending(empty), lambda: native.is_tracer(empty),
+       lambda: native.cfc_at_once(X, X[:, 0], None, blanks[3], True),
        lambda: blanks[0](None, None, X, None, None, 0), lambda: blanks[0].made_from([]),
        lambda: native.ltc_kernel(2, 4, 8, 6, blanks[4]),
        lambda: native.StepCell.cfc([blanks[3]], [], blanks[2], []),

@@ -241,6 +241,7 @@ REFUSED = {  # layer, part, message
     "width": (lambda: CfC(I, 6, backbone_units=7), "rnn_cell.ff1", r"\[cfc\] ff1 must give"),
     "no_function": (lambda: CfC(I, 6), "rnn_cell.time_a", r"\[cfc\] time_a must be a module"),
     "wired_layer": (lambda: CfC(I, AutoNCP(8, 2)), "rnn_cell.layer_1", "layer_1 must be a CfCCell"),
+    "wired_mask": (lambda: CfC(I, AutoNCP(8, 2)), "rnn_cell.layer_0", "with a sparsity_mask"),
     "backbone": (lambda: CfC(I, 6), "rnn_cell.backbone", "backbone must be a list"),
     "lstm": (lambda: LTC(I, 6, mixed_memory=True), "lstm", "lstm must return"),
     "lstm_part": (lambda: LTC(I, 6, mixed_memory=True), "lstm.input_map", "input_map must give"),
@@ -254,7 +255,8 @@ REFUSED = {  # layer, part, message
 def test_part_that_cannot_be_used_is_refused_by_name(name):
     make, path, message = REFUSED[name]
     layer, x = make(), mx.random.normal((B, 1, I))
-    put(layer, path, "text" if name == "no_function" else Wrong())
+    others = {"no_function": "text", "wired_mask": CfCCell(I, 3)}
+    put(layer, path, others.get(name, Wrong()))
     mx.eval(x)
     calls = [lambda: layer(x), lambda: layer(mx.concatenate([x, x], axis=1))]
     if name != "backward":

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from cases import assert_close
 from mlx_ncps import use_backend
-from mlx_ncps.rnn.sequence import _may_run_at_once
 from rnn_layers import GRADIENT, SAME, B, I, T, assert_trees_close, gradients, normal, spans
 from step_layers import all_layers, at_once, built, evaluated, few_layers
 
-pytestmark = pytest.mark.usefixtures("seeded_and_poisoned")
+pytestmark = pytest.mark.usefixtures("seeded_and_poisoned", "cpu_device")
 
 
 @all_layers
@@ -62,7 +61,7 @@ def test_a_short_sequence_with_mixed_memory_and_projection(native, name, sequenc
     assert_trees_close("state", state, want_state, SAME)
 
 
-def test_sequences_that_are_left_to_the_graph(native, monkeypatch):
+def test_sequences_that_are_left_to_the_graph(native):
     layer = built("cfc")
     x, h = evaluated(normal(B, T, I), normal(B, 6))
     want, _ = layer(x, h)
@@ -81,10 +80,6 @@ def test_sequences_that_are_left_to_the_graph(native, monkeypatch):
         layer(x, h, -1.0)
     with pytest.raises(ValueError, match=r"hx must be \[B, H\] = \(3, 6\), got \(2, 6\)"):
         layer(x, evaluated(mx.zeros((2, 6))))
-    gpu = type("Device", (), {"type": mx.DeviceType.gpu})()
-    monkeypatch.setattr("mlx_ncps.rnn.sequence.mx.default_device", lambda: gpu)
-    assert not _may_run_at_once(x, True)
-    assert _may_run_at_once(x[:, :1], True)
 
 
 @few_layers

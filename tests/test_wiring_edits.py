@@ -596,3 +596,35 @@ def test_a_mask_that_comes_before_erev_takes_its_new_sign():
     layer.load_weights(weights, strict=False)
     assert layer.rnn_cell.wiring.get_synapses(source, target)[0].polarity == -1
     assert_close("output", call(layer), call(other), 0.0)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "cfc_backbone"])
+def test_weak_synapses_can_be_pruned(name):
+    layer = made(name)
+    cell = layer.rnn_cell
+    for side in SIDES:
+        sensory = side != SIDES[0]
+        weights = np.array(cell.synapse_weights(sensory))
+        reads = read_pairs(cell, side)
+        exists = np.array(cell.wiring[side]) != 0
+        assert weights.shape == exists.shape
+        assert (weights >= 0).all()
+        assert np.isinf(weights[exists & ~reads]).all()
+        if not reads.any():
+            continue
+        threshold = np.median(weights[reads])
+        weak = reads & (weights < threshold)
+        gone = cell.synapse_weights(sensory) < threshold.item()
+        assert cell.wiring.prune(gone, sensory=sensory) == weak.sum()
+        assert np.array_equal(np.array(cell.wiring[side]) != 0, exists & ~weak)
+    assert_one_truth(name, layer, call)
+
+
+def test_weights_of_synapses_are_those_of_the_masked_heads():
+    cell = made("cfc").rnn_cell
+    source, target = first_read(cell, SIDES[0])
+    part, _, (row, column) = mask_places(cell, SIDES[0], source, target)
+    part.ff2.weight[row, column] = -7.0
+    assert cell.synapse_weights()[source, target].item() == 7.0
+    with pytest.raises(ValueError, match=r"^\[cfc\] synapse_weights wants"):
+        made("cfc_backbone").rnn_cell.synapse_weights()

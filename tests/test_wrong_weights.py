@@ -61,9 +61,16 @@ def test_layer_refuses_wrong_weight_the_same_on_every_path(name):
     ways["step"]()  # packed once with right weights
     cases = 0
     for key, right in before.items():
-        if ".wiring." in key or (key.endswith("mask") and name.startswith("ltc")):
-            continue  # refused when it is set
+        if ".wiring." in key:
+            with pytest.raises(ValueError, match="must be"):  # refused when it is set
+                layer.update(tree_unflatten([(key, right[1:])]), strict=False)
+            continue
         for kind, bad in wrong(right):
+            if key.endswith("sparsity_mask"):
+                if bad.shape != right.shape:
+                    with pytest.raises(ValueError, match="sparsity_mask must be"):
+                        layer.update(tree_unflatten([(key, bad)]), strict=False)
+                continue
             if "mask" in key and (bad.shape == right.shape or bad.size == right.size):
                 continue  # a mask may have any dtype
             if bad.shape == right.shape and bad.dtype == right.dtype:

@@ -19,6 +19,7 @@ WorkFor::~WorkFor() { for_main = before_; }
 bool works_for_main() { return for_main; }
 
 void give_up(bool on) { __atomic_store_n(&gave_up, on, __ATOMIC_RELAXED); }
+bool gives_up() { return __atomic_load_n(&gave_up, __ATOMIC_RELAXED); }
 void stop_work() {
   if (for_main) throw Interrupted();
 }

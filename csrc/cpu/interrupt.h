@@ -27,6 +27,7 @@ bool works_for_main();
 
 // From now on, or no longer, work for the main thread is given up.
 void give_up(bool on);
+bool gives_up();
 
 // What a thread calls before it starts work; true where the work is for Python's main thread. May
 // throw: Ctrl-C was pressed. Nothing without Python.

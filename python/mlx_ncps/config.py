@@ -9,8 +9,12 @@ import copy
 import functools
 import inspect
 import threading
+from collections.abc import Mapping
 
 from . import limits
+from .checks import brief, refused
+
+__all__ = ["Configurable", "from_config", "register", "to_config"]
 
 _CLASSES: dict[str, type] = {}  # by name; the only ones that a configuration can name
 _ADOPTERS: list = []  # what makes ours of another package's objects
@@ -25,6 +29,8 @@ def register(cls: type) -> type:
     the layers and `Wiring` are registered when they are defined. A name of this package stays its
     own; of two other classes of one name the later counts.
     """
+    if not inspect.isclass(cls):
+        raise refused("register", "cls", "a class", cls)
     known = _CLASSES.get(cls.__name__)
     if known is None or not _is_ours(known) or _is_ours(cls):
         _CLASSES[cls.__name__] = cls
@@ -72,7 +78,7 @@ class Configurable:
 
         Raises ValueError for an argument that has no such form, as a plain function.
         """
-        with _bounded("get_config"):
+        with _bounded():
             config = encoded_arguments(self)
         width = self._built_for()
         return config if width is None else {**config, _BUILT_FOR: width}
@@ -85,8 +91,7 @@ class Configurable:
         Raises ValueError for another class or arguments that this class does not take.
         """
         check_nesting(_mapping(cls, config))
-        with _bounded("from_config"):
-            arguments = {key: _decode(value) for key, value in config.items()}
+        arguments = {key: _decode(value) for key, value in config.items()}
         width = arguments.pop(_BUILT_FOR, None)
         made = construct(cls, arguments)
         if width is not None:
@@ -111,11 +116,14 @@ class Configurable:
 
 def construct(cls: type, arguments: dict):
     """`cls(**arguments)`; ValueError when the constructor doesn't take these arguments."""
+    if not all(isinstance(key, str) for key in arguments):
+        raise ValueError(f"[from_config] config must have names as keys, got {brief(arguments)}.")
     try:
         inspect.signature(cls.__init__).bind(None, **arguments)
     except TypeError as error:
         raise ValueError(
-            f"[from_config] config must hold the arguments of {cls.__name__}: {error}."
+            f"[from_config] config must hold the arguments of {cls.__name__}: {error}; "
+            f"got {brief(list(arguments))}."
         ) from error
     return cls(**arguments)
 
@@ -172,7 +180,7 @@ def encoded_arguments(made) -> dict:
 
 
 class _Walk(threading.local):
-    """How far this thread's configuration may still go; None outside of one."""
+    """How far this thread's `get_config` may still go; None outside of one."""
 
     left = None
 
@@ -181,9 +189,9 @@ _walk = _Walk()
 
 
 @contextlib.contextmanager
-def _bounded(op: str):
-    """Within it a configuration has MOST_VALUES and an end: objects may hold themselves, or each
-    other over and over.
+def _bounded():
+    """Within it a configuration that is made has MOST_VALUES and an end: objects may hold
+    themselves, or each other over and over.
     """
     outermost = _walk.left is None
     if outermost:
@@ -191,24 +199,26 @@ def _bounded(op: str):
     try:
         yield
     except RecursionError as error:
-        raise ValueError(f"[{op}] config must be nested less deep, got too many levels.") from error
+        text = "[get_config] config must be nested less deep, got too many levels."
+        raise ValueError(text) from error
     finally:
         if outermost:
             _walk.left = None
 
 
-def _count(op: str) -> None:
-    """One value more of the configuration that is under way."""
+def _count() -> None:
+    """One value more of the configuration that is made."""
     if _walk.left is None:
         return
     _walk.left -= 1
     if _walk.left < 0:
-        raise ValueError(f"[{op}] config must hold at most {MOST_VALUES} values, got more.")
+        text = f"[get_config] config must hold at most {MOST_VALUES} values, got more."
+        raise ValueError(text)
 
 
 def _encode(name: str, value):
     """`value` in the form that JSON knows."""
-    _count("get_config")
+    _count()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value) is dict:
@@ -227,7 +237,6 @@ def _encode(name: str, value):
 
 
 def _decode(value):
-    _count("from_config")
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if isinstance(value, dict):
@@ -271,16 +280,16 @@ def from_config(config: dict):
 
     Raises ValueError when it isn't of that form or names a class that is not registered.
     """
-    if not isinstance(config, dict) or set(config) != {"class", "config"}:
-        raise ValueError(f"[from_config] config must hold class and config, got {config!r:.80}.")
+    if type(config) is not dict or set(config) != {"class", "config"}:
+        raise ValueError(f"[from_config] config must hold class and config, got {brief(config)}.")
     name = config["class"]
     if not isinstance(name, str) or name not in _CLASSES:
-        raise ValueError(f"[from_config] class must be registered, got {name!r}.")
+        raise ValueError(f"[from_config] class must be registered, got {brief(name)}.")
     return _CLASSES[name].from_config(_mapping(_CLASSES[name], config["config"]))
 
 
 def _mapping(cls: type, config) -> dict:
-    if not isinstance(config, dict):
+    if not isinstance(config, Mapping):
         raise ValueError(
             f"[from_config] config of {cls.__name__} must be a dict, got {type(config).__name__}."
         )

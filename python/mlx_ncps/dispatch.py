@@ -1,9 +1,15 @@
 """Chooses the backend of every fused call, in the one function `_decide`, asked nowhere else; `ops`
 calls it.
+
+`auto` takes the first of `_TABLE` that lives on the default device and can run the call. Beside an
+Apple GPU, whose memory the CPU shares and whose streams MLX orders with the CPU's without Python
+waiting, it passes over a GPU backend where the CPU's kernels do better (`_worse_than_cpu`). Which
+calls are computed at once, without a graph, is said by `left_to_graph` in src/step_cell.cpp.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -15,6 +21,7 @@ import mlx.core as mx
 
 from ._fork import check_process
 from .backends import cpu, cuda, metal, metallib, reference
+from .checks import brief
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
     (metal, "gpu"),
@@ -121,7 +128,7 @@ def describe() -> list[BackendStatus]:
 
 def explain(op: str | None, **facts) -> Choice:
     """What a call of `op` with these facts (listed in `backends`) would run, and why; raises for no
-    backend.
+    backend. stepwise=True: a call that a layer makes at every step, between operations of MLX.
     """
     return _decide(op, facts)[1]
 
@@ -137,9 +144,9 @@ def choose(op: str, **facts):
 
 
 def runs_steps_on_cpu() -> bool:
-    """Whether single steps on evaluated arrays run on the CPU now, at once: asked for by name, or
-    under `auto`, also when the default device is Apple's GPU, whose synchronisation alone takes
-    longer and which shares its memory.
+    """Whether single steps and short sequences on evaluated arrays run on the CPU now, at once:
+    asked for by name, or under `auto`, also when the default device is Apple's GPU, whose
+    synchronisation alone takes longer and which shares its memory.
     """
     name = _selected()[0]
     if name != "auto" and name != "cpu":  # quicker than a tuple: each step of a stream comes here
@@ -147,6 +154,31 @@ def runs_steps_on_cpu() -> bool:
     if name == "auto" and _has_cuda() and mx.default_device().type != mx.DeviceType.cpu:
         return False
     return cpu.available()[0]
+
+
+def why_no_steps_on_cpu() -> str:
+    """Why `runs_steps_on_cpu` says no; "" when it says yes."""
+    if runs_steps_on_cpu():
+        return ""
+    name, origin = _selected()
+    if name not in ("auto", "cpu"):
+        return f"the backend {name} is asked for by {origin}"
+    return _availability("cpu")[1] or "the default device is a GPU with memory of its own"
+
+
+def beside_gpu() -> bool:
+    """Whether large calls are better left to the default device, a GPU: under `auto` alone."""
+    return _selected()[0] == "auto" and mx.default_device().type == mx.DeviceType.gpu
+
+
+def stream_of_steps(calls):
+    """A context for a layer that makes these `calls`, (op, facts) each, at every step: the CPU's
+    stream where `explain` with stepwise=True says cpu for all of them, else no other than now.
+    """
+    chosen = [_decide(op, facts | {"stepwise": True})[1].backend for op, facts in calls]
+    if chosen and set(chosen) == {"cpu"} and beside_gpu():
+        return mx.stream(mx.cpu)
+    return contextlib.nullcontext()
 
 
 _has_cuda = functools.cache(mx.cuda.is_available)
@@ -161,6 +193,7 @@ def _decide(op: str | None, facts: dict):
     """(module or None, Choice) for one call; op None leaves what a backend says on single calls
     aside.
     """
+    stepwise = facts.pop("stepwise", False)
     name, origin = _selected()
     if name != "auto":
         module, why = _availability(name)
@@ -173,16 +206,44 @@ def _decide(op: str | None, facts: dict):
             error = f"{error} (asked for by {origin}; {cure} lets another run.)"
         return module, Choice(name, f"asked for by {origin}", error)
     device = "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"
+    shared = device == "gpu" and _cpu_shares_memory(op, facts)
     passed = []
     for module, home in _TABLE:
-        if home in (device, "any"):
-            _, why = _availability(module.NAME)
-            why = why or (module.unsupported(op, **facts) if op is not None else "")
-            if not why:
-                first = f"the first that runs on the default device ({device})"
-                return module, Choice(module.NAME, "; ".join([*passed, first]))
-            passed.append(f"not {module.NAME}: {why}")
+        beside = shared and home == "cpu"
+        if home not in (device, "any") and not beside:
+            continue
+        why = _refusal(module, op, facts)
+        if not why and shared and home == "gpu":
+            why = _worse_than_cpu(module, op, stepwise)
+        if not why:
+            first = _BESIDE if beside else f"the first that runs on the default device ({device})"
+            return module, Choice(module.NAME, "; ".join([*passed, first]))
+        passed.append(f"not {module.NAME}: {why}")
     raise AssertionError("the backend reference runs everything")
+
+
+_BESIDE = "the CPU's kernel does it in one call, in the memory that the GPU shares"
+
+
+def _refusal(module, op: str | None, facts: dict) -> str:
+    """Why a backend can't run a call; "" when it can."""
+    why = _availability(module.NAME)[1]
+    return why or (module.unsupported(op, **facts) if op is not None else "")
+
+
+def _cpu_shares_memory(op: str | None, facts: dict) -> bool:
+    """Whether this is an Apple GPU beside CPU kernels that can run the call."""
+    if op is None or _availability("metal")[1]:
+        return False
+    module, why = _availability("cpu")
+    return not (why or module.unsupported(op, **facts))
+
+
+def _worse_than_cpu(module, op: str, stepwise: bool) -> str:
+    """Why a backend of an Apple GPU, which can run a call, leaves it to the CPU's kernel; or ""."""
+    if "_mixed_" in op and not getattr(module, "MIXED_MEMORY", False):
+        return "it has no kernel of the LSTM in front of the cell, and would launch each step alone"
+    return "each step would be launches of its own" if stepwise else ""
 
 
 def _selected() -> tuple[str, str]:
@@ -200,9 +261,9 @@ def _selected() -> tuple[str, str]:
 
 
 def _check_name(name, origin: str) -> None:
-    if name != "auto" and name not in _NAMES:
+    if not isinstance(name, str) or name not in ("auto", *_NAMES):
         wanted = ", ".join(("auto", *_NAMES))
-        raise ValueError(f"[{origin}] the backend must be one of {wanted}, got {name!r}.")
+        raise ValueError(f"[{origin}] the backend must be one of {wanted}, got {brief(name)}.")
 
 
 def _availability(name: str):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
+from .checks import flag, is_array, path, refused
 from .dispatch import use_backend
 
 
@@ -21,9 +21,16 @@ def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
     `mx.import_function(file)` gives the function back. The fused kernels are not in the file: it
     computes as the backend "reference" does. For several shapes use `mx.exporter` within
     `use_backend("reference")`.
-    Raises ValueError when the function captures an array that is a strided view, which MLX would
-    write wrong.
+    Raises ValueError for other arguments, and when the function captures an array that is a strided
+    view, which MLX would write wrong.
     """
+    op = "export_function"
+    file, shapeless = path(op, "file", file), flag(op, "shapeless", shapeless)
+    if not callable(function):
+        raise refused(op, "function", "a function of arrays", function)
+    for name, given in (*enumerate(args), *kwargs.items()):
+        if not all(is_array(array) for _, array in tree_flatten(given)):
+            raise refused(op, f"argument {name}", "arrays", given)
     constants = []
 
     def look(part: dict) -> None:
@@ -38,7 +45,7 @@ def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
                     "[export_function] captured arrays must be row-contiguous, got a strided view "
                     f"of shape {array.shape}: replace it by mx.contiguous(array) first."
                 )
-        mx.export_function(os.fspath(file), function, *args, shapeless=shapeless, **kwargs)
+        mx.export_function(str(file), function, *args, shapeless=shapeless, **kwargs)
 
 
 def _is_plain(array: mx.array) -> bool:

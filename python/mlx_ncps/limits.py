@@ -3,11 +3,8 @@ bounds it. The limits are far above what such networks need, and what they admit
 they are checked before anything is allocated or looped over.
 """
 
-from __future__ import annotations
-
-from mlx.utils import tree_flatten
-
 MAX_SIZE = 2**20  # one axis: inputs, neurons, outputs
+MAX_AXIS = 2**31 - 1  # any other axis of an MLX array: batch, time
 MAX_PLACES = 2**26  # a matrix of a wiring: 8192 fully connected neurons
 MAX_NUMBERS = 2**31  # all weights of a layer: 8 GB
 MAX_WIRED_INPUTS = 2**17  # inputs of a wiring, whose synapses are drawn input by input
@@ -16,18 +13,3 @@ MAX_UNFOLDS = 10_000  # solver steps per time step
 MAX_DRAWS = 2**22  # recurrent synapses that an NCP draws one by one
 MAX_NESTING = 64  # lists and dicts in each other in a configuration
 MAX_ITEMS = 2**18  # lists and dicts in a configuration
-
-
-def at_most(op: str, name: str, number: int, most: int) -> int:
-    """`number`, which must not exceed `most`."""
-    if number > most:
-        raise ValueError(f"[{op}] {name} must be at most {most}, got {number}.")
-    return number
-
-
-def check_numbers(op: str, module) -> None:
-    """Raise ValueError when a module just made has more weights than `MAX_NUMBERS`; arrays of MLX
-    are allocated when they are first read, so none is yet.
-    """
-    arrays = [array for _, array in tree_flatten(module.parameters()) if hasattr(array, "size")]
-    at_most(op, "the number of weights", sum(array.size for array in arrays), MAX_NUMBERS)

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from . import checks
+
 MAX_HEADER = 2**24  # bytes: some 100 000 arrays
 MAX_AXES = 16
 MAX_INFLATED = (2**26, 100)  # an .npz may be larger inside than both: bytes, times the file's size
@@ -68,7 +70,7 @@ def open_arrays(op: str, path) -> dict[str, Stored]:
 
     Raises ValueError, here or in `read`, for whatever is wrong with the file; FileNotFoundError.
     """
-    path = Path(path)
+    path = checks.path(op, "file", path)
     readers = {".safetensors": _open_safetensors, ".npz": _open_npz}
     if path.suffix not in readers:
         raise ValueError(f"[{op}] file must end in {' or '.join(readers)}, got {path.name!r}.")
@@ -90,7 +92,7 @@ def save_arrays(op: str, path, arrays: dict[str, mx.array]) -> None:
     """Write a `.safetensors` file, with a checksum of each array that `open_arrays` checks, or an
     `.npz` file, whose format has one.
     """
-    path = Path(path)
+    path = checks.path(op, "file", path)
     if path.suffix == ".npz":
         mx.savez(str(path), **arrays)
     elif path.suffix == ".safetensors":

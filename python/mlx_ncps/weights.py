@@ -4,12 +4,17 @@ every layer and cell, and the last step of every conversion.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Mapping
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from .checks import brief, flag, is_array
 from .weight_files import Stored, open_arrays, save_arrays
+
+__all__ = ["load_weights", "save_weights"]
 
 _MASKS = ("sparsity_mask", "source_mask")  # what a NaN would turn into synapses
 
@@ -35,8 +40,8 @@ def load_weights(module, file_or_weights, strict=True):
 
     Args:
         module: what to load into.
-        file_or_weights: path of a `.safetensors` or `.npz` file, or a list of pairs (name,
-            `mx.array`).
+        file_or_weights: path of a `.safetensors` or `.npz` file; or a dict of `mx.array` by name,
+            as `mx.load` gives, or a list of pairs (name, `mx.array`).
         strict: the names must be exactly those of the module. False: unknown names are ignored and
             missing ones keep their values; shapes must fit all the same.
 
@@ -44,7 +49,8 @@ def load_weights(module, file_or_weights, strict=True):
     file is corrupt, truncated or claims sizes that it hasn't, when a name is missing, unknown or
     given twice, for a wrong shape and a wrong kind of dtype; FileNotFoundError.
     """
-    stored = _entries(file_or_weights)
+    _check_module("load_weights", module)
+    stored, strict = _entries(file_or_weights), flag("load_weights", "strict", strict)
     current = dict(tree_flatten(module.parameters()))
     if strict:
         check_names("load_weights", set(current), set(stored))
@@ -62,6 +68,7 @@ def save_weights(module, file):
     """Write all parameters of any `mlx.nn.Module` to a `.safetensors` file, with checksums that
     `load_weights` checks, or to an `.npz` file, whose format has some.
     """
+    _check_module("save_weights", module)
     save_arrays("save_weights", file, dict(tree_flatten(module.parameters())))
 
 
@@ -112,11 +119,11 @@ def _is_mask(name: str) -> bool:
 
 
 def _entries(source) -> dict[str, Stored]:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         return open_arrays("load_weights", source)
     entries = {}
-    for name, value in source:
-        if not isinstance(value, mx.array):
+    for name, value in _pairs(source):
+        if not is_array(value):
             raise ValueError(
                 f"[load_weights] {name} must be an mx.array, got {type(value).__name__}."
             )
@@ -126,6 +133,24 @@ def _entries(source) -> dict[str, Stored]:
             value = value.astype(mx.float32, stream=mx.cpu)
         entries[name] = Stored(value.shape, lambda value=value: value)
     return entries
+
+
+def _check_module(op: str, module) -> None:
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"[{op}] module must be an mlx.nn.Module, got {type(module).__name__}.")
+
+
+def _pairs(source) -> list[tuple]:
+    """(name, value) of a dict or of a list of pairs."""
+    wanted = "file_or_weights must be a path, a dict or a list of pairs (name, mx.array)"
+    if isinstance(source, Mapping):
+        source = list(source.items())
+    if not isinstance(source, (list, tuple)):
+        raise ValueError(f"[load_weights] {wanted}, got {type(source).__name__}.")
+    for pair in source:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError(f"[load_weights] {wanted}, got {brief(pair)} in it.")
+    return list(source)
 
 
 def _list(names: list[str], most: int = 20) -> str:

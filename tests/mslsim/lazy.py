@@ -1,11 +1,10 @@
-"""Simulated kernels that MLX evaluates when it needs them, as it does its own: traced by mx.compile,
-vmap, gradients and checkpoints, with streams. What evaluates them is a small module of C++ that
-only tests build: cmake -DMLX_NCPS_SIMULATOR=ON.
+"""Simulated kernels that MLX evaluates when it needs them, as it does its own: traced by
+mx.compile, vmap, gradients and checkpoints, with streams. What evaluates them is a small module of
+C++ that only tests build: cmake -DMLX_NCPS_SIMULATOR=ON.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.machinery
 import importlib.util

@@ -1,5 +1,5 @@
-// An MLX primitive whose evaluation asks Python: lazy.py makes a simulated kernel of it that behaves
-// as MLX's own CustomKernel does, lazily and under every transformation of MLX. Tests only.
+// An MLX primitive whose evaluation asks Python: lazy.py makes a simulated kernel of it that
+// behaves as MLX's own CustomKernel does, lazily and under every transformation of MLX. Tests only.
 //
 // The evaluation runs on the thread that evaluates, after everything before it on its stream: no
 // thread of MLX ever waits for Python's lock, and no object of Python's is owned here.
@@ -50,11 +50,11 @@ class Kernel : public mx::Primitive {
     nb::gil_scoped_acquire locked;
     nb::list given, wanted;
     for (const auto& a : inputs)
-      given.append(nb::steal(PyMemoryView_FromMemory(
-          const_cast<char*>(a.data<char>()), Py_ssize_t(a.nbytes()), PyBUF_READ)));
+      given.append(nb::steal(PyMemoryView_FromMemory(const_cast<char*>(a.data<char>()),
+                                                     Py_ssize_t(a.nbytes()), PyBUF_READ)));
     for (auto& a : outputs)
-      wanted.append(nb::steal(
-          PyMemoryView_FromMemory(a.data<char>(), Py_ssize_t(a.nbytes()), PyBUF_WRITE)));
+      wanted.append(
+          nb::steal(PyMemoryView_FromMemory(a.data<char>(), Py_ssize_t(a.nbytes()), PyBUF_WRITE)));
     std::string error;
     try {
       const nb::handle function = evaluate;

@@ -18,7 +18,9 @@ What `ops` guarantees: shapes and dtypes are checked; B, T, H >= 1; `inputs` is 
 bfloat16 and the result has its dtype; `state`, `ts` (when an array) and every leaf of `params` are
 float32; `ts` is a Python float >= 0, a 0-d array, or an array [B, T].
 
-`facts` always holds batch, steps, inputs, units (ints), dtype (of the inputs), scalar_ts and
+`op` is one of these functions, or "ltc_mixed_sequence" or "cfc_mixed_sequence" for a call with
+memory; a backend without MIXED_MEMORY answers for the cell alone, which `ops` then calls at every
+step. `facts` always holds batch, steps, inputs, units (ints), dtype (of the inputs), scalar_ts and
 training (bools); for ltc_sequence also ode_unfolds (int) and synapses (SynapseLists or None); for
 cfc_sequence mode and activation (str) and backbone (the widths of its layers, a tuple of ints).
 """

@@ -78,13 +78,14 @@ class FoldedCfC(NamedTuple):
 def fold_cfc(params, ts, mode: str, variant: str = "torch") -> FoldedCfC:
     """CfCParams -> FoldedCfC; a number `ts` is merged into the time heads, and the sign of time_a
     in the variants "keras" and "paper" into its weights. Not one that could make a weight infinite,
-    and not an array, whose value isn't known: a ts of infinity makes a gate of 0 or 1, not NaN.
+    and not an array, whose value isn't known, nor None, for any value: a ts of infinity makes a
+    gate of 0 or 1, not NaN.
     """
     p = params
     backbone = tuple(tuple(layer) for layer in p.backbone)
     if mode == "pure":
         return FoldedCfC(backbone, (p.ff1,), (p.w_tau, p.A), False, "identity")
-    if isinstance(ts, mx.array) or ts > MERGED_AT_MOST:
+    if ts is None or isinstance(ts, mx.array) or ts > MERGED_AT_MOST:
         time_a = p.time_a if variant == "torch" else tuple(-a for a in p.time_a)
         heads = (p.ff1, p.ff2, time_a, p.time_b)
         return FoldedCfC(backbone, heads, (), False, HEAD_ACTIVATIONS[variant])

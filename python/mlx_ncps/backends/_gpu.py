@@ -11,7 +11,7 @@ def unsupported(op: str, **facts) -> str:
     """Sizes whose state exceeds threadgroup memory, and the solvers of an LTC but the default."""
     if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
         return f"the kernels run semi_implicit only, got {facts['ode_solver']}"
-    kernels = _ltc_kernels if op == "ltc_sequence" else _cfc_kernels
+    kernels = _ltc_kernels if op.startswith("ltc") else _cfc_kernels
     return kernels.unsupported(**facts)
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from .. import _loader
+
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = (_PACKAGE / "metal", _PACKAGE.parent.parent / "metal")  # in a wheel, in the source tree
 _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
 
-# MLX puts a kernel's header directly before `[[kernel]] void`, so that this macro adds an attribute:
-# the compiler keeps to the registers that so many threads leave, and a pipeline never allows fewer
-# threads than we launch. The body begins by undoing it.
+# MLX puts a kernel's header directly before `[[kernel]] void`, so that this macro adds an
+# attribute: the compiler keeps to the registers that so many threads leave, and a pipeline never
+# allows fewer threads than we launch. The body begins by undoing it.
 THREADS = (256, 512, 1024)  # bounds: every pipeline may run 256, so fewer make no other kernel
 THREADS_BOUND = "#define kernel kernel, max_total_threads_per_threadgroup(THREADS)\n"
 _UNBOUND = "#undef kernel\n"
@@ -71,6 +73,8 @@ class Runner:
             output_dtypes=[mx.float32] * len(outputs),
             stream=self.stream,
         )
+        if _loader.native is not None:
+            arrays = _loader.native.mappable(list(arrays))
         return dict(zip(outputs, arrays, strict=True))
 
     def _make(self, stem, inputs, outputs, flags):

@@ -9,13 +9,13 @@ import weakref
 import mlx.core as mx
 
 from .. import _loader
+from ..checks import choice, integer
 from . import shapeless
 from ._fold import fold_cfc, fold_ltc
 
 NAME = "cpu"
 MIXED_MEMORY = True
 MAX_LAYERS = 15  # MAX_CFC_LAYERS of csrc/cpu/kernels.h, less one for the heads
-_EVERY_STEP = mx.ones((1,))  # time spans as an array: `fold_cfc` does not merge the time heads
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
 
@@ -75,7 +75,8 @@ def cfc_sequence(
     plain = variant == "torch" and memory is None  # nothing to fold
     if plain and not training and has_values(inputs):
         stage = _cfc_stage(params, inputs.shape[-1], mode, activation, variant, list)
-        done = _loader.native.cfc_at_once(inputs, state, ts, stage)
+        no_gpu = mx.default_device().type is mx.DeviceType.cpu
+        done = _loader.native.cfc_at_once(inputs, state, ts, stage, no_gpu)
         if done is not None:
             return done[0]
     with mx.stream(mx.cpu):
@@ -120,7 +121,7 @@ def cfc_step_cell(chain, memory, arrays, readout):
 
 def _cfc_stage(params, inputs, mode, activation, variant, kept):
     """The extension's CfcStage, of kept(arrays); its time heads are not merged."""
-    folded = fold_cfc(params, _EVERY_STEP, mode, variant)
+    folded = fold_cfc(params, None, mode, variant)
     return _loader.native.CfcStage(
         kept(folded.arrays),
         inputs=inputs,
@@ -129,6 +130,36 @@ def _cfc_stage(params, inputs, mode, activation, variant, kept):
         activation=activation,
         head_activation=folded.head_activation,
     )
+
+
+def step_work(calls, lstm: bool) -> int:
+    """The work of one row and step of a packed cell that stands for these calls, (op, facts) each,
+    as StepCell::work counts it; with the LSTM of mixed memory in front where `lstm`.
+    """
+    work = 0
+    for op, facts in calls:
+        I, H = facts["inputs"], facts["units"]
+        if op.startswith("ltc"):
+            work += 8 * H * (H * facts["ode_unfolds"] + I + ((I + H + 1) // 2 if lstm else 0))
+            continue
+        width = I + H
+        work += 4 * H * (I + H + 1) if lstm else 0
+        for size in facts["backbone"]:
+            work += size * (width + 1)
+            width = size
+        pure = facts["mode"] == "pure"
+        work += H * (width + 1) + 2 * H if pure else 4 * H * (width + 1)
+    return work
+
+
+def left_to_graph(batch: int, steps: int, work: int, beside_gpu: bool) -> str:
+    """Why a call of so much work for each row and step is not computed at once; or ""."""
+    return _loader.native.left_to_graph(batch, steps, min(work, 2**62), beside_gpu)
+
+
+def is_pending(a: mx.array) -> bool:
+    """Whether MLX computes an array now, as after mx.async_eval."""
+    return _loader.native.is_pending(a)
 
 
 def places(cell, lstm):
@@ -163,6 +194,11 @@ def has_values(a) -> bool:
 def is_tracer(a: mx.array) -> bool:
     """Whether `a` stands for a value within mx.compile, a gradient or vmap."""
     return _loader.native.is_tracer(a)
+
+
+def may_lack_values(a: mx.array) -> bool:
+    """Whether `a` depends on arrays without values, as in mx.compile and mx.export_function."""
+    return _loader.native.may_lack_values(a)
 
 
 def lies_plain(a: mx.array) -> bool:
@@ -210,9 +246,7 @@ def set_num_threads(n: int) -> None:
 
     Raises ValueError for a negative or fractional number, RuntimeError without the native module.
     """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ValueError(f"[set_num_threads] n must be an integer >= 0, got {n!r}.")
-    _native().set_num_threads(n)
+    _native().set_num_threads(integer("set_num_threads", "n", n, 0))
 
 
 def get_num_threads() -> int:
@@ -227,9 +261,7 @@ def set_instruction_set(name: str) -> None:
     module.
     """
     able = instruction_sets()
-    if name != "auto" and name not in able:
-        wanted = ", ".join(["auto", *able])
-        raise ValueError(f"[set_instruction_set] name must be one of {wanted}, got {name!r}.")
+    choice("set_instruction_set", "name", name, ["auto", *able])
     _native().set_isa(able[0] if name == "auto" else name)
 
 

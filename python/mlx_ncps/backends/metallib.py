@@ -54,5 +54,6 @@ def available() -> tuple[bool, str]:
     if _loader.native is None:
         return False, _loader.reason
     if not _loader.native.metallib_available():
-        return False, "the native module was built without a metallib, or MLX has no Metal GPU here"
+        why = "the native module was built without MLX_NCPS_METALLIB=1"
+        return False, f"{why}, or MLX has no Metal GPU here"
     return True, "mlx_ncps.metallib"

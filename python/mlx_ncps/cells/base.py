@@ -10,11 +10,12 @@ import mlx.core as mx
 import numpy as np
 
 from .._fork import check_process
+from ..checks import float_dtype, is_array, refused, size
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state, shapeless
 from ..ops.checks import check_array
 from ..ops.stepping import BATCH, STEP, StepCell, settle
-from ..options import integer, optional
+from ..options import optional
 from ..wirings import Wiring
 from .wiring_tie import WiringTie
 
@@ -129,12 +130,7 @@ class LiquidCell(NCPLayer):
         """Zeros [B, H], where B is `batch_size` or the first size of `inputs`, whose dtype it
         takes.
         """
-        if inputs is None and batch_size is None:
-            raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
-        dtype = mx.float32 if inputs is None else inputs.dtype
-        if batch_size is None:
-            return shapeless.zero_state(inputs, self.state_size, dtype)
-        return initial_state(batch_size, self.state_size, dtype=dtype)
+        return first_state(self.op, inputs, batch_size, self.state_size)
 
     def compute_output_shape(self, input_shape) -> tuple:
         """The shape (B, O) of the output of a step with inputs of shape (B, I); None is any size.
@@ -172,6 +168,20 @@ class LiquidCell(NCPLayer):
         return ts[:, None] if ts.ndim == 1 else ts
 
 
+def first_state(op: str, inputs, batch_size, sizes):
+    """Zeros [B, H], or a tuple of them, for `get_initial_state` of every cell."""
+    if inputs is None and batch_size is None:
+        raise ValueError(f"[{op}] get_initial_state needs inputs or batch_size, got none.")
+    if inputs is not None and (not is_array(inputs) or inputs.ndim == 0):
+        raise refused(op, "inputs", "an mx.array [B, ...] or None", inputs)
+    dtype = float_dtype(op, None if inputs is None else inputs.dtype)
+    if batch_size is not None:
+        return initial_state(batch_size, sizes, dtype=dtype)
+    if isinstance(sizes, tuple):
+        return tuple(shapeless.zero_state(inputs, units, dtype) for units in sizes)
+    return shapeless.zero_state(inputs, sizes, dtype)
+
+
 class NCPRNNCell(LiquidCell):
     """Base of the cells that follow a wiring: `wiring` is the cell's own copy, saved and never
     trained.
@@ -184,6 +194,8 @@ class NCPRNNCell(LiquidCell):
     def __init__(self, wiring=None):
         super().__init__()
         if wiring is not None:
+            if not isinstance(wiring, Wiring):
+                raise refused(self.op, "wiring", "a Wiring or None", wiring)
             self.wiring = wiring.as_given()
 
     def _create(self, width: int) -> None:
@@ -205,6 +217,12 @@ class NCPRNNCell(LiquidCell):
     @wiring.setter
     def wiring(self, value):  # what is no module comes here
         self["wiring"] = value
+
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """The magnitude of each synapse's weight, [source, target]: what a threshold for
+        `wiring.prune` may look at. Infinite where the cell reads no single synapse.
+        """
+        raise self._must_define("synapse_weights()")
 
     def _tie_wiring(self, blocks: list) -> None:
         """Keep the masks of these `mask_blocks.Block`s and the wiring one truth from now on."""
@@ -267,7 +285,7 @@ class NCPRNNCell(LiquidCell):
 
     def _set_wiring(self, wiring, width: int | None) -> None:
         """Keep a copy of `wiring`, and build both when the number of inputs is known."""
-        width = optional(integer)(self.op, "input_dim", width)
+        width = optional(size)(self.op, "input_dim", width)
         self.wiring = wiring.as_given()
         width = self.wiring.input_dim if width is None else width
         if width is not None:

@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
-import numbers
 from itertools import pairwise
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
+from .. import limits
+from ..checks import brief, host_numbers, integer, real, refused, size
 from ..config import adopted
 from ..layers.linear import Linear, arrays_of, check_linear, weight_and_bias, why_called
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import MODES, VARIANTS, check_array
 from ..ops.stepping import CfCStage, Readout, pack_cfc
-from ..options import integer, layer_count, one_of
+from ..options import one_of
 from ..wirings import Wiring
 from .base import LiquidCell
 from .cfc_steps import DROPOUT, first_dropped, sequence_by_steps
@@ -40,15 +41,17 @@ def backbone_options(
     activation, alias, units, layers, dropout, default_layers: int, op: str = "cfc"
 ) -> Backbone:
     """Check the backbone options of a cell; None stands for 128 units, `default_layers`, 0."""
+    if alias is not None:
+        get_activation(alias)
+    get_activation(activation)
     if alias is not None and activation not in ("lecun_tanh", alias):
         raise ValueError(
-            f"[{op}] activation and backbone_activation differ: {alias!r} and {activation!r}."
+            f"[{op}] activation and backbone_activation must be the same, "
+            f"got {brief(alias)} and {brief(activation)}."
         )
     activation = activation if alias is None else alias
-    get_activation(activation)
     dropout = 0.0 if dropout is None else dropout
-    if not isinstance(dropout, numbers.Real) or not 0.0 <= dropout < 1.0:
-        raise ValueError(f"[{op}] backbone_dropout must be in [0, 1), got {dropout!r}.")
+    dropout = real(op, "backbone_dropout", dropout, "in [0, 1)", lambda share: 0 <= share < 1)
     return Backbone(_backbone_sizes(units, layers, default_layers, op), activation, dropout)
 
 
@@ -56,17 +59,21 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
     """The widths of the backbone's layers, from one width and their number, or from a list."""
     if isinstance(units, (list, tuple)):
         sizes = tuple(units)
-        if layers not in (None, len(sizes)):
+        layers = _layer_count(op, len(sizes) if layers is None else layers)
+        if layers != len(sizes):
             raise ValueError(
                 f"[{op}] backbone_units must be {layers} sizes (backbone_layers), "
-                f"got {list(sizes)}."
+                f"got {brief(list(sizes))}."
             )
     else:
         if layers is None:
             layers = default_layers if units is None else 1
-        layers = layer_count(op, "backbone_layers", layers, 0)
-        sizes = (128 if units is None else units,) * layers
-    return tuple(integer(op, "backbone_units", size) for size in sizes)
+        sizes = (128 if units is None else units,) * _layer_count(op, layers)
+    return tuple(size(op, "backbone_units", units) for units in sizes)
+
+
+def _layer_count(op: str, layers) -> int:
+    return integer(op, "backbone_layers", layers, 0, most=limits.MAX_LAYERS)
 
 
 CFC_OPTIONS = {"mode": one_of(*MODES), "variant": one_of(*VARIANTS)}
@@ -103,7 +110,7 @@ class CfCCell(LiquidCell):
 
     op = "cfc"
     fixed_keys = ("sparsity_mask",)
-    checked_options = CFC_OPTIONS | {"hidden_size": integer, "input_size": integer}
+    checked_options = CFC_OPTIONS | {"hidden_size": size, "input_size": size}
     fixed_options = frozenset(("mode", "hidden_size", "input_size"))
 
     def __new__(cls, input_size=None, hidden_size=None, *args, **kwargs):
@@ -114,7 +121,7 @@ class CfCCell(LiquidCell):
         if not isinstance(input_size, Wiring):
             return super().__new__(cls)
         if hidden_size is not None:
-            raise ValueError(f"[cfc] hidden_size must be None with a wiring, got {hidden_size!r}.")
+            raise refused("cfc", "hidden_size", "None with a wiring", hidden_size)
         return _wired_cell()(input_size, None, *args, **kwargs)
 
     def __init__(
@@ -204,7 +211,7 @@ class CfCCell(LiquidCell):
 
     def _torch_mask(self, mask) -> mx.array:
         """The mask [K, H] of the constructor, as the float32 [H, K] that multiplies a weight."""
-        mask, wanted = np.asarray(mask), self.ff1.weight.shape[::-1]
+        mask, wanted = host_numbers("cfc", "sparsity_mask", mask), self.ff1.weight.shape[::-1]
         if mask.shape != wanted:
             raise ValueError(f"[cfc] sparsity_mask must be [K, H] = {wanted}, got {mask.shape}.")
         mask = np.abs(mask.T) if self.variant == "torch" else mask.T

@@ -9,9 +9,11 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from .. import limits
+from ..checks import flag, size, sizes
 from ..ops import get_activation, shapeless, xavier_uniform
 from ..ops.activations import activation_name
-from ..options import flag, integer, positive
+from ..options import positive
 from ..wirings import FullyConnected, Wiring
 from .base import NCPRNNCell
 from .mask_blocks import whole_masks
@@ -109,7 +111,7 @@ class NeuralODECell(DenseCell):
         self, input_size, hidden_size, field_units=(), ode_unfolds=6, ode_solver="runge_kutta"
     ):
         super().__init__(input_size, hidden_size)
-        self._field_units = tuple(integer(self.op, "field_units", n) for n in field_units)
+        self._field_units = sizes(self.op, "field_units", field_units, low=1, most=limits.MAX_SIZE)
         self.ode_unfolds = ode_unfolds
         self.ode_solver = ode_solver
         self._build_known()
@@ -170,7 +172,7 @@ class ELTCCell(StepMixin, NCPRNNCell):
         self.ode_solver = ode_solver
         self.ode_unfolds = ode_unfolds
         if not isinstance(wiring, Wiring):
-            wiring = FullyConnected(integer(self.op, "wiring", wiring))
+            wiring = FullyConnected(size(self.op, "wiring", wiring))
         self._set_wiring(wiring, in_features)
 
     def _create(self, width: int) -> None:
@@ -183,6 +185,10 @@ class ELTCCell(StepMixin, NCPRNNCell):
         self.sparsity_mask = _magnitude(wiring.adjacency)
         self.sensory_sparsity_mask = _magnitude(wiring.sensory_adjacency)
         self._tie_wiring(whole_masks(width, hidden))
+
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """|w| [H, H], or |sensory_w| [I, H]."""
+        return mx.abs(self["sensory_w" if sensory else "w"])
 
     def _drive(self, inputs):
         if not self.sync_wiring():

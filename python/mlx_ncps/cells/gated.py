@@ -11,10 +11,12 @@ import numpy as np
 
 from .. import limits
 from .._fork import check_process
+from ..checks import at_most, size, sizes
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
-from ..options import integer, positive
+from ..options import positive
+from .base import first_state
 from .lstm import LSTMCell
 from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
 
@@ -44,13 +46,13 @@ class CTGRUCell(DenseCell):
     """
 
     op = "ctgru"
-    checked_options = DenseCell.checked_options | {"scales": integer, "tau": positive}
+    checked_options = DenseCell.checked_options | {"scales": size, "tau": positive}
     fixed_options = DenseCell.fixed_options | {"scales"}
 
     def __init__(self, input_size, hidden_size, scales=8, tau=1.0):
         super().__init__(input_size, hidden_size)
         self.scales = scales
-        limits.at_most(self.op, "the state", self.hidden_size * self.scales, limits.MAX_SIZE)
+        at_most(self.op, "the state", self.hidden_size * self.scales, limits.MAX_SIZE)
         self.tau = tau
         self._build_known()
 
@@ -94,7 +96,7 @@ class FieldCell(DenseCell):
     def __init__(self, input_size, hidden_size, field_units, ode_unfolds, ode_solver):
         super().__init__(input_size, hidden_size)
         units = (self.hidden_size,) if field_units is None else field_units
-        self._field_units = tuple(integer(self.op, "field_units", n) for n in units)
+        self._field_units = sizes(self.op, "field_units", units, low=1, most=limits.MAX_SIZE)
         self.ode_unfolds = ode_unfolds
         self.ode_solver = ode_solver
 
@@ -194,11 +196,7 @@ class ODELSTMCell(FieldCell):
         """Zeros (h, c), each [B, H], where B is `batch_size` or the first size of `inputs`, whose
         dtype they take.
         """
-        if inputs is None and batch_size is None:
-            raise ValueError(f"[{self.op}] get_initial_state needs inputs or batch_size, got none.")
-        batch = inputs.shape[0] if batch_size is None else batch_size
-        dtype = mx.float32 if inputs is None else inputs.dtype
-        return tuple(mx.zeros((batch, size), dtype) for size in self.state_size)
+        return first_state(self.op, inputs, batch_size, self.state_size)
 
     def __call__(self, inputs, state, ts=1.0):
         """One step of length `ts`: a number, [B] or [B, 1].

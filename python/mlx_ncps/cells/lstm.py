@@ -9,12 +9,13 @@ from typing import ClassVar
 import mlx.core as mx
 
 from .._fork import check_process
+from ..checks import size
 from ..layers.base import NCPLayer, output_shape
 from ..layers.linear import Linear, check_linear, float32_map, weight_and_bias, why_called
-from ..ops import LSTMParams, initial_state, orthogonal, shapeless, uniform, xavier_uniform
+from ..ops import LSTMParams, orthogonal, shapeless, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
-from ..options import integer
+from .base import first_state
 
 
 class LSTMCell(NCPLayer):
@@ -33,14 +34,14 @@ class LSTMCell(NCPLayer):
     """
 
     op = "lstm"
-    checked_options: ClassVar[dict] = {"hidden_size": integer}
+    checked_options: ClassVar[dict] = {"hidden_size": size}
     fixed_options = frozenset(checked_options)
 
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()
         self.hidden_size = hidden_size
         if input_size is not None:
-            self.build(integer(self.op, "input_size", input_size))
+            self.build(size(self.op, "input_size", input_size))
 
     @property
     def state_size(self) -> tuple[int, int]:
@@ -61,10 +62,7 @@ class LSTMCell(NCPLayer):
         """Zeros (h, c), [B, H] each, where B is `batch_size` or the first size of `inputs`, whose
         dtype they take.
         """
-        if inputs is None and batch_size is None:
-            raise ValueError("[lstm] get_initial_state needs inputs or batch_size, got none.")
-        batch = inputs.shape[0] if batch_size is None else batch_size
-        return initial_state(batch, self.state_size, dtype=getattr(inputs, "dtype", None))
+        return first_state(self.op, inputs, batch_size, self.state_size)
 
     def compute_output_shape(self, input_shape) -> tuple:
         """The shape (B, H) of the output for inputs of shape (B, I), where None is any size."""

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import math
-import numbers
+from collections.abc import Mapping
 
 import mlx.core as mx
 import numpy as np
 
+from ..checks import brief, choice, real, refused
 from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, shapeless, uniform
 from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_options
 from ..ops.stepping import Readout, pack_ltc
@@ -41,12 +41,8 @@ _POSITIVE = ("w", "sensory_w", "cm", "gleak")
 
 
 def _mapping(op: str, name: str, mapping) -> str:
-    mapping = "identity" if mapping is None else mapping
-    if not isinstance(mapping, str) or mapping not in _MAPPINGS:
-        raise ValueError(
-            f"[{op}] {name} must be one of {', '.join(_MAPPINGS)} or None, got {mapping!r}."
-        )
-    return mapping
+    wanted = f"one of {', '.join(_MAPPINGS)} or None"
+    return choice(op, name, "identity" if mapping is None else mapping, _MAPPINGS, wanted)
 
 
 class LTCCell(NCPRNNCell):
@@ -84,7 +80,8 @@ class LTCCell(NCPRNNCell):
 
     def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
         """Options of a backbone make a BackboneLTCCell."""
-        if cls is LTCCell and (backbone_units is not None or backbone_layers):
+        layers = isinstance(backbone_layers, (int, np.integer)) and backbone_layers != 0
+        if cls is LTCCell and (backbone_units is not None or layers):
             from .ltc_backbone import BackboneLTCCell
 
             cls = BackboneLTCCell
@@ -182,6 +179,11 @@ class LTCCell(NCPRNNCell):
             if name in self:
                 self._host_masks.sync(name, self[name])
         return self._host_masks
+
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """|w| [H, H], or |sensory_w| [I, H]; with `implicit_param_constraints` after softplus."""
+        weight = self["sensory_w" if sensory else "w"]
+        return mx.logaddexp(weight, 0) if self.implicit_param_constraints else mx.abs(weight)
 
     def likely_polarities(self, matrix: str, shape: tuple):
         """The signs of the reversal potentials."""
@@ -297,14 +299,18 @@ class LTCCell(NCPRNNCell):
         Does nothing with `implicit_param_constraints`, whose softplus keeps them positive. Raises
         ValueError for a name that is no parameter.
         """
+        ranges = dict.fromkeys(_POSITIVE, (0.0, None)) if ranges is None else ranges
+        if not isinstance(ranges, Mapping):
+            raise refused(self.op, "ranges", "a dict of names and (low, high)", ranges)
+        for name, pair in ranges.items():
+            if not isinstance(name, str) or name not in LTCParams._fields or name not in self:
+                raise ValueError(
+                    f"[ltc] ranges must name parameters of the cell such as 'w', got {brief(name)}."
+                )
+            _checked_range(f"ranges[{name!r}]", pair, (None,))
         if self.implicit_param_constraints:
             return
-        ranges = dict.fromkeys(_POSITIVE, (0.0, None)) if ranges is None else ranges
         for name, (low, high) in ranges.items():
-            if name not in LTCParams._fields or name not in self:
-                raise ValueError(
-                    f"[ltc] ranges must name parameters of the cell such as 'w', got {name!r}."
-                )
             self[name] = mx.clip(self[name], low, high)
 
     apply_constraints = apply_weight_constraints
@@ -315,21 +321,31 @@ def _erev(matrix: str) -> str:
     return matrix.replace("adjacency_matrix", "erev")
 
 
+def _checked_range(name: str, pair, open_ends=()) -> None:
+    """`pair` is (low, high), finite numbers, or None where `open_ends` has it."""
+    fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+    try:
+        ends = [
+            real("ltc", name, end, "(low, high)")
+            for end in (pair if fits else ())
+            if end is not None or None not in open_ends
+        ]
+    except ValueError:
+        fits = False
+    if not fits or not ends or ends != sorted(ends):
+        raise refused("ltc", name, "(low, high)", pair)
+
+
 def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
     """The ranges of the first values, ncps' own but for those `given`."""
-    if given is not None and not isinstance(given, dict):
-        raise ValueError(
-            f"[ltc] initialization_ranges must be a dict or None, got {type(given).__name__}."
-        )
+    if given is not None and not isinstance(given, Mapping):
+        raise refused("ltc", "initialization_ranges", "a dict of names and (low, high)", given)
     given = dict(given or {})
     for name, pair in given.items():
-        if name not in _INIT_RANGES:
+        if not isinstance(name, str) or name not in _INIT_RANGES:
             wanted = ", ".join(_INIT_RANGES)
             raise ValueError(f"[ltc] initialization_ranges must name {wanted}, got {name!r}.")
-        if not _is_range(pair):
-            raise ValueError(
-                f"[ltc] initialization_ranges[{name!r}] must be (low, high), got {pair!r}."
-            )
+        _checked_range(f"initialization_ranges[{name!r}]", pair)
         if name in _POSITIVE and pair[0] < 0 and not implicit:
             raise ValueError(
                 f"[ltc] initialization_ranges[{name!r}] must be >= 0 unless "
@@ -338,18 +354,10 @@ def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
     return _INIT_RANGES | given
 
 
-def _is_range(pair) -> bool:
-    """Whether it is (low, high), finite and in this order."""
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        return False
-    real = all(isinstance(end, numbers.Real) and math.isfinite(end) for end in pair)
-    return real and pair[0] <= pair[1]
-
-
 def _as_wiring(wiring) -> Wiring:
     """`wiring`, or a number of fully connected neurons."""
-    if isinstance(wiring, (int, np.integer)) and not isinstance(wiring, bool) and wiring > 0:
-        return FullyConnected(int(wiring))
-    if not isinstance(wiring, Wiring):
-        raise ValueError(f"[ltc] wiring must be a Wiring or an integer >= 1, got {wiring!r}.")
-    return wiring
+    if isinstance(wiring, Wiring):
+        return wiring
+    if not isinstance(wiring, (int, np.integer)) or isinstance(wiring, bool) or wiring < 1:
+        raise refused("ltc", "wiring", "a Wiring or an integer >= 1", wiring)
+    return FullyConnected(int(wiring))

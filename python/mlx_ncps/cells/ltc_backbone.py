@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import mlx.core as mx
 
+from ..checks import size
 from ..ops import get_activation, shapeless
 from ..ops.checks import check_array
-from ..options import integer, optional
+from ..options import optional
 from .cfc import _linear
 from .ltc import LTCCell
 
@@ -29,7 +30,7 @@ class BackboneLTCCell(LTCCell):
     def _set_wiring(self, wiring, width: int | None) -> None:
         if not self.backbone_options.sizes:
             raise ValueError("[ltc] backbone_units or backbone_layers must be given, got none.")
-        width = optional(integer)(self.op, "input_dim", width)
+        width = optional(size)(self.op, "input_dim", width)
         self.wiring = wiring.as_given()
         last = self.backbone_options.sizes[-1]
         if self.wiring.input_dim not in (None, last):

@@ -48,6 +48,8 @@ class Block(NamedTuple):
 
     def at(self, matrix):
         """A copy of the block's synapses in a matrix, [source, target]."""
+        if isinstance(matrix, mx.array):
+            return matrix[mx.array(self.sources)][:, mx.array(self.targets)]
         return matrix[np.ix_(self.sources, self.targets)]
 
     def put(self, matrix, values) -> None:
@@ -105,16 +107,6 @@ class Block(NamedTuple):
                 f"[{op}] {self.key} and wiring.{self.matrix} must agree where both are edited, got "
                 f"different synapses from {self.sources[row]}{target}: edit one of them."
             )
-
-    def disagree(self, mask: mx.array, matrix: mx.array) -> mx.array:
-        """Whether the two don't belong together, as a bool []; for tracers."""
-        mask, sources, targets = self.of(mask), mx.array(self.sources), mx.array(self.targets)
-        exists, synapse = mask != 0, matrix[sources][:, targets] != 0
-        if self.kind == OWN:
-            return mx.any(synapse & ~exists)
-        if self.kind == SOURCES:
-            return mx.any(exists != mx.any(synapse, axis=1))
-        return mx.any(exists != synapse)
 
 
 def whole_masks(inputs: int, units: int) -> list[Block]:

@@ -9,11 +9,12 @@ from typing import ClassVar
 import mlx.core as mx
 
 from .._fork import check_process
+from ..checks import size
 from ..layers.linear import Linear
 from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
-from ..options import integer, one_of, optional, unfolds
+from ..options import one_of, optional, unfolds
 from .base import LiquidCell
 
 SOLVERS = ("explicit", "runge_kutta", "semi_implicit")
@@ -109,7 +110,7 @@ class StepMixin:
 class DenseCell(StepMixin, LiquidCell):
     """Base of the baselines without a wiring: sizes, and building at the first call."""
 
-    checked_options: ClassVar[dict] = {"hidden_size": integer, "input_size": optional(integer)}
+    checked_options: ClassVar[dict] = {"hidden_size": size, "input_size": optional(size)}
     fixed_options = frozenset(checked_options)
 
     def __init__(self, input_size, hidden_size):

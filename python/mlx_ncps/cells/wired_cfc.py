@@ -7,11 +7,12 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from ..checks import flag, integer
 from ..ops import shapeless
 from ..ops.checks import check_array, check_cfc_params
 from ..ops.stepping import CfCStage, Readout, pack_cfc
-from ..options import flag
 from ..wirings import Wiring
+from ..wirings._matrices import MATRICES
 from .base import LiquidCell, NCPRNNCell
 from .cfc import CFC_OPTIONS, CfCCell, backbone_options
 from .cfc_steps import DROPOUT
@@ -66,7 +67,7 @@ class WiredCfCCell(NCPRNNCell):
             raise ValueError(f"[cfc] wiring must be a Wiring, got {type(wiring).__name__}.")
         self.mode = mode
         self.variant = variant
-        self.fully_recurrent = fully_recurrent
+        self.fully_recurrent = flag(self.op, "fully_recurrent", fully_recurrent)
         self.backbone_options = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 0
         )
@@ -144,6 +145,23 @@ class WiredCfCCell(NCPRNNCell):
             Block(part, key, "adjacency_matrix", own, own, len(sources), True, signed, kind),
         ]
 
+    def synapse_weights(self, sensory: bool = False) -> mx.array:
+        """The larger of |ff1| and |ff2|, [H, H] or [I, H]; infinite for a synapse that the cell
+        doesn't read. Raises ValueError with a backbone, whose weights belong to no synapse.
+        """
+        if self.backbone_options.sizes:
+            raise ValueError("[cfc] synapse_weights wants a cell without backbone, got one.")
+        matrix = MATRICES[bool(sensory)]
+        weights = np.full(self["wiring"][matrix].shape, np.inf, np.float32)
+        for block in (b for b in self._tie.blocks if b.matrix == matrix and b.kind == PAIRS):
+            heads = [self[block.part][head].weight for head in self._masked_heads()]
+            largest = np.abs(np.array([h.astype(mx.float32) for h in heads])).max(axis=0)
+            block.put(weights, block.of(largest))
+        return mx.array(weights)
+
+    def _masked_heads(self) -> list[str]:
+        return [head for head in ("ff1", "ff2") if head in self["layer_0"]]
+
     @property
     def UNREAD(self) -> str:
         """Which synapses of its wiring a cell doesn't read."""
@@ -156,9 +174,15 @@ class WiredCfCCell(NCPRNNCell):
         """How layer n's sources [inputs of the layer, own neurons] reach its neurons: [in + H_n,
         H_n] of -1, 0, 1.
         """
+        layer = integer(self.op, "layer", layer, 0, self.num_layers)
         wiring = self["wiring"]
         neurons = wiring.get_neurons_of_layer(layer)
         adjacency = wiring.adjacency
+        if layer == 0 and not wiring.is_built():
+            raise ValueError(
+                f"[{self.op}] synapses_into(0) wants a cell that is built, got one that isn't: "
+                "call it once before, or build(input_size)."
+            )
         if layer == 0:
             incoming = wiring.sensory_adjacency[:, neurons]
         else:
@@ -173,6 +197,7 @@ class WiredCfCCell(NCPRNNCell):
         states [B, T, H], layer after layer.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
+        check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self.sync_wiring():
             inputs = self._tie.guard(self, inputs)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ops.stepping import is_tracer, seen
 from ..wirings._matrices import MATRICES
-from .mask_blocks import PAIRS, Block
+from .mask_blocks import OWN, PAIRS, SOURCES, Block
 
 
 class Owner:
@@ -85,7 +85,10 @@ class WiringTie:
         """
         if not (self._objects or self._complete(cell)):
             return True
-        arrays = self._arrays(cell)
+        try:
+            arrays = self._arrays(cell)
+        except (KeyError, TypeError):  # what replaced a layer has no mask; the call says if it may
+            return True
         if self._seen is not None and self._seen.are(arrays):
             return True
         if any(map(is_tracer, arrays)):
@@ -103,9 +106,36 @@ class WiringTie:
     def guard(self, cell, array: mx.array) -> mx.array:
         """`array`, or NaN where masks and wiring are tracers that turn out to disagree."""
         masks, wiring = self._arrays_of_masks(cell), cell["wiring"]
-        differ = [b.disagree(masks[b.part, b.key], wiring[b.matrix]) for b in self.blocks]
-        differ = mx.any(mx.stack(differ))
+        of_mask, of_matrix, own = self._pairs()
+        differ = mx.array(False)
+        if own.size:
+            exists = _elements(masks.values(), of_mask) != 0
+            synapse = _elements([wiring[name] for name in MATRICES], of_matrix) != 0
+            differ = exists != synapse
+            differ = mx.any(differ & ~(mx.array(own) & exists) if own.any() else differ)
+        for block in self.blocks:
+            if block.kind == SOURCES:
+                driven = mx.any(block.at(wiring[block.matrix]) != 0, axis=1)
+                differ = differ | mx.any((block.of(masks[block.part, block.key]) != 0) != driven)
         return mx.where(differ, mx.array(math.nan, array.dtype), array)
+
+    def _pairs(self) -> tuple:
+        """Of each synapse with a mask element: where it lies in all masks laid out one after the
+        other, in all matrices, and whether it may be missing in the wiring alone.
+        """
+        masks, matrices = {}, {}
+        for held, arrays in ((masks, self.masks), (matrices, self._matrices)):
+            offset = 0
+            for name, array in arrays.items():
+                held[name] = offset + np.arange(array.size).reshape(array.shape)
+                offset += array.size
+        of_mask, of_matrix, own = [], [], []
+        for block in self.blocks:
+            if block.kind != SOURCES:
+                of_mask.append(block.of(masks[block.part, block.key]).ravel())
+                of_matrix.append(block.at(matrices[block.matrix]).ravel())
+                own.append(np.full(of_mask[-1].size, block.kind == OWN))
+        return tuple(np.concatenate(part or [[]]) for part in (of_mask, of_matrix, own))
 
     def _compare(self, cell, edited: bool) -> None:
         wiring = cell["wiring"]
@@ -170,7 +200,16 @@ class WiringTie:
         return all(holder is not None and key in holder for holder, key in holders)
 
     def _arrays_of_masks(self, cell) -> dict:
-        return {(part, key): (cell[part] if part else cell)[key] for part, key in self._names}
+        arrays = {}
+        for part, key in self._names:
+            owner = getattr(cell, part) if part else cell
+            if key not in owner:
+                raise ValueError(
+                    f"[{cell.op}] {part or 'the cell'} must be a CfCCell with a {key}, which the "
+                    f"wiring sets, got {type(owner).__name__} without."
+                )
+            arrays[part, key] = owner[key]
+        return arrays
 
     def _arrays(self, cell) -> list:
         wiring = cell["wiring"]
@@ -186,6 +225,13 @@ class WiringTie:
             owner = part.__dict__.get("_owner")
             if owner is None or not owner.is_one(cell):
                 part.__dict__["_owner"] = Owner(cell)
+
+
+def _elements(arrays, index: np.ndarray) -> mx.array:
+    """The elements at `index` of arrays laid out one after the other."""
+    flat = mx.concatenate([mx.flatten(array) for array in arrays])
+    everything = np.array_equal(index, np.arange(flat.size))
+    return flat if everything else flat[mx.array(index.astype(np.int32))]
 
 
 def _equal(these: dict, those: dict) -> bool:

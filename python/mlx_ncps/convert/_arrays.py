@@ -4,6 +4,7 @@ PyTorch is imported for a `.pt` file alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from ..checks import is_array, refused
 from ..weight_files import Stored, check_is_file, open_arrays
 from ._torch_files import check_torch_file
 
@@ -21,13 +23,17 @@ def read_state_dict(op: str, source, prefix: str = "") -> dict[str, Stored]:
     """
     if hasattr(source, "state_dict"):
         source = source.state_dict()
-    elif isinstance(source, (str, Path)):
+    elif isinstance(source, (str, os.PathLike)):
         source = _read_file(op, Path(source))
     if not isinstance(source, Mapping):
         raise ValueError(
             f"[{op}] source must be a module, a state dict or a path, got {type(source).__name__}."
         )
-    chosen = {n[len(prefix) :]: a for n, a in source.items() if str(n).startswith(prefix)}
+    if not isinstance(prefix, str):
+        raise refused(op, "prefix", "a string", prefix)
+    if wrong := [name for name in source if not isinstance(name, str)]:
+        raise refused(op, "each name in source", "a string", wrong[0])
+    chosen = {n[len(prefix) :]: a for n, a in source.items() if n.startswith(prefix)}
     if not chosen:
         raise ValueError(f"[{op}] prefix must start some name, got {prefix!r}.")
     return {name: stored(op, name, array) for name, array in chosen.items()}
@@ -39,6 +45,8 @@ def stored(op: str, name: str, array) -> Stored:
         return array
     if hasattr(array, "detach"):
         return _stored_tensor(op, name, array)
+    if isinstance(array, mx.array) and not is_array(array):
+        raise refused(op, name, "an array with values", array)
     is_numpy = isinstance(array, np.ndarray) and array.dtype.kind in "fiub"
     if not is_numpy and not isinstance(array, mx.array):
         raise ValueError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
+from .. import checks
 from ..cells import LTCCell
+from ..checks import flag
 from ..layers import NCPLayer
 from ..layers.linear import is_plain
 from ..rnn.direction import Direction
@@ -33,6 +34,7 @@ def to_torch(layer, *, direction=None, numpy=False) -> dict:
     wiring, `proj_size` of an LTC, other cells, quantized maps and other modules in place of linear
     maps. ImportError without PyTorch.
     """
+    numpy = flag("to_torch", "numpy", numpy)
     arrays = {name: np.array(array) for name, array in _renamed("to_torch", layer, direction)}
     if numpy:
         return arrays
@@ -47,7 +49,7 @@ def save_torch(layer, path, *, direction=None) -> None:
     """Write `to_torch(layer)` to a `.pt` or `.pth` file, which needs PyTorch, or to a
     `.safetensors` or `.npz` file.
     """
-    path = Path(path)
+    path = checks.path("save_torch", "path", path)
     if path.suffix in (".pt", ".pth"):
         state_dict = to_torch(layer, direction=direction)
         import torch
@@ -76,10 +78,7 @@ def _renamed(op: str, layer, direction) -> list[tuple[str, mx.array]]:
 def _one_direction(op: str, layer, direction):
     bidirectional = getattr(layer, "bidirectional", False)
     wanted = ("forward", "backward") if bidirectional else (None,)
-    if direction not in wanted:
-        raise ValueError(
-            f"[{op}] direction must be one of {wanted} for this layer, got {direction!r}."
-        )
+    checks.choice(op, "direction", direction, wanted, f"one of {wanted} for this layer")
     return layer.backward if direction == "backward" else layer
 
 

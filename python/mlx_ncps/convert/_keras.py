@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -90,7 +90,7 @@ def _half(entries: list[Stored], facts: dict, layer, wiring, options: dict) -> _
 
 
 def _read(source, name) -> tuple[list[tuple[list[Stored], dict]], dict]:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         parts, told = read_keras_file(source, name)
         return [(entries, _config_facts(config)) for entries, config in parts], told
     if hasattr(source, "get_weights"):

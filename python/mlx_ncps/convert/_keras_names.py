@@ -110,7 +110,7 @@ def _mappings(maps, inputs: int, units: int, known: dict) -> dict:
         found = "none fits" if not fits else f"{len(fits)} fit"
         raise ValueError(
             f"[{OP}] input_mapping= and output_mapping= must tell what the last arrays of the LTC "
-            f"are, {[entry.shape for entry in maps]}; of the possible mappings {found}."
+            f"are, got {[entry.shape for entry in maps]}, of whose possible mappings {found}."
         )
     return fits[0]
 

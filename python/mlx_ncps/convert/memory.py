@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ..cells import LiquidCell, LSTMCell
+from ..checks import size
 from ..layers.base import NCPLayer, output_shape
+from ..ops.checks import check_array
 
 
 class KerasMemoryCell(NCPLayer):
@@ -34,7 +36,7 @@ class KerasMemoryCell(NCPLayer):
         cell.build(cell.state_size)
         self.lstm = LSTMCell(None, cell.state_size)
         if input_size is not None:
-            self.build(input_size)
+            self.build(size(self.op, "input_size", input_size))
 
     def _create(self, width: int) -> None:
         self.lstm.build(width)
@@ -65,6 +67,12 @@ class KerasMemoryCell(NCPLayer):
 
     def call(self, inputs, state, ts=1.0):
         """One step; raises ValueError for a wrong shape, as the parts do."""
+        check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise ValueError(f"[{self.op}] state must be (c, h), got {type(state).__name__}.")
+        for name, part in zip("ch", state, strict=True):
+            shape = (inputs.shape[0], self.cell.state_size)
+            check_array(self.op, f"state {name}", part, "[B, H]", shape)
         c, h = state
         u, (_, c) = self.lstm(inputs, (h, c))
         output, h = self.cell(u, h.astype(u.dtype), ts)

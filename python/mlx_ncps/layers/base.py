@@ -8,10 +8,10 @@ import functools
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_flatten
 
 from .. import limits
+from ..checks import at_most, brief, check_numbers, integer, is_array, key_words, refused, sizes
 from ..config import Configurable
 from ..fixed import FixedArrays, FrozenKeys
 from ..ops.stepping import is_tracing, settle
@@ -38,11 +38,11 @@ def drawing_from(key):
 
 def _seed(key) -> int:
     """The seed of a key: `mx.random.key(seed)` is that key. An int is a seed."""
-    if isinstance(key, int):
+    if isinstance(key, int) and not isinstance(key, bool):
+        if not 0 <= key < 2**64:
+            raise refused("redraw", "key", "an mx.random.key or a seed in [0, 2**64)", key)
         return key
-    words = np.array(key)
-    if words.shape != (2,) or not np.issubdtype(words.dtype, np.integer):
-        raise ValueError(f"[redraw] key must be an mx.random.key, [2] uint32, got {key!r}.")
+    words = key_words("redraw", key)
     return int(words[0]) << 32 | int(words[1])
 
 
@@ -51,7 +51,7 @@ def _build_once(build):
 
     @functools.wraps(build)
     def build_once(self, input_shape) -> None:
-        if self.built and input_shape == self.built_width:
+        if self.built and type(input_shape) is int and input_shape == self.built_width:
             return  # each step of a stream comes here
         width = _width(self.op, input_shape)
         if self.built:
@@ -60,14 +60,14 @@ def _build_once(build):
                     f"[{self.op}] inputs must have {self.built_width} features, got {width}."
                 )
             return
-        limits.at_most(self.op, "the number of inputs", width, limits.MAX_SIZE)
+        shape = (*input_shape[:-1], width) if isinstance(input_shape, (tuple, list)) else (width,)
         arrays = _arrays(self)
         if self.__dict__.get("_made_unbuilt") and is_tracing():
-            _build_traced(build, self, width, input_shape)
+            _build_traced(build, self, shape)
         else:
-            build(self, _as_shape(input_shape))
+            build(self, shape)
         self.__dict__.pop("_made_unbuilt", None)
-        limits.check_numbers(self.op, self)
+        check_numbers(self.op, self)
         self.built_width = width
         self.built = True
         self.train(self.training)  # what was asked of the layer holds for what is made now
@@ -77,18 +77,19 @@ def _build_once(build):
     return build_once
 
 
-def _build_traced(build, layer, width: int, input_shape) -> None:
+def _build_traced(build, layer, shape: tuple) -> None:
     """Build while a function is traced, unless that makes weights: then raise ValueError and leave
     `layer` as it was. A gradient would leave them out, and drawn from mx.compile's random state
     they would be tracers.
     """
     with _as_it_was_on_error(layer):
         known = _trainable(layer)
-        build(layer, _as_shape(input_shape))
+        build(layer, shape)
         if _trainable(layer) != known:
             raise ValueError(
                 f"[{layer.op}] the weights must exist before nn.value_and_grad, mx.compile or "
-                f"mx.vmap, got the first call in it: call the layer once before, or build({width})."
+                "mx.vmap, got the first call in it: call the layer once before, "
+                f"or build({shape[-1]})."
             )
 
 
@@ -124,16 +125,20 @@ def _kinds(layer) -> set:
     return {(name, Linear if is_plain(module) else type(module)) for name, module in modules}
 
 
-def _as_shape(input_shape) -> tuple:
-    return (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
-
-
 def _width(op: str, input_shape) -> int:
     """The number of inputs: an int, or the last size of a shape."""
-    width = input_shape if isinstance(input_shape, int) else tuple(input_shape)[-1]
-    if not isinstance(width, int) or width < 0:
-        raise ValueError(f"[{op}] input_shape must end with a number of inputs, got {input_shape}.")
-    return width
+    width = input_shape
+    if isinstance(input_shape, (tuple, list)):
+        width = input_shape[-1] if input_shape else None
+    if type(width) is not int or width < 1:
+        try:
+            width = integer(op, "inputs", width, 1, most=limits.MAX_AXIS)
+        except ValueError:
+            raise ValueError(
+                f"[{op}] input_shape must end with a number of inputs >= 1, "
+                f"got {brief(input_shape)}."
+            ) from None
+    return at_most(op, "the number of inputs", width, limits.MAX_SIZE)
 
 
 class LazyWeights:
@@ -158,7 +163,18 @@ class LazyWeights:
         ValueError as `trainable_parameters` does.
         """
         self.trainable_parameters()
-        return super().apply(map_fn, filter_fn)
+        if not callable(map_fn):
+            raise refused(self.op, "map_fn", "a function that gives an mx.array", map_fn)
+        if filter_fn is not None and not callable(filter_fn):
+            raise refused(self.op, "filter_fn", "a function or None", filter_fn)
+
+        def mapped(array):
+            new = map_fn(array)
+            if not is_array(new):
+                raise refused(self.op, "map_fn", "a function that gives an mx.array", new)
+            return new
+
+        return super().apply(mapped, filter_fn)
 
     def load_weights(self, file_or_weights, strict=True):
         """As `WeightFiles` has it. Raises ValueError as `trainable_parameters` does."""
@@ -220,9 +236,9 @@ class NCPLayer(Configurable, FixedArrays, LazyWeights, WeightFiles, CheckedOptio
         else from MLX's global random state. Raises ValueError when a part was replaced by another
         module, also by a quantized one.
         """
-        if not self.built:
-            return
-        with _as_it_was_on_error(self), drawing_from(key):
+        with _as_it_was_on_error(self), drawing_from(key):  # which checks the key, built or not
+            if not self.built:
+                return
             before = _kinds(self)
             self.built = False
             self.build(self.built_width)
@@ -238,6 +254,8 @@ class NCPLayer(Configurable, FixedArrays, LazyWeights, WeightFiles, CheckedOptio
 
     def __call__(self, inputs, *args, **kwargs):
         """Builds the layer if it isn't yet, then `call(inputs, ...)`."""
+        if not is_array(inputs) or inputs.ndim == 0:
+            raise refused(self.op, "inputs", "an mx.array [..., I]", inputs)
         self.build(inputs.shape)
         settle(self, inputs)
         return self.call(inputs, *args, **kwargs)
@@ -264,7 +282,7 @@ def output_shape(op: str, input_shape, rank: int | None, width: int | None, unit
     """`input_shape` [..., I] with `units` in place of I, after checks: I is `width` unless either
     is None, and there are `rank` sizes unless that is None.
     """
-    shape = tuple(input_shape)
+    shape = sizes(op, "input_shape", input_shape, "a tuple of sizes or None", None)
     if not shape or (rank is not None and len(shape) != rank):
         wanted = f"{rank} sizes" if rank else "one size or more"
         raise ValueError(f"[{op}] input_shape must have {wanted}, got {shape}.")

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import mlx.core as mx
 
+from ..checks import flag, size
 from ..ops import get_activation, xavier_uniform
 from ..ops.activations import activation_name
-from ..options import flag, integer
+from ..ops.checks import check_array
 from ..wirings import Wiring
 from .base import NCPLayer, output_shape
 
@@ -39,7 +40,7 @@ class NCPDense(NCPLayer):
 
     op = "dense"
     checked_options: ClassVar[dict] = {
-        "units": integer,
+        "units": size,
         "activation": _activation,
         "use_bias": flag,
     }
@@ -84,6 +85,7 @@ class NCPDense(NCPLayer):
 
     def call(self, inputs):
         """The outputs [..., H] of inputs [..., I], in the dtype of the inputs."""
+        check_array(self.op, "inputs", inputs, "[..., I]", (*inputs.shape[:-1], self.built_width))
         mask = self.mask
         weight = self.weight if mask is None else self.weight * mask.astype(self.weight.dtype)
         output = inputs @ weight.T

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from ..backends.reference import ACTIVATIONS as _FUNCTIONS
-from ..backends.reference import gelu, lecun_tanh, relu, sigmoid, silu, softplus, tanh
+import functools
+import numbers
+
+import mlx.core as mx
+
+from ..backends import reference
+from ..checks import choice, is_array, real, refused
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,16 +22,40 @@ __all__ = [
     "tanh",
 ]
 
-ACTIVATIONS = tuple(_FUNCTIONS)
+ACTIVATIONS = tuple(reference.ACTIVATIONS)
+
+
+def _checked(function):
+    """`function` of an mx.array or a number, and of nothing else."""
+
+    @functools.wraps(function)
+    def activation(x):
+        if isinstance(x, numbers.Real) and not isinstance(x, bool):
+            x = mx.array(real(function.__name__, "x", x, "a number or an mx.array"))
+        if not is_array(x) or not mx.issubdtype(x.dtype, mx.floating):
+            raise refused(function.__name__, "x", "a floating mx.array or a number", x)
+        return function(x)
+
+    return activation
+
+
+gelu, lecun_tanh, relu, sigmoid, silu, softplus, tanh = map(
+    _checked,
+    (
+        reference.gelu,
+        reference.lecun_tanh,
+        reference.relu,
+        reference.sigmoid,
+        reference.silu,
+        reference.softplus,
+        reference.tanh,
+    ),
+)
 
 
 def get_activation(name: str):
     """The activation called `name`, one of ACTIVATIONS; ValueError for another name."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ValueError(
-            f"[activations] activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}."
-        )
-    return _FUNCTIONS[name]
+    return reference.ACTIVATIONS[choice("activations", "activation", name, ACTIVATIONS)]
 
 
 def activation_name(op: str, name: str, value) -> str:

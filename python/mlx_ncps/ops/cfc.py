@@ -10,9 +10,10 @@ import mlx.core as mx
 
 from .. import dispatch
 from ..backends import reference
+from ..checks import flag, is_array, refused
 from . import shapeless
 from .calls import Call
-from .checks import check_array, check_cfc, check_mode, check_variant
+from .checks import check_array, check_cfc, check_mode, check_params, check_variant
 from .timespans import normalise_step_timespans, normalise_timespans
 
 
@@ -76,8 +77,11 @@ def cfc_sequence(
     ).run()
 
 
-def prepare_cfc(inputs, state, ts, params, *, mode, activation, variant, training) -> Call:
-    """The checked call of `cfc_sequence`, with its backend."""
+def prepare_cfc(
+    inputs, state, ts, params, *, mode, activation, variant, training, op="cfc_sequence"
+) -> Call:
+    """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
+    check_params("cfc", "params", params, CfCParams)
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     ts = normalise_timespans("cfc", ts, B, T, inputs)
     facts = {
@@ -93,12 +97,12 @@ def prepare_cfc(inputs, state, ts, params, *, mode, activation, variant, trainin
         "variant": variant,
         "backbone": tuple(weight.shape[0] for weight, _ in params.backbone),
     }
-    backend = dispatch.choose("cfc_sequence", **facts)
+    backend = dispatch.choose(op, **facts)
     keywords = {
         "mode": mode,
         "activation": activation,
         "variant": variant,
-        "training": bool(training),
+        "training": flag("cfc", "training", training),
     }
     state, params = state.astype(mx.float32), _float32(params)
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
@@ -126,8 +130,9 @@ def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch
     """
     check_mode(mode, ("default", "no_gate"))
     check_variant(variant)
+    shape = _head_shape(f1)
     for name, head in (("f1", f1), ("f2", f2), ("a", a), ("b", b)):
-        check_array("cfc", name, head, "[..., H]", getattr(f1, "shape", ()))
+        check_array("cfc", name, head, "[..., H]", shape)
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
     heads = (head.astype(mx.float32) for head in (f1, f2, a, b))
     return reference.cfc_update(*heads, ts, mode=mode, variant=variant).astype(f1.dtype)
@@ -139,12 +144,19 @@ def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
     Returns h' = A - A exp(-ts (|w_tau| + |f1|)) f1, [..., H].
     ts: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
     """
-    check_array("cfc", "f1", f1, "[..., H]", getattr(f1, "shape", ()))
+    check_array("cfc", "f1", f1, "[..., H]", _head_shape(f1))
     for name, x in (("w_tau", w_tau), ("A", A)):
         check_array("cfc", name, x, "[H]", f1.shape[-1:])
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
     arrays = (x.astype(mx.float32) for x in (f1, w_tau, A))
     return reference.cfc_update_pure(*arrays, ts).astype(f1.dtype)
+
+
+def _head_shape(f1) -> tuple:
+    """The shape [..., H] of a head."""
+    if not is_array(f1) or f1.ndim == 0:
+        raise refused("cfc", "f1", "an mx.array [..., H]", f1)
+    return f1.shape
 
 
 def _float32(x):

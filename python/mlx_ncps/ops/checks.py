@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ..options import choice, flag, number, one_of, unfolds
+from ..checks import FLOATS as DTYPES
+from ..checks import brief, choice, flag, is_array
+from ..options import number, one_of, unfolds
 from .activations import get_activation
 from .synapses import SynapseLists
 
-DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 MODES = ("default", "no_gate", "pure")
 SOLVERS = ("semi_implicit", "explicit", "runge_kutta")
 VARIANTS = ("torch", "keras", "paper")
@@ -18,10 +19,14 @@ VARIANTS = ("torch", "keras", "paper")
 
 def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES) -> None:
     """`x` is an mx.array of `shape`, written as `symbols`, where None stands for any size."""
-    if isinstance(x, mx.array) and x.shape == shape and x.dtype in (dtypes or (x.dtype,)):
-        return  # nearly always, and once for each leaf of each call
-    if not isinstance(x, mx.array):
-        raise ValueError(f"[{op}] {name} must be an mx.array, got {type(x).__name__}.")
+    try:
+        if isinstance(x, mx.array) and x.shape == shape and x.dtype in (dtypes or (x.dtype,)):
+            return  # nearly always, and once for each leaf of each call
+    except TypeError:  # never initialised: the next lines say so
+        pass
+    if not is_array(x):
+        got = brief(x) if isinstance(x, mx.array) else type(x).__name__
+        raise ValueError(f"[{op}] {name} must be an mx.array, got {got}.")
     fits = x.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, x.shape, strict=True))
     if not fits:
         wanted = symbols if None in shape else f"{symbols} = {shape}"
@@ -35,6 +40,12 @@ def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES
 def dtype_name(x: mx.array) -> str:
     """float32 and not mlx.core.float32."""
     return str(x.dtype).removeprefix("mlx.core.")
+
+
+def check_params(op: str, name: str, params, kind: type) -> None:
+    """`params` is of the named tuple `kind`, or of another one with its fields."""
+    if getattr(params, "_fields", None) != kind._fields:
+        raise ValueError(f"[{op}] {name} must be {kind.__name__}, got {type(params).__name__}.")
 
 
 def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
@@ -112,6 +123,10 @@ def check_cfc(
     check_variant(variant)
     get_activation(activation)
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
+    if not isinstance(params.backbone, tuple | list):
+        raise ValueError(
+            f"[{op}] params.backbone must be a tuple of layers, got {brief(params.backbone)}."
+        )
     _check_pair(op, "params.ff1", params.ff1)
     check_array(op, "params.ff1[0]", params.ff1[0], "[H, K]", (None, None))
     (B, T, I), H = inputs.shape, params.ff1[0].shape[0]
@@ -141,12 +156,12 @@ def check_memory(op: str, memory, I: int, H: int) -> None:
 
 def check_mode(mode: str, modes=MODES) -> None:
     """`mode` is one of `modes`."""
-    choice("cfc", "mode", mode, among=modes)
+    choice("cfc", "mode", mode, modes)
 
 
 def check_variant(variant: str) -> None:
     """`variant` is one of the three."""
-    choice("cfc", "variant", variant, among=VARIANTS)
+    choice("cfc", "variant", variant, VARIANTS)
 
 
 def _check_pair(op: str, name: str, layer) -> None:

@@ -10,15 +10,21 @@ import math
 
 import mlx.core as mx
 
+from ..checks import float_dtype, is_array, key_words, real, refused, sizes
+
 
 def uniform(low: float, high: float, shape, *, dtype=None, key=None) -> mx.array:
     """Uniform in [low, high), of `shape`."""
-    return mx.random.uniform(low, high, tuple(shape), dtype=_dtype(dtype), key=_key(key))
+    op = "uniform"
+    low, high = (real(op, n, x, "a finite number") for n, x in (("low", low), ("high", high)))
+    shape, dtype = sizes(op, "shape", shape), float_dtype(op, dtype)
+    return mx.random.uniform(low, high, shape, dtype=dtype, key=_key(op, key))
 
 
 def xavier_uniform(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array:
     """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), shape [out, in] (Glorot and Bengio 2010)."""
-    bound = gain * math.sqrt(6.0 / max(sum(_fans("xavier_uniform", shape)), 1))
+    op = "xavier_uniform"
+    bound = _gain(op, gain) * math.sqrt(6.0 / max(sum(_fans(op, shape)), 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
 
 
@@ -26,8 +32,9 @@ def xavier_normal(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array
     """Normal with variance gain^2 2 / (fan_in + fan_out), shape [out, in] (Glorot and Bengio
     2010).
     """
-    scale = gain * math.sqrt(2.0 / max(sum(_fans("xavier_normal", shape)), 1))
-    return _normal(shape, scale, dtype, key)
+    op = "xavier_normal"
+    scale = _gain(op, gain) * math.sqrt(2.0 / max(sum(_fans(op, shape)), 1))
+    return _normal(op, shape, scale, dtype, key)
 
 
 def lecun_uniform(shape, *, dtype=None, key=None) -> mx.array:
@@ -39,33 +46,45 @@ def lecun_uniform(shape, *, dtype=None, key=None) -> mx.array:
 def lecun_normal(shape, *, dtype=None, key=None) -> mx.array:
     """Normal with variance 1 / fan_in, shape [out, in] (LeCun et al. 1998)."""
     scale = math.sqrt(1.0 / max(_fans("lecun_normal", shape)[1], 1))
-    return _normal(shape, scale, dtype, key)
+    return _normal("lecun_normal", shape, scale, dtype, key)
 
 
 def orthogonal(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array:
     """Rows or columns, whichever are fewer, orthogonal and of length `gain`; shape [out, in] (Saxe
     et al. 2013).
     """
-    rows, columns = _fans("orthogonal", shape)
+    op = "orthogonal"
+    (rows, columns), gain, dtype = _fans(op, shape), _gain(op, gain), float_dtype(op, dtype)
     tall = (max(rows, columns), min(rows, columns))
-    q, r = mx.linalg.qr(mx.random.normal(tall, key=_key(key)), stream=mx.cpu)
+    q, r = mx.linalg.qr(mx.random.normal(tall, key=_key(op, key)), stream=mx.cpu)
     q = q * mx.where(mx.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform
-    return mx.contiguous(gain * (q.T if rows < columns else q)).astype(_dtype(dtype))
+    return mx.contiguous(gain * (q.T if rows < columns else q)).astype(dtype)
 
 
-def _normal(shape, scale: float, dtype, key) -> mx.array:
-    return mx.random.normal(tuple(shape), dtype=_dtype(dtype), scale=scale, key=_key(key))
+def _normal(op: str, shape, scale: float, dtype, key) -> mx.array:
+    dtype, key = float_dtype(op, dtype), _key(op, key)
+    return mx.random.normal(tuple(shape), dtype=dtype, scale=scale, key=key)
 
 
-def _dtype(dtype):
-    return mx.float32 if dtype is None else dtype
+def _gain(op: str, gain) -> float:
+    return real(op, "gain", gain, "a finite number")
 
 
-def _key(key):
-    return mx.random.key(key) if isinstance(key, int) else key
+def _key(op: str, key):
+    """An `mx.random.key` of itself or its seed; None stays None."""
+    if key is None:
+        return None
+    if isinstance(key, int) and not isinstance(key, bool):
+        if not 0 <= key < 2**64:
+            raise refused(op, "key", "an mx.random.key or a seed in [0, 2**64)", key)
+        return mx.random.key(key)
+    if is_array(key) and key.dtype == mx.uint32 and key.shape == (2,):
+        return key  # may be a tracer
+    return mx.array(key_words(op, key))
 
 
-def _fans(name: str, shape) -> tuple[int, int]:
+def _fans(op: str, shape) -> tuple[int, int]:
+    shape = sizes(op, "shape", shape, "(out, in)")
     if len(shape) != 2:
-        raise ValueError(f"[{name}] shape must be (out, in), got {tuple(shape)}.")
-    return tuple(shape)
+        raise ValueError(f"[{op}] shape must be (out, in), got {shape}.")
+    return shape

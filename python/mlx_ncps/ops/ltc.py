@@ -9,9 +9,10 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
+from ..checks import flag
 from . import shapeless
 from .calls import Call
-from .checks import check_array, check_ltc, check_ltc_options, check_synapses
+from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
 from .timespans import normalise_step_timespans, normalise_timespans
 
 
@@ -101,8 +102,10 @@ def prepare_ltc(
     ode_solver,
     synapses,
     training,
+    op="ltc_sequence",
 ) -> Call:
-    """The checked call of `ltc_sequence`, with its backend."""
+    """The checked call of `ltc_sequence` with its backend; `op`: what the backend is chosen for."""
+    check_params("ltc", "params", params, LTCParams)
     B, T, I, H = check_ltc(inputs, state, params)
     options = check_ltc_options(
         ode_unfolds=ode_unfolds,
@@ -124,11 +127,11 @@ def prepare_ltc(
         "ode_solver": ode_solver,
         "synapses": synapses,
     }
-    backend = dispatch.choose("ltc_sequence", **facts)
+    backend = dispatch.choose(op, **facts)
     if ode_solver == "semi_implicit":
         del options["ode_solver"]
     params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
-    keywords = options | {"synapses": synapses, "training": bool(training)}
+    keywords = options | {"synapses": synapses, "training": flag("ltc", "training", training)}
     state = state.astype(mx.float32)
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 

@@ -12,7 +12,7 @@ from .. import backends, dispatch
 from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array, check_memory
+from .checks import check_array, check_memory, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
 
 
@@ -37,7 +37,8 @@ def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams,
     One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
     """
     h, c = _check("cfc", state)
-    call = prepare_cfc(inputs, h, ts, params, **cfc_sequence.__kwdefaults__ | keywords)
+    keywords = cfc_sequence.__kwdefaults__ | keywords
+    call = prepare_cfc(inputs, h, ts, params, **keywords, op="cfc_mixed_sequence")
     return _run("cfc", call, c, memory)
 
 
@@ -49,14 +50,16 @@ def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams,
     of `ltc_sequence`.
     """
     h, c = _check("ltc", state)
-    call = prepare_ltc(inputs, h, ts, params, **ltc_sequence.__kwdefaults__ | keywords)
+    keywords = ltc_sequence.__kwdefaults__ | keywords
+    call = prepare_ltc(inputs, h, ts, params, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
 
 
 def mixed_memory_is_fused(op: str, **facts) -> bool:
-    """Whether the backend that runs a call of `op` ("cfc_sequence" or "ltc_sequence") with these
-    facts has the LSTM in the same kernel.
+    """Whether the backend that runs a call of `op` ("cfc_sequence" or "ltc_sequence") behind an
+    LSTM with these facts has both in one kernel.
     """
+    op = op.replace("_sequence", "_mixed_sequence")
     return _has_memory(getattr(backends, dispatch.explain(op, **facts).backend, None))
 
 
@@ -80,6 +83,7 @@ def _check(op: str, state):
 def _run(op: str, call: Call, c, memory):
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
+    check_params(op, "memory", memory, LSTMParams)
     check_memory(op, memory, I, H)
     if 0 in call.shape:
         return call.run(), call.run()

@@ -7,6 +7,8 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from .. import limits
+from ..checks import float_dtype, integer, is_array, refused
 from .checks import check_array
 
 
@@ -14,14 +16,16 @@ def initial_state(batch_size: int, units, *, dtype=None):
     """Zeros [B, H], float32 unless `dtype` says another; a tuple of them when `units` is one, as
     for the (h, c) of mixed memory.
     """
+    op = "initial_state"
     if isinstance(units, tuple | list):
         return tuple(initial_state(batch_size, size, dtype=dtype) for size in units)
-    return mx.zeros((batch_size, units), mx.float32 if dtype is None else dtype)
+    batch_size = integer(op, "batch_size", batch_size, 0, most=limits.MAX_AXIS)
+    return mx.zeros((batch_size, integer(op, "units", units, 0)), float_dtype(op, dtype))
 
 
 def detach_state(state):
     """The state, an array or a tuple of them, without its past: no gradient flows through it."""
-    return tree_map(mx.stop_gradient, state)
+    return tree_map(lambda part: mx.stop_gradient(_array("detach_state", part)), state)
 
 
 def reset_state(state, done):
@@ -30,6 +34,14 @@ def reset_state(state, done):
     """
     if isinstance(state, tuple | list):
         return tuple(reset_state(part, done) for part in state)
+    _array("reset_state", state)
     check_array("reset_state", "done", done, "[B]", state.shape[:1], ())
     rows = done.astype(mx.bool_).reshape(-1, *[1] * (state.ndim - 1))
     return mx.where(rows, mx.zeros_like(state), state)
+
+
+def _array(op: str, part):
+    """`part`, which must be an array with a batch."""
+    if not is_array(part) or part.ndim == 0:
+        raise refused(op, "state", "an mx.array [B, ...] or a tuple of them", part)
+    return part

@@ -12,6 +12,7 @@ import numpy as np
 from .. import dispatch
 from .._fork import check_process
 from ..backends import cpu
+from ..checks import is_array
 from .checks import check_cfc_params, check_ltc_params, check_memory
 
 STEP, EVERY, LAST, BATCH = range(4)  # forms of a call, as src/step_cell.cpp numbers them
@@ -59,18 +60,22 @@ class StepCell:
             return None
         made = self._made
         done = False if made is None else made[0](cell, lstm, x, state, ts, form)
+        if done is True:  # large: asking for the device takes as long as a tenth of a small step
+            done = None if dispatch.beside_gpu() else made[0](cell, lstm, x, state, ts, form, True)
         if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
             return self.run(cell, lstm, x, state, mx.array(ts.astype(np.float32)), form)
         if done is False and cpu.has_values(x) and _can_pack(cell, lstm):
-            packed = self._packed(cell, lstm)
-            done = packed is not None and packed(cell, lstm, x, state, ts, form)
-        if not done:
+            packed, no_gpu = self._packed(cell, lstm), not dispatch.beside_gpu()
+            done = packed is not None and packed(cell, lstm, x, state, ts, form, no_gpu)
+        if not done or done is True:
             return None
         dispatch.record("cpu")
         return done
 
     def _packed(self, cell, lstm):
-        """The extension's StepCell of what the cell is made of now, or None among tracers."""
+        """The extension's StepCell of what the cell is made of now, or None among tracers and
+        where a parameter is still being computed.
+        """
         check_process(cell.op)  # packing waits for MLX
         places = cpu.places(cell, lstm)  # before they are read, so that no change is missed
         if not places.complete:
@@ -84,7 +89,7 @@ class StepCell:
         memory = () if lstm is None else lstm.weights()
         arrays = [*cell.step_arrays(), *memory]
         options = (*cell.step_options(), len(memory))
-        if any(map(cpu.is_tracer, arrays)):
+        if any(cpu.is_tracer(a) or cpu.is_pending(a) for a in arrays):
             return None
         made = self._made
         if made is None or made[1] != options or not made[0].made_from(arrays):
@@ -104,6 +109,36 @@ def _can_pack(cell, lstm) -> bool:
     """Whether both can be packed now; what is no LSTMCell doesn't know."""
     memory = lstm is None or getattr(lstm, "steps_at_once", bool)()
     return memory and cell.steps_at_once(lstm is not None)
+
+
+def why_not_at_once(cell, lstm, batch: int, steps: int, dtype) -> str:
+    """Why a call with evaluated inputs of this shape is left to a graph; "" when it is computed at
+    once. steps: 1 for a single step too.
+    """
+    if why := dispatch.why_no_steps_on_cpu():
+        return why
+    if dtype != mx.float32:
+        return f"the inputs are {str(dtype).removeprefix('mlx.core.')}, not float32"
+    if batch == 0 or steps == 0:
+        return "there is nothing to compute"
+    if not _can_pack(cell, lstm):
+        why = cell.stepwise() or getattr(lstm, "stepwise", str)()
+        return why or f"{type(cell).__name__} has no packed form" + " behind an LSTM" * bool(lstm)
+    if not cpu.places(cell, lstm).complete:
+        return "the cell is made of too many objects"
+    return why_too_large(cell.calls(), lstm is not None, batch, steps)
+
+
+def why_too_large(calls, lstm: bool, batch: int, steps: int) -> str:
+    """The same of a packed cell that stands for these calls, (op, facts) each, behind an LSTM or
+    not.
+    """
+    if why := dispatch.why_no_steps_on_cpu():
+        return why
+    for op, facts in calls:
+        if why := cpu.unsupported(op, **facts):
+            return why
+    return cpu.left_to_graph(batch, steps, cpu.step_work(calls, lstm), dispatch.beside_gpu())
 
 
 def pack_ltc(params, inputs: int, units: int, memory, arrays, readout: Readout, **options):
@@ -160,10 +195,11 @@ def is_tracer(array: mx.array) -> bool:
 
 
 def settle(module, *read) -> None:
-    """If one of the arrays `read` is a tracer, make every array that a module keeps evaluated and
-    row-contiguous: mx.export_function writes constants as they lie in memory.
+    """If one of the arrays `read` is a tracer without a value, make every array that a module keeps
+    evaluated and row-contiguous: mx.export_function writes constants as they lie in memory.
     """
-    if not any(isinstance(a, mx.array) and is_tracer(a) for a in read):
+    lacks_values = cpu.may_lack_values if cpu.available()[0] else is_tracer
+    if not any(is_array(a) and lacks_values(a) for a in read):
         return
     for part in module.modules():
         for key, value in list(part.items()):

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..checks import host_numbers
+
 
 class SynapseLists:
     """The synapses of a wiring, in the order target, source.
@@ -19,7 +21,8 @@ class SynapseLists:
     """
 
     def __init__(self, mask, sensory_mask):
-        mask, sensory_mask = np.asarray(mask), np.asarray(sensory_mask)
+        mask = host_numbers("SynapseLists", "mask", mask)
+        sensory_mask = host_numbers("SynapseLists", "sensory_mask", sensory_mask)
         if mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
             raise ValueError(f"[SynapseLists] mask must be [H, H], got {mask.shape}.")
         self.units = mask.shape[0]

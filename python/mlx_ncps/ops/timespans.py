@@ -10,6 +10,7 @@ import numbers
 import mlx.core as mx
 import numpy as np
 
+from ..checks import brief, is_array
 from . import shapeless
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
@@ -54,7 +55,10 @@ def normalise_step_timespans(op: str, ts, lead: tuple):
 
 
 def _number(op: str, ts) -> float:
-    ts = float(ts)
+    try:
+        ts = float(ts)
+    except OverflowError:
+        raise ValueError(f"[{op}] timespans must fit a float, got {brief(ts)}.") from None
     if not ts >= 0:
         raise ValueError(f"[{op}] timespans must be >= 0, got {ts}.")
     return ts
@@ -69,9 +73,10 @@ def _array(op: str, ts) -> mx.array:
         if ts.dtype.kind not in "fiu":
             raise ValueError(f"[{op}] timespans must be real numbers, got dtype {ts.dtype}.")
         return mx.array(ts.astype(np.float32))
-    if not isinstance(ts, mx.array):
+    if not is_array(ts):
         raise ValueError(
-            f"[{op}] timespans must be a number >= 0 or an array, got {type(ts).__name__} {ts!r}."
+            f"[{op}] timespans must be a number >= 0 or an array, "
+            f"got {type(ts).__name__} {brief(ts)}."
         )
     if ts.dtype not in _FLOATS + _INTS:
         raise ValueError(

@@ -9,6 +9,7 @@ import re
 import mlx.core as mx
 
 from .. import _loader, dispatch
+from ..ops.stepping import why_too_large
 from . import chips
 from .launches import gpu_launches, seconds
 from .trace import trace_cfc, trace_ltc
@@ -23,7 +24,8 @@ def explain_ltc(B=1, T=1, I=1, H=1, U=6, *, training=False) -> list[str]:
     native = _loader.native
     kernel = native.ltc_kernel(B, I, H, U) if native else None
     launches = gpu_launches(trace_ltc, **facts, unfolds=U)
-    return _text("ltc_sequence", choice, f"the kernel '{kernel}'", launches)
+    layer = _layer_line("ltc_sequence", facts | {"ode_unfolds": U})
+    return _text("ltc_sequence", choice, layer, f"the kernel '{kernel}'", launches)
 
 
 def explain_cfc(B=1, T=1, I=1, H=1, K=128, L=1, *, mode="default", training=False) -> list[str]:
@@ -33,11 +35,23 @@ def explain_cfc(B=1, T=1, I=1, H=1, K=128, L=1, *, mode="default", training=Fals
     facts["activation"] = "lecun_tanh"
     choice = dispatch.explain("cfc_sequence", **facts, dtype=mx.float32)
     launches = gpu_launches(trace_cfc, **facts)
-    return _text("cfc_sequence", choice, "packed matrix products", launches)
+    layer = _layer_line("cfc_sequence", facts)
+    return _text("cfc_sequence", choice, layer, "packed matrix products", launches)
 
 
-def _text(op, choice, kernel, launches) -> list[str]:
-    lines = [f"{op} runs here on {choice}"]
+def _layer_line(op: str, facts: dict) -> str:
+    """Whether a layer that makes this call computes it at once."""
+    if facts["training"]:
+        why = "a gradient traces it"
+    else:
+        why = why_too_large([(op, facts)], False, facts["batch"], facts["steps"])
+    if why:
+        return f"a layer leaves it to a graph: {why}"
+    return "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"
+
+
+def _text(op, choice, layer, kernel, launches) -> list[str]:
+    lines = [f"{op} runs here on {choice}", layer]
     native = _loader.native
     if native:
         lines.append(f"on a CPU: {kernel}, {native.isa()}, {native.num_threads()} threads")

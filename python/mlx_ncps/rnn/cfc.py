@@ -5,6 +5,7 @@ it.
 from __future__ import annotations
 
 from ..cells import CfCCell, LiquidCell, WiredCfCCell
+from ..checks import flag
 from ..wirings import Wiring
 from .layout import call_contract, check_cell_alone, one_of
 from .sequence import SequenceLayer
@@ -88,10 +89,10 @@ class CfC(SequenceLayer):
             cell_class = CfCCell
             if isinstance(units, Wiring):
                 cell_class, options["fully_recurrent"] = WiredCfCCell, fully_recurrent
-            elif not fully_recurrent:
+            elif not flag(self.op, "fully_recurrent", fully_recurrent):
                 raise ValueError("[cfc] fully_recurrent=False wants a wiring, got none.")
             cell = cell_class(size, units, mode, activation, *backbone, **options)
-        contract = call_contract(cell_first, return_sequences, return_state)
+        contract = call_contract(self.op, cell_first, return_sequences, return_state)
         super().__init__(
             cell,
             contract,

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
+
+from ..checks import brief, is_array, refused
+
+OP = "chunked_value_and_grad"
 
 
 def chunked_value_and_grad(model, loss):
@@ -23,16 +28,24 @@ def chunked_value_and_grad(model, loss):
     it can't be within `mx.compile`. Both passes draw the same random numbers (dropout), from seeds
     that MLX's random state gives. Raises ValueError when there is no chunk.
     """
+    if not isinstance(model, nn.Module):
+        raise refused(OP, "model", "an mlx.nn.Module", model)
+    if not callable(loss):
+        raise refused(OP, "loss", "a function loss(model, state, *chunk)", loss)
 
     def value_and_grad(chunks, state):
-        chunks = list(chunks)
+        if not isinstance(chunks, (tuple, list)) or not all(
+            isinstance(chunk, (tuple, list)) for chunk in chunks
+        ):
+            raise refused(OP, "chunks", "a sequence of tuples of arrays", chunks)
         if not chunks:
-            raise ValueError("[chunked_value_and_grad] chunks must hold at least one, got none.")
+            raise ValueError(f"[{OP}] chunks must hold at least one, got none.")
+        _check_arrays("state", state)
         seeds = mx.random.randint(0, 2**31 - 1, (len(chunks) + 1,)).tolist()
         starts = [state]
         for seed, chunk in zip(seeds, chunks[:-1], strict=False):
             mx.random.seed(seed)
-            starts.append(loss(model, starts[-1], *chunk)[1])
+            starts.append(_checked(loss(model, starts[-1], *chunk))[1])
             mx.eval(starts[-1])
         total, gradients, end, cotangent = 0.0, None, None, None
         for seed, chunk, start in reversed(list(zip(seeds, chunks, starts, strict=False))):
@@ -48,6 +61,24 @@ def chunked_value_and_grad(model, loss):
     return value_and_grad
 
 
+def _checked(result) -> tuple:
+    """What the loss gave: a scalar and a state."""
+    wanted = "loss must give (scalar, state)"
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(f"[{OP}] {wanted}, got {brief(result)}.")
+    if not is_array(result[0]) or result[0].ndim:
+        raise ValueError(f"[{OP}] {wanted}, got {brief(result[0])} as its scalar.")
+    _check_arrays("the state that loss gives", result[1])
+    return result
+
+
+def _check_arrays(name: str, tree) -> None:
+    """A state: an array or a tree of them."""
+    for _, leaf in tree_flatten(tree):
+        if not is_array(leaf) or not mx.issubdtype(leaf.dtype, mx.floating):
+            raise refused(OP, name, "floating arrays or a tree of them", leaf)
+
+
 def _one_chunk(model, loss, chunk, start, cotangent):
     """The loss of a chunk, the state after it, and the gradients of (parameters, state before);
     `cotangent` is the gradient of the state after it, None for zeros.
@@ -56,7 +87,7 @@ def _one_chunk(model, loss, chunk, start, cotangent):
 
     def weighted(parameters, start):
         model.update(parameters)
-        value, end = loss(model, start, *chunk)
+        value, end = _checked(loss(model, start, *chunk))
         total = value
         if cotangent is not None:
             pairs = zip(tree_flatten(cotangent), tree_flatten(end), strict=True)

@@ -13,14 +13,16 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from .. import dispatch
 from ..cells import LiquidCell, LSTMCell
+from ..checks import flag, size
 from ..layers.base import LazyWeights, drawing_from
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..ops.stepping import settle
-from ..options import CheckedOptions, flag, integer, optional
+from ..options import CheckedOptions, optional
 from ..weights import WeightFiles
 from .masks import Seen, Steps, masked_features, spread_states
 
@@ -51,7 +53,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
-    checked_options: ClassVar[dict] = {"proj_size": optional(integer), "mixed_memory": flag}
+    checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
     fixed_options = frozenset(("mixed_memory",))
 
     def __init__(self, cell, proj_size=None, mixed_memory=False):
@@ -239,6 +241,15 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
 
     def _step_trace(self, x, state, ts) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""
+        with dispatch.stream_of_steps(self.fused_steps()):
+            return self._steps(x, state, ts)
+
+    def fused_steps(self) -> list[tuple[str, dict]]:
+        """The fused calls of each step where all of it but the LSTM is such; else none."""
+        fused = _runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
+        return self.rnn_cell.calls() if fused else []
+
+    def _steps(self, x, state, ts) -> Trace:
         shapeless.refuse(self.op, "running step by step")
         dtype = x.dtype
         if self.mixed_memory:

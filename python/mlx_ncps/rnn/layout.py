@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
+from ..checks import brief, flag, is_array, refused
 from ..ops import shapeless
 from ..ops.checks import check_array
 
@@ -21,23 +22,28 @@ class Contract(NamedTuple):
     return_state: bool
 
 
-def call_contract(cell_first: bool, return_sequences, return_state) -> Contract:
+def _flag_or(op: str, name: str, given, default: bool) -> bool:
+    return default if given is None else flag(op, name, given)
+
+
+def call_contract(op: str, cell_first: bool, return_sequences, return_state) -> Contract:
     """The contract of a layer: a cell as first argument follows the MLX guides (last output alone),
     sizes follow ncps.torch (whole sequence and state); an argument that is not None wins.
     """
     default = Contract(False, False) if cell_first else Contract(True, True)
     return Contract(
-        default.return_sequences if return_sequences is None else return_sequences,
-        default.return_state if return_state is None else return_state,
+        _flag_or(op, "return_sequences", return_sequences, default.return_sequences),
+        _flag_or(op, "return_state", return_state, default.return_state),
     )
 
 
 def check_cell_alone(op: str, **options) -> None:
     """Options that a cell as first argument has already: each a pair (given, default)."""
     for name, (given, default) in options.items():
-        if given != default:
+        if given is not default and (type(given) is not type(default) or given != default):
             raise ValueError(
-                f"[{op}] {name} must be left out with a cell, which has its own, got {given!r}."
+                f"[{op}] {name} must be left out with a cell, which has its own, "
+                f"got {brief(given)}."
             )
 
 
@@ -65,9 +71,9 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, op: str, inputs, batch_first: bool) -> Layout:
         """The layout of inputs [B, T, I], [T, B, I] unless `batch_first`, or [T, I]."""
-        if not isinstance(inputs, mx.array) or inputs.ndim not in (2, 3):
+        if not is_array(inputs) or inputs.ndim not in (2, 3):
             wanted = f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]"
-            got = inputs.shape if isinstance(inputs, mx.array) else type(inputs).__name__
+            got = inputs.shape if is_array(inputs) else type(inputs).__name__
             raise ValueError(f"[{op}] inputs must be {wanted}, got {got}.")
         return cls(op, inputs.ndim == 3, batch_first)
 
@@ -85,7 +91,7 @@ class Layout(NamedTuple):
 
     def timespans(self, ts, batch: int, steps: int):
         """The time spans as None, a number, [], [T] or [B, T]."""
-        if not isinstance(ts, (mx.array, np.ndarray)) or ts.shape in ((), (steps,)):
+        if not (is_array(ts) or isinstance(ts, np.ndarray)) or ts.shape in ((), (steps,)):
             return ts
         symbols, shape = self._grid(batch, steps)
         if ts.shape not in (shape, (*shape, 1)):
@@ -99,7 +105,7 @@ class Layout(NamedTuple):
             return None
         symbols, shape = self._grid(batch, steps)
         wide = f"{symbols[:-1]}, I]"
-        if not isinstance(mask, (mx.array, np.ndarray)):
+        if not (is_array(mask) or isinstance(mask, np.ndarray)):
             raise ValueError(
                 f"[{self.op}] mask must be an array {symbols} or {wide}, got {type(mask).__name__}."
             )
@@ -108,6 +114,9 @@ class Layout(NamedTuple):
                 f"[{self.op}] mask must be {symbols} = {shape} or {wide} = {(*shape, features)}, "
                 f"got {mask.shape}."
             )
+        real = mask.dtype != mx.complex64 if is_array(mask) else mask.dtype.kind in "fiub"
+        if not real:
+            raise ValueError(f"[{self.op}] mask must be of real numbers, got {mask.dtype}.")
         if isinstance(mask, np.ndarray):
             mask = mx.array(np.ascontiguousarray(mask))  # MLX refuses negative strides
         return self.inputs(mask != 0)
@@ -121,7 +130,9 @@ class Layout(NamedTuple):
             if hx is None:
                 hx = (None,) * len(sizes)
             if not isinstance(hx, tuple | list) or len(hx) != len(sizes):
-                got = f"{type(hx).__name__}{f' of {len(hx)}' * isinstance(hx, tuple | list)}"
+                got = type(hx).__name__
+                if isinstance(hx, tuple | list):
+                    got += f" of {len(hx)}"
                 raise ValueError(f"[{self.op}] {name} must be ({', '.join(sizes)}), got {got}.")
             parts = zip(hx, sizes.items(), strict=True)
             return tuple(self.state(h, n, x, f"{name}.{key}") for h, (key, n) in parts)
@@ -135,6 +146,8 @@ class Layout(NamedTuple):
 
     def _free_state(self, array, batch: int, name: str):
         """An array of a state of any form, batched."""
+        if not is_array(array):
+            raise refused(self.op, name, "mx.arrays", array)
         array = array if self.batched else array[None]
         if array.shape[:1] != (batch,):
             raise ValueError(

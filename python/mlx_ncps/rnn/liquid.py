@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from ..checks import refused
 from .layout import call_contract
 from .sequence import SequenceLayer
 
@@ -53,7 +54,7 @@ class LiquidRNN(SequenceLayer):
                 )
         super().__init__(
             cell,
-            call_contract(True, return_sequences, return_state),
+            call_contract(self.op, True, return_sequences, return_state),
             batch_first,
             proj_size,
             mixed_memory,
@@ -73,8 +74,9 @@ class MMRNN(LiquidRNN):
     op = "mmrnn"
 
     def __init__(self, cell, return_sequences=None, return_state=None, batch_first=True, **options):
-        if options.pop("mixed_memory", True) is not True:
-            raise ValueError("[mmrnn] mixed_memory must be True or left out, got False.")
+        mixed = options.pop("mixed_memory", True)
+        if mixed is not True:
+            raise refused("mmrnn", "mixed_memory", "True or left out", mixed)
         super().__init__(
             cell, return_sequences, return_state, batch_first, mixed_memory=True, **options
         )

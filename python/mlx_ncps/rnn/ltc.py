@@ -89,7 +89,7 @@ class LTC(SequenceLayer):
                 ode_solver,
                 initialization_ranges=initialization_ranges,
             )
-        contract = call_contract(cell_first, return_sequences, return_state)
+        contract = call_contract(self.op, cell_first, return_sequences, return_state)
         super().__init__(
             cell,
             contract,

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from ..ops import shapeless
-from ..ops.checks import check_array
+from ..ops.checks import check_array, check_params
 from ..ops.timespans import normalise_timespans
 
 
@@ -82,6 +82,7 @@ def carry_forward(inputs, mask, ts=None, *, last: Seen | None = None):
     ts = mx.broadcast_to(mx.array(normalise_timespans(op, ts, B, T)), (B, T))
     if last is None:
         last = Seen(mx.zeros((B, I), inputs.dtype), mx.zeros((B, I)))
+    check_params(op, "last", last, Seen)
     for name, array in zip(Seen._fields, last, strict=True):
         check_array(op, f"last.{name}", array, "[B, I]", (B, I))
     if T == 0:

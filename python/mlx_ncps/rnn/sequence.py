@@ -5,18 +5,19 @@ streaming; `CfC`, `LTC` and `LiquidRNN` are this and a cell.
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_map
 
 from .._fork import check_process
 from ..cells import LiquidCell
+from ..checks import flag, float_dtype, is_array, sizes
 from ..config import Configurable
 from ..layers.base import drawing_from, output_shape
 from ..layers.linear import is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
-from ..ops.stepping import EVERY, LAST, STEP, linear
+from ..ops.stepping import EVERY, LAST, STEP, linear, why_not_at_once
 from ..ops.timespans import normalise_timespans
-from ..options import flag
 from ..options import one_of as one_of_these
 from .direction import Direction, Result, state_batch
 from .layout import Contract, Layout, one_of
@@ -66,7 +67,7 @@ class SequenceLayer(Configurable, Direction):
         super().__init__(cell, proj_size, mixed_memory)
         self.bidirectional = bidirectional
         self.merge_mode = merge_mode
-        if backward_cell is not None and not bidirectional:
+        if backward_cell is not None and not self.bidirectional:
             raise ValueError(f"[{self.op}] backward_cell wants bidirectional=True, got False.")
         self.return_sequences, self.return_state = contract
         self.batch_first = batch_first
@@ -155,7 +156,7 @@ class SequenceLayer(Configurable, Direction):
         """
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
-        if mask is None and _may_run_at_once(inputs, self.batch_first):
+        if mask is None and _lies_at_once(inputs, self.batch_first):
             form = EVERY if self.return_sequences else LAST
             done = self._step_at_once(inputs, hx, timespans, form)
             if done is not None:
@@ -179,15 +180,15 @@ class SequenceLayer(Configurable, Direction):
 
         x: [B, I] or [I].  state: as `hx` of a call; None: zeros, or the state that `stateful` kept.
         ts: time elapsed before the step: None (1.0), a number, or an array [], [B] or [B, 1].
-        With float32 arrays that are evaluated, on the CPU, a CfC or an LTC computes the step at
-        once, without a graph: the result is evaluated too.
+        With float32 arrays that are evaluated, a CfC or an LTC computes the step at once on the
+        CPU, without a graph: the result is evaluated too. A large batch is an Apple GPU's.
         Raises ValueError as a call does, and when the layer reads backwards, which a stream can't.
         """
         if self.bidirectional or self.go_backwards:
             option = "bidirectional" if self.bidirectional else "go_backwards"
             raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
-        if not isinstance(x, mx.array) or x.ndim not in (1, 2):
-            got = x.shape if isinstance(x, mx.array) else type(x).__name__
+        if _ndim(x) not in (1, 2):
+            got = x.shape if is_array(x) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
         done = self._step_at_once(x, state, ts, STEP)
         if done is not None:
@@ -196,7 +197,7 @@ class SequenceLayer(Configurable, Direction):
         x = x[:, None] if layout.batched else x[None, None]  # [B, 1, I]
         check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         self.build(x.shape[-1])
-        if hasattr(ts, "ndim") and ts.ndim > 0:
+        if (is_array(ts) or isinstance(ts, np.ndarray)) and ts.ndim > 0:
             if ts.shape not in (x.shape[:1], (x.shape[0], 1)):
                 raise ValueError(f"[{self.op}] ts must be [B] = {x.shape[:1]}, got {ts.shape}.")
             ts = ts[:, None] if ts.ndim == 1 else ts
@@ -303,7 +304,8 @@ class SequenceLayer(Configurable, Direction):
 
         Raises ValueError for another rank.
         """
-        batched = len(tuple(input_shape)) != 2
+        input_shape = sizes(self.op, "input_shape", input_shape, "a tuple of sizes or None", None)
+        batched = len(input_shape) != 2
         rank = 3 if batched else 2
         shape = output_shape(self.op, input_shape, rank, None, self.merged_size)
         if not self.return_sequences:
@@ -343,7 +345,9 @@ class SequenceLayer(Configurable, Direction):
         """What a call with inputs of this shape would run and why, as a printable `Plan`; computes
         nothing.
         """
-        shape = tuple(shape)
+        shape = sizes(self.op, "shape", shape)
+        float_dtype(self.op, dtype)
+        scalar_timespans = flag(self.op, "scalar_timespans", scalar_timespans)
         if len(shape) not in (2, 3):
             raise ValueError(f"[{self.op}] shape must be [B, T, I] or [T, I], got {shape}.")
         batch, steps = (1, *shape)[-3:-1]
@@ -351,16 +355,38 @@ class SequenceLayer(Configurable, Direction):
             batch, steps = steps, batch
         facts = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
         self.build(shape)
-        calls = [call for half in self.directions for call in half.calls()]
-        return make_plan(calls, self.stepwise(), facts)
+        halves = self.directions
+        calls = [call for half in halves for call in half.calls()]
+        fused = [call for half in halves for call in half.fused_steps()]
+        graph = self._why_not_at_once(len(shape), batch, steps, dtype)
+        return make_plan(calls, self.stepwise(), graph, facts, own_steps=not fused)
+
+    def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype) -> str:
+        """Why `__call__` leaves evaluated inputs of this shape to a graph, as it decides it."""
+        if self.bidirectional or self.go_backwards:
+            return "the layer reads backwards"
+        if ndim == 3 and not self.batch_first:
+            return "the inputs are [T, B, I]"
+        cell, lstm = self.rnn_cell, self.get("lstm")
+        if not isinstance(cell, LiquidCell) or (self.mixed_memory and lstm is None):
+            return "a part of the layer is none of this package"
+        if self._kept and self._kept["seen"]:
+            return "the layer keeps the last values of masked features"
+        return why_not_at_once(cell, lstm, batch, steps, dtype)
 
 
-def _may_run_at_once(inputs, batch_first: bool) -> bool:
-    """Whether inputs are [B, T, I] or [T, I], of one step unless the GPU is the default device."""
-    ndim = getattr(inputs, "ndim", 0)
-    if ndim not in (2, 3) or not (batch_first or ndim == 2):
-        return False
-    return inputs.shape[-2] == 1 or mx.default_device().type == mx.DeviceType.cpu
+def _lies_at_once(inputs, batch_first: bool) -> bool:
+    """Whether inputs are [B, T, I] or [T, I], as they lie where they are computed at once."""
+    ndim = _ndim(inputs)
+    return ndim == 2 or (ndim == 3 and batch_first)
+
+
+def _ndim(x) -> int:
+    """The rank of an array; 0 for what is none, also for one that was never initialised."""
+    try:
+        return x.ndim if isinstance(x, mx.array) else 0
+    except TypeError:
+        return 0
 
 
 def _reversed(x, state, ts, mask, seen):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+
+from ..checks import is_array, refused
 
 
 class StreamingSession:
@@ -19,6 +22,8 @@ class StreamingSession:
     `session(x, ts=None)`: x [I] or [B, I], an mx.array or a NumPy array, and the output [O] or
     [B, O] is of the same kind; a NumPy array is read as float32. ts: the time elapsed before the
     sample, as in `layer.step`. `session.state` is the state after the last sample.
+    Any thread may call it, one at a time: the layer's weights are evaluated here, since MLX
+    computes an array only in the thread that made it. Who sets weights later evaluates them.
     Raises ValueError as `layer.step` does.
     """
 
@@ -30,18 +35,49 @@ class StreamingSession:
             )
         self.layer = layer
         self.state = state
+        if isinstance(layer, nn.Module):
+            mx.eval(layer.parameters())  # no other thread can compute what this one has begun
+        mx.eval(_checked(state))
 
     def __call__(self, x, ts=None):
         """One sample -> the output."""
         from_numpy = isinstance(x, np.ndarray)
         if from_numpy:
+            if x.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"[streaming_session] x must be of real numbers, got dtype {x.dtype}."
+                )
             x = mx.array(x.astype(np.float32, copy=False))
-        output, self.state = self.layer.step(x, self.state, ts)
-        mx.eval(output, self.state)
+        try:
+            output, state = self.layer.step(x, self.state, ts)
+            mx.eval(output, state)
+        except RuntimeError as error:
+            if "There is no Stream" not in str(error):
+                raise
+            raise ValueError(
+                "[streaming_session] weights, sample and state must be evaluated in the thread "
+                "that made them (mx.eval(layer.parameters(), x)) before another reads them, "
+                f"got an array that is not: {error}"
+            ) from error
+        self.state = state
         return np.array(output) if from_numpy else output
 
     def reset(self, state=None) -> None:
         """Start anew, from zeros or from `state`."""
+        mx.eval(_checked(state))
         self.state = state
         if state is None and hasattr(self.layer, "reset_states"):
             self.layer.reset_states()
+
+
+def _checked(state):
+    """A state: None, an array, or a tuple of such."""
+    parts = state if isinstance(state, tuple | list) else (state,)
+    for part in parts:
+        if part is not None and part is not state and isinstance(part, tuple | list):
+            _checked(part)
+        elif part is not None and not is_array(part):
+            raise refused(
+                "streaming_session", "state", "None, an mx.array or a tuple of them", part
+            )
+    return [] if state is None else state

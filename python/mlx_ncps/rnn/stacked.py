@@ -7,10 +7,10 @@ from typing import ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import limits
+from ..checks import check_numbers, flag
 from ..config import Configurable
 from ..layers.base import LazyWeights, drawing_from
-from ..options import CheckedOptions, flag, layer_count
+from ..options import CheckedOptions, layer_count
 from ..weights import WeightFiles
 from .cfc import CfC
 from .layout import one_of
@@ -56,7 +56,9 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
     ):
         super().__init__()
         num_layers = layer_count(self.op, "num_layers", num_layers)
-        if options.get("go_backwards"):
+        bidirectional = flag(self.op, "bidirectional", bidirectional)
+        return_sequences = flag(self.op, "return_sequences", return_sequences)
+        if flag(self.op, "go_backwards", options.get("go_backwards", False)):
             raise ValueError(
                 f"[{self.op}] go_backwards must be False for stacked layers, got True."
             )
@@ -73,7 +75,7 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
             layer = self.layer_class(
                 width,
                 hidden_size,
-                return_sequences=flag(self.op, "return_sequences", return_sequences) or not last,
+                return_sequences=return_sequences or not last,
                 return_state=True,
                 bidirectional=bidirectional,
                 proj_size=proj_size if last else None,
@@ -81,7 +83,7 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
             )
             self.layers.append(layer)
             width = layer.merged_size
-        limits.check_numbers(self.op, self)
+        check_numbers(self.op, self)
 
     def __call__(
         self,
@@ -142,7 +144,7 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
         """The shape of the output for inputs of this shape; as in `CfC.compute_output_shape`."""
         for layer in self.layers:
             output = layer.compute_output_shape(input_shape)
-            input_shape = (*tuple(input_shape)[:-1], layer.merged_size)
+            input_shape = (*input_shape[:-1], layer.merged_size)
         return output
 
     def redraw(self, key=None) -> None:
@@ -173,12 +175,19 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
 
     def explain(self, shape, *, dtype=mx.float32, scalar_timespans=True) -> Plan:
         """What a call with inputs of this shape would run and why, as a printable `Plan`."""
-        calls, stepwise = (), ""
+        calls, stepwise, graph = (), "", ()
         for layer in self.layers:
             plan = layer.explain(shape, dtype=dtype, scalar_timespans=scalar_timespans)
-            calls, stepwise = calls + plan.calls, plan.stepwise
+            calls, stepwise, graph = calls + plan.calls, plan.stepwise, graph + plan.graph
             shape = (*tuple(shape)[:-1], layer.merged_size)
-        return Plan(calls, stepwise)
+        return Plan(calls, stepwise, _after_graph(graph))
+
+
+def _after_graph(graph: tuple) -> tuple:
+    """`Plan.graph` of stacked layers: above a graph's output, which is lazy, none runs at once."""
+    first = next((n for n, why in enumerate(graph) if why), len(graph))
+    above = [why or "the layer below gives lazy outputs" for why in graph[first:]]
+    return (*graph[:first], *above)
 
 
 class CfCRNN(StackedRNN):

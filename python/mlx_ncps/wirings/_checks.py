@@ -1,42 +1,25 @@
 """Argument checks of the wirings: each returns a plain value, or raises a ValueError that names
-op, wanted and given.
+op, wanted and given; those of `mlx_ncps.checks`, and three more.
 """
 
-import numbers
-import operator
+from ..checks import at_most, flag, integer, real, refused
 
-
-def integer(op, name, value, low, high=None):
-    """``value`` as an int in ``[low, high)``; ``high=None`` leaves the top open."""
-    wanted = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high})"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    too_high = high is not None and number is not None and number >= high
-    if number is None or isinstance(value, bool) or number < low or too_high:
-        raise ValueError(f"[{op}] {name} must be {wanted}, got {value!r}.")
-    return number
-
-
-def at_most(op, name, value, limit_name, limit):
-    """``value``, once it is known not to exceed ``limit``."""
-    if value > limit:
-        raise ValueError(f"[{op}] {name} must be at most {limit_name} = {limit}, got {value}.")
-    return value
+__all__ = ["at_most", "flag", "integer", "polarity", "refused", "seed", "share"]
 
 
 def share(op, name, value, low, high, *, open_end=False):
     """``value`` as a float in ``[low, high]``, without ``high`` itself when ``open_end``."""
-    fits = isinstance(value, numbers.Real) and low <= value <= high
-    if not fits or (open_end and value == high):
-        wanted = f"[{low}, {high}" + (")" if open_end else "]")
-        raise ValueError(f"[{op}] {name} must be in {wanted}, got {value!r}.")
-    return float(value)
+    wanted = f"in [{low}, {high}" + (")" if open_end else "]")
+    return real(
+        op, name, value, wanted, lambda n: low <= n <= high and not (open_end and n == high)
+    )
 
 
 def polarity(op, value):
     """``value`` as -1 (inhibitory) or +1 (excitatory)."""
-    if value not in (-1, 1):
-        raise ValueError(f"[{op}] polarity must be -1 or +1, got {value!r}.")
-    return int(value)
+    return int(real(op, "polarity", value, "-1 or +1", lambda number: number in (-1, 1)))
+
+
+def seed(op, name, value):
+    """``value`` as a seed of NumPy's generators, an int below 2**32."""
+    return integer(op, name, value, 0, 2**32)

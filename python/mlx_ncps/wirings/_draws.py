@@ -3,6 +3,8 @@
 import mlx.core as mx
 import numpy as np
 
+from ..checks import key_words
+
 
 class KeyDraws:
     """``choice`` as NumPy's generators have it, drawn from MLX's PRNG.
@@ -34,19 +36,9 @@ def checked_key(op, key):
     """``key`` as a NumPy ``[2]`` uint32 array; None stays None."""
     if key is None:
         return None
-    host = np.array(key)
-    if host.shape != (2,) or not np.issubdtype(host.dtype, np.integer):
-        raise ValueError(f"[{op}] key must be an mx.random.key, [2] uint32, got {key!r}.")
-    return host.astype(np.uint32)
+    return key_words(op, key)
 
 
-def source(op, make, seed, key):
+def source(make, seed, key):
     """``KeyDraws`` when a key is given, else NumPy's generator ``make(seed)``."""
-    if key is not None:
-        return KeyDraws(key)
-    try:
-        return make(seed)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"[{op}] seed must be an integer that NumPy's generators take, got {seed!r:.40}."
-        ) from error
+    return make(seed) if key is None else KeyDraws(key)

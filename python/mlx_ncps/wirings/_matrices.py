@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..checks import host_numbers, is_array, refused
 from ..fixed import FixedArrays, FrozenKeys
 from ..weights import WeightFiles
 
@@ -102,7 +103,7 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
 
     def _checked(self, name, value):
         """The values in NumPy, shape and polarities checked; None for a tracer."""
-        host = _values(value)
+        host = _values(self._op, name, value)
         if (
             host is not None and host.dtype.kind == "f"
         ):  # an average of equal matrices is off by ulps
@@ -140,10 +141,12 @@ def _restored(cls, attributes, items):
     return wiring
 
 
-def _values(matrix):
+def _values(op, name, matrix):
     """NumPy values of a matrix, or None for a tracer of mx.compile or mx.vmap, which has none."""
     if not isinstance(matrix, mx.array):
-        return np.asarray(matrix)
+        return host_numbers(op, name, matrix)
+    if not is_array(matrix):
+        raise refused(op, name, "an array of -1, 0, +1", matrix)
     if mx.issubdtype(matrix.dtype, mx.floating):
         matrix = matrix.astype(mx.float32)  # NumPy has no bfloat16
     try:

@@ -4,12 +4,14 @@ unfold) and the masks of a wired CfC cell; base of all wirings.
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from .. import limits
+from ..checks import brief, float_dtype, host_numbers, sizes
 from ..config import check_nesting, construct, encoded_arguments, recorded, register
 from . import _checks, draw
 from ._matrices import MATRICES, SynapseMatrices
@@ -53,7 +55,7 @@ class Wiring(SynapseMatrices):
     def __init__(self, units, output_dim=None, input_dim=None):
         super().__init__()
         self.units = _checks.integer(self._op, "units", units, 1)
-        limits.at_most(self._op, "units * units", self.units**2, limits.MAX_PLACES)
+        _checks.at_most(self._op, "units * units", self.units**2, limits.MAX_PLACES)
         self.output_dim = None
         self.adjacency_matrix = np.zeros((self.units, self.units), np.int32)
         if output_dim is not None:
@@ -89,16 +91,16 @@ class Wiring(SynapseMatrices):
     def set_input_dim(self, input_dim):
         """Fixes the number of inputs, without sensory synapses; errors as :meth:`build`."""
         if not self._is_built_for(input_dim):
-            limits.at_most(self._op, "input_dim", int(input_dim), limits.MAX_WIRED_INPUTS)
+            _checks.at_most(self._op, "input_dim", int(input_dim), limits.MAX_WIRED_INPUTS)
             places = int(input_dim) * self.units
-            limits.at_most(self._op, "input_dim * units", places, limits.MAX_PLACES)
+            _checks.at_most(self._op, "input_dim * units", places, limits.MAX_PLACES)
             self.input_dim = int(input_dim)
             self.sensory_adjacency_matrix = np.zeros((self.input_dim, self.units), np.int32)
 
     def set_output_dim(self, output_dim):
         """Sets the number of motor neurons, 1 to ``units``."""
         output_dim = _checks.integer(self._op, "output_dim", output_dim, 1)
-        self.output_dim = _checks.at_most(self._op, "output_dim", output_dim, "units", self.units)
+        self.output_dim = _checks.at_most(self._op, "output_dim", output_dim, self.units, "units")
 
     def _is_built_for(self, input_dim):
         given = _checks.integer("build", "input_dim", input_dim, 1)
@@ -113,21 +115,23 @@ class Wiring(SynapseMatrices):
 
     def add_synapse(self, src, dest, polarity):
         """Sets the synapse from neuron ``src`` to neuron ``dest`` to ``polarity``, -1 or +1."""
+        polarity = _checks.polarity("add_synapse", polarity)
         self._connect("add_synapse", "adjacency_matrix", src, dest, polarity)
 
     def add_sensory_synapse(self, src, dest, polarity):
         """Sets the synapse from input ``src`` to neuron ``dest`` to ``polarity``, -1 or +1."""
         self._require_built("add_sensory_synapse")
+        polarity = _checks.polarity("add_sensory_synapse", polarity)
         self._connect("add_sensory_synapse", "sensory_adjacency_matrix", src, dest, polarity)
 
     def remove_synapse(self, src, dest):
         """Removes the synapse from neuron ``src`` to neuron ``dest``, if there is one."""
-        self._connect("remove_synapse", "adjacency_matrix", src, dest, None)
+        self._connect("remove_synapse", "adjacency_matrix", src, dest, 0)
 
     def remove_sensory_synapse(self, src, dest):
         """Removes the synapse from input ``src`` to neuron ``dest``, if there is one."""
         self._require_built("remove_sensory_synapse")
-        self._connect("remove_sensory_synapse", "sensory_adjacency_matrix", src, dest, None)
+        self._connect("remove_sensory_synapse", "sensory_adjacency_matrix", src, dest, 0)
 
     def prune(self, remove, *, sensory=False):
         """Removes the synapses between neurons, or those from the inputs when ``sensory``, that
@@ -137,21 +141,20 @@ class Wiring(SynapseMatrices):
         The wiring of a built layer acts on it at once, as :meth:`remove_synapse` does.
         Raises ValueError for an array of another shape.
         """
+        sensory = _checks.flag("prune", "sensory", sensory)
         if sensory:
             self._require_built("prune")
-        name = MATRICES[bool(sensory)]
+        name = MATRICES[sensory]
         matrix = np.array(self._host(name))
         if callable(remove):
             gone = np.zeros(matrix.shape, bool)
             for synapse in self.get_synapses(sensory=sensory):
                 gone[synapse.source, synapse.target] = bool(remove(synapse))
         else:
-            gone = np.array(remove)
+            wanted = f"a function or bools {matrix.shape}"
+            gone = host_numbers("prune", "remove", remove, wanted)
             if gone.shape != matrix.shape or gone.dtype != bool:
-                raise ValueError(
-                    f"[prune] remove must be a function or bools {matrix.shape}, "
-                    f"got {gone.dtype} {gone.shape}."
-                )
+                raise ValueError(f"[prune] remove must be {wanted}, got {gone.dtype} {gone.shape}.")
         count = int(np.count_nonzero(matrix[gone]))
         matrix[gone] = 0
         setattr(self, name, matrix)
@@ -161,7 +164,7 @@ class Wiring(SynapseMatrices):
         matrix = np.array(self._host(name))
         src = _checks.integer(op, "src", src, 0, matrix.shape[0])
         dest = _checks.integer(op, "dest", dest, 0, matrix.shape[1])
-        matrix[src, dest] = 0 if polarity is None else _checks.polarity(op, polarity)
+        matrix[src, dest] = polarity
         setattr(self, name, matrix)
 
     @property
@@ -190,6 +193,7 @@ class Wiring(SynapseMatrices):
         Raises:
             ValueError: no such neuron or input; ``sensory`` before :meth:`build`.
         """
+        sensory = _checks.flag("get_synapses", "sensory", sensory)
         if sensory:
             self._require_built("get_synapses")
         matrix = self.sensory_adjacency if sensory else self.adjacency
@@ -223,6 +227,8 @@ class Wiring(SynapseMatrices):
 
     def get_neurons_of_type(self, neuron_type):
         """Ids of all neurons whose :meth:`get_type_of_neuron` is ``neuron_type``, as a list."""
+        if not isinstance(neuron_type, str):
+            raise _checks.refused("get_neurons_of_type", "neuron_type", "a name", neuron_type)
         return [n for n in range(self.units) if self.get_type_of_neuron(n) == neuron_type]
 
     # Saving and copying
@@ -241,6 +247,8 @@ class Wiring(SynapseMatrices):
 
         Takes what ncps saved too, except for its NCP, whose ``get_config`` fails.
         """
+        if not isinstance(config, Mapping):
+            raise _checks.refused("from_config", "config", "a dict", config)
         check_nesting(config)
         arguments = dict(config)
         matrices = {name: arguments.pop(name, None) for name in MATRICES}
@@ -275,9 +283,11 @@ class Wiring(SynapseMatrices):
             ValueError: a matrix is missing, unknown, of another shape, or does not hold -1, 0, +1.
         """
         wanted = {"adjacency_matrix", *self.state_dict()}
+        if not isinstance(state_dict, Mapping):
+            raise _checks.refused("load_state_dict", "state_dict", "a dict", state_dict)
         if not wanted <= set(state_dict) <= set(MATRICES):
             raise ValueError(
-                f"[load_state_dict] wanted {sorted(wanted)}, got {sorted(state_dict)}."
+                f"[load_state_dict] wanted {sorted(wanted)}, got {brief(list(state_dict))}."
             )
         for name, matrix in state_dict.items():
             self._checked(name, matrix)
@@ -329,6 +339,9 @@ class Wiring(SynapseMatrices):
     def get_graph(self, include_sensory_neurons=True):
         """The wiring as a ``networkx.DiGraph``: nodes carry ``neuron_type``, edges ``polarity``."""
         self._require_built("get_graph")
+        include_sensory_neurons = _checks.flag(
+            "get_graph", "include_sensory_neurons", include_sensory_neurons
+        )
         return draw.graph_of(self, include_sensory_neurons)
 
     def draw_graph(
@@ -362,9 +375,9 @@ def _build_once(build):
 
 
 def _as_initial(op, host, shape, dtype):
-    if shape is not None and tuple(shape) != host.shape:
+    if shape is not None and sizes(op, "shape", shape) != host.shape:
         raise ValueError(f"[{op}] shape must be {host.shape}, got {tuple(shape)}.")
-    return mx.array(host).astype(mx.float32 if dtype is None else dtype)
+    return mx.array(host).astype(float_dtype(op, dtype))
 
 
 def _as_list(host):

@@ -35,10 +35,10 @@ class FullyConnected(Wiring):
         key=None,
     ):
         super().__init__(units, units if output_dim is None else output_dim)
-        self.self_connections = bool(self_connections)
-        self._seed = erev_init_seed
+        self.self_connections = _checks.flag(self._op, "self_connections", self_connections)
+        self._seed = _checks.seed(self._op, "erev_init_seed", erev_init_seed)
         self._key = _draws.checked_key(self._op, key)
-        self._rng = _draws.source(self._op, np.random.default_rng, erev_init_seed, self._key)
+        self._rng = _draws.source(np.random.default_rng, self._seed, self._key)
         used = np.ones((self.units, self.units), bool)
         if not self.self_connections:
             np.fill_diagonal(used, False)
@@ -98,9 +98,9 @@ class Random(Wiring):
         self.sparsity_level = _checks.share(
             self._op, "sparsity_level", sparsity_level, 0, 1, open_end=True
         )
-        self._seed = random_seed
+        self._seed = _checks.seed(self._op, "random_seed", random_seed)
         self._key = _draws.checked_key(self._op, key)
-        self._rng = _draws.source(self._op, np.random.default_rng, random_seed, self._key)
+        self._rng = _draws.source(np.random.default_rng, self._seed, self._key)
         self.adjacency_matrix = self._sparse(self.units, draws_each=1)
         if input_dim is not None:
             self.build(input_dim)

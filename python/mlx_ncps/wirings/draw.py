@@ -1,6 +1,9 @@
 """Pictures of a wiring: its networkx graph, and matplotlib drawings of that; called by Wiring."""
 
 import importlib
+from collections.abc import Mapping
+
+from ..checks import brief, choice, flag, refused
 
 NEURON_COLORS = {
     "inter": "tab:blue",
@@ -70,14 +73,15 @@ def draw_graph(
     """
     nx = _optional("networkx", "draw_graph")
     plt = _optional("matplotlib.pyplot", "draw_graph")
-    if layout not in LAYOUTS:
-        raise ValueError(
-            f"[draw_graph] layout must be one of {', '.join(LAYOUTS)}, got {layout!r}."
-        )
-    neuron_colors = {**NEURON_COLORS, **(neuron_colors or {})}
+    choice("draw_graph", "layout", layout, LAYOUTS)
+    draw_labels = flag("draw_graph", "draw_labels", draw_labels)
+    legend = flag("draw_graph", "legend", legend)
     if isinstance(synapse_colors, str):
         synapse_colors = dict.fromkeys(SYNAPSE_COLORS, synapse_colors)
-    synapse_colors = {**SYNAPSE_COLORS, **(synapse_colors or {})}
+    neuron_colors = _colors("neuron_colors", NEURON_COLORS, neuron_colors)
+    synapse_colors = _colors("synapse_colors", SYNAPSE_COLORS, synapse_colors)
+    if ax is not None and not hasattr(ax, "add_patch"):
+        raise refused("draw_graph", "ax", "axes of matplotlib", ax)
     ax = plt.gca() if ax is None else ax
     graph = graph_of(wiring)
     if layout == "kamada" or (layout in ("spring", "spectral") and len(graph) >= 500):
@@ -102,6 +106,17 @@ def draw_graph(
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncol": 3}
         ax.legend(handles=handles, frameon=False, fontsize="small", **below)
     return handles
+
+
+def _colors(name, defaults, given):
+    """The colours by kind, those ``given`` in place of the defaults."""
+    is_color = _optional("matplotlib.colors", "draw_graph").is_color_like
+    if given is not None and not isinstance(given, Mapping):
+        raise refused("draw_graph", name, "a dict of names and colours", given)
+    for kind, color in (given or {}).items():
+        if not isinstance(kind, str) or not is_color(color):
+            raise refused("draw_graph", f"{name}[{brief(kind)}]", "a colour of matplotlib", color)
+    return {**defaults, **(given or {})}
 
 
 def _positions(nx, wiring, graph, layout):

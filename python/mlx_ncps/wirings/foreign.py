@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 
+from ..checks import refused
 from ..config import adopter
 from .base import Wiring
 from .dense import FullyConnected, Random
@@ -38,6 +39,8 @@ def our_wiring(theirs):
     """A wiring of ncps in our class of the same name, with its matrices as they are, and drawing as
     it would draw if it isn't built yet; None for a class with layers that we don't have.
     """
+    if not is_of_ncps(theirs):
+        raise refused("our_wiring", "theirs", "a wiring of the package ncps", theirs)
     make = _MAKERS.get(type(theirs).__name__)
     if make is None and theirs.num_layers > 1:
         return None

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import limits
+from ..checks import brief
 from . import _checks, _draws
 from .base import Wiring
 
@@ -62,16 +63,16 @@ class NCP(Wiring):
             op, "recurrent_command_synapses", recurrent_command_synapses, 0
         )
         most = min(max(10_000, 32 * command**2), limits.MAX_DRAWS)
-        limits.at_most(op, "recurrent_command_synapses", self._recurrent, most)
-        self._seed = seed
+        _checks.at_most(op, "recurrent_command_synapses", self._recurrent, most)
+        self._seed = _checks.seed(op, "seed", seed)
         self._key = _draws.checked_key(op, key)
-        self._rng = _draws.source(op, np.random.RandomState, seed, self._key)
+        self._rng = _draws.source(np.random.RandomState, self._seed, self._key)
         if input_dim is not None:
             self.build(input_dim)
 
     def _degree(self, name, value, layer_name, layer_size):
         value = _checks.integer(self._op, name, value, 0)
-        return _checks.at_most(self._op, name, value, layer_name, layer_size)
+        return _checks.at_most(self._op, name, value, layer_size, layer_name)
 
     @property
     def num_layers(self):
@@ -176,7 +177,7 @@ class AutoNCP(NCP):
         if (output_size is None) == (output_dim is None):
             raise ValueError(
                 "[AutoNCP] wanted either output_size or output_dim, "
-                f"got {output_size} and {output_dim}."
+                f"got {brief(output_size)} and {brief(output_dim)}."
             )
         units = _checks.integer("AutoNCP", "units", units, 1)
         output_size = output_dim if output_size is None else output_size

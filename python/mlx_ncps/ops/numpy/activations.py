@@ -4,45 +4,48 @@ from math import erf, pi, sqrt
 
 import numpy as np
 
+from .arrays import numbers
+from .checks import choice
+
 _erf = np.frompyfunc(erf, 1, 1)
 
 
 def sigmoid(x):
     """1 / (1 + exp(-x)), without overflow for large |x|."""
-    x = np.asarray(x, dtype=np.float64)
+    x = numbers(x)
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
 def softplus(x):
     """log(1 + exp(x)), without overflow: the constraint of LTC's implicit parameters."""
-    return np.logaddexp(0.0, np.asarray(x, dtype=np.float64))
+    return np.logaddexp(0.0, numbers(x))
 
 
 def tanh(x):
     """The hyperbolic tangent."""
-    return np.tanh(np.asarray(x, dtype=np.float64))
+    return np.tanh(numbers(x))
 
 
 def lecun_tanh(x):
     """1.7159 tanh(0.666 x): ncps' constant is 0.666, not LeCun's 2/3."""
-    return 1.7159 * tanh(0.666 * np.asarray(x, dtype=np.float64))
+    return 1.7159 * tanh(0.666 * numbers(x))
 
 
 def relu(x):
     """max(x, 0); NaN stays NaN."""
-    return np.maximum(np.asarray(x, dtype=np.float64), 0.0)
+    return np.maximum(numbers(x), 0.0)
 
 
 def gelu(x):
     """The Gaussian unit x Phi(x), Phi the exact normal distribution (erf, not a tanh fit)."""
-    x = np.asarray(x, dtype=np.float64)
+    x = numbers(x)
     return x * _normal_cdf(x)
 
 
 def silu(x):
     """The sigmoid unit x sigmoid(x)."""
-    return np.asarray(x, dtype=np.float64) * sigmoid(x)
+    return numbers(x) * sigmoid(x)
 
 
 def _normal_cdf(x):
@@ -74,11 +77,7 @@ ACTIVATIONS = tuple(_FUNCTIONS)
 
 
 def _find(name):
-    if not isinstance(name, str) or name not in _FUNCTIONS:
-        raise ValueError(
-            f"[activations] activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}."
-        )
-    return _FUNCTIONS[name]
+    return _FUNCTIONS[choice("activations", "activation", name, ACTIVATIONS)]
 
 
 def get_activation(name):

@@ -10,20 +10,45 @@ def as_float64(array):
     """A number, NumPy array or MLX array of any dtype as float64; None stays None."""
     if array is None:
         return None
+    try:
+        if type(array).__module__ == "mlx.core" and array.shape is None:
+            raise TypeError
+    except Exception:  # an mx.array that was never initialised would end the process in NumPy
+        raise _not_numbers(array) from None
     if str(getattr(array, "dtype", "")) == "mlx.core.bfloat16":  # NumPy has no bfloat16
         array = array.astype(sys.modules["mlx.core"].float32)
-    return np.asarray(array, dtype=np.float64)
+    try:
+        host = np.asarray(array)
+        if host.dtype.kind not in "fiub" or isinstance(array, (bool, str, bytes)):
+            raise TypeError(host.dtype)
+        return host.astype(np.float64, copy=False)
+    except (TypeError, ValueError, OverflowError) as error:
+        if "[eval]" in str(error):
+            raise
+        raise _not_numbers(array) from error
+
+
+def numbers(x):
+    """``x`` as float64, which can't be None."""
+    if x is None:
+        raise _not_numbers(x)
+    return as_float64(x)
+
+
+def _not_numbers(array):
+    kind = type(array).__name__
+    return ValueError(f"[numpy] an argument must be a number or an array of numbers, got {kind}.")
 
 
 def check_shapes(op, inputs, state, input_size, units):
     """Raises ValueError unless inputs [B, T, I] and state [B, H] have the parameters' sizes."""
-    if inputs.ndim != 3 or inputs.shape[2] != input_size:
+    if np.ndim(inputs) != 3 or inputs.shape[2] != input_size:
         raise ValueError(
-            f"[{op}] inputs must be [B, T, I] = (*, *, {input_size}), got {inputs.shape}."
+            f"[{op}] inputs must be [B, T, I] = (*, *, {input_size}), got {np.shape(inputs)}."
         )
-    if state.shape != (inputs.shape[0], units):
+    if state is None or state.shape != (inputs.shape[0], units):
         raise ValueError(
-            f"[{op}] state must be [B, H] = ({inputs.shape[0]}, {units}), got {state.shape}."
+            f"[{op}] state must be [B, H] = ({inputs.shape[0]}, {units}), got {np.shape(state)}."
         )
 
 
@@ -41,7 +66,9 @@ def timespans_array(op, ts, batch, steps):
     ``ts`` is None (1.0 everywhere), a number, or an array of shape [], [T], [B, T] or [B, T, 1]. A
     negative or NaN number raises ValueError; a negative or NaN element of an array becomes NaN.
     """
-    if isinstance(ts, (Real, np.generic)) and not ts >= 0:
+    if isinstance(ts, bool):
+        raise ValueError(f"[{op}] timespans must be a number >= 0 or an array, got {ts}.")
+    if isinstance(ts, Real) and not ts >= 0:
         raise ValueError(f"[{op}] timespans must not be negative or NaN, got {ts}.")
     ts = np.float64(1.0) if ts is None else as_float64(ts)
     if ts.shape not in ((), (steps,), (batch, steps), (batch, steps, 1)):
@@ -56,7 +83,8 @@ def timespans_array(op, ts, batch, steps):
 
 def timespans_column(op, ts, batch):
     """The elapsed times of one step as [B, 1]; ``ts`` is None, a number, or [], [B] or [B, 1]."""
-    shape = () if ts is None else np.shape(ts)
+    ts = ts if isinstance(ts, Real) else as_float64(ts)
+    shape = np.shape(ts) if isinstance(ts, np.ndarray) else ()
     if shape not in ((), (batch,), (batch, 1)):
         raise ValueError(
             f"[{op}] timespans must be a number, [B] = ({batch},) or [B, 1], got {shape}."

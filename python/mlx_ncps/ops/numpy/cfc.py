@@ -26,6 +26,7 @@ from .arrays import (
     timespans_column,
     timespans_gradient,
 )
+from .checks import choice, refused, shaped
 
 MODES = ("default", "no_gate", "pure")
 VARIANTS = ("torch", "keras", "paper")
@@ -85,8 +86,9 @@ def cfc_step(inputs, state, ts, params, **keywords):
 
     The keywords are those of `cfc_sequence`.
     """
+    inputs = shaped("cfc", "inputs", inputs, (None, None))
     ts = timespans_column("cfc", ts, len(inputs))
-    return cfc_sequence(as_float64(inputs)[:, None], state, ts, params, **keywords)[:, 0]
+    return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
 def cfc_update(f1, f2, a, b, ts, *, mode="default", variant="torch"):
@@ -94,8 +96,11 @@ def cfc_update(f1, f2, a, b, ts, *, mode="default", variant="torch"):
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
     """
-    if mode not in ("default", "no_gate"):
-        raise ValueError(f"[cfc] mode must be one of default, no_gate, got {mode!r}.")
+    choice("cfc", "mode", mode, ("default", "no_gate"))
+    f1 = shaped("cfc", "f1", f1, (None, None))
+    f2, a, b = (
+        shaped("cfc", name, head, f1.shape) for name, head in (("f2", f2), ("a", a), ("b", b))
+    )
     F1, F2, g = _gated(f1, f2, a, b, timespans_column("cfc", ts, len(f1)), variant)
     if mode == "no_gate":
         return F1 + g * F2
@@ -111,8 +116,7 @@ def _gated(f1, f2, a, b, ts, variant):
 
 
 def _check_variant(variant):
-    if variant not in VARIANTS:
-        raise ValueError(f"[cfc] variant must be one of {', '.join(VARIANTS)}, got {variant!r}.")
+    choice("cfc", "variant", variant, VARIANTS)
 
 
 def cfc_update_pure(f1, w_tau, A, ts):
@@ -120,7 +124,8 @@ def cfc_update_pure(f1, w_tau, A, ts):
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
     """
-    f1, w_tau, A = (as_float64(array) for array in (f1, w_tau, A))
+    f1 = shaped("cfc", "f1", f1, (None, None))
+    w_tau, A = (_vector(name, x, f1.shape[1]) for name, x in (("w_tau", w_tau), ("A", A)))
     ts = timespans_column("cfc", ts, len(f1))
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 
@@ -181,7 +186,7 @@ def cfc_sequence_backward(
     options = {"mode": mode, "variant": variant}
     states = _states(x, h, ts, p, act, **options)
     before = np.concatenate([h[:, None], states], axis=1)  # [B, T + 1, H]
-    cotangents = as_float64(cotangents)
+    cotangents = shaped("cfc", "cotangents", cotangents, (None, None, None))
     check_cotangents("cfc", cotangents, before[:, 1:])
 
     dh, dx, dts = np.zeros_like(h), np.zeros_like(x), np.zeros_like(ts)
@@ -252,16 +257,39 @@ def _zero_gradients(p):
 
 def _float64(params, mode):
     """CfCParams in float64, with exactly the fields that ``mode`` reads."""
-    if mode not in MODES:
-        raise ValueError(f"[cfc] mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    choice("cfc", "mode", mode, MODES)
     layers, vectors = (("ff1",), ("w_tau", "A")) if mode == "pure" else (_HEADS, ())
     missing = [name for name in layers + vectors if getattr(params, name, None) is None]
     if missing:
         raise ValueError(f"[cfc] mode {mode} needs the parameters {', '.join(missing)}, got None.")
-    backbone = tuple((as_float64(weight), as_float64(bias)) for weight, bias in params.backbone)
-    fields = {name: tuple(as_float64(leaf) for leaf in getattr(params, name)) for name in layers}
-    fields |= {name: as_float64(getattr(params, name)) for name in vectors}
-    return CfCParams(backbone, **fields)
+    if not isinstance(getattr(params, "backbone", None), (tuple, list)):
+        raise refused("cfc", "params.backbone", "a tuple of layers", params)
+    backbone, width, units = [], None, None
+    for n, layer in enumerate(params.backbone):
+        backbone.append(_layer(f"params.backbone[{n}]", layer, None, width))
+        width = len(backbone[-1][1])
+    fields = {}
+    for name in layers:
+        fields[name] = _layer(f"params.{name}", getattr(params, name), units, width)
+        units, width = fields[name][0].shape
+    fields |= {name: _vector(f"params.{name}", getattr(params, name), units) for name in vectors}
+    return CfCParams(tuple(backbone), **fields)
+
+
+def _layer(name, layer, rows, columns):
+    """A pair weight [rows, columns], bias [rows] in float64; None is any size."""
+    if not isinstance(layer, (tuple, list)) or len(layer) != 2:
+        raise refused("cfc", name, "a pair (weight, bias)", layer)
+    weight = shaped("cfc", f"{name}[0]", layer[0], (rows, columns))
+    return weight, shaped("cfc", f"{name}[1]", layer[1], weight.shape[:1])
+
+
+def _vector(name, array, units):
+    """An array [H] or [1, H] in float64."""
+    array = as_float64(array)
+    if array is None or array.shape not in ((units,), (1, units)):
+        raise ValueError(f"[cfc] {name} must be [H] = ({units},), got {np.shape(array)}.")
+    return array
 
 
 def _arguments(inputs, state, ts, p):

@@ -9,6 +9,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from .checks import dtype as checked_dtype
+from .checks import key as key_words
+from .checks import number, sizes
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _LOW = np.nextafter(np.float32(-1), np.float32(0))
 _inverse_normal = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
@@ -16,12 +20,15 @@ _inverse_normal = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 
 def uniform(low, high, shape, *, dtype=None, key=None):
     """Uniform in [low, high), of ``shape``; float64 unless ``dtype`` says another."""
-    return (low + (high - low) * _unit(shape, key)).astype(_dtype(dtype))
+    op = "uniform"
+    low, high = number(op, "low", low), number(op, "high", high)
+    return (low + (high - low) * _unit(op, shape, key)).astype(checked_dtype(op, dtype))
 
 
 def xavier_uniform(shape, *, gain=1.0, dtype=None, key=None):
     """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), shape [out, in] (Glorot and Bengio 2010)."""
-    bound = gain * np.sqrt(6.0 / max(sum(_fans("xavier_uniform", shape)), 1))
+    op = "xavier_uniform"
+    bound = number(op, "gain", gain) * np.sqrt(6.0 / max(sum(_fans(op, shape)), 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
 
 
@@ -29,8 +36,9 @@ def xavier_normal(shape, *, gain=1.0, dtype=None, key=None):
     """Normal with variance gain^2 2 / (fan_in + fan_out), shape [out, in] (Glorot and Bengio
     2010).
     """
-    scale = gain * np.sqrt(2.0 / max(sum(_fans("xavier_normal", shape)), 1))
-    return (scale * _normal(shape, key)).astype(_dtype(dtype))
+    op = "xavier_normal"
+    scale = number(op, "gain", gain) * np.sqrt(2.0 / max(sum(_fans(op, shape)), 1))
+    return (scale * _normal(op, shape, key)).astype(checked_dtype(op, dtype))
 
 
 def lecun_uniform(shape, *, dtype=None, key=None):
@@ -42,31 +50,34 @@ def lecun_uniform(shape, *, dtype=None, key=None):
 def lecun_normal(shape, *, dtype=None, key=None):
     """Normal with variance 1 / fan_in, shape [out, in] (LeCun et al. 1998)."""
     scale = np.sqrt(1.0 / max(_fans("lecun_normal", shape)[1], 1))
-    return (scale * _normal(shape, key)).astype(_dtype(dtype))
+    return (scale * _normal("lecun_normal", shape, key)).astype(
+        checked_dtype("lecun_normal", dtype)
+    )
 
 
 def orthogonal(shape, *, gain=1.0, dtype=None, key=None):
     """Rows or columns, whichever are fewer, orthogonal and of length ``gain``; shape [out, in]
     (Saxe et al. 2013).
     """
-    rows, columns = _fans("orthogonal", shape)
-    q, r = np.linalg.qr(_normal((max(rows, columns), min(rows, columns)), key))
+    op = "orthogonal"
+    (rows, columns), gain = _fans(op, shape), number(op, "gain", gain)
+    q, r = np.linalg.qr(_normal(op, (max(rows, columns), min(rows, columns)), key))
     q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform
-    return (gain * (q.T if rows < columns else q)).astype(_dtype(dtype))
+    return (gain * (q.T if rows < columns else q)).astype(checked_dtype(op, dtype))
 
 
-def _unit(shape, key):
+def _unit(op, shape, key):
     """Uniform in [0, 1): 32 random bits over 2^32 - 1, below 1, with the rounding of float32."""
-    shape = tuple(shape)
-    drawn = _bits(_key(key), int(np.prod(shape))).astype(np.float32) / np.float32(2**32 - 1)
+    shape = sizes(op, "shape", shape)
+    drawn = _bits(_key(op, key), int(np.prod(shape))).astype(np.float32) / np.float32(2**32 - 1)
     return np.minimum(drawn, -_LOW).astype(np.float64).reshape(shape)
 
 
-def _normal(shape, key):
+def _normal(op, shape, key):
     """Standard normal: the quantiles of uniform numbers in (-1, 1). Their rounding to float32 is
     what bounds the tails.
     """
-    drawn = _LOW + (np.float32(1) - _LOW) * _unit(shape, key).astype(np.float32)
+    drawn = _LOW + (np.float32(1) - _LOW) * _unit(op, shape, key).astype(np.float32)
     quantiles = _inverse_normal((1.0 + drawn.astype(np.float64)) / 2.0)
     return np.asarray(quantiles, dtype=np.float64).reshape(tuple(shape))
 
@@ -97,20 +108,12 @@ def _threefry(key, x, y):
     return x, y
 
 
-def _key(key):
+def _key(op, key):
     """The key as an array [2] uint32."""
     if key is None:
         return np.random.randint(0, 2**32, 2, dtype=np.uint32)
-    if isinstance(key, int):
-        return np.array([key >> 32 & 0xFFFFFFFF, key & 0xFFFFFFFF], dtype=np.uint32)
-    return np.asarray(key).astype(np.uint32)
+    return key_words(op, key)
 
 
-def _dtype(dtype):
-    return np.float64 if dtype is None else dtype
-
-
-def _fans(name, shape):
-    if len(shape) != 2:
-        raise ValueError(f"[{name}] shape must be (out, in), got {tuple(shape)}.")
-    return tuple(shape)
+def _fans(op, shape):
+    return sizes(op, "shape", shape, 2)

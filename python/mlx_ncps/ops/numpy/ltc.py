@@ -11,7 +11,6 @@ ncps divides both sides by k; this form is the same for k > 0 and gives v' = v a
 solver semi_implicit; ltc_solvers.py has the others.
 """
 
-import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from .arrays import (
     timespans_column,
     timespans_gradient,
 )
+from .checks import choice, integer, number, refused, shaped
 from .ltc_solvers import (
     SOLVERS,
     Cell,
@@ -34,6 +34,8 @@ from .ltc_solvers import (
     unfold,
     unfold_backward,
 )
+
+MAX_UNFOLDS = 10_000  # as mlx_ncps.limits has it
 
 
 class LTCParams(NamedTuple):
@@ -96,8 +98,9 @@ def ltc_step(inputs, state, ts, params, **keywords):
 
     The keywords are those of `ltc_sequence`.
     """
+    inputs = shaped("ltc", "inputs", inputs, (None, None))
     ts = timespans_column("ltc", ts, len(inputs))
-    return ltc_sequence(as_float64(inputs)[:, None], state, ts, params, **keywords)[:, 0]
+    return ltc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
 def _states(x, v, ts, cell):
@@ -146,7 +149,7 @@ def ltc_sequence_backward(
     x, v, ts = _arguments(inputs, state, ts, p)
     mapped = _map_inputs(x, p)
     before = np.concatenate([v[:, None], _states(mapped, v, ts, cell)], axis=1)  # [B, T + 1, H]
-    cotangents = as_float64(cotangents)
+    cotangents = shaped("ltc", "cotangents", cotangents, (None, None, None))
     check_cotangents("ltc", cotangents, before[:, 1:])
 
     dv, dx, dts = np.zeros_like(v), np.zeros_like(x), np.zeros_like(ts)
@@ -201,22 +204,28 @@ def _zero_gradients(cell):
 
 
 def _float64(params):
-    return LTCParams(
-        **{field: as_float64(getattr(params, field, None)) for field in LTCParams._fields}
-    )
+    H, fields = (None,), {}
+    optional = ("mask", "sensory_mask", "input_w", "input_b")
+    for name in LTCParams._fields:
+        leaf = getattr(params, name, None)
+        if leaf is None and name in optional:
+            continue
+        sizes = {"sensory": (None, *H), "input": (None,)}.get(name.split("_")[0], (*H, *H))
+        fields[name] = shaped("ltc", f"params.{name}", leaf, H if len(fields) < 3 else sizes)
+        H = fields["gleak"].shape
+    inputs = fields["sensory_w"].shape[:1]
+    for name, leaf in fields.items():
+        if name.startswith(("sensory", "input")):
+            shaped("ltc", f"params.{name}", leaf, inputs + H * name.startswith("sensory"))
+    return LTCParams(**fields)
 
 
 def _cell(p, unfolds, epsilon, implicit, solver):
-    whole = isinstance(unfolds, numbers.Integral) and not isinstance(unfolds, bool)
-    if not whole or not 1 <= unfolds < 2**31:
-        most = f" and < {2**31}" if whole and unfolds > 1 else ""
-        raise ValueError(f"[ltc] ode_unfolds must be an integer >= 1{most}, got {unfolds!r}.")
-    real = isinstance(epsilon, numbers.Real) and not isinstance(epsilon, bool)
-    if not real or not 0 <= epsilon < 1e308:
-        raise ValueError(f"[ltc] epsilon must be a number >= 0, got {epsilon!r}.")
-    if not isinstance(solver, str) or solver not in SOLVERS:
-        wanted = ", ".join(SOLVERS)
-        raise ValueError(f"[ltc] ode_solver must be one of {wanted}, got {solver!r}.")
+    unfolds = integer("ltc", "ode_unfolds", unfolds, 1, MAX_UNFOLDS)
+    epsilon = number("ltc", "epsilon", epsilon, 0)
+    choice("ltc", "ode_solver", solver, SOLVERS)
+    if not isinstance(implicit, (bool, int, np.bool_)) or implicit not in (0, 1):
+        raise refused("ltc", "implicit_param_constraints", "True or False", implicit)
     pos = softplus if implicit else np.asarray
     mask = 1.0 if p.mask is None else np.abs(p.mask)
     sensory_mask = 1.0 if p.sensory_mask is None else np.abs(p.sensory_mask)

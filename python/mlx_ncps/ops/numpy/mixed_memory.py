@@ -15,6 +15,7 @@ import numpy as np
 from .activations import sigmoid
 from .arrays import as_float64, check_cotangents, check_shapes, timespans_array, timespans_gradient
 from .cfc import cfc_sequence, cfc_sequence_backward
+from .checks import refused, shaped
 from .ltc import ltc_sequence, ltc_sequence_backward
 
 
@@ -90,7 +91,7 @@ def _run_backward(op, functions, cotangents, arguments, keywords):
     inputs, state, given_ts, memory, params = arguments
     h, c, driven = _run(op, sequence, *arguments, keywords)
     x, h0, c0, ts, m = _arguments(op, inputs, state, given_ts, memory)
-    dh_out, dc_out = (as_float64(d) for d in cotangents)
+    dh_out, dc_out = _pair(op, "cotangents", cotangents)
     check_cotangents(op, dh_out, h)
     check_cotangents(op, dc_out, c)
     h_before, c_before = (
@@ -138,10 +139,23 @@ def _add(a, b):
     return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
 
 
+def _pair(op, name, pair):
+    """(h, c) in float64."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or any(part is None for part in pair):
+        raise refused(op, name, "(h, c)", pair)
+    return tuple(as_float64(part) for part in pair)
+
+
 def _arguments(op, inputs, state, ts, memory):
-    x, (h, c) = as_float64(inputs), (as_float64(part) for part in state)
-    m = LSTMParams(*(as_float64(getattr(memory, name)) for name in LSTMParams._fields))
-    units, width = m.recurrent_weight.shape[1], m.input_weight.shape[1]
+    x, (h, c) = as_float64(inputs), _pair(op, "state", state)
+    if not all(hasattr(memory, name) for name in LSTMParams._fields):
+        raise refused(op, "memory", "LSTMParams", memory)
+    recurrent = shaped(op, "memory.recurrent_weight", memory.recurrent_weight, (None, None))
+    rows, units = recurrent.shape
+    recurrent = shaped(op, "memory.recurrent_weight", recurrent, (4 * units, units))
+    weight = shaped(op, "memory.input_weight", memory.input_weight, (rows, None))
+    m = LSTMParams(weight, shaped(op, "memory.bias", memory.bias, (rows,)), recurrent)
+    width = weight.shape[1]
     for part in (h, c):
         check_shapes(op, x, part, width, units)
     return x, h, c, timespans_array(op, ts, *x.shape[:2]), m

@@ -3,6 +3,8 @@
 import numpy as np
 
 from .arrays import as_float64
+from .checks import dtype as checked_dtype
+from .checks import integer, refused
 
 
 def initial_state(batch_size, units, *, dtype=None):
@@ -11,14 +13,16 @@ def initial_state(batch_size, units, *, dtype=None):
     """
     if isinstance(units, (tuple, list)):
         return tuple(initial_state(batch_size, size, dtype=dtype) for size in units)
-    return np.zeros((batch_size, units), np.float64 if dtype is None else dtype)
+    op = "initial_state"
+    shape = (integer(op, "batch_size", batch_size, 0), integer(op, "units", units, 0))
+    return np.zeros(shape, checked_dtype(op, dtype))
 
 
 def detach_state(state):
     """The state as it is: NumPy records no past."""
     if isinstance(state, (tuple, list)):
         return tuple(detach_state(part) for part in state)
-    return as_float64(state)
+    return _array("detach_state", state)
 
 
 def reset_state(state, done):
@@ -28,7 +32,16 @@ def reset_state(state, done):
     """
     if isinstance(state, (tuple, list)):
         return tuple(reset_state(part, done) for part in state)
-    state, done = as_float64(state), np.asarray(done)
+    state, done = _array("reset_state", state), as_float64(done)
+    if done is None:
+        raise refused("reset_state", "done", "an array [B]", done)
     if done.shape != state.shape[:1]:
         raise ValueError(f"[reset_state] done must be [B] = {state.shape[:1]}, got {done.shape}.")
     return np.where(done.astype(bool).reshape(-1, *[1] * (state.ndim - 1)), 0.0, state)
+
+
+def _array(op, part):
+    part = as_float64(part)
+    if part is None or part.ndim == 0:
+        raise refused(op, "state", "an array [B, ...] or a tuple of them", part)
+    return part

@@ -1,0 +1,179 @@
+"""Checks of plain arguments, numbers, options, shapes, paths: each gives the value, or raises a
+ValueError that names op, wanted and got. Every constructor and function of the package calls them;
+those of an op's arrays are in `ops.checks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+import operator
+import os
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from . import limits
+
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+
+
+def brief(value, most: int = 100) -> str:
+    """`value` for a message: its repr unless that is long or fails, an array by its shape."""
+    if isinstance(value, (mx.array, np.ndarray)):
+        return f"an array {value.shape}" if _has_shape(value) else "an array without a value"
+    try:
+        text = repr(value)
+    except Exception:  # of a user's class, or an integer of too many digits
+        return type(value).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def refused(op: str, name: str, wanted: str, got) -> ValueError:
+    """The error of an argument; `got` is the value itself."""
+    return ValueError(f"[{op}] {name} must be {wanted}, got {brief(got)}.")
+
+
+def is_array(value) -> bool:
+    """Whether `value` is an mx.array; one of `mx.array.__new__` alone has no value and isn't."""
+    return isinstance(value, mx.array) and _has_shape(value)
+
+
+def _has_shape(array) -> bool:
+    try:
+        return array.shape is not None
+    except Exception:  # nanobind's, for an object that was never initialised
+        return False
+
+
+def at_most(op: str, name: str, number: int, most: int, meaning: str = "") -> int:
+    """`number`, which must not exceed `most`, the size called `meaning` if it is one."""
+    if number > most:
+        wanted = f"at most {meaning} = {most}" if meaning else f"at most {most}"
+        raise refused(op, name, wanted, number)
+    return number
+
+
+def integer(
+    op: str, name: str, value, low: int, high: int | None = None, *, most: int = limits.MAX_SIZE
+) -> int:
+    """`value` as an int in [low, high), or in [low, most] without `high`."""
+    wanted = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high})"
+    number = None
+    if not isinstance(value, (bool, mx.array)):
+        with contextlib.suppress(TypeError):
+            number = operator.index(value)
+    if number is None or number < low or (high is not None and number >= high):
+        raise refused(op, name, wanted, value)
+    return at_most(op, name, number, most) if high is None else number
+
+
+def size(op: str, name: str, value, *, most: int = limits.MAX_SIZE) -> int:
+    """`value` as an int >= 1."""
+    return integer(op, name, value, 1, most=most)
+
+
+def check_numbers(op: str, module) -> None:
+    """Raise ValueError when a module just made has more weights than `limits.MAX_NUMBERS`; arrays
+    of MLX are allocated when they are first read, so none is yet.
+    """
+    arrays = [array for _, array in tree_flatten(module.parameters()) if hasattr(array, "size")]
+    count = sum(array.size for array in arrays)
+    at_most(op, "the number of weights", count, limits.MAX_NUMBERS)
+
+
+def real(op: str, name: str, value, wanted: str, fits=math.isfinite) -> float:
+    """`value` as a float for which `fits`; no bool, NaN never."""
+    number = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+    if math.isnan(number) or not fits(number):
+        raise refused(op, name, wanted, value)
+    return number
+
+
+def flag(op: str, name: str, value) -> bool:
+    """`value` as a bool: True, False, 1 or 0."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)) and value in (0, 1):
+        return bool(value)
+    raise refused(op, name, "True or False", value)
+
+
+def choice(op: str, name: str, value, options, wanted: str | None = None):
+    """`value`, which is one of `options`, strings or None."""
+    if (value is None or isinstance(value, str)) and value in options:
+        return value
+    raise refused(op, name, wanted or f"one of {', '.join(map(str, options))}", value)
+
+
+def sizes(
+    op: str,
+    name: str,
+    shape,
+    wanted: str = "a tuple of sizes",
+    low: int | None = 0,
+    *,
+    most: int = limits.MAX_AXIS,
+) -> tuple:
+    """`shape` as a tuple of ints in [low, most], of which any may be None if `low` is None."""
+    if not isinstance(shape, (tuple, list)):
+        raise refused(op, name, wanted, shape)
+    return tuple(
+        n if n is None and low is None else integer(op, f"{name}[{k}]", n, low or 0, most=most)
+        for k, n in enumerate(shape)
+    )
+
+
+def float_dtype(op: str, dtype):
+    """`dtype`, float32 for None."""
+    if dtype is None:
+        return mx.float32
+    if not isinstance(dtype, mx.Dtype) or dtype not in FLOATS:
+        raise refused(op, "dtype", "mx.float32, mx.float16 or mx.bfloat16", dtype)
+    return dtype
+
+
+def key_words(op: str, key) -> np.ndarray:
+    """The two uint32 of an `mx.random.key`, in NumPy."""
+    host = host_numbers(op, "key", key, "an mx.random.key, [2] uint32")
+    if (
+        host.shape != (2,)
+        or host.dtype.kind not in "iu"
+        or (host < 0).any()
+        or (host >= 2**32).any()
+    ):
+        raise refused(op, "key", "an mx.random.key, [2] uint32", key)
+    return host.astype(np.uint32)
+
+
+def host_numbers(op: str, name: str, value, wanted: str = "an array of numbers") -> np.ndarray:
+    """`value`, an array or nested lists of real numbers, in NumPy."""
+    if isinstance(value, mx.array):
+        if not is_array(value):
+            raise refused(op, name, wanted, value)
+        if value.dtype == mx.bfloat16:  # NumPy has none
+            value = value.astype(mx.float32)
+    elif not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
+        raise refused(op, name, wanted, value)
+    try:
+        host = np.asarray(value)
+    except ValueError as error:  # ragged lists, or a tracer
+        if "[eval]" in str(error):
+            raise
+        raise refused(op, name, wanted, value) from error
+    if host.dtype.kind not in "fiub":
+        raise refused(op, name, wanted, value)
+    return host
+
+
+def path(op: str, name: str, value) -> Path:
+    """`value` as a Path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise refused(op, name, "a path", value)
+    return Path(value)

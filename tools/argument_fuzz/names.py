@@ -1,0 +1,62 @@
+"""Every public callable of the package, found by looking: what the fuzz has to cover."""
+
+from __future__ import annotations
+
+import inspect
+
+import mlx_ncps
+from mlx_ncps import cells, config, convert, layers, ops, rnn, weights, wirings
+
+MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weights, wirings)
+
+# What the layers and cells of this package call among themselves, with arguments that are checked.
+INTERNAL = frozenset(
+    [
+        *(
+            "build_by_layer",
+            "call",
+            "calls",
+            "drive",
+            "free_initial_state",
+            "gates",
+            "has_own_call",
+            "heads",
+            "input_width",
+            "items",
+            "layer_class",
+            "likely_polarities",
+        ),
+        *("mixed_sequence", "other_direction", "pack_step", "params", "readout", "run"),
+        *("polarities_set", "replaced", "sync_wiring", "unless_drawn_by"),
+        *("step_arrays", "step_at_once", "step_options", "steps_at_once", "stepwise", "weights"),
+    ]
+)
+# A subclass's own code.
+USERS = frozenset(["LiquidCell.sequence", "NCPRNNCell.sequence", "NCPLayer.compute_output_shape"])
+# Tuples of parameters, whose fields the functions check that take them.
+TUPLES = frozenset(["CfCParams", "LSTMParams", "LTCParams", "Seen", "Synapse"])
+
+
+def public_names(only: str = "") -> list[str]:
+    """`function`, `Class`, `Class.method` and `numpy.function`, each once, that hold `only`."""
+    names = {}
+    for module in MODULES:
+        prefix = "numpy." if module is ops.numpy else ""
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing) and name not in TUPLES:
+                names.update(dict.fromkeys([name, *_methods(thing)]))
+            elif callable(thing) and not inspect.isclass(thing):
+                names[prefix + name] = None
+    return [name for name in names if only in name]
+
+
+def _methods(kind: type) -> list[str]:
+    """The public methods that this package gives a class, and its call."""
+    found = []
+    for name in dir(kind):
+        owner = next(base for base in kind.__mro__ if name in vars(base))
+        ours = owner.__module__.startswith("mlx_ncps") and callable(getattr(kind, name))
+        if ours and (name == "__call__" or not name.startswith("_")) and name not in INTERNAL:
+            found.append(f"{kind.__name__}.{name}")
+    return [name for name in found if name not in USERS]
