@@ -4,6 +4,7 @@
 # make examples   every other example in its short mode
 # make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
 # make bench-full all of them: docs/results.md and its figures; bench-apple, bench-nvidia: a GPU's
+# make mac-report on a Mac: all of it, in one file for an issue   MAC_REPORT_ARGS=--short
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make fuzz       both that follow
@@ -14,9 +15,14 @@
 #                 SANITIZE_TESTS="tests/test_step_cell.py"
 # make clean      remove what these made
 #
-# From a fresh clone: needs python3 with venv, a C++20 compiler, and on Linux Python's headers.
+# From a fresh clone: needs Python 3.10 or newer with venv, a C++20 compiler, and on Linux Python's
+# headers. Works with the make 3.81 and the BSD tools of macOS.
 
-PYTHON ?= python3
+# The first that is new enough: python3 may be Xcode's Python 3.9.
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python3.10
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(or $(shell for python in $(PYTHONS); do \
+  if $$python -c '$(NEW_ENOUGH)' 2>/dev/null; then echo $$python; break; fi; done),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
@@ -29,8 +35,8 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard \
-  lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
+.PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu mac-report \
+  guard lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -68,6 +74,9 @@ bench-gpu: $(VENV)/bench
 	$(BIN)/python -m benchmarks --device gpu --json docs/results/$(CHIP).json $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks page
 
+mac-report: $(VENV)/created
+	$(BIN)/python tools/mac_report.py $(MAC_REPORT_ARGS)
+
 guard: $(VENV)/tools
 	$(BIN)/cmake -S . -B build/guard -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
@@ -83,6 +92,7 @@ lint: $(VENV)/tools
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_FILES)
+	$(BIN)/zizmor --offline --quiet .github
 
 format: $(VENV)/tools
 	$(BIN)/ruff check --fix
@@ -129,7 +139,7 @@ clean:
 # ---- The environment: a stamp file for each thing installed -------------------------------------
 
 $(VENV)/created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { \
 	  echo "make: $(PYTHON) is not Python 3.10 or newer; say make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	touch $@

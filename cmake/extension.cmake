@@ -27,13 +27,13 @@ set(MLX_NCPS_HAS_METALLIB False) # as Python writes it
 set(_origin "$ORIGIN")
 if(APPLE)
   set(_origin "@loader_path")
-  # The wheel's CMake files name frameworks by absolute paths of MLX's own build machine.
+  # The wheel's CMake files name frameworks by absolute paths of MLX's own build machine; of these
+  # Accelerate is MLX's alone (docs/decisions.md says why).
   find_library(METAL_FRAMEWORK Metal REQUIRED)
   find_library(FOUNDATION_FRAMEWORK Foundation REQUIRED)
   find_library(QUARTZCORE_FRAMEWORK QuartzCore REQUIRED)
-  find_library(ACCELERATE_FRAMEWORK Accelerate REQUIRED)
   set_target_properties(mlx PROPERTIES INTERFACE_LINK_LIBRARIES
-    "${METAL_FRAMEWORK};${FOUNDATION_FRAMEWORK};${QUARTZCORE_FRAMEWORK};${ACCELERATE_FRAMEWORK}")
+    "${METAL_FRAMEWORK};${FOUNDATION_FRAMEWORK};${QUARTZCORE_FRAMEWORK}")
 
   # Kernels compiled ahead of time, which only the backend "metallib" takes; all others are compiled
   # from the same text at run time by mx.fast.metal_kernel.

@@ -3,9 +3,11 @@
 #pragma once
 
 #if defined(__METAL_VERSION__)
-inline float ncps_exp2(float z) { return metal::exp2(z); }
-// 1 / (1 + 2^z). fast::divide is called explicitly: MLX compiles custom kernels in safe maths,
-// whose divide costs five times as much. A denominator of infinity gives 0.
+// Every function names its set: which one a bare metal::exp2 is, macOS and its compiler's options
+// decide. precise: infinity and NaN come out as they went in, 4 units in the last place.
+inline float ncps_exp2(float z) { return metal::precise::exp2(z); }
+// 1 / (1 + 2^z). fast::divide: the precise one costs five times as much. A denominator of infinity
+// gives 0.
 inline float ncps_logistic(float z) { return metal::fast::divide(1.0f, ncps_exp2(z) + 1.0f); }
 // Exactly +-1 where float rounds to it, whatever the last place of Metal's own tanh: the slope is
 // 0.

@@ -5,6 +5,8 @@ import platform
 import subprocess
 import sys
 
+os.environ["MLX_ENABLE_TF32"] = "0"  # else an M5 rounds the operands of products to 10 bits
+
 import mlx.core as mx
 import pytest
 from left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks

@@ -1,8 +1,12 @@
 """Runs a case of cases.py through the public ops on one backend, with every gradient."""
 
+from dataclasses import replace
+
 import mlx.core as mx
+import numpy as np
 from case_arrays import named_leaves, to_mlx
 from cases import (
+    CfcCase,
     LtcCase,
     assert_all_close,
     assert_close,
@@ -16,12 +20,13 @@ from mlx_ncps import dispatch, ops
 from mlx_ncps.ops import numpy as truth
 
 
-def problem(case, *, synapses=False, **keywords):
+def problem(case, *, synapses=False, call=None, **keywords):
     """(f, leaves, cotangents): f(*leaves.values()) gives the states; {"inputs": array, ...}.
 
     A timespan that is a number becomes a 0-d array, so that it has a gradient; masks are no leaves.
+    call: other arrays than the case's own.
     """
-    call = to_mlx(make(case), case.dtype)
+    call = to_mlx(call or make(case), case.dtype)
     op = ops.ltc_sequence if isinstance(case, LtcCase) else ops.cfc_sequence
     leaves = {"inputs": call.inputs, "state": call.state}
     if call.ts is not None:
@@ -90,3 +95,24 @@ def check_epsilon(backend):
     assert relative_error(expected, want(case)) > 0.01
     got = states(case, backend, epsilon=0.25)
     assert_close("states", got, expected, tolerance(case.dtype, "forward"))
+
+
+INFINITE_CASES = (LtcCase(batch=5, units=33), CfcCase(timespans="per_batch"))
+
+
+def check_infinite(case, backend):
+    """Gates whose denominator 1 + 2^z is infinite are 0, and states and gradients finite."""
+    call = make(case)
+    if isinstance(case, LtcCase):
+        call = replace(call, inputs=call.inputs * np.float32(1e4))
+    else:
+        call = replace(call, ts=call.ts * np.float32(1e6))
+    op = truth.ltc_sequence if isinstance(case, LtcCase) else truth.cfc_sequence
+    expected = op(*call.arguments, **call.keywords)
+    f, leaves, cotangents = problem(case, call=call)
+    with dispatch.use_backend(backend):
+        (got,), grads = mx.vjp(f, list(leaves.values()), [cotangents])
+    assert dispatch.last_backend() == backend
+    assert_close("states", got, expected, tolerance(case.dtype, "forward"))
+    for name, gradient in zip(leaves, grads, strict=True):
+        assert mx.isfinite(gradient).all().item(), f"the gradient of {name} is not finite"

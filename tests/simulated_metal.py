@@ -26,12 +26,15 @@ def simulated(order="forward", change=None, **options):
     if change:
         name, function = change
         _kernels.text = lambda file: function(saved[2](file)) if file == name else saved[2](file)
+        _kernels.header.cache_clear()
     try:
         options = {"metal_versions": VERSIONS} | options
         with mslsim.options(order=order, **options), dispatch.use_backend("metal"):
             yield
     finally:
         metal.run, metal.available, _kernels.text = saved
+        if change:
+            _kernels.header.cache_clear()
 
 
 def replaced(old, new):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlx_ncps.backends import cuda
+from simulated_metal import replaced, simulated
 
 SCRIPT = Path(__file__).parent.parent / "tools" / "check_gpu.py"
 
@@ -22,19 +23,7 @@ def run(*arguments):
 def test_check_gpu_passes_what_is_right():
     done = run("cpu", "--steps", "few")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "values: 7 cases, 0 failed" in done.stdout
-
-
-@pytest.mark.usefixtures("native")
-def test_check_gpu_fails_what_is_wrong(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import check_gpu
-
-    def wrong(case, backend, **keywords):
-        raise AssertionError("states: error 1")
-
-    monkeypatch.setattr(check_gpu, "check_states", wrong)
-    assert not check_gpu.check(check_gpu.FEW[:1], "cpu")
+    assert "values: 11 cases, 0 failed\n" in done.stdout
 
 
 @pytest.mark.skipif(cuda.available()[0], reason="there is a CUDA GPU here")
@@ -50,6 +39,61 @@ def tool(monkeypatch):
     import check_gpu
 
     return check_gpu
+
+
+@pytest.mark.usefixtures("native")
+def test_check_gpu_judges_every_case_and_lists_failures_last(tool, monkeypatch, capsys):
+    def check_states(case, backend, **keywords):
+        if case == tool.FEW[0]:
+            raise AssertionError("states: error 1")
+        if case == tool.FEW[1]:
+            raise RuntimeError("Unable to build metal library from source")
+        if case == tool.FEW[4]:
+            raise tool.MissingVariant("[metallib] ncps_x: the metallib lacks this variant")
+
+    monkeypatch.setattr(tool, "check_states", check_states)
+    assert not tool.check([tool.FEW[i] for i in (0, 1, 4, 5)], "cpu")
+    lines = capsys.readouterr().out.splitlines()
+    verdicts = [line.split(" ")[0] for line in lines[:6]]
+    assert verdicts == ["failed", "error", "skipped", "passed", "passed", "passed"]
+    assert lines[6:8] == [f"FAILED {tool.FEW[0]}", "states: error 1"]
+    assert lines[8] == f"FAILED {tool.FEW[1]}"
+    assert lines[-2] == "RuntimeError: Unable to build metal library from source"
+    assert lines[-1] == "values: 6 cases, 2 failed, 1 skipped: not in the metallib"
+
+
+def test_check_gpu_fails_where_every_case_is_skipped(tool, monkeypatch, capsys):
+    def missing():
+        raise tool.MissingVariant("none")
+
+    monkeypatch.setattr(tool, "checks", lambda *_: [("one", [missing])])
+    assert not tool.check([], "metallib")
+    assert "1 cases, 0 failed, 1 skipped" in capsys.readouterr().out
+
+
+def test_check_gpu_names_the_kernel_that_does_not_compile(tool, tmp_path, capsys):
+    change = replaced("return ncps_exp2(z * 1.44269504088896341f);", "return undeclared_name;")
+    with simulated(change=("activations.h", change)):
+        assert not tool.check(tool.FEW[4:5], "metal", tmp_path)
+    printed = capsys.readouterr().out
+    assert "the first kernel that fails: ncps_cfc_forward_save_on_chip<" in printed
+    kept = json.loads((tmp_path / "values-metal.json").read_text())
+    assert "undeclared_name" in kept["kernel"]["error"]
+    assert "return undeclared_name;" in kept["kernel"]["text"]
+    assert "[[kernel]] void custom_kernel_ncps_cfc_forward" in kept["kernel"]["text"]
+    assert len(kept["failures"]) == kept["error"] >= 1
+
+
+def test_check_gpu_blames_no_kernel_for_another_fault(tool):
+    def fault():
+        raise RuntimeError("of no kernel")
+
+    with simulated():
+        assert tool.failing_kernel("metal", fault) is None
+
+
+def test_check_gpu_multiplies_in_float32(tool):
+    assert tool.os.environ["MLX_ENABLE_TF32"] == "0"
 
 
 def test_check_gpu_arguments(tool, capsys):

@@ -1,5 +1,8 @@
 """The texts of the library's kernels that the simulator judges are the texts that MLX compiles."""
 
+import re
+from pathlib import Path
+
 import mlx.core as mx
 import mslsim
 import pytest
@@ -7,6 +10,8 @@ from case_arrays import to_mlx
 from cases import CfcCase, LtcCase, make
 from mlx_ncps import ops
 from mlx_ncps.backends import _cfc_kernels, _kernels, _ltc_kernels
+from running import INFINITE_CASES, check_infinite
+from simulated_metal import replaced, simulated
 
 CASES = [
     LtcCase(units=5),
@@ -31,6 +36,34 @@ def check_text(inputs, named, called):
     described = [(a, str(a.dtype).split(".")[-1]) for a in inputs]
     dtypes = ["float32"] * len(called["output_shapes"])
     assert simulated.text(described, dtypes, called["template"]) == (name, text)
+
+
+# Of Metal's functions those that are exact whatever the compiler's options.
+EXACT = {"copysign", "fabs"}
+
+
+def test_kernels_name_the_set_of_every_rough_function():
+    """macOS and the compiler's options decide what a bare metal::exp2 is."""
+    for path in (Path(__file__).parent.parent / "metal").iterdir():
+        text = re.sub(r"//.*", "", path.read_text())
+        assert set(re.findall(r"metal::(\w+)\(", text)) <= EXACT, path.name
+        bare = r"(?<![\w:.])(exp|exp2|log|log2|tanh|divide|pow|sqrt|rsqrt|sin|cos|fma|recip)\("
+        assert not re.findall(bare, text), path.name
+
+
+def test_gates_of_infinite_denominators_are_zero_in_the_kernels():
+    with simulated():
+        for case in INFINITE_CASES:
+            check_infinite(case, "metal")
+
+
+def test_gates_that_divide_infinities_are_caught():
+    right = "return metal::fast::divide(1.0f, ncps_exp2(z) + 1.0f);"
+    wrong = "const float e = ncps_exp2(z); return 1.0f - e / (e + 1.0f);"
+    change = replaced(right, wrong)
+    for case in INFINITE_CASES:
+        with simulated(change=("math.h", change)), pytest.raises(AssertionError):
+            check_infinite(case, "metal")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -3,7 +3,9 @@
     pip install ".[cuda12]" && python tools/check_gpu.py cuda      # an NVIDIA GPU
     pip install . && python tools/check_gpu.py metal               # an Apple GPU; also metallib
 
-1. values: states and all gradients of the tests' table of cases against NumPy float64;
+1. values: states and all gradients of the tests' table of cases against NumPy float64, case by
+   case, failures again at the end; variants that the metallib lacks are skipped and counted. The
+   verdicts and the text of the first kernel that fails are kept in --out;
 2. sanitize: a part of them under compute-sanitizer's memcheck, racecheck, initcheck and synccheck
    (NVIDIA only);
 3. published: the shape whose times ltc-cuda publishes, beside these;
@@ -19,13 +21,20 @@ tries out the script itself.
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+import traceback
+from collections import Counter
 from pathlib import Path
+
+# MLX reads it once. An M5 on macOS 26.2 would round the operands of matrix products to 10 bits.
+os.environ["MLX_ENABLE_TF32"] = "0"
 
 import mlx.core as mx
 
@@ -44,8 +53,16 @@ from cases import (  # noqa: E402  the table of cases lies beside the tests
     random_cfc_cases,
     random_ltc_cases,
 )
+from failing_kernel import failing_kernel  # noqa: E402
 from mlx_ncps import dispatch, use_backend  # noqa: E402
-from running import check_gradients, check_states, problem  # noqa: E402
+from mlx_ncps.backends.metallib import MissingVariant  # noqa: E402
+from running import (  # noqa: E402
+    INFINITE_CASES,
+    check_gradients,
+    check_infinite,
+    check_states,
+    problem,
+)
 
 from benchmarks import page  # noqa: E402
 
@@ -66,20 +83,62 @@ RESULTS = {"cuda": "nvidia", "metal": "apple", "metallib": "apple", "cpu": "cpu"
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
-def check(cases, backend: str) -> bool:
-    """Values and gradients of every case, and with lists where synapses are missing."""
-    failed = 0
+def judge(checks) -> tuple[str, str]:
+    """("passed", "skipped", "failed" or "error", why) of one case."""
+    try:
+        for one in checks:
+            one()
+    except MissingVariant as missing:
+        return "skipped", str(missing)
+    except AssertionError as error:
+        return "failed", str(error)
+    except Exception:  # a kernel that does not compile or launch: the other cases still count
+        return "error", traceback.format_exc().strip()
+    return "passed", ""
+
+
+def checks(cases, backend: str):
+    """(name, functions) of every case, and again with lists where synapses are missing."""
     for case in cases:
         masked = isinstance(case, LtcCase) and make(case).params.mask is not None
         for keywords in ({}, {"synapses": True}) if masked else ({},):
-            try:
-                check_states(case, backend, **keywords)
-                check_gradients(case, backend, **keywords)
-            except AssertionError as error:
-                failed += 1
-                print(f"FAILED {case} {keywords}: {error}")
-    print(f"values: {len(cases)} cases, {failed} failed")
-    return failed == 0
+            name = f"{case}, lists" if keywords else str(case)
+            yield (
+                name,
+                [
+                    functools.partial(check_states, case, backend, **keywords),
+                    functools.partial(check_gradients, case, backend, **keywords),
+                ],
+            )
+    for case in INFINITE_CASES:
+        yield f"{case}, infinite denominators", [functools.partial(check_infinite, case, backend)]
+
+
+def check(cases, backend: str, out: Path | None = None) -> bool:
+    """Values and gradients of every case. Each is printed when it is done, so that the last line
+    before a crash names the one before; failures are listed again at the end.
+    """
+    count, failures, kernel = Counter(), [], None
+    for name, parts in checks(cases, backend):
+        verdict, why = judge(parts)
+        count[verdict] += 1
+        print(f"{verdict} {name}" + (f": {why}" if verdict == "skipped" else ""), flush=True)
+        if verdict in ("failed", "error"):
+            failures.append(f"FAILED {name}\n{why}")
+        if verdict == "error" and kernel is None:
+            kernel = failing_kernel(backend, lambda parts=parts: [part() for part in parts])
+    for failure in failures:
+        print(failure)
+    if kernel:
+        print(f"the first kernel that fails: {kernel.name}\n{kernel.error}")
+    failed = count["failed"] + count["error"]
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        kept = dict(count) | {"failures": failures, "kernel": kernel and kernel._asdict()}
+        (out / f"values-{backend}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    skipped = f", {count['skipped']} skipped: not in the metallib" if count["skipped"] else ""
+    print(f"values: {sum(count.values())} cases, {failed} failed{skipped}")
+    return failed == 0 and count["passed"] > 0
 
 
 def sanitize(backend: str) -> bool:
@@ -143,8 +202,10 @@ def results_part(path: Path) -> str:
 
 
 STEPS = {
-    "values": lambda o: check([*CASES, *random_ltc_cases(20), *random_cfc_cases(20)], o.backend),
-    "few": lambda o: check(FEW, o.backend),
+    "values": lambda o: check(
+        [*CASES, *random_ltc_cases(20), *random_cfc_cases(20)], o.backend, o.out
+    ),
+    "few": lambda o: check(FEW, o.backend, o.out),
     "sanitize": lambda o: sanitize(o.backend),
     "published": lambda o: published(o.backend),
     "measure": lambda o: measure(o.backend, o.out, o.benchmarks),
@@ -159,6 +220,7 @@ def parse(argv) -> argparse.Namespace:
     parser.add_argument("backend", choices=RESULTS)
     parser.add_argument("--steps", nargs="+", choices=STEPS)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "results", metavar="FOLDER")
+    parser.add_argument("--as-mac", action="store_true", help="simulate the GPU: tests/as_mac.py")
     argv = list(argv)
     split = argv.index("--") if "--" in argv else len(argv)
     options = parser.parse_args(argv[:split])
@@ -173,6 +235,10 @@ def main(argv=None) -> int:
     """Run the steps that were asked for."""
     options = parse(sys.argv[1:] if argv is None else argv)
     backend = options.backend
+    if options.as_mac:
+        import as_mac
+
+        as_mac.install()
     status = {row.name: row for row in dispatch.describe()}[backend]
     if not status.available:
         print(f"the backend {backend} can't run here: {status.reason}")

@@ -123,8 +123,8 @@ float* allocate_floats(long count) {
   std::size_t bytes;
   if (__builtin_mul_overflow(sizeof(float), std::size_t(count > 0 ? count : 1), &bytes))
     throw std::bad_alloc();
-  return static_cast<float*>(::operator new(bytes, std::align_val_t(64)));
+  return static_cast<float*>(::operator new(bytes, std::align_val_t(CACHE_LINE)));
 }
-void free_floats(float* p) { ::operator delete(p, std::align_val_t(64)); }
+void free_floats(float* p) { ::operator delete(p, std::align_val_t(CACHE_LINE)); }
 
 }  // namespace mlx_ncps

@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "csrc/cpu/cache_line.h"
+
 namespace mlx_ncps {
 
 // One synapse of a list; `source` reads, `target` is driven.
@@ -113,7 +115,7 @@ long parallel_threads();  // that run_parallel may use
 // Not 0: work for Python's main thread is to be given up; stop_work() throws where it is such work.
 extern int gave_up;
 void stop_work();
-float* allocate_floats(long count);  // 64-byte aligned; throws std::bad_alloc
+float* allocate_floats(long count);  // aligned to CACHE_LINE; throws std::bad_alloc
 void free_floats(float* p);
 
 // Gates ("sigmoid") or multiply-adds ("fma") per second that all threads reach together, measured

@@ -2,6 +2,10 @@
 // by csrc/cpu/isa.cpp.
 #include "csrc/cpu/kernels.h"
 
+#ifdef __ARM_NEON
+#include <arm_neon.h>
+#endif
+
 #define NCPS_VECTOR_BYTES 16
 
 namespace mlx_ncps {

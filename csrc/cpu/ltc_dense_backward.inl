@@ -201,7 +201,7 @@ static void ltc_dense_backward(const LtcProblem& p) {
   // threads.
   const long rows = even_rows(p.B, LTC_ROWS, share_work(ltc_operations(k), 2)),
              blocks = (p.B + rows - 1) / rows, slabs = min_of(blocks, MAX_SLABS),
-             stride = round_up(ltc_slab_floats(k), 16);
+             stride = round_up(ltc_slab_floats(k), LINE_FLOATS);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
   const LstmSlabs lstm_slabs(k.lstm, slabs);

@@ -247,7 +247,7 @@ static void ltc_sparse_backward(const LtcProblem& p) {
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
   const Lstm lstm = make_lstm(p, p.v0, p.v, true, memory);
   const long blocks = row_blocks(p, p.B), slabs = min_of(blocks, MAX_SLABS),
-             stride = ltc_list_slab_floats(p);
+             stride = round_up(ltc_list_slab_floats(p), LINE_FLOATS);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
   const LstmSlabs lstm_slabs(lstm, slabs);

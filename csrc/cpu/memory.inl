@@ -9,13 +9,14 @@ struct Scratch {
   Scratch& operator=(const Scratch&) = delete;
 };
 
-// Hands out pieces of one scratch block; the same walk with a null base counts the floats needed.
+// Hands out pieces of one scratch block, each on cache lines of its own; the same walk with a null
+// base counts the floats needed.
 struct Carver {
   float* base;
   long used = 0;
   float* take(long count) {
     float* p = base ? base + used : nullptr;
-    used += round_up(count, 16);
+    used += round_up(count, LINE_FLOATS);
     return p;
   }
 };

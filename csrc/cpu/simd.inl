@@ -71,12 +71,22 @@ static inline vf exp2_fraction(vf f) {
   return p * f + 1.0f;
 }
 
-// At most `most`; NaN stays NaN.
-static inline vf at_most(vf a, float most) { return a > most ? splat(most) : a; }
-static inline vf within_one(vf a) {
-  a = at_most(a, 1.0f);
-  return a < -1.0f ? splat(-1.0f) : a;
+// At most `most`, at least `least`; NaN stays NaN.
+static inline vf at_most(vf a, float most) {
+#if defined(__ARM_NEON)
+  return (vf)vminq_f32((float32x4_t)a, (float32x4_t)splat(most));
+#else
+  return a > most ? splat(most) : a;
+#endif
 }
+static inline vf at_least(vf a, float least) {
+#if defined(__ARM_NEON)
+  return (vf)vmaxq_f32((float32x4_t)a, (float32x4_t)splat(least));
+#else
+  return a < least ? splat(least) : a;
+#endif
+}
+static inline vf within_one(vf a) { return at_least(at_most(a, 1.0f), -1.0f); }
 
 // 2^z; NaN stays NaN, large |z| gives 0 and infinity. Without AVX-512 the values below 2^-126 fall
 // to 0 at 2^-127, faster than they should: there n = 127 or -127 leaves no exponent to a fraction.
@@ -85,8 +95,7 @@ static inline vf ncps_exp2(vf z) {
   const vf n = (vf)_mm512_roundscale_ps((__m512)z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   return (vf)_mm512_scalef_ps((__m512)exp2_fraction(z - n), (__m512)n);
 #else
-  z = at_most(z, 128.0f);
-  z = z < -127.0f ? splat(-127.0f) : z;
+  z = at_least(at_most(z, 128.0f), -127.0f);
   const vf shifted =
       z + 12582912.0f;  // 1.5 * 2^23: the rounded integer sits in the low mantissa bits
   const vf p = exp2_fraction(z - (shifted - 12582912.0f));
@@ -110,7 +119,10 @@ static constexpr Exp2Table EXP2_TABLE = make_exp2_table();
 
 // 1 / (1 + 2^z); 1 and 0 at the ends, NaN stays NaN. With AVX-512 2^z = 2^n 2^(k/32) 2^f, for a
 // table in two registers, |f| <= 1/64 and 2^f = (C + f) / (C - f), relative error 2.7e-8; C - f
-// joins the one division. 6 operations of the multiply-add pipes; the polynomial takes 10.
+// joins the one division. 6 operations of the multiply-add pipes; the polynomial takes 10. With
+// NEON 2^f = (a + c f) / (a - c f), |f| <= 0.5, c = ln(2) / 2, a = c f coth(c f) by a polynomial of
+// f^2, relative error 5e-10: NaN needs no operations of its own, as a - c f keeps it. f is 0 and
+// a + c f 1 where z was held, so that its exponent's bits give 0 and infinity.
 static inline vf ncps_logistic(vf z) {
 #if defined(__AVX512F__)
   constexpr int TO_32ND = 5 << 4 | _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -122,6 +134,13 @@ static inline vf ncps_logistic(vf z) {
                                               _mm512_load_ps(EXP2_TABLE.at + 16));
   const vf scaled = (vf)_mm512_scalef_ps((__m512)power, (__m512)rounded);  // by 2^floor(rounded)
   return below / (scaled * (C + f) + below);
+#elif defined(__ARM_NEON)
+  constexpr float C = 0.34657359f;
+  z = at_least(at_most(z, 128.0f), -127.0f);
+  const vf shifted = z + 12582912.0f, f = z - (shifted - 12582912.0f), square = f * f;
+  const vf a = (square * -3.192458e-4f + 4.0037636e-2f) * square + 1.0f, below = a - f * C;
+  const vi power = (vi)(a + f * C) + ((vi)shifted << 23);
+  return below / ((vf)power + below);
 #else
   return 1.0f / (ncps_exp2(z) + 1.0f);
 #endif

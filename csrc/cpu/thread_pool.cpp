@@ -17,9 +17,12 @@
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "csrc/cpu/cache_line.h"
 #if defined(__linux__)
 #include <sched.h>
 #elif defined(__APPLE__)
+#include <pthread/qos.h>
 #include <sys/sysctl.h>
 #endif
 
@@ -72,6 +75,14 @@ int available_cpus() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+// Who asked for the work waits for it. A thread of the default class may land on an efficiency
+// core, and a region ends when its slowest thread does.
+void raise_priority() {
+#if defined(__APPLE__)
+  pthread_set_qos_class_self_np(QOS_CLASS_USER_INITIATED, 0);
+#endif
+}
+
 int default_threads() {
   const char* variable = std::getenv("MLX_NCPS_NUM_THREADS");
   const std::string_view text = variable ? variable : "";
@@ -95,9 +106,9 @@ struct Region {
 
   const Body& body;
   const std::size_t count;
-  std::atomic<std::size_t> next{0};  // the first index that nobody has taken
-  int seats;                         // workers that may still join
-  std::atomic<int> working{0};       // workers that have joined and not left
+  alignas(CACHE_LINE) std::atomic<std::size_t> next{0};  // the first index that nobody has taken
+  alignas(CACHE_LINE) int seats;                         // workers that may still join
+  std::atomic<int> working{0};                           // workers that have joined and not left
   std::exception_ptr error;
 };
 
@@ -177,6 +188,7 @@ class Pool {
 
   // A worker's life; `seen` is the last generation that it must not join any more.
   void serve(unsigned seen) {
+    raise_priority();
     for (;;) {
       Region& region = join(seen);
       work(region);
@@ -207,9 +219,10 @@ class Pool {
   const int available_cpus_ = available_cpus();
   std::atomic<bool> busy_{false};
   std::atomic<bool> spinning_{true};
-  int workers_ = 0;                      // belongs to the holder of busy_
-  std::atomic<unsigned> generation_{0};  // counts the regions
-  std::mutex mutex_;                     // the rest belongs to it
+  int workers_ = 0;  // belongs to the holder of busy_
+  // Counts the regions; workers that wait spin on it, while others sign up under the mutex.
+  alignas(CACHE_LINE) std::atomic<unsigned> generation_{0};
+  alignas(CACHE_LINE) std::mutex mutex_;  // the rest belongs to it
   std::condition_variable wake_, done_;
   Region* region_ = nullptr;  // the one that workers may join
   int sleeping_ = 0;          // workers inside wake_.wait

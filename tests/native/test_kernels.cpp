@@ -604,6 +604,14 @@ NATIVE_TEST(kernels_maths_are_accurate_and_saturate_over_all_floats) {
   const Function functions[] = {{NCPS_TANH, [](double x) { return std::tanh(x); }, 6, 9.011},
                                 {MATHS_ERF, [](double x) { return std::erf(x); }, 6, 3.93},
                                 {MATHS_EXP2, [](double x) { return std::exp2(x); }, 3, 150}};
+  // Per max(1, |z|), as in tests/cases.py.
+  const auto gate_holds = [](float z, float got) {
+    const double want = 1 / (1 + std::exp2(double(z)));
+    if (std::isnan(z)) return std::isnan(got);
+    if (std::abs(z) >= 150) return got == float(want);
+    const double ulp = std::exp2(std::floor(std::log2(std::max(want, 0x1p-126))) - 23);
+    return std::abs(got - want) <= 3 * ulp * std::max(1.0, std::abs(double(z))) + 0x1p-126;
+  };
   for_each_isa([&] {
     for (const auto& f : functions) {
       kernels().run_maths(f.id, false, z.data(), long(z.size()), got.data());
@@ -618,12 +626,26 @@ NATIVE_TEST(kernels_maths_are_accurate_and_saturate_over_all_floats) {
                            ": got " + std::to_string(got[i]));
       }
     }
+    kernels().run_maths(MATHS_LOGISTIC, false, z.data(), long(z.size()), got.data());
+    for (size_t i = 0; i < z.size(); ++i)
+      require(gate_holds(z[i], got[i]), "gate of " + std::to_string(z[i]));
     for (const int id : {NCPS_TANH, NCPS_LECUN_TANH, NCPS_SIGMOID}) {
       kernels().run_maths(id, true, z.data(), long(z.size()), got.data());
       for (size_t i = 0; i < z.size(); ++i)
         require(!(std::abs(z[i]) > 120) || got[i] == 0, "slope of a saturated activation");
     }
   });
+}
+
+NATIVE_TEST(kernels_memory_of_two_tasks_shares_no_cache_line) {
+  for (const long count : {1, 17, 1000}) {
+    float* p = allocate_floats(count);
+    CHECK(reinterpret_cast<uintptr_t>(p) % CACHE_LINE == 0);
+    free_floats(p);
+  }
+#if defined(__aarch64__)
+  CHECK(CACHE_LINE == 128);
+#endif
 }
 
 NATIVE_TEST(kernels_hold_with_any_number_of_threads) {

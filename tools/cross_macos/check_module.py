@@ -23,6 +23,7 @@ RPATH = "@loader_path/../mlx/lib"
 STUBS = {"libc++": "/usr/lib/libc++.1.dylib", "libobjc": "/usr/lib/libobjc.A.dylib"}
 # In libc++, though nothing in MLX imports it, and why macOS 14 has it.
 MORE_OF_LIBCXX = {
+    "__ZNSt3__19to_stringEl": "std::to_string(long): as old as std::to_string",
     "__ZNSt3__16thread6detachEv": "std::thread::detach: as old as std::thread",
     "__ZTINSt3__112system_errorE": "type of std::system_error: as old as the class",
     "__ZdlPvm": "sized delete: clang calls it for macOS 10.12 and newer",
@@ -38,15 +39,20 @@ def parse(path: Path) -> lief.MachO.Binary:
     return fat.at(0)
 
 
-def imports(binary: lief.MachO.Binary) -> dict[str, set[str]]:
-    """Undefined symbols by the library that they are bound to; "" where they name none."""
+def libraries(binary: lief.MachO.Binary) -> list[str]:
+    """The libraries that the binary loads, in order."""
     load = lief.MachO.LoadCommand.TYPE
     kinds = (load.LOAD_DYLIB, load.LOAD_WEAK_DYLIB)
-    libraries = [command.name for command in binary.commands if command.command in kinds]
+    return [command.name for command in binary.commands if command.command in kinds]
+
+
+def imports(binary: lief.MachO.Binary) -> dict[str, set[str]]:
+    """Undefined symbols by the library that they are bound to; "" where they name none."""
+    loaded = libraries(binary)
     found = defaultdict(set)
     for symbol in binary.imported_symbols:
         ordinal = symbol.description >> 8 & 0xFF  # from 1; otherwise: whichever library has it
-        found[libraries[ordinal - 1] if 1 <= ordinal <= len(libraries) else ""].add(symbol.name)
+        found[loaded[ordinal - 1] if 1 <= ordinal <= len(loaded) else ""].add(symbol.name)
     return found
 
 
@@ -92,6 +98,10 @@ def faults(module: Path, mlx: Path, cpython: set[str]) -> list[str]:
     found += [f"no library has {name}" for name in sorted(undefined[""] - cpython)]
     if not any("3mlx4core5metal6device" in name for name in undefined[LIBMLX]):
         found.append("it uses no Metal device: eval_gpu was not compiled")
+
+    if not any("_pthread_set_qos_class_self_np" in names for names in undefined.values()):
+        found.append("the pool's threads have no quality-of-service class")
+    found += [f"it links {name}" for name in libraries(binary) if "Accelerate" in name]
 
     print(f"{module.name}: {header.file_type}, {header.cpu_type}, macOS {minimum}")
     for library, names in sorted(undefined.items()):

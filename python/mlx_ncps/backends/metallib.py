@@ -16,6 +16,10 @@ from ._kernels import Runner
 NAME = "metallib"
 
 
+class MissingVariant(RuntimeError):
+    """A call needs a kernel that was not compiled into the metallib."""
+
+
 def function_name(name: str, template) -> str:
     """The name of a kernel's variant in the metallib; build_backend/metallib_source.py uses it."""
     return "_".join([name, *(f"{key}{int(value)}" for key, value in template)])
@@ -29,7 +33,7 @@ def register(*, name, input_names, output_names, source, header):
         allowed = _loader.native.metallib_max_threads(function)
         if allowed < math.prod(threadgroup):
             wanted = f"{math.prod(threadgroup)} threads" if allowed else "this variant"
-            raise RuntimeError(
+            raise MissingVariant(
                 f"[metallib] {function}: the metallib lacks {wanted}; "
                 'use_backend("metal") compiles what a call needs.'
             )
