@@ -33,7 +33,14 @@ INTERNAL = frozenset(
     ]
 )
 # A subclass's own code.
-USERS = frozenset(["LiquidCell.sequence", "NCPRNNCell.sequence", "NCPLayer.compute_output_shape"])
+USERS = frozenset(
+    [
+        "LiquidCell.sequence",
+        "NCPLayer.compute_output_shape",
+        "NCPRNNCell.sequence",
+        "NCPRNNCell.synapse_weights",
+    ]
+)
 # Tuples of parameters, whose fields the functions check that take them.
 TUPLES = frozenset(["CfCParams", "LSTMParams", "LTCParams", "Seen", "Synapse"])
 
