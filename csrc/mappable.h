@@ -6,8 +6,8 @@
 
 namespace mlx_ncps {
 
-// The outputs of one launch as they are, or where an input is a tracer through a primitive that runs
-// the same launch, and maps it by a loop.
+// The outputs of one launch as they are, or where an input is a tracer through a primitive that
+// runs the same launch, and maps it by a loop.
 Arrays mappable(const Arrays& outputs);
 
 }  // namespace mlx_ncps

@@ -94,6 +94,16 @@ def test_integer_refuses(wrong):
         checks.integer("op", "n", wrong, 1)
 
 
+@pytest.mark.filterwarnings("ignore:nanobind")
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: [a], lambda a: [[0.0], (a,)]])
+def test_arrays_without_a_value_are_refused_in_lists_too(wrap):
+    empty = wrap(mx.array.__new__(mx.array))
+    with pytest.raises(ValueError, match=r"^\[op\] x must be an array of numbers, got "):
+        checks.host_numbers("op", "x", empty)
+    with pytest.raises(ValueError, match=r"^\[numpy\] .* must be a number or an array"):
+        ops.numpy.sigmoid(empty)
+
+
 def test_integer_takes_what_counts_as_one():
     for given in (1, np.int64(1), np.uint8(1)):
         assert checks.integer("op", "n", given, 1) == 1

@@ -79,11 +79,6 @@ def test_a_metallib_is_for_macos(tmp_path, python):
     assert f"MLX_NCPS_METALLIB is for macOS, this is {platform.system()}." in text
 
 
-def test_sanitizers_are_for_the_cpp_tests(tmp_path, python):
-    text = refusal(tmp_path, python, "-DMLX_NCPS_SANITIZE=address")
-    assert "MLX_NCPS_SANITIZE is for the C++ tests: set MLX_NCPS_EXTENSION=OFF." in text
-
-
 def test_a_python_that_is_too_old_or_has_no_headers(tmp_path, python):
     text = refusal(tmp_path, python, "-DPython_INCLUDE_DIR=/nonexistent")
     assert "needs Python 3.10 or newer with its headers" in text

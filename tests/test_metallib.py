@@ -50,6 +50,9 @@ class SimulatedMetallib:
     def metallib_available(self):
         return True
 
+    def mappable(self, outputs):
+        return outputs
+
     def metallib_max_threads(self, function):
         return 1024 if function in recorder().functions else 0
 

@@ -154,13 +154,11 @@ def key_words(op: str, key) -> np.ndarray:
 
 def host_numbers(op: str, name: str, value, wanted: str = "an array of numbers") -> np.ndarray:
     """`value`, an array or nested lists of real numbers, in NumPy."""
-    if isinstance(value, mx.array):
-        if not is_array(value):
-            raise refused(op, name, wanted, value)
-        if value.dtype == mx.bfloat16:  # NumPy has none
-            value = value.astype(mx.float32)
-    elif not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
+    known = isinstance(value, (mx.array, np.ndarray, np.generic, list, tuple, int, float))
+    if not known or not _has_values(value):  # without values NumPy would end the process
         raise refused(op, name, wanted, value)
+    if isinstance(value, mx.array) and value.dtype == mx.bfloat16:  # NumPy has none
+        value = value.astype(mx.float32)
     try:
         host = np.asarray(value)
     except ValueError as error:  # ragged lists, or a tracer
@@ -170,6 +168,13 @@ def host_numbers(op: str, name: str, value, wanted: str = "an array of numbers")
     if host.dtype.kind not in "fiub":
         raise refused(op, name, wanted, value)
     return host
+
+
+def _has_values(value, depth: int = 64) -> bool:
+    """Whether no array in nested lists was never initialised; deeper NumPy doesn't look either."""
+    if isinstance(value, (list, tuple)):
+        return depth == 0 or all(_has_values(item, depth - 1) for item in value)
+    return not isinstance(value, mx.array) or is_array(value)
 
 
 def path(op: str, name: str, value) -> Path:

@@ -29,7 +29,8 @@ def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
     if not callable(function):
         raise refused(op, "function", "a function of arrays", function)
     for name, given in (*enumerate(args), *kwargs.items()):
-        if not all(is_array(array) for _, array in tree_flatten(given)):
+        leaves = [leaf for _, leaf in tree_flatten(given)]
+        if not leaves or not all(map(is_array, leaves)):
             raise refused(op, f"argument {name}", "arrays", given)
     constants = []
 

@@ -18,6 +18,7 @@ INTERNAL = frozenset(
             "calls",
             "drive",
             "free_initial_state",
+            "fused_steps",
             "gates",
             "has_own_call",
             "heads",

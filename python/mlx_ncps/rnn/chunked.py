@@ -40,6 +40,7 @@ def chunked_value_and_grad(model, loss):
             raise refused(OP, "chunks", "a sequence of tuples of arrays", chunks)
         if not chunks:
             raise ValueError(f"[{OP}] chunks must hold at least one, got none.")
+        model.trainable_parameters()  # of a layer that isn't built: says so
         _check_arrays("state", state)
         seeds = mx.random.randint(0, 2**31 - 1, (len(chunks) + 1,)).tolist()
         starts = [state]

@@ -10,11 +10,8 @@ def as_float64(array):
     """A number, NumPy array or MLX array of any dtype as float64; None stays None."""
     if array is None:
         return None
-    try:
-        if type(array).__module__ == "mlx.core" and array.shape is None:
-            raise TypeError
-    except Exception:  # an mx.array that was never initialised would end the process in NumPy
-        raise _not_numbers(array) from None
+    if not _has_values(array):  # an mx.array that was never initialised ends the process in NumPy
+        raise _not_numbers(array)
     if str(getattr(array, "dtype", "")) == "mlx.core.bfloat16":  # NumPy has no bfloat16
         array = array.astype(sys.modules["mlx.core"].float32)
     try:
@@ -26,6 +23,16 @@ def as_float64(array):
         if "[eval]" in str(error):
             raise
         raise _not_numbers(array) from error
+
+
+def _has_values(array, depth=64):
+    """Whether no MLX array, also in nested lists, was never initialised."""
+    if isinstance(array, (list, tuple)):
+        return depth == 0 or all(_has_values(item, depth - 1) for item in array)
+    try:
+        return type(array).__module__ != "mlx.core" or array.shape is not None
+    except Exception:  # nanobind's
+        return False
 
 
 def numbers(x):
