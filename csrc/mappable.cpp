@@ -41,6 +41,8 @@ class Mappable : public mx::Primitive {
 Arrays mappable(const Arrays& outputs) {
   if (outputs.empty() || !outputs[0].has_primitive() || !any_traced(outputs[0].inputs()))
     return outputs;
+  for (const auto& a : outputs)  // of one launch, as all of a kernel's are
+    if (!a.has_primitive() || a.primitive_id() != outputs[0].primitive_id()) return outputs;
   Mappable::Shapes shapes;
   Mappable::Dtypes dtypes;
   for (const auto& a : outputs) shapes.push_back(a.shape()), dtypes.push_back(a.dtype());
