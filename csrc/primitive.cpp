@@ -97,7 +97,8 @@ void check_dtype(const char* op, const char* name, const mx::array& a) {
 int size_of(const char* op, const char* name, long count) {
   if (count >= 0 && count <= INT_MAX) return int(count);
   throw std::invalid_argument("[" + std::string(op) + "] " + name + " must be at most " +
-                              std::to_string(INT_MAX) + ", got " + std::to_string(count) + ".");
+                              std::to_string(INT_MAX) + ", got " + std::to_string(size_t(count)) +
+                              ".");
 }
 
 void check_bytes(const char* op, const mx::Shape& shape) {

@@ -98,8 +98,8 @@ struct StepCell::Parts {
   void add(Stage stage) {
     if (!stages.empty() && stage.inputs != stages.back().units)
       throw std::invalid_argument("[step_cell] a stage must read the state of the one before, of " +
-                                  std::to_string(stages.back().units) + " neurons, got " +
-                                  std::to_string(stage.inputs) + " inputs.");
+                                  std::to_string(size_t(stages.back().units)) + " neurons, got " +
+                                  std::to_string(size_t(stage.inputs)) + " inputs.");
     if (stages.empty()) inputs = stage.inputs;
     units += stage.units;
     if (stage.units > widest) widest = stage.units;

@@ -152,17 +152,18 @@ constexpr struct {
 // it; else "".
 std::string left_to_graph(long B, long T, long row, bool beside_gpu) {
   const long work = saturated_product(saturated_product(B, T), row);
-  const auto over = [&](long limit, const std::string& of) {
-    return std::to_string(work) + " units of work (some 30 to the ns), over " +
+  const auto over = [&](size_t limit, const std::string& of) {
+    return std::to_string(size_t(work)) + " units of work (some 30 to the ns), over " +
            std::to_string(limit) + " in " + of;
   };
   const long limit = beside_gpu ? GPU_SEQUENCE : LONG_SEQUENCE;
   if (T > 1) return work > limit ? over(limit, "a sequence") : "";
   for (const auto& large : GPU_STEPS)
     if (beside_gpu && B >= large.batch && work > large.work)
-      return over(large.work, large.batch == 1
-                                  ? "a step"
-                                  : "a step of " + std::to_string(large.batch) + " rows or more");
+      return over(large.work,
+                  large.batch == 1
+                      ? "a step"
+                      : "a step of " + std::to_string(size_t(large.batch)) + " rows or more");
   return "";
 }
 

@@ -18,11 +18,16 @@ def fake(name, *, available=True, unsupported=""):
     )
 
 
+def on(monkeypatch, device):
+    monkeypatch.setattr(dispatch.mx, "default_device", lambda: SimpleNamespace(type=device))
+
+
 @pytest.fixture(autouse=True)
-def table(monkeypatch, cpu_device):
-    """Sets the modules that dispatch knows; by default all, and all run."""
+def table(monkeypatch):
+    """Sets the modules that dispatch knows; by default all, and all run, beside a CPU."""
     monkeypatch.setattr(dispatch, "_environment", "auto")
     monkeypatch.setattr(dispatch, "_process", [])
+    on(monkeypatch, mx.cpu)
 
     def set_table(*modules):
         homes = dict.fromkeys(("metal", "metallib", "cuda"), "gpu") | {
@@ -40,8 +45,7 @@ def chosen():
 
 
 def on_gpu(monkeypatch):
-    gpu = SimpleNamespace(type=mx.DeviceType.gpu)
-    monkeypatch.setattr(dispatch.mx, "default_device", lambda: gpu)
+    on(monkeypatch, mx.gpu)
 
 
 def test_auto_takes_the_backend_of_the_default_device(monkeypatch, table):
@@ -52,6 +56,27 @@ def test_auto_takes_the_backend_of_the_default_device(monkeypatch, table):
     assert chosen() == "cuda"
     table(fake("metal", available=False), *map(fake, ("cpu", "reference")))
     assert chosen() == "reference"
+
+
+def test_auto_beside_an_apple_gpu_takes_the_cpu_where_it_does_better(monkeypatch, table):
+    on_gpu(monkeypatch)
+    cpu, small = fake("cpu"), fake("metal", unsupported="300 units")
+    cpu.MIXED_MEMORY = True
+    table(fake("metal"), cpu, fake("reference"))
+    mixed, step = dispatch.explain("cfc_mixed_sequence"), dispatch.explain("cfc_sequence")
+    assert (mixed.backend, step.backend) == ("cpu", "metal")
+    assert "not metal: it has no kernel of the LSTM" in mixed.reason
+    assert dispatch.explain("cfc_sequence", stepwise=True).backend == "cpu"
+    assert dispatch.explain(None).backend == "metal"
+    table(small, cpu, fake("reference"))
+    assert str(dispatch.explain("cfc_sequence")).startswith("cpu: not metal: 300 units; the CPU's")
+    for unfit in (fake("cpu", available=False), fake("cpu", unsupported="3 layers")):
+        table(fake("metal"), unfit, fake("reference"))
+        assert dispatch.explain("cfc_mixed_sequence").backend == "metal"  # its own, step by step
+        table(small, unfit, fake("reference"))
+        assert dispatch.explain("cfc_mixed_sequence").backend == "reference"
+    table(fake("metal", available=False), fake("cuda"), cpu, fake("reference"))
+    assert dispatch.explain("cfc_mixed_sequence").backend == "cuda"  # whose memory is its own
 
 
 def test_auto_falls_back_and_says_why(table):
@@ -191,7 +216,7 @@ def test_last_backend_is_what_ran_in_this_thread(monkeypatch):
         ops.ltc_sequence(*call.arguments, **call.keywords)
     assert dispatch.last_backend() == "reference"
     assert in_thread(dispatch.last_backend) is None
-    dispatch.explain("ltc_sequence")
+    dispatch.explain("ltc_sequence", inputs=1, units=1)
     assert dispatch.last_backend() == "reference"
 
 

@@ -331,6 +331,7 @@ def test_derivatives_that_are_missing_name_the_backend_that_has_them():
 
 def test_only_the_cpu_kernels_have_the_memory():
     facts = {"batch": 2, "steps": 2, "dtype": mx.float32, "scalar_ts": True, "training": True}
+    facts |= {"inputs": 3, "units": 4, "backbone": (5,), "mode": "default"}
     for name in available_backends():
         with dispatch.use_backend(name):
             assert mixed_memory_is_fused("cfc_sequence", **facts) == (name == "cpu")

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
         lines = [f"not at once: {why}" if why else _AT_ONCE for why in self.graph]
         if len(set(lines)) > 1:
             lines = [f"layer {n}: {line}" for n, line in enumerate(lines)]
-        lines = list(dict.fromkeys(lines))
+        lines = list(dict.fromkeys(lines)) if self.calls else []
         lines += [f"{op} {how} on {choice}" for op, choice in self.calls]
         if self.stepwise:
             lines.append(f"step by step: {self.stepwise}")
