@@ -4,6 +4,7 @@
 # make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
 # make bench-full all of them: docs/results.md and its figures; bench-apple, bench-nvidia: a GPU's
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
+# make agx        machine code of Apple's GPUs, on Linux as root (docs/agx.md); AGX_ARGS=--check
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
 # make fuzz-files 1000 hostile weight files and configurations    FUZZ_FILES_ARGS=--seed 1
@@ -26,7 +27,7 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
-.PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard lint format \
+.PHONY: test demo examples bench bench-full bench-apple bench-nvidia bench-gpu guard agx lint format \
   sanitize sanitize-python fuzz-files clean
 
 test: $(VENV)/test
@@ -67,6 +68,9 @@ guard: $(VENV)/tools
 	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
 	$(BIN)/cmake --build build/guard --target mlx_ncps_perf_guard
 	$(BIN)/python tools/perf_guard.py build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
+
+agx: $(VENV)/test
+	PYTHON=$(CURDIR)/$(BIN)/python tools/agx/run $(AGX_ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check
