@@ -1,21 +1,25 @@
-"""tools/agx without its compilers: its stored figures are of today's plans, each launch is allowed by
-the registers that they say, and worse figures are faults.
+"""tools/agx without its compilers: its stored figures are of today's plans, each launch is allowed
+by the registers that they say, and worse figures are faults.
 """
 
 import json
+import math
 import random
+import re
 import sys
 from pathlib import Path
 
+import mslsim
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 pytest.importorskip("tools.agx", reason="tools/ is not in a wheel")
 
-from mlx_ncps.backends import _kernels  # noqa: E402
-from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc  # noqa: E402
-from tools.agx import report, variants  # noqa: E402
-from tools.agx.judge import CHIPS, Figures, read  # noqa: E402
+from mlx_ncps.backends import _kernels
+from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
+
+from tools.agx import report, variants
+from tools.agx.judge import CHIPS, Figures, read
 
 FIGURES = Figures(104, 512, 0, 0, 0, 1000, 8000, 900, 100)
 
@@ -60,7 +64,10 @@ def arguments(name):
 def random_calls(draw):
     """Any call, larger ones too."""
     for _ in range(150):
-        units, batch = draw.choice((4, 8, 20, 50, 64, 100, 200, 300)), draw.choice((1, 2, 7, 20, 40, 100, 300, 700))
+        units, batch = (
+            draw.choice((4, 8, 20, 50, 64, 100, 200, 300)),
+            draw.choice((1, 2, 7, 20, 40, 100, 300, 700)),
+        )
         facts = {"batch": batch, "steps": 2, "units": units, "inputs": draw.choice((1, 8, 70))}
         lists = None
         if draw.random() < 0.5:
@@ -102,10 +109,45 @@ def test_the_text_holds_the_products_own_text(judged):
         assert _kernels.header() in one.text
 
 
+def arrays_in_memory(text, tmp_path):
+    """Those that clang leaves there, as tools/agx/compile.sh calls it."""
+    (tmp_path / "kernel.clcpp").write_text(text, encoding="utf-8")
+    options = "--target=spir64 -cl-std=CLC++2021 -O2 -fno-slp-vectorize -fno-vectorize -fno-builtin"
+    folder = Path(variants.__file__).parent
+    command = [*mslsim.compiler.toolchain().clang, *options.split(), "-Wno-everything"]
+    command += [f"-I{folder}", "-S", "-emit-llvm", str(tmp_path / "kernel.clcpp"), "-o", "-"]
+    done = mslsim.compiler.run(command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.count("= alloca ")
+
+
+def largest(judged):
+    """Of each kernel, the variant with most registers in its loops."""
+    found = {}
+    for name in judged:
+        count = math.prod(int(n) for n in re.findall(r"(?:ROWS|PER|HEADS)=(\d+)", name))
+        found[name.split()[0]] = max(found.get(name.split()[0], (0, "")), (count, name))
+    return [name for _, name in found.values()]
+
+
+def test_clang_keeps_every_array_of_a_thread_in_registers(judged, tmp_path):
+    mslsim.require()
+    kept = {name: arrays_in_memory(judged[name].text, tmp_path) for name in largest(judged)}
+    assert len(kept) > 30
+    assert {name: count for name, count in kept.items() if count} == {}
+
+
+def test_clang_leaves_arrays_in_memory_where_loops_are_not_marked(judged, tmp_path):
+    mslsim.require()
+    name = next(n for n in judged if n.startswith("cfc_forward ") and "ROWS=16" in n)
+    text = judged[name].text.replace('#define NCPS_UNROLL _Pragma("clang loop unroll(full)")', "")
+    assert arrays_in_memory("#define NCPS_UNROLL\n" + text, tmp_path) > 0
+
+
 # ---- Reading and comparing ----------------------------------------------------------------------
 
-LOG = """CS shader: 9 instrs, 9 alu, 9 fscib, 9 ic, 9 code size, 9 gprs, 9 uniforms, 0 scratch, 1024 \
-threads, 0 loops, 0:0 spills:fills, 9 preamble inst
+LOG = """CS shader: 9 instrs, 9 alu, 9 fscib, 9 ic, 9 code size, 9 gprs, 9 uniforms, 0 scratch, \
+1024 threads, 0 loops, 0:0 spills:fills, 9 preamble inst
 @ 0.spv
 CS shader: 28 instrs, 24 alu, 24 fscib, 14 ic, 320 code size, 11 gprs, 26 uniforms, 0 scratch, \
 1024 threads, 0 loops, 0:0 spills:fills, 11 preamble inst

@@ -43,6 +43,7 @@ def main(argv=None) -> int:
 
 def commit() -> str:
     """The commit of the tree, with a plus where files differ from it."""
+
     def git(*words):
         done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True)
         return done.stdout.strip()

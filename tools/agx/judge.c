@@ -112,6 +112,9 @@ int main(int count, char** arguments) {
   check(clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, 1, &device, NULL), "no device");
   context = clCreateContext(NULL, 1, &device, NULL, NULL, &error);
   check(error, "context");
+  char name[256] = "";
+  clGetDeviceInfo(device, CL_DEVICE_NAME, sizeof name, name, NULL);
+  fprintf(stderr, "device %s\n", name);
   if (strcmp(arguments[1], "run") == 0) {
     run(count - 2, arguments + 2);
   } else {

@@ -1,4 +1,4 @@
-"""Compiles kernels in the root folder that tools/agx/run made, and reads what the compiler counts."""
+"""Compiles kernels in the root folder that tools/agx/run made, reads what the compiler counts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class Root:
         inside = ["/usr/bin/env", "-i", "-C", f"/{FOLDER}", *pairs, *command]
         root = ["chroot", str(self.folder)]
         if "pocl" in environment.get("OCL_ICD_VENDORS", ""):  # it asks for the machine's memory
-            mounts = 'for f in proc sys dev; do mount --rbind /$f "$0/$f"; done; exec chroot "$0" "$@"'
+            mounts = (
+                'for f in proc sys dev; do mount --rbind /$f "$0/$f"; done; exec chroot "$0" "$@"'
+            )
             root = ["unshare", "--mount", "sh", "-c", mounts, str(self.folder)]
         return subprocess.run(
             [*root, *inside], capture_output=True, text=True, errors="replace", check=False
@@ -87,6 +89,8 @@ class Root:
             rest = files[len(found) :]
             done = self.run(["/agx/judge", "compile", *rest], AGX_CHIP=chip, **MESA)
             new = read(done.stderr)
+            if f"device Apple {chip.upper()} " not in done.stderr:
+                raise RuntimeError(f"the compiler is for no {chip}:\n{done.stderr[-2000:]}")
             if not new or (len(new) < len(rest) and not done.returncode):
                 raise RuntimeError(f"the compiler did not start:\n{done.stderr[-2000:]}")
             if done.returncode:  # it fell over the last; go on behind it
@@ -120,8 +124,8 @@ def read(log: str) -> dict[str, Figures | str]:
 
 
 def judge(root: Root, variants) -> dict[str, dict]:
-    """{variant's name: {"launched": threads, "arrays": of a thread in memory, chip: Figures or why it
-    was refused}}.
+    """{variant's name: {"launched": threads, "arrays": of a thread in memory, chip: Figures or why
+    it was refused}}.
     """
     stems = {f"{n:04}": variant for n, variant in enumerate(variants)}
     root.spirv({stem: variant.text for stem, variant in stems.items()})

@@ -1,5 +1,5 @@
 // Lets a kernel's Metal text compile as C++ for OpenCL: the names of Metal with the meaning of
-// OpenCL. Fast functions are the native ones, as in Apple's compiler.
+// OpenCL. Fast functions are the machine's own; Mesa's native_divide is none, it scales like `/`.
 #pragma once
 
 #define __METAL_VERSION__ 310
@@ -45,7 +45,7 @@ inline float exp2(float z) { return native_exp2(z); }
 inline float fabs(float z) { return ::fabs(z); }
 inline float copysign(float z, float sign) { return ::copysign(z, sign); }
 namespace fast {
-inline float divide(float a, float b) { return native_divide(a, b); }
+inline float divide(float a, float b) { return a * native_recip(b); }
 }  // namespace fast
 namespace precise {
 inline float tanh(float z) { return ::tanh(z); }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import defaultdict
 from pathlib import Path
 
 from .judge import CHIPS, Figures
@@ -100,40 +98,45 @@ def table(variants: dict) -> list[str]:
 def page(document: dict) -> str:
     """The part of docs/agx.md that --update writes."""
     variants = document["variants"]
+    judged = {name: v["m1"] for name, v in variants.items() if isinstance(v["m1"], Figures)}
+    spilled = [name for name, figures in judged.items() if figures.spills]
+    large = sum(figures.code > CACHE for figures in judged.values())
     differ = sum(v["m1"] != v["m2"] for v in variants.values())
-    judged = [v["m1"] for v in variants.values() if isinstance(v["m1"], Figures)]
-    spilled = sum(f.spills > 0 for f in judged)
-    large = sum(f.code > CACHE for f in judged)
     lines = [
         f"Commit {document['commit']}, {document['date']}; {document['compilers']}. "
         f"{len(variants)} variants, {len(variants) - len(judged)} of them refused by the compiler; "
-        f"{spilled} spill, {large} have more than {CACHE} bytes of code, "
+        f"{len(spilled)} spill, {large} have more than {CACHE} bytes of code, "
         f"{differ} differ between M1 and M2.",
         "",
-        "Of each kernel, the variant with the most code for each number of rows (ROWS) or of "
-        "synapses of a thread (PER), as M1; `figures.json` beside the tool has them all:",
+        "Of each kernel, the variant with the most code:",
         "",
-        "| kernel | variant | " + " | ".join(HEAD) + " |",
-        "|" + " --- |" * (len(HEAD) + 2),
+        *_rows(variants, sorted(_largest(judged))),
+        "",
+        "Those that spill:",
+        "",
+        *_rows(variants, spilled),
     ]
-    for name in _largest(variants):
-        kernel, _, arguments = name.partition(" ")
-        row = [f"`{kernel}`", arguments.lower() or "-", *cells(variants[name], "m1")]
-        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _largest(variants: dict) -> list[str]:
-    groups = defaultdict(list)
-    for name in variants:
-        size = re.search(r"(ROWS|PER)=(\d+)", name)
-        groups[name.split()[0], int(size[2]) if size else 0].append(name)
+def _rows(variants: dict, names) -> list[str]:
+    lines = ["| kernel | template arguments | " + " | ".join(HEAD) + " |"]
+    lines.append("|" + " --- |" * (len(HEAD) + 2))
+    for name in names:
+        kernel, _, arguments = name.partition(" ")
+        row = [f"`{kernel}`", arguments.lower(), *cells(variants[name], "m1")]
+        lines.append("| " + " | ".join(row) + " |")
+    return lines
 
-    def code(name):
-        figures = variants[name]["m1"]
-        return 2**31 if isinstance(figures, str) else figures.code
 
-    return [max(names, key=code) for _, names in sorted(groups.items())]
+def _largest(judged: dict) -> list[str]:
+    """The name of each kernel's largest variant."""
+    largest = {}
+    for name, figures in judged.items():
+        kernel = name.split()[0]
+        if kernel not in largest or judged[largest[kernel]].code < figures.code:
+            largest[kernel] = name
+    return list(largest.values())
 
 
 def write_page(document: dict, file: Path = PAGE) -> None:

@@ -1,5 +1,5 @@
-"""The kernels that the launch plans choose, as C++ for OpenCL: `variants()` asks the launch code, by
-mlx_ncps.plans.trace, over a grid of calls. Needs MLX, but no GPU and nothing of the compilers.
+"""The kernels that the launch plans choose, as C++ for OpenCL: `variants()` asks the launch code,
+by mlx_ncps.plans.trace, over a grid of calls. Needs MLX, but no GPU and nothing of the compilers.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def variant_name(kernel: dict, call: dict) -> str:
 
 
 def opencl(kernel: dict, call: dict) -> str:
-    """The text of a launch: the product's own, behind metal.h, with the head that MLX would write."""
+    """The text of a launch: the product's own, behind metal.h, with a head as MLX writes it."""
     inputs = zip(kernel["input_names"], call["inputs"], strict=True)
     buffers = [_buffer(name, array) for name, array in inputs]
     buffers += [f"__global float* {name}" for name in kernel["output_names"]]
@@ -102,8 +102,8 @@ def star(units: int, into: int, out: int, inputs: int = 8) -> SynapseLists:
 
 
 def variants() -> list[Variant]:
-    """Those to judge, by name: all of an LTC; of a CfC, whose arguments are too many to combine, the
-    usual ones and so many that every two arguments of a kernel occur in every two values that a
+    """Those to judge, by name: all of an LTC; of a CfC, whose arguments are too many to combine,
+    the usual ones and so many that every two arguments of a kernel occur in every two values that a
     call gives them.
     """
     ltc, usual, cfc = Recorder(), Recorder(), Recorder()
@@ -126,7 +126,7 @@ def pairs(name: str) -> set[tuple]:
 
 
 def cover(names) -> list[str]:
-    """Few names with all pairs of all names: always that with most new ones, the larger if equal."""
+    """Few names with all pairs of all names: always that with most new ones."""
     left = {name: pairs(name) for name in sorted(names, reverse=True)}
     chosen = []
     while left:
@@ -165,7 +165,7 @@ def usual_cfc_calls():
 
 
 def cfc_calls():
-    """By rows, parts, layers and heads, each with two activations, and modes and variants, drawn."""
+    """By rows, parts, layers and heads, each with two activations; modes and variants drawn."""
     draw = random.Random(0)
     for (units, width), batch in itertools.product(CFC_WIDTHS, BATCHES):
         for layers, heads in itertools.product(range(4), (1, 3, 4)):
