@@ -1,5 +1,5 @@
 // Lets a kernel's Metal text compile as C++ for OpenCL: the names of Metal with the meaning of
-// OpenCL. Fast functions are the machine's own; Mesa's native_divide is none, it scales like `/`.
+// OpenCL. Mesa's native_divide is as slow as `/`, its native_recip is nearest to fast::divide.
 #pragma once
 
 #define __METAL_VERSION__ 310
