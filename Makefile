@@ -6,6 +6,7 @@
 # make bench-full all of them: docs/results.md and its figures; bench-apple, bench-nvidia: a GPU's
 # make mac-report on a Mac: all of it, in one file for an issue   MAC_REPORT_ARGS=--short
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
+# make agx        machine code of Apple's GPUs, on Linux as root (docs/agx.md); AGX_ARGS=--check
 # make lint       ruff and clang-format, changing nothing; `make format` applies them
 # make fuzz       both that follow
 # make fuzz-arguments  hostile arguments for every public callable    FUZZ_ARGS="--seed 5"
@@ -36,7 +37,7 @@ NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o
 SANITIZERS := address,undefined thread
 
 .PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu mac-report \
-  guard lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
+  guard agx lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -82,6 +83,9 @@ guard: $(VENV)/tools
 	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
 	$(BIN)/cmake --build build/guard --target mlx_ncps_perf_guard
 	$(BIN)/python tools/perf_guard.py build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
+
+agx: $(VENV)/test
+	PYTHON=$(CURDIR)/$(BIN)/python tools/agx/run $(AGX_ARGS)
 
 fuzz: fuzz-arguments fuzz-files
 

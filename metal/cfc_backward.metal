@@ -25,6 +25,7 @@ const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 
 uint batch[ROWS];
 bool mine[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
   mine[r] = uint(r) % uint(PARTS) == part;
@@ -40,6 +41,7 @@ for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
 }
 #endif
 for (uint j = slot; j < H; j += slots) {
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     if (mine[r]) dh_buffer[j * uint(ROWS) + uint(r)] = 0.0f;
   }
@@ -47,6 +49,7 @@ for (uint j = slot; j < H; j += slots) {
 
 for (uint t = T; t-- > 0u;) {
   for (uint j = slot; j < H; j += slots) {
+    NCPS_UNROLL
     for (int r = 0; r < ROWS; ++r) {
       if (mine[r]) {
         const uint row = batch[r] * T + t, kept = row * kept_width + layers_width;
@@ -70,6 +73,7 @@ for (uint t = T; t-- > 0u;) {
         d[2] = HEADS == 4 ? g.du * ts[HEADS == 4 ? row : 0u] : g.du;
         d[3] = g.du;
 #endif
+        NCPS_UNROLL
         for (int head = 0; head < HEADS; ++head) {
           const uint column = uint(head) * H + j;
           head_buffer[column * uint(ROWS) + uint(r)] = d[head];
@@ -88,18 +92,22 @@ for (uint t = T; t-- > 0u;) {
       const uint i = base + slot;
       const bool live = i < depth;
       float sum[ROWS];
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
       for (uint c = part; c < columns; c += uint(PARTS)) {
         const float w = weights[weight_at + c * depth + (live ? i : 0u)];
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const uint cell = c * uint(ROWS) + uint(r);
           sum[r] += w * (stage == LAYERS ? head_buffer[cell] : z_buffer[(stage + 1) % 2][cell]);
         }
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
         if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (live && mine[r]) {
           const uint cell = i * uint(ROWS) + uint(r);
@@ -120,6 +128,7 @@ for (uint t = T; t-- > 0u;) {
   }
 }
 for (uint j = slot; j < H; j += slots) {
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     if (mine[r] && first + uint(r) < B) {
       dh0[batch[r] * H + j] = dh_buffer[j * uint(ROWS) + uint(r)];

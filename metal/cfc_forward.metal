@@ -27,6 +27,7 @@ const uint first_width = LAYERS > 0 ? uint(sizes[LAYERS > 0 ? 5 : 0]) : uint(HEA
 
 uint batch[ROWS];
 bool mine[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
   mine[r] = uint(r) % uint(PARTS) == part;
@@ -37,6 +38,7 @@ for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
 }
 #endif
 for (uint j = slot; j < H; j += slots) {
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     if (mine[r]) h_buffer[0][j * uint(ROWS) + uint(r)] = h0[batch[r] * H + j];
   }
@@ -53,18 +55,22 @@ for (uint t = 0u; t < T; ++t) {
       const bool live = c < columns;
       const uint column = live ? c : 0u;
       float sum[ROWS];
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
       for (uint i = part; i < depth; i += uint(PARTS)) {
         const float w = weights[weight_at + i * columns + column];
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const uint cell = i * uint(ROWS) + uint(r);
           sum[r] += w * (layer == 0 ? h_buffer[now][cell] : z_buffer[(layer + 1) % 2][cell]);
         }
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
         if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (live && mine[r]) {
           const uint row = batch[r] * T + t;
@@ -95,30 +101,39 @@ for (uint t = 0u; t < T; ++t) {
     const uint j = base + slot;
     const bool live = j < H;
     float sum[HEADS][ROWS];
+    NCPS_UNROLL
     for (int head = 0; head < HEADS; ++head) {
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) sum[head][r] = 0.0f;
     }
     for (uint i = part; i < depth; i += uint(PARTS)) {
       float in[ROWS];
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         const uint cell = i * uint(ROWS) + uint(r);
         in[r] = LAYERS == 0 ? h_buffer[now][cell] : z_buffer[(LAYERS + 1) % 2][cell];
       }
+      NCPS_UNROLL
       for (int head = 0; head < HEADS; ++head) {
         const float w = weights[weight_at + (i * uint(HEADS) + uint(head)) * H + (live ? j : 0u)];
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) sum[head][r] += w * in[r];
       }
     }
+    NCPS_UNROLL
     for (int head = 0; head < HEADS; ++head) {
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (PARTS > 1) sum[head][r] += simd_shuffle_xor(sum[head][r], ushort(1));
         if (PARTS > 2) sum[head][r] += simd_shuffle_xor(sum[head][r], ushort(2));
       }
     }
+    NCPS_UNROLL
     for (int r = 0; r < ROWS; ++r) {
       if (live && mine[r]) {
         const uint row = batch[r] * T + t;
         float z[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        NCPS_UNROLL
         for (int head = 0; head < HEADS; ++head) {
           const uint column = uint(head) * H + j;
           z[head] = sum[head][r];
@@ -143,6 +158,7 @@ for (uint t = 0u; t < T; ++t) {
         if (first + uint(r) < B) {
           states[row * H + j] = h;
 #if SAVE
+          NCPS_UNROLL
           for (int head = 0; head < HEADS; ++head) {
             saved[row * kept_width + kept_at + uint(head) * H + j] = z[head];
           }

@@ -29,6 +29,7 @@ const uint columns = uint(PER * PARTS);  // of the synapses and of a slab
 #else
 const uint columns = H;
 #endif
+NCPS_UNROLL
 for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
   const bool on = live && j < columns;
@@ -77,6 +78,7 @@ for (uint b = group; b < B; b += groups) {
       dk_step += grad * (n - v_next * d);
       dcm_i += grad * (v - v_next);
       float sum = 0.0f;
+      NCPS_UNROLL
       for (int q = 0; q < PER; ++q) {
         const float dn_j = dn_buffer[now][target[q]], dd_j = dd_buffer[now][target[q]];
         const float gate = ltc_gate(v, s2[q], m2[q]);
@@ -103,6 +105,7 @@ for (uint b = group; b < B; b += groups) {
   if (writes) dv0[b * H + i] = dv;
 }
 if (writes) dcm[group * H + i] = dcm_i;
+NCPS_UNROLL
 for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
   if (live && j < columns) {

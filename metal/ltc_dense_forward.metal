@@ -17,6 +17,7 @@ const bool live = j < H, writes = live && part == 0u;
 
 float s2[PER], m2[PER], w[PER], we[PER];
 uint source[PER];
+NCPS_UNROLL
 for (int q = 0; q < PER; ++q) {
   const uint i = part + uint(q * PARTS);
 #if LISTED
@@ -49,6 +50,7 @@ for (uint t = 0u; t < T; ++t) {
   const float d0 = live ? float(den[row * H + j]) : 0.0f;
   for (uint u = 0u; u < U; ++u) {
     float n = 0.0f, d = 0.0f;
+    NCPS_UNROLL
     for (int q = 0; q < PER; ++q) {
       const float gate = ltc_gate(v_buffer[now][source[q]], s2[q], m2[q]);
       n += gate * we[q];

@@ -22,15 +22,18 @@ const uint first = (threadgroup_position_in_grid.x * uint(SIMDS) + group) * uint
 if (first >= B) return;
 
 uint batch[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
 for (uint slice = 0u; slice < slices; ++slice) {
   const int neuron = neurons[32u * slice + lane];
   if (neuron >= 0) {
+    NCPS_UNROLL
     for (int r = 0; r < ROWS; ++r) dv_buffer[group][uint(neuron) * uint(ROWS) + uint(r)] = 0.0f;
   }
 }
 for (uint t = T; t-- > 0u;) {
   float k[ROWS];
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) k[r] = float(ts[batch[r] * T + t]) / float(U);
   for (uint u = U; u-- > 0u;) {
     const bool last = u == U - 1u;
@@ -38,6 +41,7 @@ for (uint t = T; t-- > 0u;) {
       const int neuron = neurons[32u * slice + lane];
       if (neuron >= 0) {
         const uint i = uint(neuron);
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const uint row = batch[r] * T + t, at = row * U + u, cell = i * uint(ROWS) + uint(r);
           float v_next = states[row * H + i];
@@ -58,6 +62,7 @@ for (uint t = T; t-- > 0u;) {
       const int neuron = neurons[32u * slice + lane];
       const uint i = neuron >= 0 ? uint(neuron) : 0u;
       float v[ROWS], sum[ROWS];
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         v[r] = before[((batch[r] * T + t) * U + u) * H + i];
         sum[r] = 0.0f;
@@ -66,6 +71,7 @@ for (uint t = T; t-- > 0u;) {
         const uint entry = 32u * e + lane, target = uint(targets[entry]) * uint(ROWS);
         const float s2 = synapse_s2[entry], m2 = synapse_m2[entry];
         const float w = synapse_w[entry], we = synapse_we[entry];
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const float dn = dn_buffer[group][target + uint(r)];
           const float dd = dd_buffer[group][target + uint(r)];
@@ -73,6 +79,7 @@ for (uint t = T; t-- > 0u;) {
         }
       }
       if (neuron >= 0) {
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           dv_buffer[group][i * uint(ROWS) + uint(r)] += sum[r] * MINUS_LN2;
         }
@@ -84,6 +91,7 @@ for (uint t = T; t-- > 0u;) {
 for (uint slice = 0u; slice < slices; ++slice) {
   const int neuron = neurons[32u * slice + lane];
   if (neuron >= 0) {
+    NCPS_UNROLL
     for (int r = 0; r < ROWS; ++r) {
       if (first + uint(r) < B) {
         dv0[batch[r] * H + uint(neuron)] = dv_buffer[group][uint(neuron) * uint(ROWS) + uint(r)];

@@ -20,8 +20,10 @@ const uint first = (threadgroup_position_in_grid.x * uint(SIMDS) + group) * uint
 if (first >= B) return;
 
 uint batch[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
 for (uint j = lane; j < H; j += 32u) {
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     v_buffer[group][0][j * uint(ROWS) + uint(r)] = v0[batch[r] * H + j];
   }
@@ -30,15 +32,18 @@ simdgroup_barrier(mem_flags::mem_threadgroup);
 uint now = 0u;
 for (uint t = 0u; t < T; ++t) {
   float k[ROWS];
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) k[r] = float(ts[batch[r] * T + t]) / float(U);
   for (uint u = 0u; u < U; ++u) {
     for (uint slice = 0u; slice < slices; ++slice) {
       float n[ROWS], d[ROWS];
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) n[r] = d[r] = 0.0f;
       for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
         const uint at = 32u * e + lane, i = uint(sources[at]) * uint(ROWS);
         const float s2 = synapse_s2[at], m2 = synapse_m2[at];
         const float w = synapse_w[at], we = synapse_we[at];
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const float gate = ltc_gate(v_buffer[group][now][i + uint(r)], s2, m2);
           n[r] += gate * we;
@@ -48,6 +53,7 @@ for (uint t = 0u; t < T; ++t) {
       const int neuron = neurons[32u * slice + lane];
       if (neuron >= 0) {
         const uint j = uint(neuron);
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const uint row = batch[r] * T + t, cell = j * uint(ROWS) + uint(r);
           n[r] += num[row * H + j];

@@ -17,6 +17,7 @@ if (neuron < 0) return;
 const uint i = uint(neuron);
 float v[ROWS], sum[ROWS];
 uint row[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   row[r] = first + uint(r) < rows ? first + uint(r) : rows - 1u;
   v[r] = x[row[r] * I + i];
@@ -25,11 +26,13 @@ for (int r = 0; r < ROWS; ++r) {
 for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
   const uint at = 32u * e + lane, j = uint(targets[at]);
   const float s2 = synapse_s2[at], m2 = synapse_m2[at], w = synapse_w[at], we = synapse_we[at];
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     const float dn = dnum[row[r] * H + j], dd = dden[row[r] * H + j];
     sum[r] += ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd) * s2;
   }
 }
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   if (first + uint(r) < rows) dx[row[r] * I + i] = sum[r] * MINUS_LN2;
 }

@@ -17,6 +17,7 @@ if (neuron < 0) return;
 const uint j = uint(neuron);
 float n[ROWS], d[ROWS];
 uint row[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   row[r] = first + uint(r) < rows ? first + uint(r) : rows - 1u;
   n[r] = leak_num[j];
@@ -25,12 +26,14 @@ for (int r = 0; r < ROWS; ++r) {
 for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
   const uint at = 32u * e + lane, i = uint(sources[at]);
   const float s2 = synapse_s2[at], m2 = synapse_m2[at], w = synapse_w[at], we = synapse_we[at];
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     const float gate = ltc_gate(float(x[row[r] * I + i]), s2, m2);
     d[r] += gate * w;
     n[r] += gate * we;
   }
 }
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   if (first + uint(r) < rows) {
     num[row[r] * H + j] = n[r];

@@ -11,6 +11,7 @@ if (j >= H || first >= rows) return;
 
 float n[ROWS], d[ROWS];
 uint row[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   row[r] = first + uint(r) < rows ? first + uint(r) : rows - 1u;
   n[r] = leak_num[j];
@@ -19,12 +20,14 @@ for (int r = 0; r < ROWS; ++r) {
 for (uint i = 0u; i < I; ++i) {
   const uint at = i * H + j;
   const float s2 = synapse_s2[at], m2 = synapse_m2[at], w = synapse_w[at], we = synapse_we[at];
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     const float gate = ltc_gate(float(x[row[r] * I + i]), s2, m2);
     d[r] += gate * w;
     n[r] += gate * we;
   }
 }
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   if (first + uint(r) < rows) {
     num[row[r] * H + j] = n[r];

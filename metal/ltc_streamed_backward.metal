@@ -22,21 +22,25 @@ const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 
 uint batch[ROWS];
 bool mine[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
   mine[r] = uint(r) % uint(PARTS) == part;
 }
 for (uint i = slot; i < H; i += slots) {
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     if (mine[r]) dv_buffer[i * uint(ROWS) + uint(r)] = 0.0f;
   }
 }
 for (uint t = T; t-- > 0u;) {
   float k[ROWS];
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) k[r] = float(ts[batch[r] * T + t]) / float(U);
   for (uint u = U; u-- > 0u;) {
     const bool last = u == U - 1u;
     for (uint i = slot; i < H; i += slots) {
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (mine[r]) {
           const uint row = batch[r] * T + t, at = row * U + u, cell = i * uint(ROWS) + uint(r);
@@ -59,6 +63,7 @@ for (uint t = T; t-- > 0u;) {
       const bool live = i < H;
       const uint source = live ? i : 0u;
       float v[ROWS], sum[ROWS];
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         v[r] = before[((batch[r] * T + t) * U + u) * H + source];
         sum[r] = 0.0f;
@@ -67,16 +72,19 @@ for (uint t = T; t-- > 0u;) {
         const uint at = j * H + source;
         const float s2 = synapse_s2[at], m2 = synapse_m2[at];
         const float w = synapse_w[at], we = synapse_we[at];
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const float dn = dn_buffer[j * uint(ROWS) + uint(r)];
           const float dd = dd_buffer[j * uint(ROWS) + uint(r)];
           sum[r] += ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd) * s2;
         }
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
         if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (live && mine[r]) dv_buffer[i * uint(ROWS) + uint(r)] += sum[r] * MINUS_LN2;
       }
@@ -85,6 +93,7 @@ for (uint t = T; t-- > 0u;) {
   }
 }
 for (uint i = slot; i < H; i += slots) {
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     if (mine[r] && first + uint(r) < B) {
       dv0[batch[r] * H + i] = dv_buffer[i * uint(ROWS) + uint(r)];

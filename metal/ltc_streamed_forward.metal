@@ -17,11 +17,13 @@ const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 
 uint batch[ROWS];
 bool mine[ROWS];
+NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
   batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
   mine[r] = uint(r) % uint(PARTS) == part;
 }
 for (uint j = slot; j < H; j += slots) {
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     if (mine[r]) v_buffer[0][j * uint(ROWS) + uint(r)] = v0[batch[r] * H + j];
   }
@@ -31,6 +33,7 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 uint now = 0u;
 for (uint t = 0u; t < T; ++t) {
   float k[ROWS];
+  NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) k[r] = float(ts[batch[r] * T + t]) / float(U);
   for (uint u = 0u; u < U; ++u) {
     for (uint base = 0u; base < H; base += slots) {
@@ -38,23 +41,27 @@ for (uint t = 0u; t < T; ++t) {
       const bool live = j < H;
       const uint target = live ? j : 0u;
       float n[ROWS], d[ROWS];
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) n[r] = d[r] = 0.0f;
       for (uint i = part; i < H; i += uint(PARTS)) {
         const uint at = i * H + target;
         const float s2 = synapse_s2[at], m2 = synapse_m2[at];
         const float w = synapse_w[at], we = synapse_we[at];
+        NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
           const float gate = ltc_gate(v_buffer[now][i * uint(ROWS) + uint(r)], s2, m2);
           n[r] += gate * we;
           d[r] += gate * w;
         }
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (PARTS > 1) n[r] += simd_shuffle_xor(n[r], ushort(1));
         if (PARTS > 1) d[r] += simd_shuffle_xor(d[r], ushort(1));
         if (PARTS > 2) n[r] += simd_shuffle_xor(n[r], ushort(2));
         if (PARTS > 2) d[r] += simd_shuffle_xor(d[r], ushort(2));
       }
+      NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
         if (live && mine[r]) {
           const uint row = batch[r] * T + t, cell = j * uint(ROWS) + uint(r);

@@ -3,6 +3,9 @@
 #pragma once
 
 #if defined(__METAL_VERSION__)
+// Before every loop over a thread's registers: left to themselves compilers keep a thread's arrays
+// in memory where they don't unroll every such loop.
+#define NCPS_UNROLL _Pragma("clang loop unroll(full)")
 // Every function names its set: which one a bare metal::exp2 is, macOS and its compiler's options
 // decide. precise: infinity and NaN come out as they went in, 4 units in the last place.
 inline float ncps_exp2(float z) { return metal::precise::exp2(z); }
@@ -16,6 +19,7 @@ inline float ncps_tanh(float z) {
 }
 inline float ncps_abs(float z) { return metal::fabs(z); }
 #else
+#define NCPS_UNROLL _Pragma("unroll")
 inline float ncps_exp2(float z) { return exp2f(z); }
 inline float ncps_logistic(float z) { return __fdividef(1.0f, exp2f(z) + 1.0f); }
 inline float ncps_tanh(float z) { return tanhf(z); }

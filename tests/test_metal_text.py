@@ -94,3 +94,16 @@ def test_every_kernel_text_is_what_mlx_compiles(case):
 
     mx.eval(mx.vjp(f, [call.inputs], [call.cotangents]))
     assert len(checked) >= 2
+
+
+BODIES = sorted(Path(_kernels._FOLDERS[1]).glob("*.metal"))
+OVER_REGISTERS = re.compile(r"^\s*for \(int \w+ = 0; \w+ < (ROWS|PER|HEADS)\b")
+
+
+@pytest.mark.parametrize("path", BODIES, ids=lambda path: path.stem)
+def test_every_loop_over_registers_is_marked_for_unrolling(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    loops = [n for n, line in enumerate(lines) if OVER_REGISTERS.match(line)]
+    assert [n for n in loops if lines[n - 1].strip() != "NCPS_UNROLL"] == []
+    assert sum("NCPS_UNROLL" in line for line in lines) == len(loops)
+    assert len(loops) == len(re.findall(r"< (?:ROWS|PER|HEADS); \+\+", "\n".join(lines)))

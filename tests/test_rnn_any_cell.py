@@ -255,7 +255,7 @@ def test_liquid_rnn_is_what_cfc_and_ltc_are():
 def test_explain_of_plain_cells():
     plan = LiquidRNN(Leaky()).explain((B, T, I))
     assert plan.calls == ()
-    assert str(plan) == "step by step: Leaky is called once for each step"
+    assert "step by step: Leaky is called once for each step" in str(plan)
     assert "accumulate is called once" in str(LiquidRNN(accumulate).explain((B, T, I)))
 
 

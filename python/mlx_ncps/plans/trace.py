@@ -42,7 +42,18 @@ def trace_ltc(run, *, batch, steps, inputs, units, unfolds, training, synapses=N
 
 
 def trace_cfc(
-    run, *, batch, steps, inputs, units, backbone, mode, activation, scalar_ts, training
+    run,
+    *,
+    batch,
+    steps,
+    inputs,
+    units,
+    backbone,
+    mode,
+    activation,
+    scalar_ts,
+    training,
+    variant="torch",
 ) -> None:
     """The launches of cfc_sequence, and with `training` of its gradient."""
     widths = [inputs + units, *backbone]
@@ -60,8 +71,8 @@ def trace_cfc(
         out += [None] * (4 - len(out))
         params = CfCParams(hidden, *out, *last)
         spans = 1.0 if scalar_ts else ts
-        options = {"mode": mode, "activation": activation, "training": training}
-        return _cfc_kernels.cfc_sequence(run, x, h, spans, params, **options)
+        options = {"mode": mode, "activation": activation, "variant": variant}
+        return _cfc_kernels.cfc_sequence(run, x, h, spans, params, training=training, **options)
 
     _trace(call, arrays, training)
 

@@ -1,0 +1,56 @@
+"""`python -m tools.agx`, as tools/agx/run calls it: judges every variant."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from . import check, report
+from .judge import Root, judge
+from .variants import variants
+
+PROJECT = Path(__file__).parents[2]
+
+
+def main(argv=None) -> int:
+    """0; 1 when a variant is worse than stored or a launch not allowed."""
+    parser = argparse.ArgumentParser(prog="tools/agx/run", description=__doc__)
+    parser.add_argument("--update", action="store_true", help="store what is counted now")
+    parser.add_argument("--check", action="store_true", help="try the instrument itself")
+    parser.add_argument("--only", default="", help="variants whose name contains this")
+    options = parser.parse_args(argv)
+    root = Root(Path(os.environ["AGX_ROOT"]))
+    if options.check:
+        return check.main(root)
+    chosen = [one for one in variants() if options.only in one.name]
+    found = judge(root, chosen)
+    print("\n".join(report.table(found)))
+    if options.update:
+        date = datetime.date.today().isoformat()
+        report.write_page(report.save(found, root.versions(), commit(), date))
+    document = report.load()
+    stored = {name: v for name, v in document["variants"].items() if options.only in name}
+    faults = report.faults(found, stored)
+    print(f"{len(found)} variants, {len(faults)} faults", *faults, sep="\n")
+    if faults and root.versions() != document["compilers"]:
+        print(f"Stored are figures of {document['compilers']}; these are {root.versions()}.")
+    return int(bool(faults))
+
+
+def commit() -> str:
+    """The commit of the tree, with a plus where files differ from it."""
+
+    def git(*words):
+        done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    kernels = ("metal", "python/mlx_ncps")
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "-s", *kernels))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
