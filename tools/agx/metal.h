@@ -41,13 +41,13 @@ inline float ncps_sum(__local float* memory, float value) {
 #endif
 
 namespace metal {
-inline float exp2(float z) { return native_exp2(z); }
 inline float fabs(float z) { return ::fabs(z); }
 inline float copysign(float z, float sign) { return ::copysign(z, sign); }
 namespace fast {
 inline float divide(float a, float b) { return a * native_recip(b); }
 }  // namespace fast
 namespace precise {
+inline float exp2(float z) { return native_exp2(z); }
 inline float tanh(float z) { return ::tanh(z); }
 }  // namespace precise
 }  // namespace metal
