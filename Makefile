@@ -27,6 +27,7 @@ PYTHON ?= $(or $(shell for python in $(PYTHONS); do \
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 MLX := cpu
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
@@ -40,10 +41,10 @@ SANITIZERS := address,undefined thread
   guard agx lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
 
 test: $(VENV)/test
-	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	MLX_NCPS_REQUIRE_NATIVE=1 $(PYTEST) $(PYTEST_ARGS)
 
 test-as-mac: build/mac/built
-	MLX_NCPS_REQUIRE_NATIVE=1 $(BIN)/python -m pytest --as-mac $(PYTEST_ARGS)
+	MLX_NCPS_REQUIRE_NATIVE=1 $(PYTEST) --as-mac $(PYTEST_ARGS)
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/digits.py $(DEMO_ARGS)
@@ -135,7 +136,7 @@ sanitize-python: $(VENV)/test $(VENV)/tools
 	$(BIN)/cmake --install build/sanitize-python --prefix $(SANITIZED)
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED) MLX_NCPS_REQUIRE_NATIVE=1 \
-	  MLX_NCPS_LOCK_GUARD=1 $(BIN)/python -m pytest $(SANITIZE_TESTS) $(PYTEST_ARGS)
+	  MLX_NCPS_LOCK_GUARD=1 $(PYTEST) $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 clean:
 	rm -rf build $(VENV) .pytest_cache .ruff_cache
