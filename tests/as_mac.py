@@ -24,6 +24,8 @@ _gpu_streams: list = []
 
 
 def _is_gpu(where) -> bool:
+    if where is None:  # as it is
+        return _default_device().type == mx.gpu
     if isinstance(where, mx.Stream):
         return where in _gpu_streams
     return where == mx.gpu
@@ -31,7 +33,8 @@ def _is_gpu(where) -> bool:
 
 def _on_cpu(where):
     """What there is in the place of a device or stream of the GPU."""
-    return mx.cpu if _is_gpu(where) and not isinstance(where, mx.Stream) else where
+    kept = where is None or isinstance(where, mx.Stream) or not _is_gpu(where)
+    return where if kept else mx.cpu
 
 
 class _Device:

@@ -246,7 +246,7 @@ def in_thread(function):
     ],
     ids=["cfc", "explicit", "any_cell", "unbuilt"],
 )
-def test_a_session_runs_in_another_thread(make):
+def test_a_session_runs_in_another_thread(make, cpu_device):
     mx.random.seed(1)
     session = StreamingSession(make())
     sample = np.ones(2, np.float32)

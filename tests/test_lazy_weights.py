@@ -257,7 +257,7 @@ def test_layers_made_in_a_trace_are_built_there(inputs):
 def test_dropout_is_off_when_eval_came_before_the_first_call(inputs):
     cell = CfCCell(wired(), backbone_units=6, backbone_layers=2, backbone_dropout=0.5)
     model = nn.Sequential(CfC(cell)).eval()
-    assert mx.array_equal(model(inputs), model(inputs))
+    assert mx.allclose(model(inputs), model(inputs), rtol=1e-5)  # the second may run on the CPU
 
 
 def test_build_takes_shapes_and_both_directions():

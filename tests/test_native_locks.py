@@ -185,6 +185,7 @@ print("done")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+@pytest.mark.usefixtures("cpu_device")
 def test_step_without_the_lock_reads_what_it_was_given(native):
     """Another thread may put other values into the arrays of a call that runs."""
     layer = CfC(8, 64).eval()

@@ -316,7 +316,7 @@ def set_in_place(cell, side, source, target, polarity):
 
 
 @pytest.mark.parametrize("how", [add, set_in_place])
-@pytest.mark.parametrize("name", sorted(set(LAYERS) - {"ltc_full", "cfc_backbone", "cfc_random"})
+@pytest.mark.parametrize("name", sorted(set(LAYERS) - {"ltc_full", "cfc_backbone", "cfc_random"}))
 def test_a_new_synapse_acts_and_starts_from_its_polarity(name, how):
     for side in SIDES:
         for form in FORMS:
