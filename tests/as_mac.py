@@ -44,7 +44,7 @@ class _Device:
         self.type = kind
 
     def __eq__(self, other):
-        return other == self.type or getattr(other, "type", None) == self.type
+        return getattr(other, "type", other) == self.type
 
     def __hash__(self):
         return hash(self.type)
