@@ -134,6 +134,7 @@ WIDE = [  # sizes whose arrays have more than 2^32 elements as a whole
     cfc(2**22, 2, 512),
     cfc(2**14, 2**13, 64),
     cfc(2**20, 8, 32, inputs=2**12),
+    cfc(2**22, 4096, 4, mode="pure", backbone=(), scalar_ts=False),  # many elements, few products
 ]
 
 
