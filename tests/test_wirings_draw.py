@@ -145,3 +145,11 @@ def test_broken_package_is_not_hidden(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(ModuleNotFoundError, match="inner"):
         FullyConnected(3, input_dim=1).get_graph()
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("neuron_colors", "comand"), ("synapse_colors", "exitatory")]
+)
+def test_misspelt_kinds_are_refused_with_the_known(axes, option, kind):
+    with pytest.raises(ValueError, match=rf"\[draw_graph\] {option} must be colours of .*'{kind}'"):
+        FullyConnected(3, 1, input_dim=1).draw_graph(ax=axes, **{option: {kind: "tab:cyan"}})

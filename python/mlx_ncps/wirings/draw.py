@@ -67,7 +67,7 @@ def draw_graph(
         Handles for ``plt.legend(handles=...)``: the types of neurons and the polarities drawn.
 
     Raises:
-        ValueError: unknown layout, or a colour is missing for a type of neuron of a custom wiring.
+        ValueError: unknown layout or kind of neuron or synapse, or a colour is missing for a type of neuron of a custom wiring.
         ImportError: networkx or matplotlib is not installed, or the SciPy that ``kamada`` needs,
             and ``spring`` and ``spectral`` with 500 nodes.
     """
@@ -78,8 +78,9 @@ def draw_graph(
     legend = flag("draw_graph", "legend", legend)
     if isinstance(synapse_colors, str):
         synapse_colors = dict.fromkeys(SYNAPSE_COLORS, synapse_colors)
-    neuron_colors = _colors("neuron_colors", NEURON_COLORS, neuron_colors)
-    synapse_colors = _colors("synapse_colors", SYNAPSE_COLORS, synapse_colors)
+    kinds = {*NEURON_COLORS, *map(wiring.get_type_of_neuron, range(wiring.units))}
+    neuron_colors = _colors("neuron_colors", NEURON_COLORS, neuron_colors, kinds)
+    synapse_colors = _colors("synapse_colors", SYNAPSE_COLORS, synapse_colors, SYNAPSE_COLORS)
     if ax is not None and not hasattr(ax, "add_patch"):
         raise refused("draw_graph", "ax", "axes of matplotlib", ax)
     ax = plt.gca() if ax is None else ax
@@ -108,13 +109,15 @@ def draw_graph(
     return handles
 
 
-def _colors(name, defaults, given):
-    """The colours by kind, those ``given`` in place of the defaults."""
+def _colors(name, defaults, given, kinds):
+    """The colours by kind, those ``given``, of ``kinds`` alone, in place of the defaults."""
     is_color = _optional("matplotlib.colors", "draw_graph").is_color_like
     if given is not None and not isinstance(given, Mapping):
         raise refused("draw_graph", name, "a dict of names and colours", given)
     for kind, color in (given or {}).items():
-        if not isinstance(kind, str) or not is_color(color):
+        if kind not in kinds:
+            raise refused("draw_graph", name, f"colours of {', '.join(sorted(kinds))}", kind)
+        if not is_color(color):
             raise refused("draw_graph", f"{name}[{brief(kind)}]", "a colour of matplotlib", color)
     return {**defaults, **(given or {})}
 
