@@ -67,7 +67,8 @@ def draw_graph(
         Handles for ``plt.legend(handles=...)``: the types of neurons and the polarities drawn.
 
     Raises:
-        ValueError: unknown layout or kind of neuron or synapse, or a colour is missing for a type of neuron of a custom wiring.
+        ValueError: unknown layout or kind of neuron or synapse, or a colour is missing for a type
+            of neuron of a custom wiring.
         ImportError: networkx or matplotlib is not installed, or the SciPy that ``kamada`` needs,
             and ``spring`` and ``spectral`` with 500 nodes.
     """
