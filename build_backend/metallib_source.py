@@ -80,8 +80,6 @@ def _function(function, buffers, template, macros, source) -> str:
 
 def record() -> Source:
     """Every variant that LTC and CfC launch, forward and backward, for the sizes above."""
-    if str(ROOT / "python") not in sys.path:
-        sys.path.insert(0, str(ROOT / "python"))
     from mlx_ncps.backends import _kernels, metallib
     from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
 
@@ -101,6 +99,7 @@ if __name__ == "__main__":
     # The build itself: the native module is not there yet, also where it is required afterwards.
     os.environ.pop("MLX_NCPS_REQUIRE_NATIVE", None)
     os.environ["MLX_NCPS_DISABLE_NATIVE"] = "1"
+    sys.path.insert(0, str(ROOT / "python"))  # never another release that is installed
     source = record()
     Path(sys.argv[1]).write_text(source.text(), encoding="utf-8")
     print(f"{sys.argv[1]}: {len(source.functions)} functions")

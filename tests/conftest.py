@@ -47,6 +47,14 @@ def native():
     return _loader.native
 
 
+@pytest.fixture(autouse=True)
+def same_import_path():
+    """What a test or a tool in it adds to the import path is not there for the next test."""
+    before = sys.path[:]
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture
 def cpu_device():
     """The CPU as the default device, on a Mac too: for tests of what runs on it."""

@@ -102,7 +102,7 @@ def test_the_text_holds_the_products_own_text(judged):
         stem = one.name.split()[0]
         body = next(
             _kernels.text(path.name)
-            for path in sorted(Path(_kernels._FOLDERS[1]).glob("*.metal"), reverse=True)
+            for path in sorted((Path(__file__).parents[1] / "metal").glob("*.metal"), reverse=True)
             if stem.startswith(path.stem)
         )
         assert body in one.text

@@ -87,7 +87,7 @@ def test_torch_files_that_run_code_are_refused(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.pt"
     torch.save({"rnn_cell.gleak": print}, path)
-    with pytest.raises(ValueError, match=r"model\.pt: must be .* got UnpicklingError"):
+    with pytest.raises(ValueError, match=r"model\.pt: must hold tensors alone, got '__builtin__"):
         from_torch(path)
 
 
