@@ -5,6 +5,7 @@
 typedef float vf __attribute__((vector_size(NCPS_VECTOR_BYTES)));
 typedef float vf_unaligned __attribute__((vector_size(NCPS_VECTOR_BYTES), aligned(4), may_alias));
 typedef int vi __attribute__((vector_size(NCPS_VECTOR_BYTES)));
+typedef unsigned vu __attribute__((vector_size(NCPS_VECTOR_BYTES)));  // sums of bits may wrap
 constexpr long W = NCPS_VECTOR_BYTES / 4;  // lanes
 
 static inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
@@ -99,7 +100,7 @@ static inline vf ncps_exp2(vf z) {
   const vf shifted =
       z + 12582912.0f;  // 1.5 * 2^23: the rounded integer sits in the low mantissa bits
   const vf p = exp2_fraction(z - (shifted - 12582912.0f));
-  const vi bits = (vi)p + ((vi)shifted << 23);
+  const vu bits = (vu)p + ((vu)shifted << 23);
   return z == z ? (vf)bits : z;
 #endif
 }
@@ -139,7 +140,7 @@ static inline vf ncps_logistic(vf z) {
   z = at_least(at_most(z, 128.0f), -127.0f);
   const vf shifted = z + 12582912.0f, f = z - (shifted - 12582912.0f), square = f * f;
   const vf a = (square * -3.192458e-4f + 4.0037636e-2f) * square + 1.0f, below = a - f * C;
-  const vi power = (vi)(a + f * C) + ((vi)shifted << 23);
+  const vu power = (vu)(a + f * C) + ((vu)shifted << 23);
   return below / ((vf)power + below);
 #else
   return 1.0f / (ncps_exp2(z) + 1.0f);
