@@ -6,7 +6,7 @@ typedef float vf __attribute__((vector_size(NCPS_VECTOR_BYTES)));
 typedef float vf_unaligned __attribute__((vector_size(NCPS_VECTOR_BYTES), aligned(4), may_alias));
 typedef int vi __attribute__((vector_size(NCPS_VECTOR_BYTES)));
 typedef unsigned vu __attribute__((vector_size(NCPS_VECTOR_BYTES)));  // sums of bits may wrap
-constexpr long W = NCPS_VECTOR_BYTES / 4;  // lanes
+constexpr long W = NCPS_VECTOR_BYTES / 4;                             // lanes
 
 static inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
 static inline long min_of(long a, long b) { return a < b ? a : b; }
