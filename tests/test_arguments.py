@@ -187,7 +187,7 @@ def test_constraints_are_checked_where_softplus_keeps_them():
             with pytest.raises(ValueError, match=r"^\[ltc\] ranges.* must .*, got"):
                 layer.apply_weight_constraints(wrong)
         before = mx.array(layer.rnn_cell.w)
-        layer.apply_weight_constraints({"w": (0.1, None)})
+        layer.apply_weight_constraints({"w": (0.95, None)})
         assert mx.array_equal(before, layer.rnn_cell.w) == implicit
 
 
