@@ -55,6 +55,12 @@ def same_import_path():
     sys.path[:] = before
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """MLX draws the same for a test whatever ran before it."""
+    mx.random.seed(11)
+
+
 @pytest.fixture
 def cpu_device():
     """The CPU as the default device, on a Mac too: for tests of what runs on it."""
