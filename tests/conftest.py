@@ -61,13 +61,20 @@ def same_numbers():
     mx.random.seed(11)
 
 
-@pytest.fixture
-def cpu_device():
-    """The CPU as the default device, on a Mac too: for tests of what runs on it."""
+@pytest.fixture(autouse=True)
+def same_device():
+    """The default device that a test, or a program that it runs in this process, sets is not that
+    of the next test.
+    """
     before = mx.default_device()
-    mx.set_default_device(mx.cpu)
     yield
     mx.set_default_device(before)
+
+
+@pytest.fixture
+def cpu_device(same_device):
+    """The CPU as the default device, on a Mac too: for tests of what runs on it."""
+    mx.set_default_device(mx.cpu)
 
 
 @pytest.fixture
