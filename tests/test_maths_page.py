@@ -17,7 +17,7 @@ SUFFIXES = {".py", ".md", ".h", ".cpp", ".inl", ".metal", ".cmake", ".txt", ".to
 NUMBER = r"\d+(?:\.\d+)?"
 CITATION = re.compile(rf"\bMATHS\s+({NUMBER}(?:(?:, | and | to ){NUMBER})*)")
 
-SECTIONS = {number: text for number, text in re.findall(r"(?ms)^## (\d+)\. (.*?)(?=^## |\Z)", TEXT)}
+SECTIONS = dict(re.findall(r"(?ms)^## (\d+)\. (.*?)(?=^## |\Z)", TEXT))
 BLOCKS = {
     number: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for number, text in SECTIONS.items()
 }
