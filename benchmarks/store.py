@@ -1,5 +1,5 @@
 """A JSON file of results that is written after every cell, so that an interrupted run keeps what it
-has; the commands keep their results here.
+has.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Store:
         self.write()
 
     def write(self) -> None:
-        """Replace the file, never half of it."""
+        """Replace the file as a whole, so that no reader ever sees half of it."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def read(path: Path) -> dict:
 
 
 def _rounded(value):
-    """The same with floats of 4 digits: the rest is noise, and space in a repository."""
+    """The same with floats of 4 digits: further ones are noise and make the file large."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Proves the GPU kernels on a real GPU, where one is at hand:
+"""Tests and measures the GPU kernels on a real GPU:
 
     pip install ".[cuda12]" && python tools/check_gpu.py cuda      # an NVIDIA GPU
     pip install . && python tools/check_gpu.py metal               # an Apple GPU; also metallib
