@@ -14,7 +14,9 @@ SUFFIXES = {".py", ".md", ".h", ".cpp", ".inl", ".metal", ".cmake", ".toml", ".j
 
 
 def project_files():
-    paths = [p for folder in FOLDERS if (ROOT / folder).is_dir() for p in (ROOT / folder).rglob("*")]
+    paths = [
+        p for folder in FOLDERS if (ROOT / folder).is_dir() for p in (ROOT / folder).rglob("*")
+    ]
     return [p for p in [*paths, *ROOT.glob("*")] if p.is_file() and "__pycache__" not in p.parts]
 
 
@@ -70,7 +72,9 @@ def test_a_path_or_name_that_does_not_exist_is_seen():
     assert missing("make nothing") == "nothing"
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")) + PAGES[1:], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.md")) + PAGES[1:], ids=lambda p: p.name
+)
 def test_links_between_pages_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
