@@ -9,8 +9,9 @@ os.environ["MLX_ENABLE_TF32"] = "0"  # else an M5 rounds the operands of product
 
 import mlx.core as mx
 import pytest
-from left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
 from mlx_ncps import _loader
+
+from tests.support.left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
 
 hide(os.environ.get("MLX_NCPS_TEST_WITHOUT", ""))
 if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
@@ -18,21 +19,22 @@ if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
 
 
 def pytest_addoption(parser):
-    parser.addoption("--as-mac", action="store_true", help="run as on a Mac: see as_mac.py")
+    parser.addoption("--as-mac", action="store_true", help="as on a Mac: tests/support/as_mac.py")
 
 
 def pytest_configure(config):
     if config.getoption("--as-mac"):
-        import as_mac
+        from tests.support import as_mac
 
         as_mac.install()
 
 
 def pytest_ignore_collect(collection_path, config):
     if config.getoption("--as-mac"):
-        import as_mac
+        from tests.support import as_mac
 
-        return collection_path.name.startswith(as_mac.SKIPPED) or None
+        path = collection_path.relative_to(config.rootpath).as_posix()
+        return path.startswith(as_mac.SKIPPED) or None
     return None
 
 

@@ -298,8 +298,8 @@ def test_memory_of_the_process_is_out_of_bounds(clang):
 
 
 def run_python(code, **environ):
-    tests = str(Path(__file__).parent)
-    path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
+    simulator = str(Path(__file__).parents[1])
+    path = os.pathsep.join([simulator, os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": path} | environ,

@@ -1,15 +1,16 @@
 """What `auto` chooses beside a GPU, that `explain` says the same of a layer, and what computes."""
 
-import as_mac
 import mlx.core as mx
 import pytest
-from cases import assert_close
 from mlx_ncps import dispatch, use_backend
 from mlx_ncps.backends import _gpu, cpu, cuda, metal, reference
 from mlx_ncps.rnn import LTC, CfC, CfCRNN, LiquidRNN
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import GRADIENT, SAME, I, assert_trees_close, gradients, normal
-from step_layers import ALL, at_once, built, evaluated, randomise
+
+from tests.support import as_mac
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import GRADIENT, SAME, I, assert_trees_close, gradients, normal
+from tests.support.step_layers import ALL, at_once, built, evaluated, randomise
 
 pytestmark = pytest.mark.usefixtures("seeded_and_poisoned")
 

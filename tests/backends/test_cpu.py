@@ -6,7 +6,10 @@ import mlx.core as mx
 import mlx_ncps
 import numpy as np
 import pytest
-from cases import (
+from mlx_ncps import _loader, ops, use_backend
+from mlx_ncps.backends import cpu
+
+from tests.support.cases import (
     CFC_CASES,
     CFC_EMPTY_CASES,
     LTC_CASES,
@@ -23,10 +26,20 @@ from cases import (
     tolerance,
     want_states,
 )
-from mlx_ncps import _loader, ops, use_backend
-from mlx_ncps.backends import cpu
-from running import check_epsilon, check_gradients, check_states, gradients, problem, states
-from transforms import check_compile, check_compiled_training_step, check_jvp, check_vmap
+from tests.support.running import (
+    check_epsilon,
+    check_gradients,
+    check_states,
+    gradients,
+    problem,
+    states,
+)
+from tests.support.transforms import (
+    check_compile,
+    check_compiled_training_step,
+    check_jvp,
+    check_vmap,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("cpu_device"),

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
-from cases import LtcCase, make, to_mlx
 from mlx_ncps import dispatch, ops
 from mlx_ncps.dispatch import use_backend
+
+from tests.support.cases import LtcCase, make, to_mlx
 
 
 def fake(name, *, available=True, unsupported=""):

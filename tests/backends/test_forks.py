@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from rnn_layers import LAYERS
+
+from tests.support.rnn_layers import LAYERS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 

@@ -7,8 +7,9 @@ import textwrap
 import mlx.core as mx
 import pytest
 from mlx_ncps import CfC, _loader, dispatch
-from rnn_layers import I
-from step_layers import ALL, built
+
+from tests.support.rnn_layers import I
+from tests.support.step_layers import ALL, built
 
 pytestmark = pytest.mark.skipif(_loader.native is None, reason="the native module is not loaded")
 

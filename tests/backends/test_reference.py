@@ -3,7 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import (
+from mlx_ncps import dispatch
+from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import (
     CFC_CASES,
     CFC_EMPTY_CASES,
     LTC_CASES,
@@ -15,10 +18,15 @@ from cases import (
     make,
     tolerance,
 )
-from mlx_ncps import dispatch
-from mlx_ncps.ops import numpy as truth
-from running import check_epsilon, check_gradients, check_states, gradients, problem, states
-from transforms import (
+from tests.support.running import (
+    check_epsilon,
+    check_gradients,
+    check_states,
+    gradients,
+    problem,
+    states,
+)
+from tests.support.transforms import (
     check_compile,
     check_compiled_training_step,
     check_jvp,

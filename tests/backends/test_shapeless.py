@@ -3,17 +3,17 @@
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx_ncps import LTC, CfC, _loader, use_backend
 from mlx_ncps.backends import shapeless
-from rnn_layers import I
 
-FOLDER = Path(__file__).parent
+from tests.support import ROOT
+from tests.support.cases import assert_close, tolerance
+from tests.support.rnn_layers import I
+
 GROUPS = (
     ("cfc", "cfc_pure", "cfc_no_gate", "cfc_keras"),
     ("cfc_wired", "cfc_random", "cfc_ncp", "cfc_stacked"),
@@ -28,8 +28,8 @@ STEPWISE = ("cfc_wired", "cfc_random", "cfc_ncp")  # with mixed memory
 
 def sweep(backend, names):
     """The lines of shapeless_sweep.py in a process of its own, which a crash would end."""
-    command = [sys.executable, str(FOLDER / "shapeless_sweep.py"), backend, *names]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    command = [sys.executable, "-m", "tests.support.shapeless_sweep", backend, *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, f"{done.stdout[-200:]}\n{done.stderr[-2000:]}"
     return [line.split(" ", 3) for line in done.stdout.splitlines()]
 

@@ -5,12 +5,13 @@ What it computes for cells and layers is in test_stepping.py.
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx_ncps import CfC, use_backend
 from mlx_ncps.backends import cpu
 from mlx_ncps.backends._fold import fold_cfc
 from mlx_ncps.rnn import LTC
-from rnn_layers import GRADIENT, SAME, B, I, normal
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import GRADIENT, SAME, B, I, normal
 
 H = 6
 STEP, EVERY, LAST = range(3)

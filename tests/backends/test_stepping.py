@@ -12,12 +12,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import CfC, CfCCell, LTCCell, StreamingSession, dispatch, use_backend
 from mlx_ncps.rnn import LTCRNN
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import (
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import (
     GRADIENT,
     SAME,
     B,
@@ -29,7 +30,7 @@ from rnn_layers import (
     normal,
     spans,
 )
-from step_layers import all_layers, at_once, built, evaluated, few_layers, randomise
+from tests.support.step_layers import all_layers, at_once, built, evaluated, few_layers, randomise
 
 pytestmark = pytest.mark.usefixtures("seeded_and_poisoned")
 

@@ -3,10 +3,21 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx_ncps import use_backend
-from rnn_layers import GRADIENT, SAME, B, I, T, assert_trees_close, gradients, normal, spans
-from step_layers import all_layers, at_once, built, evaluated, few_layers
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import (
+    GRADIENT,
+    SAME,
+    B,
+    I,
+    T,
+    assert_trees_close,
+    gradients,
+    normal,
+    spans,
+)
+from tests.support.step_layers import all_layers, at_once, built, evaluated, few_layers
 
 pytestmark = pytest.mark.usefixtures("seeded_and_poisoned", "cpu_device")
 

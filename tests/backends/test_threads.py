@@ -8,8 +8,10 @@ import mlx.core as mx
 import mlx_ncps
 import numpy as np
 import pytest
-from cases import CfcCase, LtcCase, make, to_mlx
 from mlx_ncps import ops
+
+from tests.support import ROOT
+from tests.support.cases import CfcCase, LtcCase, make, to_mlx
 
 PRINT_THREADS = "import mlx_ncps; print(mlx_ncps.get_num_threads())"
 
@@ -130,16 +132,15 @@ def test_num_threads_follows_the_affinity_mask(run_python):
     assert (result.stdout.strip(), result.stderr) == ("1", "")
 
 
-def test_process_exits_cleanly_with_workers_waiting(run_python):
+def test_process_exits_cleanly_with_workers_waiting(run_python, monkeypatch):
     code = """
 import mlx.core as mx
-from cases import LtcCase, make, to_mlx
+from tests.support.cases import LtcCase, make, to_mlx
 import mlx_ncps
 call = to_mlx(make(LtcCase(batch=17, steps=5, units=33)))
 with mlx_ncps.use_backend("cpu"):
     mx.eval(mlx_ncps.ops.ltc_sequence(*call.arguments, **call.keywords))
 """
-    here = os.path.dirname(__file__)
-    code = f"import sys; sys.path.insert(0, {here!r}){code}"
+    monkeypatch.chdir(ROOT)
     result = run_python("-W", "error", "-c", code, NUM_THREADS="4")
     assert (result.returncode, result.stderr) == (0, "")

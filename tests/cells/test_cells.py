@@ -7,11 +7,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps.cells import CfCCell, LiquidCell, LTCCell, NCPRNNCell, WiredCfCCell
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random, Wiring
+
+from tests.support.cases import assert_close, tolerance
 
 B, I = 3, 4
 SAME = tolerance("float32", "forward")

@@ -5,7 +5,6 @@ and gradients; identities at ts = 0, orders of convergence, and all that `Liquid
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import (
     CTGRUCell,
@@ -18,7 +17,9 @@ from mlx_ncps import (
     ODERNNCell,
 )
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import B, I, T, assert_trees_close, gradients, normal, spans, train
+
+from tests.support.cases import assert_close, tolerance
+from tests.support.rnn_layers import B, I, T, assert_trees_close, gradients, normal, spans, train
 
 H = 6
 SAME, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")

@@ -3,11 +3,12 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx_ncps import CfC, CfCCell, WiredCfCCell, available_backends, dispatch
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import GRADIENT, SAME, B, I, T, gradients, normal, spans, train
+
+from tests.support.cases import assert_close, tolerance
+from tests.support.rnn_layers import GRADIENT, SAME, B, I, T, gradients, normal, spans, train
 
 H, K, RATE = 6, 9, 0.4
 backends = pytest.mark.parametrize("backend", available_backends())

@@ -6,7 +6,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import (
     LTC,
@@ -23,6 +22,8 @@ from mlx_ncps import (
 from mlx_ncps.ops import ACTIVATIONS
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random, Wiring
+
+from tests.support.cases import assert_close, tolerance
 
 FORWARD, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")
 B, T, I, H = 3, 4, 5, 6

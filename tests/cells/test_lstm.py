@@ -6,9 +6,10 @@ import pickle
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps.cells import LSTMCell
+
+from tests.support.cases import assert_close, tolerance
 
 B, I, H = 3, 4, 5
 SAME = tolerance("float32", "forward")

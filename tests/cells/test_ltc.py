@@ -6,11 +6,12 @@ import pickle
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx_ncps import LTC, LTCRNN, LTCCell
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import SAME, B, I, T, normal, spans
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import SAME, B, I, T, normal, spans
 
 NAMES = ("gleak", "vleak", "cm", "w", "sigma", "mu", "sensory_w", "sensory_sigma", "sensory_mu")
 mappings = pytest.mark.parametrize("mapping", ["affine", "linear", "identity", None])

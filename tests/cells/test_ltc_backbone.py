@@ -6,12 +6,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, LTCCell, config
 from mlx_ncps.cells import BackboneLTCCell
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP, FullyConnected
+
+from tests.support.cases import assert_close, tolerance
 
 FORWARD, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")
 B, T, I = 3, 4, 5

@@ -6,13 +6,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx_ncps import available_backends, dispatch
 from mlx_ncps.cells import LTCCell
 from mlx_ncps.cells import ltc as ltc_module
 from mlx_ncps.ops import SynapseLists
 from mlx_ncps.rnn import LTC
 from mlx_ncps.wirings import AutoNCP, FullyConnected
+
+from tests.support.cases import assert_close, tolerance
 
 B, T, I, H = 2, 3, 4, 10
 SAME = tolerance("float32", "forward")

@@ -5,11 +5,12 @@ and dropout of ncps.keras, whole layers.
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import MODES, VARIANTS, assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import CfC, CfCCell, CfCRNN, WiredCfCCell, available_backends, dispatch
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import SAME, B, I, T, normal, spans
+
+from tests.support.cases import MODES, VARIANTS, assert_close
+from tests.support.rnn_layers import SAME, B, I, T, normal, spans
 
 H, K, RATE = 6, 9, 0.4
 others = pytest.mark.parametrize("variant", ["keras", "paper"])

@@ -3,10 +3,11 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx_ncps import CfC, WiredCfCCell, available_backends, dispatch
 from mlx_ncps.wirings import NCP, AutoNCP, Random
-from rnn_layers import GRADIENT, SAME, B, I, T, gradients, normal, spans
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import GRADIENT, SAME, B, I, T, gradients, normal, spans
 
 WIRINGS = {
     "AutoNCP": lambda: AutoNCP(12, 2, 0.6),

@@ -3,12 +3,13 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, tolerance
-from golden_arrays import load_golden, state_dict
 from mlx.utils import tree_flatten
 from mlx_ncps.convert import from_torch
 from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP, FullyConnected
+
+from tests.support.cases import assert_all_close, assert_close, tolerance
+from tests.support.golden_arrays import load_golden, state_dict
 
 SAME = tolerance("float32", "forward")
 CASES = {  # (file, case, options that shapes and names don't tell)

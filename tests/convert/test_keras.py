@@ -3,12 +3,13 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
-from keras_cases import CASES, SAME, check, convert, options, weights
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, CfCCell, LiquidRNN, LSTMCell, LTCCell
 from mlx_ncps.convert import KerasMemoryCell, from_keras
 from mlx_ncps.wirings import AutoNCP, FullyConnected
+
+from tests.support.cases import assert_all_close, assert_close
+from tests.support.keras_cases import CASES, SAME, check, convert, options, weights
 
 all_cases = pytest.mark.parametrize("name", sorted(CASES))
 

@@ -9,11 +9,12 @@ import zipfile
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
-from keras_cases import CASES, SAME, check, options, weights
 from mlx.utils import tree_flatten
 from mlx_ncps import CfC
 from mlx_ncps.convert import from_keras
+
+from tests.support.cases import assert_all_close, assert_close
+from tests.support.keras_cases import CASES, SAME, check, options, weights
 
 h5py = pytest.importorskip("h5py")
 all_cases = pytest.mark.parametrize("name", sorted(CASES))

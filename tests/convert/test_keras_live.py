@@ -5,15 +5,14 @@ Needs keras, ncps, h5py and jax, or what KERAS_BACKEND names; or ncps, h5py and 
 
 import importlib.util
 import os
-import sys
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
-from keras_cases import CASES, SAME, check, options, weights
 from mlx_ncps.convert import from_keras
+
+from tests.support.cases import assert_close
+from tests.support.keras_cases import CASES, SAME, check, options, weights
 
 pytest.importorskip("h5py")
 pytest.importorskip("ncps")
@@ -28,7 +27,6 @@ else:
     keras = pytest.importorskip("keras")
     ncps_keras = pytest.importorskip("ncps.keras")
 IS_TF = ncps_keras.__name__ == "ncps.tf"
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
 
 all_cases = pytest.mark.parametrize("name", sorted(CASES))
 

@@ -7,11 +7,12 @@ import pickle
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, tolerance
-from golden_arrays import load_golden, state_dict
 from mlx_ncps import LTC, CfC, CfCCell, LiquidRNN
 from mlx_ncps import wirings as our_wirings
 from mlx_ncps.convert import from_torch, save_torch, to_torch
+
+from tests.support.cases import assert_all_close, assert_close, tolerance
+from tests.support.golden_arrays import load_golden, state_dict
 
 SAME = tolerance("float32", "forward")
 CASES = sorted(load_golden("torch_layers"))

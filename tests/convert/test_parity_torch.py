@@ -9,10 +9,11 @@ import re
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import available_backends, dispatch, wirings
 from mlx_ncps.convert import from_torch
+
+from tests.support.cases import assert_all_close, assert_close, tolerance
 
 torch = pytest.importorskip("torch")
 ncps_torch = pytest.importorskip("ncps.torch")

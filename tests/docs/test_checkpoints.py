@@ -4,13 +4,14 @@ where it is installed.
 
 import importlib.util
 import re
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from cases import assert_close, tolerance
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "checkpoints.md"
+from tests.support import ROOT
+from tests.support.cases import assert_close, tolerance
+
+DOCUMENT = ROOT / "docs" / "checkpoints.md"
 SAME = tolerance("float32", "forward")
 
 

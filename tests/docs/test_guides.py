@@ -1,5 +1,5 @@
 """What the guides of the MLX ports and of ncps.torch show: each of their uses where its API exists,
-with the values that it should give. (`ncps.mlx` has these very classes: test_alias.py.)
+with the values that it should give. (`ncps.mlx` has these very classes: package/test_alias.py.)
 """
 
 import mlx.core as mx
@@ -7,10 +7,11 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, CfCCell, CfCRNN, LiquidCell, LiquidRNN, LTCCell, WiredCfCCell
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random, Wiring
+
+from tests.support.cases import assert_close, tolerance
 
 FORWARD = tolerance("float32", "forward")
 B, T, I = 6, 10, 8

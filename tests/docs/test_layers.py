@@ -1,9 +1,10 @@
 """The blocks of docs/layers.md run, one after the other, and give the shapes that they name."""
 
 import re
-from pathlib import Path
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "layers.md"
+from tests.support import ROOT
+
+DOCUMENT = ROOT / "docs" / "layers.md"
 
 
 def test_blocks_of_the_document_run(capsys):

@@ -1,13 +1,14 @@
 """The blocks of docs/training.md run, one after the other, and give what the text says."""
 
 import re
-from pathlib import Path
 
 import mlx.core as mx
-from cases import assert_all_close, assert_close, tolerance
 from mlx.utils import tree_flatten
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "training.md"
+from tests.support import ROOT
+from tests.support.cases import assert_all_close, assert_close, tolerance
+
+DOCUMENT = ROOT / "docs" / "training.md"
 SAME, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")
 
 

@@ -3,11 +3,12 @@ give the shapes that their comments name.
 """
 
 import re
-from pathlib import Path
 
 import pytest
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "wirings_and_layers.md"
+from tests.support import ROOT
+
+DOCUMENT = ROOT / "docs" / "wirings_and_layers.md"
 CHECKS = [  # after the block with this text: what holds
     ("get_synapses(target=0)", "wiring.get_neurons_of_type('command') == [4, 5, 6, 7]"),
     ("get_synapses(target=0)", "all(s.target == 0 for s in wiring.get_synapses(target=0))"),

@@ -1,10 +1,9 @@
 """Every kernel text that MLX's CUDA backend would compile, compiled by NVRTC without a GPU."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-from as_cuda import (
+
+from tests.support import ROOT
+from tests.support.as_cuda import (
     ARCHITECTURES,
     nvrtc,
     nvrtc_version,
@@ -12,9 +11,9 @@ from as_cuda import (
     recorded,
     registers,
 )
-from cases import CfcCase, LtcCase
+from tests.support.cases import CfcCase, LtcCase
+from tools import kernel_registers
 
-TOOL = Path(__file__).parent.parent / "tools" / "kernel_registers.py"
 CASES = [
     LtcCase(units=9),
     LtcCase(units=64),
@@ -75,15 +74,13 @@ def test_a_text_with_an_error_does_not_compile(compiled):
     assert "jj" in log
 
 
-def test_the_page_has_what_the_compiler_says(compiled):
-    page = (TOOL.parent.parent / "docs" / "metal_kernels.md").read_text(encoding="utf-8")
+def test_the_page_has_what_the_compiler_says(compiled, monkeypatch):
+    page = (ROOT / "docs" / "metal_kernels.md").read_text(encoding="utf-8")
     version = ".".join(map(str, nvrtc_version()))
     if f"(NVRTC {version})" not in page:
         pytest.skip(f"the page is of another NVRTC than {version}")
-    spec = importlib.util.spec_from_file_location(TOOL.stem, TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.CASES = {name: tool.CASES[name] for name in ("LTC 8", "LTC 64", "CfC 32")}
-    head, rule, *lines = tool.markdown(tool.rows(compiled)).splitlines()
+    few = {name: kernel_registers.CASES[name] for name in ("LTC 8", "LTC 64", "CfC 32")}
+    monkeypatch.setattr(kernel_registers, "CASES", few)
+    head, rule, *lines = kernel_registers.markdown(kernel_registers.rows(compiled)).splitlines()
     assert f"{head}\n{rule}" in page
     assert [line for line in lines if line not in page] == []

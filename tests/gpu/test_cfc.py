@@ -5,10 +5,11 @@ access checked, in every order.
 import mslsim
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, CFC_EMPTY_CASES, CfcCase
 from mlx_ncps.backends import _launch
-from running import check_gradients, check_states, gradients, states
-from simulated_metal import ORDERS, replaced, simulated
+
+from tests.support.cases import ACTIVATIONS, CFC_EMPTY_CASES, CfcCase
+from tests.support.running import check_gradients, check_states, gradients, states
+from tests.support.simulated_metal import ORDERS, replaced, simulated
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 

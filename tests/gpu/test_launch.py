@@ -4,10 +4,11 @@ backends say of themselves where no GPU is.
 
 import mlx.core as mx
 import pytest
-from case_arrays import to_mlx
-from cases import LtcCase, make
 from mlx_ncps import dispatch, ops
 from mlx_ncps.backends import _kernels, _launch, _ltc_kernels, cuda, metal
+
+from tests.support.case_arrays import to_mlx
+from tests.support.cases import LtcCase, make
 
 SIZES = (1, 2, 8, 9, 31, 32, 33, 63, 64, 65, 100, 128, 200, 500, 1000)
 BATCHES = (1, 3, 15, 16, 33, 64, 500)

@@ -6,11 +6,12 @@ import mlx.core as mx
 import mslsim
 import numpy as np
 import pytest
-from cases import LTC_CASES, LTC_EMPTY_CASES, LTC_WIRED_CASES, LtcCase, make
 from mlx_ncps import ops
 from mlx_ncps.backends import _launch, _ltc_kernels, _ltc_lists
-from running import check_gradients, check_states, gradients, problem, states
-from simulated_metal import ORDERS, replaced, simulated
+
+from tests.support.cases import LTC_CASES, LTC_EMPTY_CASES, LTC_WIRED_CASES, LtcCase, make
+from tests.support.running import check_gradients, check_states, gradients, problem, states
+from tests.support.simulated_metal import ORDERS, replaced, simulated
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 SIMD_BARRIER = "simdgroup_barrier(mem_flags::mem_threadgroup);"

@@ -3,22 +3,20 @@ compiled and run in the simulator, in the place of the native module's metallib.
 """
 
 import re
-import sys
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 
 import mlx.core as mx
 import mslsim
 import numpy as np
 import pytest
-from cases import CfcCase, LtcCase
 from mlx_ncps import _loader, dispatch
 from mlx_ncps.backends import _kernels, metallib
-from running import check_gradients, check_states, gradients
-from simulated_metal import VERSIONS, simulated
 
-ROOT = Path(__file__).parent.parent
+from build_backend import metallib_source
+from tests.support.cases import CfcCase, LtcCase
+from tests.support.running import check_gradients, check_states, gradients
+from tests.support.simulated_metal import VERSIONS, simulated
 
 CASES = [
     LtcCase(batch=2, steps=2, units=17, timespans="per_batch"),
@@ -31,9 +29,6 @@ CASES = [
 @cache
 def recorder():
     """What build_backend/metallib_source.py writes."""
-    sys.path.insert(0, str(ROOT / "build_backend"))
-    import metallib_source
-
     return metallib_source.record()
 
 

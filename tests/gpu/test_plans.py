@@ -3,7 +3,6 @@ knows is much better than the one chosen.
 """
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from mlx_ncps.plans import chips, costs, table
 from mlx_ncps.plans.launches import SCALARS, gpu_launches, seconds
 from mlx_ncps.plans.trace import trace_cfc, trace_ltc
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
 
 LTC = {"batch": 64, "steps": 128, "inputs": 64, "units": 64, "unfolds": 6}
 CFC = {"batch": 64, "steps": 128, "inputs": 64, "units": 128, "backbone": (128,), "mode": "default"}

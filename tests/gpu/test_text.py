@@ -1,17 +1,18 @@
 """The texts of the library's kernels that the simulator judges are the texts that MLX compiles."""
 
 import re
-from pathlib import Path
 
 import mlx.core as mx
 import mslsim
 import pytest
-from case_arrays import to_mlx
-from cases import CfcCase, LtcCase, make
 from mlx_ncps import ops
 from mlx_ncps.backends import _cfc_kernels, _kernels, _ltc_kernels
-from running import INFINITE_CASES, check_infinite
-from simulated_metal import replaced, simulated
+
+from tests.support import ROOT
+from tests.support.case_arrays import to_mlx
+from tests.support.cases import CfcCase, LtcCase, make
+from tests.support.running import INFINITE_CASES, check_infinite
+from tests.support.simulated_metal import replaced, simulated
 
 CASES = [
     LtcCase(units=5),
@@ -44,7 +45,7 @@ EXACT = {"copysign", "fabs"}
 
 def test_kernels_name_the_set_of_every_rough_function():
     """macOS and the compiler's options decide what a bare metal::exp2 is."""
-    for path in (Path(__file__).parent.parent / "metal").iterdir():
+    for path in (ROOT / "metal").iterdir():
         text = re.sub(r"//.*", "", path.read_text())
         assert set(re.findall(r"metal::(\w+)\(", text)) <= EXACT, path.name
         bare = r"(?<![\w:.])(exp|exp2|log|log2|tanh|divide|pow|sqrt|rsqrt|sin|cos|fma|recip)\("
@@ -96,7 +97,7 @@ def test_every_kernel_text_is_what_mlx_compiles(case):
     assert len(checked) >= 2
 
 
-BODIES = sorted((Path(__file__).parents[1] / "metal").glob("*.metal"))
+BODIES = sorted((ROOT / "metal").glob("*.metal"))
 OVER_REGISTERS = re.compile(r"^\s*for \(int \w+ = 0; \w+ < (ROWS|PER|HEADS)\b")
 
 

@@ -6,10 +6,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
-from cases import assert_close
 from mlx_ncps import dispatch, rnn, wirings
 from mlx_ncps.backends import _kernels
-from simulated_metal import simulated
+
+from tests.support.cases import assert_close
+from tests.support.simulated_metal import simulated
 
 MODELS = {
     "cfc": lambda: rnn.CfC(2, 9, backbone_units=12),

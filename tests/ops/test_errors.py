@@ -5,8 +5,9 @@ import re
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import CfcCase, LtcCase, make, to_mlx
 from mlx_ncps import ops
+
+from tests.support.cases import CfcCase, LtcCase, make, to_mlx
 
 LTC = LtcCase(density=0.5)  # B = 3, T = 3, I = 3, H = 8
 CFC = CfcCase()  # B = 3, T = 4, I = 3, H = 8, K = 9

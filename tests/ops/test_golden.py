@@ -6,9 +6,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, named_leaves, tolerance
-from golden_arrays import FILES, FOLDER, cfc_layers, cfc_params, load_golden, ltc_params, state_dict
 from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import assert_all_close, assert_close, named_leaves, tolerance
+from tests.support.golden_arrays import (
+    FILES,
+    cfc_layers,
+    cfc_params,
+    load_golden,
+    ltc_params,
+    state_dict,
+)
 
 FORWARD, GRADIENT = tolerance("float64", "forward"), tolerance("float64", "gradient")
 
@@ -129,10 +137,9 @@ def installed_ncps():
 
 @pytest.mark.skipif(installed_ncps() != "1.0.1", reason="needs torch and ncps 1.0.1")
 @pytest.mark.parametrize(("stem", "name"), [("cfc_wired", "pure_timed"), ("ltc", "implicit_timed")])
-def test_make_golden_gives_the_committed_arrays(stem, name, monkeypatch):
+def test_make_golden_gives_the_committed_arrays(stem, name):
     torch = pytest.importorskip("torch")
-    monkeypatch.syspath_prepend(FOLDER)
-    import make_golden
+    from tests.golden import make_golden
 
     before = torch.get_default_dtype()
     try:

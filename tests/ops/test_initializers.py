@@ -3,9 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx_ncps import ops
 from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import assert_close, tolerance
 
 MATRIX = ["xavier_uniform", "xavier_normal", "lecun_uniform", "lecun_normal", "orthogonal"]
 VARIANCE = {  # of a [200, 300] matrix

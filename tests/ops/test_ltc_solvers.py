@@ -3,7 +3,11 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import (
+from mlx_ncps import LTC, LTCCell, available_backends, dispatch, ops
+from mlx_ncps.ops import numpy as truth
+from mlx_ncps.wirings import AutoNCP
+
+from tests.support.cases import (
     LTC_SOLVER_CASES,
     SOLVERS,
     LtcCase,
@@ -15,12 +19,9 @@ from cases import (
     tolerance,
     want_states,
 )
-from mlx_ncps import LTC, LTCCell, available_backends, dispatch, ops
-from mlx_ncps.ops import numpy as truth
-from mlx_ncps.wirings import AutoNCP
-from rnn_layers import B, I, T, normal, spans
-from running import check_gradients, check_states, gradients, states
-from transforms import check_compile
+from tests.support.rnn_layers import B, I, T, normal, spans
+from tests.support.running import check_gradients, check_states, gradients, states
+from tests.support.transforms import check_compile
 
 FORWARD, EXACT = tolerance("float32", "forward"), tolerance("float64", "forward")
 ORDERS = {"semi_implicit": 1, "explicit": 1, "runge_kutta": 4}

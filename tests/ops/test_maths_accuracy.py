@@ -9,10 +9,20 @@ import mlx_ncps
 import mslsim
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, MODES, ULPS, CfcCase, assert_close, make, to_mlx, tolerance
 from mlx_ncps import _loader, ops
 from mlx_ncps.backends import _kernels
 from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import (
+    ACTIVATIONS,
+    MODES,
+    ULPS,
+    CfcCase,
+    assert_close,
+    make,
+    to_mlx,
+    tolerance,
+)
 
 ISAS = mlx_ncps.instruction_sets() if _loader.native else []
 CODES = {"lecun_tanh": 0, "tanh": 1, "relu": 2, "gelu": 3, "silu": 4, "sigmoid": 5}

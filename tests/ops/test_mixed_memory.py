@@ -8,8 +8,13 @@ import mlx.core as mx
 import mlx_ncps
 import numpy as np
 import pytest
-from case_arrays import named_leaves, round_to, to_mlx
-from cases import (
+from mlx_ncps import _loader, available_backends, dispatch, ops
+from mlx_ncps.backends import cpu
+from mlx_ncps.ops import numpy as truth
+from mlx_ncps.ops.mixed_memory import mixed_memory_is_fused
+
+from tests.support.case_arrays import named_leaves, round_to, to_mlx
+from tests.support.cases import (
     CFC_CASES,
     LTC_CASES,
     LTC_WIRED_CASES,
@@ -22,11 +27,7 @@ from cases import (
     random_ltc_cases,
     tolerance,
 )
-from mlx_ncps import _loader, available_backends, dispatch, ops
-from mlx_ncps.backends import cpu
-from mlx_ncps.ops import numpy as truth
-from mlx_ncps.ops.mixed_memory import mixed_memory_is_fused
-from running import _rebuild
+from tests.support.running import _rebuild
 
 native = pytest.mark.skipif(_loader.native is None, reason="no native module")
 GRADIENT = tolerance("float32", "gradient")

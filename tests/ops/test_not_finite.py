@@ -11,11 +11,21 @@ import mlx.core as mx
 import mlx_ncps
 import numpy as np
 import pytest
-from cases import MODES, CfcCase, LtcCase, assert_close, make, named_leaves, to_mlx, tolerance
 from mlx_ncps import LTC, CfC, _loader, ops, use_backend
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP
-from simulated_metal import simulated
+
+from tests.support.cases import (
+    MODES,
+    CfcCase,
+    LtcCase,
+    assert_close,
+    make,
+    named_leaves,
+    to_mlx,
+    tolerance,
+)
+from tests.support.simulated_metal import simulated
 
 NAN, INF = np.float32("nan"), np.float32("inf")
 BACKENDS = ["reference", *(mlx_ncps.instruction_sets() if _loader.native else [])]

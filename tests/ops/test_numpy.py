@@ -9,7 +9,10 @@ from types import SimpleNamespace
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import (
+from mlx_ncps import ops
+from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import (
     ACTIVATIONS,
     CFC_EMPTY_CASES,
     FLOOR,
@@ -24,8 +27,6 @@ from cases import (
     want_gradients,
     want_states,
 )
-from mlx_ncps import ops
-from mlx_ncps.ops import numpy as truth
 
 EXACT = tolerance("float64", "forward")
 LTC, CFC = LtcCase(dtype="float64"), CfcCase(dtype="float64")

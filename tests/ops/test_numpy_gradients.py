@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import (
+from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import (
     ACTIVATIONS,
     MODES,
     SOLVERS,
@@ -18,7 +20,6 @@ from cases import (
     tolerance,
     want_gradients,
 )
-from mlx_ncps.ops import numpy as truth
 
 STEP = 2e-6  # truncation STEP**2, rounding 1e-16 / STEP: both far below the bound
 

@@ -5,7 +5,11 @@ import inspect
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import (
+from mlx_ncps import available_backends, last_backend, ops, use_backend
+from mlx_ncps.ops import numpy as truth
+from mlx_ncps.ops.numpy.arrays import as_float64
+
+from tests.support.cases import (
     ACTIVATIONS,
     MODES,
     CfcCase,
@@ -16,9 +20,6 @@ from cases import (
     tolerance,
     want_states,
 )
-from mlx_ncps import available_backends, last_backend, ops, use_backend
-from mlx_ncps.ops import numpy as truth
-from mlx_ncps.ops.numpy.arrays import as_float64
 
 MLX_ONLY = {"SynapseLists"}  # tells fused backends what to skip
 NUMPY_ONLY = {

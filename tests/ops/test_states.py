@@ -3,9 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx_ncps import CfC, ops
 from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import assert_close
 
 B, H = 3, 4
 

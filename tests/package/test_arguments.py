@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,16 +15,16 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, CTRNNCell, LiquidRNN, StreamingSession, checks, convert, ops
 
-ROOT = Path(__file__).parents[1]
-FUZZ = ROOT / "tools" / "fuzz_arguments.py"
+from tests.support import ROOT
 
 
 def fuzz(*arguments, **environ):
     """The fuzz in a process of its own: (status, what it printed)."""
     paths = [*environ.pop("paths", []), *sys.path]
     done = subprocess.run(
-        [sys.executable, FUZZ, *arguments],
+        [sys.executable, "-m", "tools.fuzz_arguments", *arguments],
         env=os.environ | environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -11,7 +11,6 @@ import mlx.nn as nn
 import mlx_ncps
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_ncps import (
     LTC,
@@ -32,6 +31,8 @@ from mlx_ncps import (
     use_backend,
 )
 from mlx_ncps.wirings import AutoNCP, Random
+
+from tests.support.cases import assert_close, tolerance
 
 B, T, I, H = 2, 4, 3, 6
 SAME = tolerance("float32", "forward")

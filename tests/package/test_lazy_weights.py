@@ -6,7 +6,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import (
     LTC,
@@ -27,7 +26,9 @@ from mlx_ncps import (
     chunked_value_and_grad,
 )
 from mlx_ncps.wirings import AutoNCP, Random
-from round_trips import KnownLeaky
+
+from tests.support.cases import assert_close, tolerance
+from tests.support.round_trips import KnownLeaky
 
 B, T, I = 2, 4, 3
 ONE, BOTH = {"return_state": False}, {"bidirectional": True}

@@ -8,7 +8,6 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import CfcCase, LtcCase, make, to_mlx
 from mlx_ncps import (
     LTC,
     LTCRNN,
@@ -31,6 +30,8 @@ from mlx_ncps import (
 )
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP
+
+from tests.support.cases import CfcCase, LtcCase, make, to_mlx
 
 NOT_INTEGERS = [0, -1, 2.7, "6", True, math.nan]
 NOT_NUMBERS = [-1, math.nan, math.inf, "1", None, True, 10**400]

@@ -8,7 +8,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
-from cases import assert_close
 from mlx.utils import tree_flatten, tree_map
 from mlx_ncps import (
     LTC,
@@ -24,8 +23,10 @@ from mlx_ncps import (
 )
 from mlx_ncps.cells import ODELSTMCell
 from mlx_ncps.wirings import AutoNCP
-from parts import ALL, LAYERS, Adapter, I, LoRALinear, at, put, replaced
-from rnn_layers import GRADIENT, SAME, assert_trees_close
+
+from tests.support.cases import assert_close
+from tests.support.parts import ALL, LAYERS, Adapter, I, LoRALinear, at, put, replaced
+from tests.support.rnn_layers import GRADIENT, SAME, assert_trees_close
 
 B = 3
 KINDS = {"adapter": Adapter, "lora": LoRALinear}

@@ -10,7 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx_ncps import cells, config, rnn
-from round_trips import (
+
+from tests.support.round_trips import (
     ALL,
     BASES,
     DENSE,

@@ -9,7 +9,9 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_ncps import CfC, _loader, ops, rnn
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import LAYERS, I
+
+from tests.support import ROOT
+from tests.support.rnn_layers import LAYERS, I
 
 needs_native = pytest.mark.skipif(_loader.native is None, reason="the native module is not loaded")
 
@@ -17,7 +19,7 @@ needs_native = pytest.mark.skipif(_loader.native is None, reason="the native mod
 def run(script):
     """The output of a script in a process of its own, which may crash."""
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"exit {done.returncode}: {done.stdout}\n{done.stderr[-2000:]}"
     return done.stdout
 
@@ -189,9 +191,9 @@ def empty_gradients():
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_gradients_of_empty_inputs_are_there(backend):
-    script = "import sys; sys.path[:0] = {!r}\nfrom mlx_ncps import use_backend\n"
-    script += "import test_sizes\nwith use_backend({!r}): test_sizes.empty_gradients()"
-    assert run(script.format(sys.path, backend)) == "all finite\n"
+    script = "from mlx_ncps import use_backend\nfrom tests.package import test_sizes\n"
+    script += "with use_backend({!r}): test_sizes.empty_gradients()"
+    assert run(script.format(backend)) == "all finite\n"
 
 
 def test_shapes_of_unbatched_empty_calls():

@@ -8,13 +8,22 @@ import pickle
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from cases import assert_close
 from mlx.utils import tree_flatten, tree_map
 from mlx_ncps import LTC, CfC, use_backend
 from mlx_ncps.wirings import AutoNCP
-from parts import at, linear_parts, put
-from rnn_layers import SAME
-from round_trips import ALL, arguments, assert_same_results, everything, made, parameters, trainable
+
+from tests.support.cases import assert_close
+from tests.support.parts import at, linear_parts, put
+from tests.support.rnn_layers import SAME
+from tests.support.round_trips import (
+    ALL,
+    arguments,
+    assert_same_results,
+    everything,
+    made,
+    parameters,
+    trainable,
+)
 
 FIXED = ("mask", "adjacency_matrix")  # what the names of fixed arrays end with, or nearly
 all_kinds = pytest.mark.parametrize("name", everything)

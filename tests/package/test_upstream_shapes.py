@@ -2,12 +2,12 @@
 tools/upstream_tests.py runs those tests themselves.
 """
 
-from pathlib import Path
-
 import mlx.core as mx
 import pytest
 from mlx_ncps import LTC, CfC, LTCCell
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected
+
+from tests.support import ROOT
 
 I, FIRST, SECOND = 8, 5, 3
 HIDDEN = 32
@@ -61,7 +61,7 @@ def test_the_wiring_that_a_layer_was_given_tells_its_synapses(layer):
     assert wiring.sensory_synapse_count == made.rnn_cell.wiring.sensory_synapse_count == 48
 
 
-TOOL = Path(__file__).parent.parent / "tools" / "upstream_tests.py"
+TOOL = ROOT / "tools" / "upstream_tests.py"
 TEXT = """import torch
 from ncps.torch import CfC, LTCCell, LTC
 import ncps

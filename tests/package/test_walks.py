@@ -8,7 +8,8 @@ import pytest
 from mlx_ncps import CfC, config, rnn
 from mlx_ncps.config import Configurable, from_config, to_config
 from mlx_ncps.convert import from_keras
-from rnn_layers import I
+
+from tests.support.rnn_layers import I
 
 
 class Holder(Configurable):

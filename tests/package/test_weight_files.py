@@ -8,12 +8,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from cases import assert_all_close
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, LSTMCell
 from mlx_ncps.convert import from_torch, save_torch, to_torch
 from mlx_ncps.weight_files import open_arrays
 from mlx_ncps.wirings import NCP, AutoNCP
+
+from tests.support.cases import assert_all_close
 
 suffixes = pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 MAKERS = {

@@ -6,12 +6,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_all_close
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, LTCRNN, MMRNN, CfC, CfCCell, CfCRNN, LiquidRNN, LSTMCell, LTCCell
 from mlx_ncps.convert import KerasMemoryCell
 from mlx_ncps.weights import WeightFiles, load_weights, save_weights
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random
+
+from tests.support.cases import assert_all_close
 
 MAKERS = {
     "cfc": lambda: CfC(3, 4, backbone_units=5, backbone_layers=2),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_ncps import CfC, _loader, rnn
-from rnn_layers import LAYERS, I
-from step_layers import MORE
+
+from tests.support.rnn_layers import LAYERS, I
+from tests.support.step_layers import MORE
 
 OPTIONS = {"": {}, ".mixed": {"mixed_memory": True}, ".proj": {"proj_size": 3}}
 NAMES = [name + suffix for name in LAYERS for suffix in OPTIONS] + list(MORE)

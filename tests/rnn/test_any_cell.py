@@ -4,13 +4,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import MMRNN, LiquidRNN, LSTMCell
 from mlx_ncps.cells import CfCCell, LiquidCell, LTCCell, WiredCfCCell
 from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import (
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import (
     GRADIENT,
     SAME,
     B,

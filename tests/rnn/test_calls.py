@@ -3,11 +3,12 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx_ncps import dispatch
 from mlx_ncps.cells import CfCCell, LTCCell, WiredCfCCell
 from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP, FullyConnected, Random
+
+from tests.support.cases import assert_close, tolerance
 
 B, T, I = 3, 5, 4
 SAME = tolerance("float32", "forward")

@@ -9,13 +9,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import available_backends, dispatch
 from mlx_ncps.cells import CfCCell, LTCCell
 from mlx_ncps.rnn import LTC, CfC, LiquidRNN
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import (
+
+from tests.support.cases import assert_all_close, assert_close
+from tests.support.rnn_layers import (
     GRADIENT,
     LAYERS,
     SAME,

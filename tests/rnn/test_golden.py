@@ -5,11 +5,12 @@ import re
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, tolerance
-from golden_arrays import FILES, load_golden, state_dict
 from mlx.utils import tree_flatten
 from mlx_ncps import available_backends, dispatch, wirings
 from mlx_ncps.convert import from_torch
+
+from tests.support.cases import assert_all_close, assert_close, tolerance
+from tests.support.golden_arrays import FILES, load_golden, state_dict
 
 FORWARD, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")
 INFERRED = ("units", "backbone_units", "backbone_layers")  # from_torch reads these off the shapes

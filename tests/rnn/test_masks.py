@@ -5,11 +5,12 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, tolerance
 from mlx_ncps import available_backends, carry_forward, dispatch
 from mlx_ncps.rnn import CfC, Seen
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import (
+
+from tests.support.cases import assert_all_close, assert_close, tolerance
+from tests.support.rnn_layers import (
     GRADIENT,
     LAYERS,
     SAME,

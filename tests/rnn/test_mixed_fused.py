@@ -4,13 +4,14 @@ same layers step by step.
 
 import mlx.core as mx
 import pytest
-from cases import assert_all_close, assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import available_backends, dispatch
 from mlx_ncps.backends import cpu
 from mlx_ncps.cells import CfCCell
 from mlx_ncps.rnn import CfC
-from rnn_layers import (
+
+from tests.support.cases import assert_all_close, assert_close
+from tests.support.rnn_layers import (
     GRADIENT,
     LAYERS,
     SAME,

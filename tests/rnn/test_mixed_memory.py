@@ -7,14 +7,15 @@ import re
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import available_backends, dispatch
 from mlx_ncps.convert import from_torch
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import (
+
+from tests.support.cases import assert_all_close, assert_close
+from tests.support.rnn_layers import (
     GRADIENT,
     LAYERS,
     SAME,

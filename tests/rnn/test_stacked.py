@@ -5,11 +5,12 @@ import copy
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import LTCRNN, CfCRNN, available_backends, dispatch
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import (
+
+from tests.support.cases import assert_all_close, assert_close
+from tests.support.rnn_layers import (
     GRADIENT,
     SAME,
     B,

@@ -3,9 +3,21 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx_ncps import LiquidRNN, available_backends, dispatch
-from rnn_layers import LAYERS, SAME, B, I, T, assert_trees_close, make, normal, spans, states_like
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import (
+    LAYERS,
+    SAME,
+    B,
+    I,
+    T,
+    assert_trees_close,
+    make,
+    normal,
+    spans,
+    states_like,
+)
 
 all_layers = pytest.mark.parametrize("name", LAYERS)
 all_memories = pytest.mark.parametrize("mixed", [False, True])

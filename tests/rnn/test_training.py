@@ -8,11 +8,12 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import available_backends, dispatch
 from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP
+
+from tests.support.cases import assert_all_close, assert_close, tolerance
 
 B, T, I = 4, 2, 3
 SAME, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")

@@ -1,6 +1,4 @@
-"""The CUDA text of the GPU kernels, and NVRTC, which compiles it without a GPU; test_metal_as_cuda
-and tools/kernel_registers.py call it.
-"""
+"""The CUDA text of the GPU kernels, and NVRTC, which compiles it without a GPU."""
 
 import ctypes
 import math
@@ -9,10 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mlx.core as mx
-from case_arrays import to_mlx
-from cases import LtcCase, make
 from mlx_ncps import ops
 from mlx_ncps.backends import _cfc_kernels, _kernels, _ltc_kernels
+
+from tests.support.case_arrays import to_mlx
+from tests.support.cases import LtcCase, make
 
 ARCHITECTURES = ("sm_80", "sm_90a")
 

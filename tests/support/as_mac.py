@@ -13,8 +13,14 @@ from mlx_ncps.backends import _kernels, metal
 from mslsim import lazy
 
 # Simulated on Linux alone, whatever the default device; and what runs in processes of its own.
-SKIPPED = ("test_metal_", "test_mslsim_", "test_forks", "test_fuzz_files", "test_interrupts")
-SKIPPED += ("test_mutation_tool", "test_native_locks")
+SKIPPED = ("simulator/tests/test_", "tests/tools/test_fuzz_files", "tests/tools/test_mutation")
+SKIPPED += tuple(
+    f"tests/backends/test_{name}.py" for name in ("forks", "interrupts", "native_locks")
+)
+SKIPPED += tuple(
+    f"tests/gpu/test_{name}.py"
+    for name in ("as_cuda", "bounds", "cfc", "launch", "ltc", "text", "training")
+)
 
 _real = {
     name: getattr(mx, name)

@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from case_arrays import build_wiring, make_cfc, make_ltc, named_leaves, round_to, to_mlx
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.ops.numpy.arrays import as_float64
+
+from tests.support.case_arrays import (
+    build_wiring,
+    make_cfc,
+    make_ltc,
+    named_leaves,
+    round_to,
+    to_mlx,
+)
 
 __all__ = [
     "ACTIVATIONS",

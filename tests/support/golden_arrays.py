@@ -2,12 +2,13 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from mlx_ncps.ops.numpy import CfCParams, LTCParams
 
-FOLDER = Path(__file__).parent / "golden"
+from tests.support import ROOT
+
+FOLDER = ROOT / "tests" / "golden"
 FILES = ("cfc", "cfc_backbone", "cfc_wired", "ltc", "ltc_wired")
 
 

@@ -2,10 +2,11 @@
 
 import mlx.core as mx
 import numpy as np
-from cases import assert_close, tolerance
-from golden_arrays import load_golden
 from mlx_ncps import wirings
 from mlx_ncps.convert import KerasMemoryCell, from_keras
+
+from tests.support.cases import assert_close, tolerance
+from tests.support.golden_arrays import load_golden
 
 SAME = tolerance("float32", "forward")
 CASES = load_golden("keras")

@@ -4,10 +4,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP, Random
+
+from tests.support.cases import assert_close, tolerance
 
 B, T, I = 3, 5, 4
 SAME, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
-from case_arrays import named_leaves, to_mlx
-from cases import (
+from mlx_ncps import dispatch, ops
+from mlx_ncps.ops import numpy as truth
+
+from tests.support.case_arrays import named_leaves, to_mlx
+from tests.support.cases import (
     CfcCase,
     LtcCase,
     assert_all_close,
@@ -15,9 +18,7 @@ from cases import (
     tolerance,
     want_gradients,
 )
-from cases import want_states as want
-from mlx_ncps import dispatch, ops
-from mlx_ncps.ops import numpy as truth
+from tests.support.cases import want_states as want
 
 
 def problem(case, *, synapses=False, call=None, **keywords):

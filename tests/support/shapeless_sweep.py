@@ -8,11 +8,12 @@ from functools import partial
 
 import mlx.core as mx
 import numpy as np
-from cases import relative_error, tolerance
 from mlx.utils import tree_flatten
 from mlx_ncps import CfC, cells, rnn, use_backend
 from mlx_ncps.wirings import NCP, AutoNCP
-from rnn_layers import LAYERS, I
+
+from tests.support.cases import relative_error, tolerance
+from tests.support.rnn_layers import LAYERS, I
 
 OPTIONS = {
     "": {},

@@ -1,5 +1,5 @@
 """Runs the Metal backend on the simulator: the library's own launch code and gradients, its kernels
-checked at every access; the tests test_metal_* call it.
+checked at every access.
 """
 
 import contextlib

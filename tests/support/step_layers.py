@@ -6,7 +6,8 @@ from mlx.utils import tree_map
 from mlx_ncps import CfC
 from mlx_ncps.rnn import LTC
 from mlx_ncps.wirings import NCP, AutoNCP, Random
-from rnn_layers import LAYERS, I
+
+from tests.support.rnn_layers import LAYERS, I
 
 MORE = {
     "cfc_no_gate": lambda **o: CfC(I, 6, mode="no_gate", backbone_units=[7, 9], **o),

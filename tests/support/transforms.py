@@ -2,12 +2,13 @@
 
 import mlx.core as mx
 import numpy as np
-from case_arrays import named_leaves
-from cases import LtcCase, assert_all_close, assert_close, make, tolerance
 from mlx_ncps import dispatch
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.ops.numpy.arrays import as_float64
-from running import problem
+
+from tests.support.case_arrays import named_leaves
+from tests.support.cases import LtcCase, assert_all_close, assert_close, make, tolerance
+from tests.support.running import problem
 
 GRADIENT = tolerance("float32", "gradient")
 

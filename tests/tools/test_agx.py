@@ -6,18 +6,14 @@ import json
 import math
 import random
 import re
-import sys
 from pathlib import Path
 
 import mslsim
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-pytest.importorskip("tools.agx", reason="tools/ is not in a wheel")
-
 from mlx_ncps.backends import _kernels
 from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
 
+from tests.support import ROOT
 from tools.agx import report, variants
 from tools.agx.judge import CHIPS, Figures, read
 
@@ -102,7 +98,7 @@ def test_the_text_holds_the_products_own_text(judged):
         stem = one.name.split()[0]
         body = next(
             _kernels.text(path.name)
-            for path in sorted((Path(__file__).parents[1] / "metal").glob("*.metal"), reverse=True)
+            for path in sorted((ROOT / "metal").glob("*.metal"), reverse=True)
             if stem.startswith(path.stem)
         )
         assert body in one.text

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import CfcCase, LtcCase, assert_all_close, tolerance, want_gradients, want_states
 from mlx.utils import tree_flatten
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
 
 from benchmarks import __main__ as command
 from benchmarks import (
@@ -34,6 +30,14 @@ from benchmarks.implementations import (
     Program,
 )
 from benchmarks.rows import ROWS, Row, quick, select
+from tests.support.cases import (
+    CfcCase,
+    LtcCase,
+    assert_all_close,
+    tolerance,
+    want_gradients,
+    want_states,
+)
 
 LTC = LtcCase(batch=2, steps=3, inputs=3, units=5, unfolds=2)
 CFC = CfcCase(batch=2, steps=3, inputs=3, units=5, backbone_units=4)
@@ -134,8 +138,9 @@ def test_want_reads_out_the_motor_neurons_only():
 
 
 def want_of_motor_neurons():
-    from cases import make, named_leaves
     from mlx_ncps.ops import numpy as ops
+
+    from tests.support.cases import make, named_leaves
 
     call = make(NCP)
     cotangents = call.cotangents * (np.arange(12) < 3)
@@ -360,7 +365,7 @@ def test_work_counts_what_a_row_needs(row, work):
 
 
 def test_work_counts_synapses_of_a_wiring():
-    from cases import build_wiring
+    from tests.support.cases import build_wiring
 
     wiring = build_wiring(NCP)
     recurrent, sensory = (

@@ -4,19 +4,15 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
-from cases import LtcCase
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
 
 from benchmarks import __main__ as command
 from benchmarks import runner, store, table
 from benchmarks.implementations import BY_KEY, Implementation
 from benchmarks.rows import Row
+from tests.support.cases import LtcCase
 
 ROW = Row(LtcCase(batch=2, steps=3, inputs=3, units=5, unfolds=2), "fwd")
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)

@@ -1,20 +1,16 @@
 """What the benchmarks keep: interrupted runs, scaling, memory, plots and the results page."""
 
 import json
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
-from cases import CfcCase, LtcCase, assert_all_close, tolerance
 from mlx_ncps import dispatch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
 
 from benchmarks import __main__ as command
 from benchmarks import memory, page, scaling, table
 from benchmarks.implementations import BY_KEY, chunked
 from benchmarks.rows import Row
+from tests.support.cases import CfcCase, LtcCase, assert_all_close, tolerance
 
 LTC = LtcCase(batch=2, steps=3, inputs=3, units=5, unfolds=2)
 CFC = CfcCase(batch=2, steps=3, inputs=3, units=5, backbone_units=4)

@@ -2,16 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BUILD_BACKEND = Path(__file__).resolve().parent.parent / "build_backend"
-sys.path.insert(0, str(BUILD_BACKEND))
+from build_backend import build_tools, check_nanobind_abi, native_requirements
+from tests.support import ROOT
 
-import build_tools  # noqa: E402
-import check_nanobind_abi  # noqa: E402
-import native_requirements  # noqa: E402
+BUILD_BACKEND = ROOT / "build_backend"
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +185,7 @@ def test_check_names_an_old_python(monkeypatch, native):
 
 def test_oldest_python_is_that_of_pyproject():
     oldest = ".".join(map(str, build_tools.OLDEST_PYTHON))
-    text = (BUILD_BACKEND.parent / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text()
     assert f'requires-python = ">={oldest}"' in text
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import (
+
+from tests.support.cases import (
     CFC_CASES,
     FLOOR,
     LTC_CASES,

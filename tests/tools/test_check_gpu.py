@@ -5,18 +5,19 @@ without a GPU.
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from mlx_ncps.backends import cuda
-from simulated_metal import replaced, simulated
 
-SCRIPT = Path(__file__).parent.parent / "tools" / "check_gpu.py"
+from tests.support import ROOT
+from tests.support.simulated_metal import replaced, simulated
 
 
 def run(*arguments):
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "tools.check_gpu", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.usefixtures("native")
@@ -34,9 +35,8 @@ def test_check_gpu_says_that_there_is_no_gpu():
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import check_gpu
+def tool():
+    from tools import check_gpu
 
     return check_gpu
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 HERE = "from pathlib import Path; print(Path(__file__).parent{})"
 NANOBIND = {
     "__main__.py": HERE.format(" / 'cmake'"),

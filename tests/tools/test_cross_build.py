@@ -6,11 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 CROSS = ROOT / "tools" / "cross_macos"
 
 
@@ -64,9 +64,10 @@ def test_xcrun_has_metal_and_nothing_else(tmp_path):
 
 
 def test_metal_source_has_every_kernel_as_a_function(tmp_path):
-    script, output = ROOT / "tools" / "metal_source.py", tmp_path / "kernels.metal"
+    output = tmp_path / "kernels.metal"
+    command = [sys.executable, "-m", "tools.metal_source", output]
     done = subprocess.run(
-        [sys.executable, script, output], capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     functions = re.findall(
@@ -79,8 +80,7 @@ def test_metal_source_has_every_kernel_as_a_function(tmp_path):
 
 
 def test_metal_source_names_a_kernel_that_no_case_launches(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import metal_source
+    from tools import metal_source
 
     (tmp_path / "metal").mkdir()
     (tmp_path / "metal" / "ltc_new.metal").touch()

@@ -4,14 +4,15 @@ import gzip
 import importlib.util
 import re
 import struct
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 
-DIGITS = Path(__file__).parent.parent / "examples" / "digits.py"
+from tests.support import ROOT
+from tests.support.cases import assert_close, tolerance
+
+DIGITS = ROOT / "examples" / "digits.py"
 NEEDED = ("sklearn", "scipy", "matplotlib", "networkx", "tqdm")
 
 

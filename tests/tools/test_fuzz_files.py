@@ -2,16 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[1] / "tools"
+from tests.support import ROOT
 
 
 def test_hostile_files_load_or_are_refused():
-    command = [sys.executable, "-W", "ignore", TOOLS / "fuzz_files.py", "--cases", "180"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    command = [sys.executable, "-W", "ignore", "-m", "tools.fuzz_files", "--cases", "180"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "180 cases of seed 0" in result.stdout
     loaded = int(result.stdout.split("seed 0: ")[1].split()[0])
@@ -19,9 +18,8 @@ def test_hostile_files_load_or_are_refused():
 
 
 @pytest.fixture
-def fuzz(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import fuzz_files
+def fuzz():
+    from tools import fuzz_files
 
     return fuzz_files
 

@@ -1,11 +1,11 @@
 """left_out.py: the last line of a test run, and the skips that fail it."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.support import ROOT
+
 FILES = {
-    "conftest.py": "from left_out import pytest_sessionfinish, pytest_unconfigure\n",
+    "conftest.py": "from tests.support.left_out import pytest_sessionfinish, pytest_unconfigure\n",
     "test_whole.py": "import pytest\npytest.importorskip('no_such.module')\n",
     "test_some.py": """
 import pytest
@@ -20,7 +20,7 @@ LINE = "left out: 2 tests and test_whole.py for want of no_such; 1 test (no moon
 
 @pytest.fixture
 def run_tests(run_python, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
@@ -65,7 +65,7 @@ def test_skips_that_are_not_allowed_fail_the_run(run_tests, allowed, code, named
 
 
 def test_hidden_packages_are_not_installed(run_tests, tmp_path):
-    hide = "from left_out import hide\nhide('colorsys,wave')\n"
+    hide = "from tests.support.left_out import hide\nhide('colorsys,wave')\n"
     (tmp_path / "conftest.py").write_text(FILES["conftest.py"] + hide)
     (tmp_path / "test_hidden.py").write_text("""
 import pytest

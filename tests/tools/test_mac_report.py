@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 PYTEST = "FAILED tests/test_a.py::test_b - AssertionError\n2 failed, 30 passed, 1 skipped in 4.2s\n"
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import mac_report
+def tool():
+    from tools import mac_report
 
     return mac_report
 
@@ -33,7 +33,7 @@ def fake(tool, monkeypatch, tmp_path):
             words = [str(word) for word in command]
             asked.append(words)
             if any("check_gpu" in word for word in words) and values:
-                (tmp_path / f"values-{words[2]}.json").write_text(json.dumps(values))
+                (tmp_path / f"values-{words[3]}.json").write_text(json.dumps(values))
             word = next((w for w in results if any(w in part for part in words)), None)
             return tool.Done(*results.get(word, (0, "")), 1.0)
 
@@ -59,9 +59,9 @@ def test_report_of_what_passed(fake):
         "`tools/mac_report.py --short",
     ):
         assert line in text
-    assert [words[1:3] for words in asked[-3:-1]] == [
-        ["tools/check_gpu.py", "metal"],
-        ["tools/check_gpu.py", "metallib"],
+    assert [words[2:4] for words in asked[-3:-1]] == [
+        ["tools.check_gpu", "metal"],
+        ["tools.check_gpu", "metallib"],
     ]
 
 

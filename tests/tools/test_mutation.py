@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
 tools = pytest.importorskip("tools.mutation", reason="tools/ is not in a wheel")
 
 from tools.mutation import report, select, tree  # noqa: E402

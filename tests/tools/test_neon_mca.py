@@ -10,9 +10,8 @@ HEADERS = Path("/usr/aarch64-linux-gnu/include")  # g++-aarch64-linux-gnu
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
-    import neon_mca
+def tool():
+    from tools import neon_mca
 
     return neon_mca
 

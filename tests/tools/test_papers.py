@@ -3,16 +3,13 @@ stopped run goes on as if it had not stopped.
 """
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
 pytest.importorskip("tqdm")
 
 from benchmarks.papers import cheetah, runs, xor

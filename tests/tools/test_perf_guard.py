@@ -1,21 +1,18 @@
 """tools/perf_guard.py: more instructions fail, fewer pass; every case has a bound."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support import ROOT
 
 
 @pytest.fixture(scope="module")
 def guard():
-    spec = importlib.util.spec_from_file_location("perf_guard", ROOT / "tools" / "perf_guard.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tools import perf_guard
+
+    return perf_guard
 
 
 @pytest.mark.parametrize(

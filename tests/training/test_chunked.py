@@ -4,11 +4,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, tolerance
 from mlx.utils import tree_flatten, tree_map
 from mlx_ncps import LTC, CfC, available_backends, chunked_value_and_grad, dispatch
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import GRADIENT, SAME, assert_trees_close, normal, spans
+
+from tests.support.cases import assert_all_close, assert_close, tolerance
+from tests.support.rnn_layers import GRADIENT, SAME, assert_trees_close, normal, spans
 
 B, I = 3, 4
 LAYERS = {

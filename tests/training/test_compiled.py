@@ -7,11 +7,12 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, CfCRNN
 from mlx_ncps.wirings import AutoNCP
-from rnn_layers import GRADIENT, B, I, T, normal, spans
+
+from tests.support.cases import assert_all_close, assert_close
+from tests.support.rnn_layers import GRADIENT, B, I, T, normal, spans
 
 STEPS = 3
 DROPOUT = {"backbone_layers": 2, "backbone_dropout": 0.3}

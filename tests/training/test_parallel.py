@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-WORKER = Path(__file__).parent / "parallel_worker.py"
+from tests.support import ROOT
+
+WORKER = ROOT / "tests" / "support" / "parallel_worker.py"
 SECONDS = 30  # for both processes, on a busy machine
 
 

@@ -4,9 +4,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx_ncps import CfC, LiquidRNN
-from rnn_layers import SAME, B, I, T, assert_trees_close, make, normal
+
+from tests.support.cases import assert_close
+from tests.support.rnn_layers import SAME, B, I, T, assert_trees_close, make, normal
 
 names = pytest.mark.parametrize("name", ["cfc", "cfc_wired", "ltc"])
 memories = pytest.mark.parametrize("mixed", [False, True])

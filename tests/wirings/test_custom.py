@@ -8,10 +8,11 @@ import pickle
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx_ncps import LTC, CfC, CfCRNN, LTCCell, WiredCfCCell, config
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random, Synapse, Wiring
+
+from tests.support.cases import assert_close, tolerance
 
 FORWARD = tolerance("float32", "forward")
 B, T, I = 3, 4, 5

@@ -11,11 +11,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import assert_close, tolerance
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_ncps import LTC, CfC, ELTCCell, LiquidRNN, StreamingSession, WiredCfCCell, use_backend
 from mlx_ncps.cells import LTCCell
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random
+
+from tests.support.cases import assert_close, tolerance
 
 B, T, I = 2, 4, 3
 SAME = tolerance("float32", "forward")

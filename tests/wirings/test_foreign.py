@@ -8,9 +8,10 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import assert_close
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, CfCCell, CfCRNN, LTCCell, NCPDense, WiredCfCCell, wirings
+
+from tests.support.cases import assert_close
 
 theirs = pytest.importorskip("ncps.wirings")
 I = 5
