@@ -25,6 +25,8 @@ FILES = project_files()
 NAMES = {path.name for path in FILES}
 WORDS = set()
 for _path in FILES:
+    if _path.name == Path(__file__).name:
+        continue  # it names what does not exist
     if (_path.suffix in SUFFIXES and _path.suffix != ".md") or _path.name == "Makefile":
         WORDS.update(re.findall(r"\w+", _path.read_text(encoding="utf-8", errors="replace")))
 
