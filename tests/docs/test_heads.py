@@ -11,7 +11,8 @@ FOLDERS = ("python", "csrc", "src", "metal", "tests", "simulator", "benchmarks",
 FOLDERS += ("build_backend", "examples")
 CODE = (".h", ".cpp", ".inl", ".metal")
 CALLERS = re.compile(
-    r"\b(?:calls?|uses?|asks?) (?:it|them)\b|\busers call\b|\bcalled by\b|; `\w+` calls"
+    r"\b(?:calls?|asks?) (?:it|them)\b|; [^;]*\buses? (?:it|them)\b|\busers call\b|\bcalled by\b"
+    r"|; `\w+` calls"
 )
 
 
