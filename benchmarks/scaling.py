@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
-from cases import CfcCase, LtcCase
+from tests.support.cases import CfcCase, LtcCase
 
 from . import machine, report
 from .rows import Row

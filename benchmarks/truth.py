@@ -11,8 +11,9 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-from cases import make, named_leaves
 from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import make, named_leaves
 
 from .rows import Row
 
@@ -23,7 +24,7 @@ SMALL = 5e7  # sigmoids or products: less work than starting a process is
 def want(row: Row, processes: int = 1) -> dict[str, np.ndarray]:
     """{"output": [B, T, O]} and for rows with gradients {"params.w": ..., ...}, float64.
 
-    The gradients are those of sum(cotangents * output), cotangents as in tests/cases.py.
+    The gradients are those of sum(cotangents * output), cotangents as in tests/support/cases.py.
     """
     starts = range(0, row.case.batch, SEQUENCES)
     if processes == 1 or len(starts) == 1 or row.work[1] < SMALL:

@@ -15,7 +15,8 @@ import traceback
 
 import mlx.core as mx
 import numpy as np
-from cases import assert_close, relative_error, tolerance
+
+from tests.support.cases import assert_close, relative_error, tolerance
 
 from . import ROOT
 from .implementations import Missing

@@ -6,8 +6,8 @@ binary gives the same numbers on every run. The kernels are those for AVX2, whic
 AVX-512 and NEON are built from the same text. What the count does not see: cache misses, and
 instructions that became slower ones.
 
-    python tools/perf_guard.py DRIVER             # 1 when a count is beyond its bound
-    python tools/perf_guard.py DRIVER --update    # the counts of now become the bounds
+    python -m tools.perf_guard DRIVER             # 1 when a count is beyond its bound
+    python -m tools.perf_guard DRIVER --update    # the counts of now become the bounds
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from cases import make, named_leaves, to_mlx
+
+from tests.support.cases import make, named_leaves, to_mlx
 
 from ..launches import primitives
 from . import Program

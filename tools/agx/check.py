@@ -132,9 +132,10 @@ class Pocl:
 
 def values(root: Root) -> list[tuple[str, bool]]:
     """Calls of the tests' table and their gradients, computed by the SPIR-V, against float64."""
-    from cases import CfcCase, LtcCase
     from mlx_ncps.backends import _kernels, metal
-    from running import check_gradients, check_states
+
+    from tests.support.cases import CfcCase, LtcCase
+    from tests.support.running import check_gradients, check_states
 
     pocl = Pocl(root)
     run = _kernels.Runner("metal", pocl.register, mx.cpu)
