@@ -1,5 +1,5 @@
 """A JSON file of results that is written after every cell, so that an interrupted run keeps what it
-has; the commands keep their results here.
+has.
 """
 
 from __future__ import annotations
