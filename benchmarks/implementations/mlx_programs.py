@@ -1,4 +1,4 @@
-"""Programs of an MLX function `sequence(params, x, v) -> states`, in every mode, eager or compiled."""
+"""Programs, in every mode, of an MLX function `sequence(params, x, v) -> states`."""
 
 from __future__ import annotations
 
