@@ -1,4 +1,4 @@
-"""What a call of a layer would run, for `explain` of the layers."""
+"""What a call of a layer would run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Plan(NamedTuple):
         where they are computed at once on the CPU, unless masked.
     """
 
-    calls: tuple  # of (op, dispatch.Choice)
+    calls: tuple[tuple[str, dispatch.Choice], ...]
     stepwise: str = ""
-    graph: tuple = ()
+    graph: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         how = "step by step" if self.stepwise else "over the whole sequence"
