@@ -16,7 +16,7 @@ from . import limits
 from .checks import brief, refused
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # pyright: ignore[reportMissingModuleSource]
+    from typing_extensions import Self
 
 __all__ = ["Configurable", "from_config", "register", "to_config"]
 

@@ -16,7 +16,7 @@ from .checks import brief, flag, is_array
 from .weight_files import Stored, open_arrays, save_arrays
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # pyright: ignore[reportMissingModuleSource]
+    from typing_extensions import Self
 
     from ._types import WeightSource
 

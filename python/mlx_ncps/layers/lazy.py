@@ -21,7 +21,7 @@ from ..ops.stepping import is_tracing
 from ..weights import WeightFiles
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # pyright: ignore[reportMissingModuleSource]
+    from typing_extensions import Self
 
     from .._types import ShapeLike, WeightSource
     from .base import NCPLayer
