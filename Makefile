@@ -7,7 +7,7 @@
 # make mac-report on a Mac: all of it, in one file for an issue   MAC_REPORT_ARGS=--short
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make agx        machine code of Apple's GPUs, on Linux as root (docs/agx.md); AGX_ARGS=--check
-# make lint       ruff and clang-format, changing nothing; `make format` applies them
+# make lint       ruff, clang-format and pyright, changing nothing; `make format` applies them
 # make fuzz       fuzz-arguments and fuzz-files
 # make fuzz-arguments  hostile arguments for every public callable    FUZZ_ARGS="--seed 5"
 # make fuzz-files 1000 hostile weight files and configurations    FUZZ_FILES_ARGS=--seed 1
@@ -32,7 +32,7 @@ MLX := cpu
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find build_backend cmake csrc metal python src -type f \
-    -not -name '*.pyc' -not -name '_ext*' -not -name '_build_info.py')
+    -not -name '*.pyc' -not -name '_ext*.so' -not -name '_build_info.py')
 NATIVE_FILES = $(shell find csrc metal simulator src tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' \
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
@@ -93,9 +93,10 @@ fuzz: fuzz-arguments fuzz-files
 fuzz-arguments: $(VENV)/test
 	$(BIN)/python -m tools.fuzz_arguments --cases 20000 $(FUZZ_ARGS)
 
-lint: $(VENV)/tools
+lint: $(VENV)/tools $(VENV)/mlx
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_FILES)
 	$(BIN)/zizmor --offline --quiet .github
 
@@ -152,6 +153,12 @@ $(VENV)/created:
 
 $(VENV)/tools: $(VENV)/created .ci/requirements.txt
 	$(PIP) install -r .ci/requirements.txt
+	touch $@
+
+# The MLX whose types pyright reads.
+$(VENV)/mlx: $(VENV)/created pyproject.toml
+	$(PIP) install numpy "mlx[$(MLX)]$$($(BIN)/python -c 'import sys; \
+	  sys.path.insert(0, "build_backend"); import native_requirements as n; print(n.allowed_mlx())')"
 	touch $@
 
 # One wheel, which the tests and the demo share.

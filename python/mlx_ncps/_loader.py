@@ -1,5 +1,5 @@
-"""Loads the native module `_ext`, and only when it is certain to fit the running MLX. The result is
-`native` (the module or None) and `reason` (why it is None).
+"""Loads the native module `_ext`, and only when it is certain to fit the running MLX. The result:
+`native` (the module or None) and `reason` (why None).
 
 MLX has no stable C++ interface. A module that was built against another release must not even be
 opened, hence the check of the version that the build wrote down. Environment:
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx  # loads libmlx and registers mx.array, both of which _ext needs
 
@@ -94,3 +94,5 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
 
 
 native, reason = load()
+if TYPE_CHECKING:
+    from . import _ext as native  # None is asked for wherever it may be
