@@ -11,8 +11,8 @@ FOLDERS = ("python", "csrc", "src", "metal", "tests", "simulator", "benchmarks",
 FOLDERS += ("build_backend", "examples")
 CODE = (".h", ".cpp", ".inl", ".metal")
 CALLERS = re.compile(
-    r"(?<!to )\b(?:calls?|asks?) (?:it|them)\b|; [^;]*\buses? (?:it|them)\b|\busers call\b|\bcalled by\b"
-    r"|; `\w+` calls"
+    r"(?<!to )\b(?:calls?|asks?) (?:it|them)\b|; [^;]*\buses? (?:it|them)\b"
+    r"|\busers call\b|\bcalled by\b|; `\w+` calls"
 )
 
 
