@@ -50,7 +50,7 @@ class Row:
 
     @property
     def work(self) -> tuple[str, int]:
-        """What bounds a row on a CPU, and the least number: sigmoids of an LTC, FMAs of a CfC.
+        """What limits a row on a CPU, and the least number of it: an LTC's sigmoids, a CfC's FMAs.
 
         A backward pass computes each sigmoid once more, and two products for each of the forward's.
         """

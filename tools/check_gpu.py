@@ -1,4 +1,4 @@
-"""Proves the GPU kernels on a real GPU, where one is at hand:
+"""Tests and measures the GPU kernels on a real GPU:
 
     pip install ".[cuda12]" && python -m tools.check_gpu cuda      # an NVIDIA GPU
     pip install . && python -m tools.check_gpu metal               # an Apple GPU; also metallib

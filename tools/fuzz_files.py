@@ -64,7 +64,7 @@ def _stop(*_):
 
 
 def _work(seed: int, cases: list[int], folder: str, results) -> None:
-    if sys.platform != "darwin":  # which has no such limit
+    if sys.platform != "darwin":  # macOS has no such limit
         now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
     for case in cases:

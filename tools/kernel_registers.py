@@ -1,5 +1,6 @@
-"""What CUDA's compiler says of the GPU kernels, without a GPU: registers, spills and threadgroup
-memory of the variants that common shapes launch, and how many threadgroups a core holds of each.
+"""Compiles the GPU kernels with CUDA's compiler, without a GPU, and lists registers, spills and
+threadgroup memory of the variants that common shapes launch, and how many of their threadgroups fit
+a core.
 
     pip install nvidia-cuda-nvrtc-cu12
     python -m tools.kernel_registers        # the table of docs/metal_kernels.md

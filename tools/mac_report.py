@@ -56,7 +56,7 @@ class Done(NamedTuple):
 
     @property
     def says(self) -> str:
-        """How it ended."""
+        """How the command ended."""
         ended = "ran out of time" if self.status is None else f"exit status {self.status}"
         return f"{ended} after {self.seconds:.0f} s"
 
@@ -152,7 +152,7 @@ def values(options, backend: str) -> Part:
     title = f"Values and gradients on the GPU, {backend}"
     if done.status == NO_GPU:
         return Part(title, f"not run: {done.output.strip().splitlines()[-1]}", None)
-    if not kept.exists():  # it crashed: the last lines name the case before
+    if not kept.exists():  # it crashed: its last lines name the case before the one that failed
         return Part(title, done.says, False, tail(done.output))
     found = json.loads(kept.read_text())
     failed = len(found["failures"])
@@ -229,7 +229,7 @@ def fenced(text: str) -> str:
 
 
 def details(title: str, text: str) -> str:
-    """A block of code that opens on a click."""
+    """A block of code that is folded until it is clicked."""
     return f"<details><summary>{title}</summary>\n\n{fenced(text)}</details>\n\n"
 
 

@@ -48,7 +48,7 @@ def session(row, threads: int) -> Program:
 
 
 class _Steps:
-    """What a loop around `layer.step` keeps."""
+    """A loop around `layer.step`: keeps the state that each call hands to the next."""
 
     def __init__(self, layer, state):
         self.layer, self.state = layer, state

@@ -51,9 +51,9 @@ def device(monkeypatch):
     return set_device
 
 
-def unsupported(op, **facts):
-    why = _gpu.unsupported(op, **facts)
-    return why or (f"{UNFIT} neurons do not fit" if facts["units"] == UNFIT else "")
+def unsupported(op, facts):
+    why = _gpu.unsupported(op, facts)
+    return why or (f"{UNFIT} neurons do not fit" if facts.units == UNFIT else "")
 
 
 class Accumulate:

@@ -1,12 +1,16 @@
 """Choosing a backend: automatically, by call, by block, by environment; what is said then."""
 
+import inspect
 import threading
 from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
 from mlx_ncps import dispatch, ops
-from mlx_ncps.dispatch import use_backend
+from mlx_ncps.backends import Backend
+from mlx_ncps.dispatch import CfCFacts, LTCFacts, use_backend
+
+CFC, LTC = CfCFacts(1, 1), LTCFacts(1, 1)
 
 from tests.support.cases import LtcCase, make, to_mlx
 
@@ -15,7 +19,8 @@ def fake(name, *, available=True, unsupported=""):
     return SimpleNamespace(
         NAME=name,
         available=lambda: (available, "it runs" if available else f"no {name} here"),
-        unsupported=lambda op, **facts: unsupported,
+        unsupported=lambda op, facts: unsupported,
+        MIXED_MEMORY=False,
     )
 
 
@@ -42,7 +47,7 @@ def table(monkeypatch):
 
 
 def chosen():
-    return dispatch.choose("ltc_sequence").NAME
+    return dispatch.choose("ltc_sequence", LTC).NAME
 
 
 def on_gpu(monkeypatch):
@@ -64,40 +69,45 @@ def test_auto_beside_an_apple_gpu_takes_the_cpu_where_it_does_better(monkeypatch
     cpu, small = fake("cpu"), fake("metal", unsupported="300 units")
     cpu.MIXED_MEMORY = True
     table(fake("metal"), cpu, fake("reference"))
-    mixed, step = dispatch.explain("cfc_mixed_sequence"), dispatch.explain("cfc_sequence")
+    mixed, step = dispatch.explain("cfc_mixed_sequence", CFC), dispatch.explain("cfc_sequence", CFC)
     assert (mixed.backend, step.backend) == ("cpu", "metal")
     assert "not metal: it has no kernel of the LSTM" in mixed.reason
-    assert dispatch.explain("cfc_sequence", stepwise=True).backend == "cpu"
+    assert dispatch.explain("cfc_sequence", CFC, stepwise=True).backend == "cpu"
     assert dispatch.explain(None).backend == "metal"
     table(small, cpu, fake("reference"))
-    assert str(dispatch.explain("cfc_sequence")).startswith("cpu: not metal: 300 units; the CPU's")
+    assert str(dispatch.explain("cfc_sequence", CFC)).startswith(
+        "cpu: not metal: 300 units; the CPU's"
+    )
     for unfit in (fake("cpu", available=False), fake("cpu", unsupported="3 layers")):
         table(fake("metal"), unfit, fake("reference"))
-        assert dispatch.explain("cfc_mixed_sequence").backend == "metal"  # its own, step by step
+        assert (
+            dispatch.explain("cfc_mixed_sequence", CFC).backend == "metal"
+        )  # its own, step by step
         table(small, unfit, fake("reference"))
-        assert dispatch.explain("cfc_mixed_sequence").backend == "reference"
+        assert dispatch.explain("cfc_mixed_sequence", CFC).backend == "reference"
     table(fake("metal", available=False), fake("cuda"), cpu, fake("reference"))
-    assert dispatch.explain("cfc_mixed_sequence").backend == "cuda"  # whose memory is its own
+    assert dispatch.explain("cfc_mixed_sequence", CFC).backend == "cuda"  # whose memory is its own
 
 
 def test_auto_falls_back_and_says_why(table):
     table(fake("cpu", available=False), fake("reference"))
-    choice = dispatch.explain("ltc_sequence")
+    choice = dispatch.explain("ltc_sequence", LTC)
     assert (choice.backend, choice.error) == ("reference", "")
     assert "not cpu: no cpu here" in choice.reason
     table(fake("cpu", unsupported="300 units"), fake("reference"))
     assert chosen() == "reference"
-    assert "not cpu: 300 units" in str(dispatch.explain("ltc_sequence", units=300))
+    assert "not cpu: 300 units" in str(dispatch.explain("ltc_sequence", LTC))
     assert dispatch.explain(None).backend == "cpu"
 
 
 def test_unsupported_gets_the_facts_of_the_call(table):
-    seen = {}
+    seen = []
     module = fake("cpu")
-    module.unsupported = lambda op, **facts: seen.update(facts, op=op) or "for the test"
+    module.unsupported = lambda *call: seen.append(call) or "for the test"
     table(module, fake("reference"))
-    dispatch.explain("ltc_sequence", units=7)
-    assert seen == {"op": "ltc_sequence", "units": 7}
+    facts = LTCFacts(2, 7)
+    dispatch.explain("ltc_sequence", facts)
+    assert seen == [("ltc_sequence", facts)]
 
 
 def test_forced_backend_that_is_not_there_raises_with_the_reason(table):
@@ -117,7 +127,7 @@ def test_forced_backend_that_is_not_there_raises_with_the_reason(table):
 def test_forced_backend_that_can_not_run_this_call_raises_with_reason_and_cure(table):
     table(fake("cpu", unsupported="300 units"), fake("reference"))
     with use_backend("cpu"):
-        assert "300 units" in str(dispatch.explain("ltc_sequence"))
+        assert "300 units" in str(dispatch.explain("ltc_sequence", LTC))
         message = (
             r"\[ltc_sequence\] .* cpu can't run this call: 300 units .*use_backend\(\"auto\"\)"
         )
@@ -217,7 +227,7 @@ def test_last_backend_is_what_ran_in_this_thread(monkeypatch):
         ops.ltc_sequence(*call.arguments, **call.keywords)
     assert dispatch.last_backend() == "reference"
     assert in_thread(dispatch.last_backend) is None
-    dispatch.explain("ltc_sequence", inputs=1, units=1)
+    dispatch.explain("ltc_sequence", LTC)
     assert dispatch.last_backend() == "reference"
 
 
@@ -227,3 +237,27 @@ def in_thread(function):
     thread.start()
     thread.join()
     return results[0]
+
+
+@pytest.mark.parametrize("module", [module for module, _ in dispatch._TABLE], ids=lambda m: m.NAME)
+def test_every_backend_has_all_that_the_protocol_lists(monkeypatch, module):
+    monkeypatch.undo()
+    listed = [name for name in Backend.__dict__ if not name.startswith("_")]
+    listed += [name for name in Backend.__annotations__ if name not in listed]
+    assert sorted(listed) == [
+        "MIXED_MEMORY",
+        "NAME",
+        "available",
+        "cfc_sequence",
+        "ltc_sequence",
+        "unsupported",
+    ]
+    for name in listed:
+        assert hasattr(module, name), name
+    for name in ("available", "unsupported", "cfc_sequence", "ltc_sequence"):
+        wanted = list(inspect.signature(getattr(Backend, name)).parameters)[1:]
+        found = inspect.signature(getattr(module, name)).parameters
+        assert list(found)[: len(wanted)] == wanted, name
+        assert all(
+            found[more].default is not inspect.Parameter.empty for more in set(found) - set(wanted)
+        )

@@ -9,7 +9,7 @@ import re
 import mlx.core as mx
 import mslsim
 import pytest
-from mlx_ncps.backends import _kernels, metal
+from mlx_ncps.backends import CfCFacts, LTCFacts, _kernels, metal
 from mlx_ncps.plans import chips
 from mlx_ncps.plans.launches import gpu_launches
 from mlx_ncps.plans.table import auto_ncp
@@ -153,13 +153,14 @@ def test_no_array_of_a_launch_has_more_elements_than_indices_reach(trace, facts)
 
 
 @pytest.mark.parametrize(
-    ("op", "facts", "reason"),
+    ("facts", "reason"),
     [
-        ("ltc_sequence", {"inputs": 4, "units": 8, "ode_unfolds": 10**6}, "unfolds"),
-        ("ltc_sequence", {"inputs": 2**22, "units": 64}, "more than a launch"),
-        ("ltc_sequence", {"inputs": 4, "units": 2000, "ode_unfolds": 100}, "more than a launch"),
-        ("cfc_sequence", {"inputs": 2**28, "units": 8, "backbone": (8,)}, "more than a launch"),
+        (LTCFacts(inputs=4, units=8, ode_unfolds=10**6), "unfolds"),
+        (LTCFacts(inputs=2**22, units=64, ode_unfolds=1), "more than a launch"),
+        (LTCFacts(inputs=4, units=2000, ode_unfolds=100), "more than a launch"),
+        (CfCFacts(inputs=2**28, units=8, backbone=(8,)), "more than a launch"),
     ],
 )
-def test_a_single_step_beyond_a_launch_is_refused_with_the_reason(op, facts, reason):
-    assert reason in metal.unsupported(op, **facts)
+def test_a_single_step_beyond_a_launch_is_refused_with_the_reason(facts, reason):
+    op = "ltc_sequence" if isinstance(facts, LTCFacts) else "cfc_sequence"
+    assert reason in metal.unsupported(op, facts)

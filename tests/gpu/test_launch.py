@@ -5,7 +5,7 @@ backends say of themselves where no GPU is.
 import mlx.core as mx
 import pytest
 from mlx_ncps import dispatch, ops
-from mlx_ncps.backends import _kernels, _launch, _ltc_kernels, cuda, metal
+from mlx_ncps.backends import CfCFacts, LTCFacts, _kernels, _launch, _ltc_kernels, cuda, metal
 
 from tests.support.case_arrays import to_mlx
 from tests.support.cases import LtcCase, make
@@ -90,15 +90,15 @@ def test_plan_follows_size_and_density(monkeypatch):
 
 
 def test_an_ltc_state_beyond_threadgroup_memory_is_refused_with_the_reason():
-    facts = {"units": 3000, "inputs": 1}
-    assert "exceed threadgroup memory" in metal.unsupported("ltc_sequence", **facts)
-    assert metal.unsupported("ltc_sequence", **facts | {"units": 64}) == ""
+    facts = LTCFacts(units=3000, inputs=1, ode_unfolds=1)
+    assert "exceed threadgroup memory" in metal.unsupported("ltc_sequence", facts)
+    assert metal.unsupported("ltc_sequence", facts._replace(units=64)) == ""
 
 
-@pytest.mark.parametrize("op", ["ltc_sequence", "cfc_sequence"])
-def test_no_inputs_are_refused_with_the_reason(op):
-    facts = {"units": 64, "inputs": 0, "mode": "default", "backbone": (64,)}
-    assert "input" in metal.unsupported(op, **facts)
+@pytest.mark.parametrize("facts", [LTCFacts(0, 64), CfCFacts(0, 64, backbone=(64,))])
+def test_no_inputs_are_refused_with_the_reason(facts):
+    op = "ltc_sequence" if isinstance(facts, LTCFacts) else "cfc_sequence"
+    assert "input" in metal.unsupported(op, facts)
 
 
 @pytest.mark.parametrize("backend", [metal, cuda], ids=lambda b: b.NAME)

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_ncps import LTC, LTCCell, available_backends, dispatch, ops
+from mlx_ncps.backends import LTCFacts
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP
 
@@ -129,7 +130,7 @@ def test_fused_backends_say_that_they_run_semi_implicit_only(solver, name):
     case = LtcCase(solver=solver)
     if name == "reference":
         with dispatch.use_backend("auto"):
-            choice = dispatch.explain("ltc_sequence", ode_solver=solver)
+            choice = dispatch.explain("ltc_sequence", LTCFacts(1, 1, ode_solver=solver))
         assert choice.backend == "reference"
         if available_backends() != ["reference"]:
             assert f"semi_implicit only, got {solver}" in choice.reason
@@ -137,7 +138,7 @@ def test_fused_backends_say_that_they_run_semi_implicit_only(solver, name):
     with dispatch.use_backend(name):
         assert (
             f"semi_implicit only, got {solver}"
-            in dispatch.explain("ltc_sequence", ode_solver=solver).error
+            in dispatch.explain("ltc_sequence", LTCFacts(1, 1, ode_solver=solver)).error
         )
     with pytest.raises(RuntimeError, match=r"runs? semi_implicit only.*use_backend\(\"auto\"\)"):
         gradients(case, name)
@@ -146,10 +147,9 @@ def test_fused_backends_say_that_they_run_semi_implicit_only(solver, name):
 def test_gpu_kernels_say_so_too():
     from mlx_ncps.backends import _gpu
 
-    facts = {"batch": 1, "steps": 1, "inputs": 1, "units": 1, "synapses": None}
-    why = _gpu.unsupported("ltc_sequence", **facts, ode_solver="explicit")
+    why = _gpu.unsupported("ltc_sequence", LTCFacts(1, 1, ode_solver="explicit"))
     assert why == "the kernels run semi_implicit only, got explicit"
-    assert _gpu.unsupported("ltc_sequence", **facts, ode_solver="semi_implicit") == ""
+    assert _gpu.unsupported("ltc_sequence", LTCFacts(1, 1)) == ""
 
 
 # --- cells and layers --------------------------------------------------------------------------

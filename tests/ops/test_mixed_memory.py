@@ -9,7 +9,7 @@ import mlx_ncps
 import numpy as np
 import pytest
 from mlx_ncps import _loader, available_backends, dispatch, ops
-from mlx_ncps.backends import cpu
+from mlx_ncps.backends import CfCFacts, cpu
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.ops.mixed_memory import mixed_memory_is_fused
 
@@ -331,11 +331,10 @@ def test_derivatives_that_are_missing_name_the_backend_that_has_them():
 
 
 def test_only_the_cpu_kernels_have_the_memory():
-    facts = {"batch": 2, "steps": 2, "dtype": mx.float32, "scalar_ts": True, "training": True}
-    facts |= {"inputs": 3, "units": 4, "backbone": (5,), "mode": "default"}
+    facts = CfCFacts(inputs=3, units=4, backbone=(5,), training=True, batch=2, steps=2)
     for name in available_backends():
         with dispatch.use_backend(name):
-            assert mixed_memory_is_fused("cfc_sequence", **facts) == (name == "cpu")
+            assert mixed_memory_is_fused("cfc_sequence", facts) == (name == "cpu")
 
 
 @pytest.mark.parametrize("case", FEW[1::2], ids=str)

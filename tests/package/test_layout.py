@@ -53,9 +53,11 @@ MAY_IMPORT = {
 
 
 def imported_modules(path):
-    """Absolute names of what the file imports, wherever in it the import stands."""
+    """Absolute names of what the file imports, wherever in it the import stands, but for a type
+    checker alone.
+    """
     package = ["mlx_ncps", *path.relative_to(PACKAGE).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in run_nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -64,6 +66,18 @@ def imported_modules(path):
             yield from (f"{module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
             yield ast.literal_eval(node.args[0])
+
+
+def run_nodes(tree):
+    """`ast.walk` without what stands under `if TYPE_CHECKING:`."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            todo += node.orelse
+        else:
+            todo += ast.iter_child_nodes(node)
 
 
 def part(name):

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_ncps import dispatch
+from mlx_ncps.backends import CfCFacts, LTCFacts
 from mlx_ncps.cells import CfCCell, LTCCell, WiredCfCCell
 from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP, FullyConnected, Random
@@ -286,15 +287,19 @@ def test_explain_names_the_backend_of_every_call(name, calls):
 
 def test_explain_tells_the_backend_all_it_may_ask(monkeypatch):
     seen = []
-    monkeypatch.setattr(dispatch, "explain", lambda op, **facts: seen.append((op, facts)))
-    make("ltc_wired", batch_first=False).explain((T, B, I), scalar_timespans=False)
-    make("cfc").explain((B, T, I))
-    shared = {"batch", "steps", "inputs", "units", "dtype", "scalar_ts", "training"}
-    (ltc, ltc_facts), (cfc, cfc_facts) = seen
-    assert (ltc, cfc) == ("ltc_sequence", "cfc_sequence")
-    assert set(ltc_facts) == shared | {"ode_unfolds", "ode_solver", "synapses"}
-    assert set(cfc_facts) == shared | {"mode", "activation", "variant", "backbone"}
-    assert (ltc_facts["batch"], ltc_facts["steps"], ltc_facts["scalar_ts"]) == (B, T, False)
+    monkeypatch.setattr(
+        dispatch, "explain", lambda *call, **keywords: seen.append((*call, keywords))
+    )
+    ltc = LTC(I, AutoNCP(8, 2), batch_first=False, ode_unfolds=3)
+    ltc.explain((T, B, I), scalar_timespans=False)
+    cfc = CfC(I, 5, mode="no_gate", activation="relu", backbone_units=7, variant="keras").eval()
+    cfc.explain((B, T, I), dtype=mx.float16)
+    wanted = LTCFacts(
+        I, 8, 3, "semi_implicit", ltc.rnn_cell.synapses, True, B, T, mx.float32, False
+    )
+    assert seen[0] == ("ltc_sequence", wanted, {"stepwise": False})
+    wanted = CfCFacts(I, 5, (7,), "no_gate", "relu", "keras", False, B, T, mx.float16, True)
+    assert seen[1] == ("cfc_sequence", wanted, {"stepwise": False})
 
 
 # --- errors ------------------------------------------------------------------------------------

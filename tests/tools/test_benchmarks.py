@@ -293,7 +293,7 @@ def test_launches_do_not_grow_with_time_when_fused(case):
     ],
     ids=str,
 )
-def test_fused_call_launches_no_more_operations(case, mode, bound):
+def test_fused_call_launches_no_more_operations(cpu_device, case, mode, bound):
     """Each costs some microseconds around the kernels, whatever the sizes are."""
     try:
         assert BY_KEY["fused"].load(Row(case, mode), 1).launches() <= bound
