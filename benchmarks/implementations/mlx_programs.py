@@ -1,4 +1,4 @@
-"""Programs of an MLX function `sequence(params, x, v) -> states`, in every mode, eager or compiled."""
+"""Programs of an MLX function `sequence(params, x, v) -> states` in every mode, eager or compiled."""
 
 from __future__ import annotations
 
