@@ -5,7 +5,8 @@ the facts that a layer of Keras, a file or its configuration tells of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .. import wirings
 from ..weight_files import Stored
@@ -21,7 +22,7 @@ OF_LAYER = ("return_sequences", "return_state", "go_backwards", "stateful")
 _KINDS = {"CfCCell": "cfc", "WiredCfCCell": "wired", "LTCCell": "ltc"}
 
 
-def read_source(source, name) -> tuple[list[tuple[list[Stored], dict]], dict]:
+def read_source(source: Any, name: str | None) -> tuple[list[tuple[list[Stored], dict]], dict]:
     """((arrays, facts) of each direction, options of a `Bidirectional` around both)."""
     if isinstance(source, (str, os.PathLike)):
         parts, told = read_keras_file(source, name)
@@ -39,18 +40,18 @@ def read_source(source, name) -> tuple[list[tuple[list[Stored], dict]], dict]:
     return [(_entries(source), {})], {}
 
 
-def _live(layer) -> tuple[list[Stored], dict]:
+def _live(layer: Any) -> tuple[list[Stored], dict]:
     arrays = layer.get_weights()
     if not arrays:
         raise ValueError(f"[{OP}] source must be built, got a layer without weights.")
     return _entries(arrays), _layer_facts(layer)
 
 
-def _entries(arrays) -> list[Stored]:
+def _entries(arrays: Iterable[Any]) -> list[Stored]:
     return [stored(OP, f"weight {n}", array) for n, array in enumerate(arrays)]
 
 
-def _layer_facts(layer) -> dict:
+def _layer_facts(layer: Any) -> dict:
     cell, memory = parts_of(layer)
     kind = _KINDS[type(cell).__name__]
     told = {key: getattr(layer, key) for key in OF_LAYER if hasattr(layer, key)}
@@ -95,12 +96,12 @@ def _config_facts(config: dict) -> dict:
     return facts | {"kind": "cfc"}
 
 
-def _activation(name) -> str:
+def _activation(name: Any) -> str:
     name = str(name).rpartition(">")[2]
     return {"swish": "silu"}.get(name, name)
 
 
-def _wiring_of_config(theirs: dict, weights: Weights):
+def _wiring_of_config(theirs: dict, weights: Weights) -> Wiring:
     """The wiring of a configuration, if it is as large as the weights say."""
     cls = getattr(wirings, str(theirs.get("class_name")), None)
     config = theirs.get("config")

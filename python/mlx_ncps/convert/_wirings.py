@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..cells import LTCCell
 from ..wirings import Wiring, foreign
 
 
-def our_wiring(op: str, theirs) -> Wiring:
+def our_wiring(op: str, theirs: Any) -> Wiring:
     """The wiring of ncps in our class of the same name, with its matrices as they are."""
     ours = foreign.our_wiring(theirs)
     if ours is None:
@@ -25,7 +27,7 @@ def wiring_of_sizes(inputs: int, units: int, outputs: int) -> Wiring:
     return wiring
 
 
-def with_matrices(wiring: Wiring, adjacency, sensory_adjacency) -> Wiring:
+def with_matrices(wiring: Wiring, adjacency: np.ndarray, sensory_adjacency: np.ndarray) -> Wiring:
     """`wiring` with these synapses."""
     wiring.adjacency_matrix = adjacency
     wiring.sensory_adjacency_matrix = sensory_adjacency
