@@ -5,7 +5,7 @@ PyTorch is imported for a `.pt` file alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,11 @@ def _read_file(op: str, path: Path) -> Mapping:
         ) from error
 
 
-def check_holds(op: str, numbers: int, arrays: dict[str, Stored]) -> None:
+def check_holds(op: str, numbers: int, arrays: Iterable[Stored]) -> None:
     """Raise ValueError when a layer of so many weights is larger than the arrays that tell its
     sizes, so that a small file can't ask for a huge layer.
     """
-    held = sum(_size(entry.shape) for entry in arrays.values())
+    held = sum(_size(entry.shape) for entry in arrays)
     if numbers > held:
         raise ValueError(
             f"[{op}] source must have shapes that fit together: its sizes make a layer of "

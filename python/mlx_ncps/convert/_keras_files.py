@@ -190,7 +190,7 @@ def _children(group: Any) -> Iterator[tuple[str, Any]]:
 
 def _groups(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All groups below, level by level, with the names of the Keras objects that they are in."""
-    todo = [((), root, 0)]
+    todo: list[tuple[tuple[str, ...], Any, int]] = [((), root, 0)]
     for n, (path, group, depth) in enumerate(todo):
         if n > MAX_GROUPS or depth > MAX_DEPTH:
             raise ValueError(f"[{OP}] the file must have at most {MAX_GROUPS} groups, got more.")

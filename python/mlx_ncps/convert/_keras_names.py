@@ -74,7 +74,7 @@ def _ltc(entries: list[Stored], mappings: dict[str, Any]) -> Weights:
     units = entries[0].shape[0]
     sensory = arrays["sensory_w"].shape
     inputs = sensory[0] if len(sensory) == 2 else 0
-    check_holds(OP, units * (units + inputs), arrays)
+    check_holds(OP, units * (units + inputs), arrays.values())
     for n, (name, entry) in enumerate(arrays.items()):
         recurrent = inputs if name.startswith("sensory_") else units
         _check(name, entry, (units,) if n < 3 else (recurrent, units))
@@ -131,7 +131,7 @@ def _cfc(entries: list[Stored]) -> Weights:
     if inputs < 1 or columns != (widths[-1] if widths else columns):
         raise _unknown(entries)
     chain = (inputs + units, *widths, units)
-    check_holds(OP, sum(n * m for n, m in pairwise(chain)), dict(enumerate(entries)))
+    check_holds(OP, sum(n * m for n, m in pairwise(chain)), entries)
     arrays = heads | _times(times, "", (columns, units))
     for n, (rows, width) in enumerate(pairwise(chain[:-1])):
         _check(f"backbone{n} kernel", pairs[2 * n], (rows, width))

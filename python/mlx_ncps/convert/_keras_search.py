@@ -35,8 +35,8 @@ class Found(NamedTuple):
     ) -> list[Found]:
         """A bidirectional layer and its two halves, which have these names."""
         halves = zip(names, parts, strict=True)
-        return [cls(path, tuple(parts), told)] + [
-            cls((*path, name), (part,), {}, True) for name, part in halves
+        return [Found(path, tuple(parts), told)] + [
+            Found((*path, name), (part,), {}, True) for name, part in halves
         ]
 
 
@@ -81,13 +81,15 @@ def parts_of(layer: Any) -> tuple:
 def find_live(source: Any) -> list[Found]:
     """All CfC and LTC layers of a live layer or model, in wrappers and models inside it too."""
     found, seen = [], set()
-    todo = [((), source)]
+    todo: list[tuple[tuple[str, ...], Any]] = [((), source)]
     for path, layer in todo:
         if id(layer) in seen:
             continue
         seen.add(id(layer))
         own = path or (getattr(layer, "name", type(layer).__name__),)
-        halves = [getattr(layer, f"{side}_layer", None) for side in ("forward", "backward")]
+        halves: list[Any] = [
+            getattr(layer, f"{side}_layer", None) for side in ("forward", "backward")
+        ]
         if parts_of(layer)[0] is not None:
             found.append(Found(own, (layer,), {}))
         elif all(half is not None and parts_of(half)[0] is not None for half in halves):
@@ -108,7 +110,7 @@ def _members(layer: Any) -> Iterator[Any]:
 def find_configs(config: Any) -> list[Found]:
     """All CfC and LTC layers of the configuration of a model, a JSON value."""
     found = []
-    todo = [((), config, True)]
+    todo: list[tuple[tuple[str, ...], Any, bool]] = [((), config, True)]
     while todo:
         path, item, is_root = todo.pop()
         if isinstance(item, list):

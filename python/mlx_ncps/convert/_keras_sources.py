@@ -63,7 +63,7 @@ def _layer_facts(layer: Any) -> dict:
             raise ValueError(f"[{OP}] source must have no sparsity_mask of its own, got one.")
         told["backbone_dropout"] = cell._backbone_dropout
         told["activation"] = _activation(getattr(cell._activation, "__name__", cell._activation))
-    facts = {"kind": kind, "options": told}
+    facts: dict[str, Any] = {"kind": kind, "options": told}
     theirs = getattr(cell, "wiring", None) or getattr(cell, "_wiring", None)
     if theirs is not None:
         facts["wiring"] = lambda weights: our_wiring(OP, theirs)
@@ -98,12 +98,12 @@ def _config_facts(config: dict) -> dict:
 
 def _activation(name: Any) -> str:
     name = str(name).rpartition(">")[2]
-    return {"swish": "silu"}.get(name, name)
+    return "silu" if name == "swish" else name
 
 
-def _wiring_of_config(theirs: dict, weights: Weights) -> Wiring:
+def _wiring_of_config(theirs: dict, weights: Weights) -> wirings.Wiring:
     """The wiring of a configuration, if it is as large as the weights say."""
-    cls = getattr(wirings, str(theirs.get("class_name")), None)
+    cls: Any = getattr(wirings, str(theirs.get("class_name")), None)
     config = theirs.get("config")
     is_wiring = isinstance(cls, type) and issubclass(cls, wirings.Wiring)
     if not is_wiring or not isinstance(config, dict) or config.get("units") != weights.units:
@@ -111,7 +111,9 @@ def _wiring_of_config(theirs: dict, weights: Weights) -> Wiring:
             f"[{OP}] wiring= must be given: the file's {theirs.get('class_name')!r} doesn't tell "
             f"one of {weights.units} neurons."
         )
-    check_holds(OP, weights.units**2 // 9, weights.arrays)  # the largest of at most three layers
+    check_holds(
+        OP, weights.units**2 // 9, weights.arrays.values()
+    )  # the largest of at most three layers
     inputs = weights.units if weights.mixed else weights.inputs
     if config.get("input_dim") not in (None, inputs):
         raise ValueError(

@@ -27,7 +27,7 @@ def own_arrays(op: str, layer: Any) -> dict[str, mx.array]:
             f"[{op}] layer must be a layer or cell that is built, "
             f"got {type(layer).__name__}: call build(input_size) of the cell first."
         )
-    arrays = tree_flatten(layer.parameters())
+    arrays: Any = tree_flatten(layer.parameters())
     return {name: array for name, array in arrays if "wiring" not in name.split(".")}
 
 

@@ -165,7 +165,9 @@ def mapping(name: Any) -> str | None:
 
 def _array_facts(arrays: dict[str, Stored], wiring: Wiring | None) -> Facts:
     """The facts that the names and shapes of a state dict tell."""
-    told = {"proj_size": _shape(arrays, "fc.weight")[0]} if "fc.weight" in arrays else {}
+    told: dict[str, Any] = (
+        {"proj_size": _shape(arrays, "fc.weight")[0]} if "fc.weight" in arrays else {}
+    )
     if "rnn_cell.gleak" in arrays:
         layer, sizes, of_cell = LTC, *_ltc_array_facts(arrays, wiring)
     elif "rnn_cell.layer_0.ff1.weight" in arrays:
@@ -181,8 +183,9 @@ def _array_facts(arrays: dict[str, Stored], wiring: Wiring | None) -> Facts:
             f"[{OP}] source must have rnn_cell.gleak (LTC) or rnn_cell.ff1.weight (CfC), "
             f"got {', '.join(sorted(arrays)[:4])}, ... (a larger model's needs prefix=)."
         )
-    if "lstm.input_map.weight" in arrays and not hasattr(sizes[1], "units"):
-        check_holds(OP, 4 * sizes[1] * (sizes[0] + sizes[1]), arrays)
+    inputs, units = sizes
+    if "lstm.input_map.weight" in arrays and not hasattr(units, "units"):
+        check_holds(OP, 4 * units * (inputs + units), arrays.values())
     return layer, sizes, told | of_cell
 
 
@@ -190,7 +193,7 @@ def _ltc_array_facts(
     arrays: dict[str, Stored], wiring: Wiring | None
 ) -> tuple[Sizes, dict[str, Any]]:
     inputs, units = _shape(arrays, "rnn_cell.sensory_w")
-    check_holds(OP, units * (units + inputs), arrays)
+    check_holds(OP, units * (units + inputs), arrays.values())
     if wiring is None:
         motor = "rnn_cell.output_w"
         outputs = _shape(arrays, motor, 1)[0] if motor in arrays else units
@@ -211,7 +214,7 @@ def _cfc_array_facts(arrays: dict[str, Stored]) -> tuple[Sizes, dict[str, Any]]:
     widths = [_shape(arrays, name)[0] for name in names]
     columns = _shape(arrays, names[0])[1] if names else columns
     chain = (columns, *widths, units)
-    check_holds(OP, sum(n * m for n, m in pairwise(chain)), arrays)
+    check_holds(OP, sum(n * m for n, m in pairwise(chain)), arrays.values())
     return (columns - units, units), {"backbone_units": widths, **_mode(arrays, "")}
 
 

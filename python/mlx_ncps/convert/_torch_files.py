@@ -43,7 +43,7 @@ def check_torch_file(broken: Broken, path: Path) -> None:
 
 def _check_pickle(broken: Broken, file: IO[bytes], most: int | None) -> None:
     for operation, argument, _ in pickletools.genops(file):
-        if operation.name in ("GLOBAL", "INST") and not _is_tensor_part(argument):
+        if operation.name in ("GLOBAL", "INST") and not _is_tensor_part(str(argument)):
             raise broken(f"must hold tensors alone, got {argument!r:.60}.")
         if isinstance(argument, int) and most is not None and abs(argument) > most:
             raise broken(f"must tell sizes within its {most} bytes, got {argument!s:.20}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,8 +36,8 @@ def with_matrices(wiring: Wiring, adjacency: np.ndarray, sensory_adjacency: np.n
 
 def follow_masks(cell: LTCCell) -> None:
     """Give the wiring the synapses of the cell's masks; new ones take the sign of erev."""
-    matrices = []
-    for side, old in (("", cell.wiring.adjacency), ("sensory_", cell.wiring.sensory_adjacency)):
+    matrices, known = [], (cell.wiring.adjacency, cell.wiring.sensory_adjacency)
+    for side, old in zip(("", "sensory_"), cast("tuple[np.ndarray, ...]", known), strict=True):
         exists = np.array(cell[f"{side}sparsity_mask"] != 0)
         sign = np.where(np.array(cell[f"{side}erev"] < 0), -1, 1)
         matrices.append(np.where(exists, np.where(old != 0, old, sign), 0).astype(np.int32))

@@ -65,7 +65,7 @@ class KerasMemoryCell(NCPLayer):
         """Number of inputs, I; None before the cell is built."""
         return self.built_width
 
-    def compute_output_shape(self, input_shape: int | Sequence[int | None]) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         """[B, I] -> [B, O]."""
         return output_shape(self.op, input_shape, 2, self.sensory_size, self.output_size)
 

@@ -99,7 +99,8 @@ def _facts(broken: Broken, name: str, entry: Any) -> tuple[str, tuple, int, int]
     """(dtype, shape, start, end) of one array, which fit together."""
     if not isinstance(entry, dict):
         raise broken(f"{name} must have dtype, shape and data_offsets, got {entry!r:.40}.")
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    told: list[Any] = [entry.get(key) for key in ("dtype", "shape", "data_offsets")]
+    dtype, shape, offsets = told
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise broken(f"{name} must have a dtype of {', '.join(_DTYPES)}, got {dtype!r:.40}.")
     if not _sizes(shape) or len(shape) > MAX_AXES:

@@ -114,7 +114,7 @@ class Random(Wiring):
         """Draws the sensory synapses; see :meth:`Wiring.build`."""
         super().build(input_dim)
         # ncps draws a sensory polarity twice and keeps the second
-        self.sensory_adjacency_matrix = self._sparse(self.input_dim, draws_each=2)
+        self.sensory_adjacency_matrix = self._sparse(input_dim, draws_each=2)
 
     def _sparse(self, rows: int, draws_each: int) -> np.ndarray:
         """A matrix [rows, H] with its share of synapses; the last drawn polarity counts."""

@@ -102,7 +102,7 @@ class NCP(Wiring):
         inter, command, motor = (self.get_neurons_of_layer(layer) for layer in range(3))
         sensory = np.array(self.sensory_adjacency)
         adjacency = np.array(self.adjacency)
-        inputs = list(range(self.input_dim))
+        inputs = list(range(input_dim))
         self._spread(sensory, inputs, inter, self._sensory_fanout)
         # ncps bounds this repair by the command layer, not by the inter layer that it draws from
         self._spread(adjacency, inter, command, self._inter_fanout, repair_limit=len(command))
