@@ -79,7 +79,7 @@ def _config_facts(config: dict) -> dict:
     keys = {"LTC": ("ode_unfolds", "epsilon"), "CfC": ("backbone_dropout",)}[config["class_name"]]
     told = {key: config[key] for key in (*OF_LAYER, *keys) if key in config}
     theirs = config.get("units")
-    facts = {"options": told}
+    facts: dict[str, Any] = {"options": told}
     if isinstance(theirs, dict):
         facts["wiring"] = lambda weights: _wiring_of_config(theirs, weights)
     if config["class_name"] == "LTC":

@@ -184,7 +184,7 @@ def _array_facts(arrays: dict[str, Stored], wiring: Wiring | None) -> Facts:
             f"got {', '.join(sorted(arrays)[:4])}, ... (a larger model's needs prefix=)."
         )
     inputs, units = sizes
-    if "lstm.input_map.weight" in arrays and not hasattr(units, "units"):
+    if "lstm.input_map.weight" in arrays and isinstance(units, int):
         check_holds(OP, 4 * units * (inputs + units), arrays.values())
     return layer, sizes, told | of_cell
 
