@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
     from networkx import DiGraph
-
-    from .base import Wiring
 
 Color = str | tuple[float, ...]  # as matplotlib has it
 Member = TypeVar("Member")
@@ -30,7 +28,23 @@ SYNAPSE_COLORS = {"excitatory": "tab:green", "inhibitory": "tab:red"}
 LAYOUTS = ("kamada", "circular", "random", "shell", "spring", "spectral", "spiral", "layered")
 
 
-def graph_of(wiring: Wiring, include_sensory_neurons: bool = True) -> DiGraph:
+class Drawn(Protocol):
+    """What a picture needs of a wiring."""
+
+    units: int
+    input_dim: int | None
+
+    @property
+    def adjacency(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def sensory_adjacency(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def num_layers(self) -> int: ...  # noqa: D102
+    def get_neurons_of_layer(self, layer_id: int) -> list[int]: ...  # noqa: D102
+    def get_type_of_neuron(self, neuron_id: int) -> str: ...  # noqa: D102
+
+
+def graph_of(wiring: Drawn, include_sensory_neurons: bool = True) -> DiGraph:
     """A ``networkx.DiGraph`` of a built wiring.
 
     Nodes ``neuron_<id>`` and ``sensory_<id>`` carry ``neuron_type``, edges carry ``polarity``,
@@ -58,7 +72,7 @@ def _add_edges(graph: DiGraph, source_kind: str, matrix: np.ndarray) -> None:
 
 
 def draw_graph(
-    wiring: Wiring,
+    wiring: Drawn,
     layout: str = "shell",
     neuron_colors: Mapping[str, Color] | None = None,
     synapse_colors: str | Mapping[str, Color] | None = None,
@@ -110,7 +124,7 @@ def draw_graph(
 
 def _drawn(
     ax: Axes,
-    wiring: Wiring,
+    wiring: Drawn,
     layout: str,
     neuron_colors: dict[str, Color],
     synapse_colors: dict[str, Color],
@@ -155,7 +169,7 @@ def _colors(
     return {**defaults, **(given or {})}
 
 
-def _positions(nx: Any, wiring: Wiring, graph: DiGraph, layout: str) -> dict:
+def _positions(nx: Any, wiring: Drawn, graph: DiGraph, layout: str) -> dict:
     layouts = {
         "kamada": nx.kamada_kawai_layout,
         "circular": nx.circular_layout,
@@ -169,7 +183,7 @@ def _positions(nx: Any, wiring: Wiring, graph: DiGraph, layout: str) -> dict:
     return layouts[layout](graph)
 
 
-def _layered(wiring: Wiring, graph: DiGraph) -> dict[str, tuple[int, float]]:
+def _layered(wiring: Drawn, graph: DiGraph) -> dict[str, tuple[int, float]]:
     """Columns: inputs, then the wiring's layers; a single layer is split by motor or not."""
     columns = [[name for name, kind in graph.nodes(data="neuron_type") if kind == "sensory"]]
     if wiring.num_layers > 1:
