@@ -13,7 +13,6 @@ from . import _checks, _draws
 from .base import Wiring
 
 POLARITIES = [-1, 1]
-LAYERS = ("inter", "command", "motor")
 
 
 class NCP(Wiring):
@@ -87,7 +86,8 @@ class NCP(Wiring):
     def get_neurons_of_layer(self, layer_id: int) -> list[int]:
         """Neuron ids of layer 0 (inter), 1 (command) or 2 (motor), as a list."""
         layer_id = _checks.integer("get_neurons_of_layer", "layer_id", layer_id, 0, self.num_layers)
-        return [i for i in range(self.units) if self.get_type_of_neuron(i) == LAYERS[layer_id]]
+        first = (self._motor + self._command, self._motor, 0)[layer_id]
+        return list(range(first, first + (self._inter, self._command, self._motor)[layer_id]))
 
     def get_type_of_neuron(self, neuron_id: int) -> str:
         """``"motor"``, ``"command"`` or ``"inter"``."""
@@ -99,10 +99,10 @@ class NCP(Wiring):
     def build(self, input_dim: int) -> None:
         """Draws all synapses; see :meth:`Wiring.build`."""
         super().build(input_dim)
-        inter, command, motor = (self.get_neurons_of_layer(layer) for layer in range(3))
+        inter, command, motor = (np.array(self.get_neurons_of_layer(n)) for n in range(3))
         sensory = np.array(self.sensory_adjacency)
         adjacency = np.array(self.adjacency)
-        inputs = list(range(input_dim))
+        inputs = np.arange(input_dim)
         self._spread(sensory, inputs, inter, self._sensory_fanout)
         # ncps bounds this repair by the command layer, not by the inter layer that it draws from
         self._spread(adjacency, inter, command, self._inter_fanout, repair_limit=len(command))
@@ -114,25 +114,24 @@ class NCP(Wiring):
     def _spread(
         self,
         matrix: np.ndarray,
-        near: list[int],
-        far: list[int],
+        near: np.ndarray,
+        far: np.ndarray,
         degree: int,
         repair_limit: int | None = None,
     ) -> None:
         """Links each of ``near`` to ``degree`` of ``far``, then those of ``far`` left out."""
-        missed = set(far)
+        missed = set(far.tolist())
         for a in near:
-            for b in self._rng.choice(far, size=degree, replace=False):
-                missed.discard(int(b))
-                matrix[a, b] = self._rng.choice(POLARITIES)
+            drawn = self._rng.choice(far, size=degree, replace=False)
+            missed.difference_update(drawn.tolist())
+            matrix[a, drawn] = _draws.one_by_one(self._rng, POLARITIES, len(drawn))
         mean = max(len(near) * degree // len(far), 1)
         for b in sorted(missed):
-            for a in self._rng.choice(
-                near, size=min(mean, repair_limit or len(near)), replace=False
-            ):
-                matrix[a, b] = self._rng.choice(POLARITIES)
+            size = min(mean, repair_limit or len(near))
+            drawn = self._rng.choice(near, size=size, replace=False)
+            matrix[drawn, b] = _draws.one_by_one(self._rng, POLARITIES, size)
 
-    def _recur(self, matrix: np.ndarray, command: list[int]) -> None:
+    def _recur(self, matrix: np.ndarray, command: np.ndarray) -> None:
         for _ in range(self._recurrent):
             src = self._rng.choice(command)
             dest = self._rng.choice(command)
