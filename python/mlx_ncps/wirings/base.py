@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import limits
 from ..checks import brief
-from ..config import check_nesting, construct, encoded_arguments, recorded, register
+from ..config import construct, encoded_arguments, recorded, register
+from ..config_bounds import check_nesting
 from . import _checks, draw
 from ._matrices import MATRICES, MatrixLike
 from .synapses import Synapse as Synapse  # where pickles of it look
