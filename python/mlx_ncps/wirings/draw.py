@@ -32,7 +32,6 @@ class Drawn(Protocol):
     """What a picture needs of a wiring."""
 
     units: int
-    input_dim: int | None
 
     @property
     def adjacency(self) -> np.ndarray: ...  # noqa: D102
