@@ -1,5 +1,5 @@
 // LTC recurrence, backward, with the synapses in registers (MATHS 3), the twin of
-// ltc_dense_forward.metal, dense or LISTED: walks T and U from the end. backends/_ltc_kernels.py
+// ltc_dense_forward.metal, dense or LISTS: walks T and U from the end. backends/_ltc_kernels.py
 // calls it, after ltc_replay.metal.
 //
 // PARTS threads share a *source* i; each keeps its PER outgoing synapses and their gradients in
@@ -11,7 +11,7 @@
 // H, dense UNITS = PER PARTS. sizes: B, T, U, units, groups.  before [B, T, U, H] potentials before
 // each unfold;  saved [B, T, U, 2, H];  dstates, states [B, T, H];  dv0 [B, H];  dnum, dden [B, T,
 // H];  dts [B, T, H] shares of the sum over neurons;  dcm [groups, H];  slabs [groups, 4, H, H] of
-// s2, m2, w, we;  LISTED: targets, synapses [H, PER PARTS] of the sources, slabs [groups, 4, H, PER
+// s2, m2, w, we;  LISTS: targets, synapses [H, PER PARTS] of the sources, slabs [groups, 4, H, PER
 // PARTS].
 threadgroup float dn_buffer[2][UNITS];
 threadgroup float dd_buffer[2][UNITS];
@@ -24,7 +24,7 @@ const bool live = i < H, writes = live && part == 0u;
 
 float s2[PER], m2[PER], w[PER], we[PER], ds2[PER], dm2[PER], dw[PER], dwe[PER];
 uint target[PER];
-#if LISTED
+#if LISTS
 const uint columns = uint(PER * PARTS);  // of the synapses and of a slab
 #else
 const uint columns = H;
@@ -34,7 +34,7 @@ for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
   const bool on = live && j < columns;
   const uint at = on ? i * columns + j : 0u;
-#if LISTED
+#if LISTS
   target[q] = uint(targets[at]);
 #else
   target[q] = j;

@@ -1,4 +1,4 @@
-// LTC recurrence, forward, with the synapses in registers (MATHS 3): dense, H <= 64, or LISTED, the
+// LTC recurrence, forward, with the synapses in registers (MATHS 3): dense, H <= 64, or LISTS, the
 // few synapses of a sparse wiring; all T steps and U unfolds of one batch row in one threadgroup.
 // backends/_ltc_kernels.py calls it.
 //
@@ -7,7 +7,7 @@
 // with w = we = 0. v is double-buffered in threadgroup memory: one barrier per unfold. Padding
 // targets compute and write nothing. One threadgroup per row, of a multiple of 32 threads, >= PARTS
 // H; PARTS is 4; UNITS >= H, dense UNITS = PER PARTS. sizes: T, U, units.  num, den [B, T, H];  v0
-// [B, H];  ts [B, T];  cm [H];  synapses [H, H] of source and target; LISTED: sources, synapses [H,
+// [B, H];  ts [B, T];  cm [H];  synapses [H, H] of source and target; LISTS: sources, synapses [H,
 // PER PARTS] of the targets;  states [B, T, H]; with SAVE saved [B, T, U, 2, H] of n and d.
 threadgroup float v_buffer[2][UNITS];
 const uint T = uint(sizes[0]), U = uint(sizes[1]), H = uint(sizes[2]);
@@ -20,7 +20,7 @@ uint source[PER];
 NCPS_UNROLL
 for (int q = 0; q < PER; ++q) {
   const uint i = part + uint(q * PARTS);
-#if LISTED
+#if LISTS
   const bool on = live;
   const uint at = on ? j * uint(PER * PARTS) + i : 0u;
   source[q] = uint(sources[at]);

@@ -1,6 +1,6 @@
-// LTC recurrence, backward, for sparse wirings (MATHS 3), the twin of ltc_list_forward.metal:
+// LTC recurrence, backward, for sparse wirings (MATHS 3), the twin of ltc_lists_forward.metal:
 // carries dL/dv from the end over T and U, and gives each unfold's dL/dv' divided by its
-// denominator, from which ltc_neuron_backward.metal and ltc_list_gradient.metal make the
+// denominator, from which ltc_neuron_backward.metal and ltc_lists_gradient.metal make the
 // parameters' gradients. backends/_ltc_kernels.py calls it, after ltc_replay.metal.
 //
 // As in the forward, but a slice is 32 *sources*, one per lane, with their outgoing synapses. dn

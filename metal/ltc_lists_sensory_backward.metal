@@ -1,6 +1,6 @@
 // dL/dx of the sums over the inputs (MATHS 3), for sparse wirings; the twin of
-// ltc_list_sensory_forward.metal, with slices of 32 *inputs* and their outgoing synapses, whose
-// gradients ltc_list_gradient.metal makes. backends/_ltc_kernels.py calls it.
+// ltc_lists_sensory_forward.metal, with slices of 32 *inputs* and their outgoing synapses, whose
+// gradients ltc_lists_gradient.metal makes. backends/_ltc_kernels.py calls it.
 //
 // A thread owns one input and ROWS rows. No threadgroup memory, no barrier. The grid may be larger
 // than [32 slices, row blocks]: checked here.

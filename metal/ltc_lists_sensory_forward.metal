@@ -1,6 +1,6 @@
 // The sums over the inputs of every row of B T steps, with the leak (MATHS 3), for sparse wirings;
 // the twin of ltc_sensory_forward.metal that visits the synapses of a list alone, in the slices of
-// ltc_list_forward.metal. backends/_ltc_kernels.py calls it.
+// ltc_lists_forward.metal. backends/_ltc_kernels.py calls it.
 //
 // A thread owns one target and ROWS rows, so that a synapse's parameters serve ROWS gates. No
 // threadgroup memory, no barrier. The grid may be larger than [32 slices, row blocks]: checked

@@ -1,7 +1,7 @@
 // The neurons' own part of the LTC backward (MATHS 3) where the recurrence keeps only each unfold's
 // dL/dv' divided by its denominator: gradients of the sums n and d per unfold and per step, and the
 // shares of dcm and dts. backends/_ltc_kernels.py calls it, after ltc_streamed_backward.metal and
-// ltc_list_backward.metal.
+// ltc_lists_backward.metal.
 //
 // A thread owns one neuron of one step. No threadgroup memory, no barrier. The grid may be larger
 // than [neurons, B T]: checked here.

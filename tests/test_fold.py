@@ -5,7 +5,7 @@ import pytest
 from cases import CFC_CASES, LTC_CASES, CfcCase, LtcCase, make, to_mlx
 from mlx_ncps import dispatch
 from mlx_ncps.backends import reference
-from mlx_ncps.backends._fold import fold_cfc, fold_ltc
+from mlx_ncps.backends.fold import fold_cfc, fold_ltc
 from running import check_epsilon, check_gradients, check_states
 
 HEADS = {"tanh": mx.tanh, "lecun_tanh": reference.lecun_tanh, "identity": lambda f: f}

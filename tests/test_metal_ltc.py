@@ -169,9 +169,9 @@ PLANTED = [  # (file, a barrier with what follows, what is left)
     ("ltc_streamed_forward", f"{BARRIER}\n    now", "now"),
     ("ltc_streamed_backward", f"{BARRIER}\n    for", "for"),
     ("ltc_streamed_backward", f"{BARRIER}\n  }}", "}"),
-    ("ltc_list_forward", f"    {SIMD_BARRIER}\n    now", "now"),
-    ("ltc_list_backward", f"{SIMD_BARRIER}\n    for", "for"),
-    ("ltc_list_backward", f"{SIMD_BARRIER}\n  }}", "}"),
+    ("ltc_lists_forward", f"    {SIMD_BARRIER}\n    now", "now"),
+    ("ltc_lists_backward", f"{SIMD_BARRIER}\n    for", "for"),
+    ("ltc_lists_backward", f"{SIMD_BARRIER}\n  }}", "}"),
 ]
 
 

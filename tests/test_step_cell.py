@@ -8,7 +8,7 @@ import pytest
 from cases import assert_close
 from mlx_ncps import CfC, use_backend
 from mlx_ncps.backends import cpu
-from mlx_ncps.backends._fold import fold_cfc
+from mlx_ncps.backends.fold import fold_cfc
 from mlx_ncps.rnn import LTC
 from rnn_layers import GRADIENT, SAME, B, I, normal
 

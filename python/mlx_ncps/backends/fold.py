@@ -1,6 +1,5 @@
 """Parameters in the form that the fused kernels read (MATHS 6), as differentiable MLX operations,
-once per call; the backends cpu, metal and cuda call it, and MLX takes the gradients of a kernel
-back to the raw parameters.
+once per call; MLX takes the gradients of a kernel back to the raw parameters.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """The kernels of metal/ compiled ahead of time into mlx_ncps.metallib, behind the names of a
-backend; `dispatch` calls it where it is asked for. It launches what `metal` launches, but nothing
-is compiled at first use.
+backend. It launches what `metal` launches, but nothing is compiled at first use.
 """
 
 from __future__ import annotations
@@ -10,8 +9,9 @@ import math
 import mlx.core as mx
 
 from .. import _loader
-from ._gpu import functions, unsupported  # noqa: F401  the names of a backend
-from ._kernels import Runner
+from .gpu import functions
+from .gpu.geometry import APPLE
+from .gpu.runner import Runner
 
 NAME = "metallib"
 
@@ -21,7 +21,7 @@ class MissingVariant(RuntimeError):
 
 
 def function_name(name: str, template) -> str:
-    """The name of a kernel's variant in the metallib; build_backend/metallib_source.py uses it."""
+    """The name of a kernel's variant in the metallib."""
     return "_".join([name, *(f"{key}{int(value)}" for key, value in template)])
 
 
@@ -45,8 +45,8 @@ def register(*, name, input_names, output_names, source, header):
     return launch
 
 
-run = Runner(NAME, register, mx.gpu)
-ltc_sequence, cfc_sequence = functions(lambda: run)
+run = Runner(NAME, register, mx.gpu, APPLE)
+unsupported, ltc_sequence, cfc_sequence = functions(lambda: run)
 
 
 def available() -> tuple[bool, str]:

@@ -1,65 +1,49 @@
-"""The functions of a GPU backend, the same for metal, metallib and cuda, which differ in how a
-kernel is launched: each calls `functions` with its Runner.
+"""The operators of the GPU backends, which run the kernels of metal/: `metal`, `metallib` and `cuda`
+differ in how a kernel is launched, a `Runner`, and in how a call is cut into launches, a `Geometry`.
 """
 
 from __future__ import annotations
 
-from . import _cfc_kernels, _ltc_kernels
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from . import cfc, ltc
+from .geometry import Geometry
+from .runner import Runner
 
 
-def unsupported(op: str, **facts) -> str:
-    """Sizes whose state exceeds threadgroup memory, and the solvers of an LTC but the default."""
-    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
-        return f"the kernels run semi_implicit only, got {facts['ode_solver']}"
-    kernels = _ltc_kernels if op.startswith("ltc") else _cfc_kernels
-    return kernels.unsupported(**facts)
+class Operation(NamedTuple):
+    """One operator: `sequence(run, *arguments, **options)` runs it, `unsupported(geometry, **facts)`
+    says why it can't.
+    """
+
+    sequence: Callable[..., mx.array]
+    unsupported: Callable[..., str]
 
 
-def functions(runner):
-    """(ltc_sequence, cfc_sequence) of a backend; `runner()` gives its Runner at the call."""
+OPERATIONS = {
+    "ltc_sequence": Operation(ltc.sequence, ltc.unsupported),
+    "cfc_sequence": Operation(cfc.sequence, cfc.unsupported),
+}
 
-    def ltc_sequence(
-        inputs,
-        state,
-        ts,
-        params,
-        *,
-        ode_unfolds,
-        epsilon,
-        implicit_param_constraints,
-        synapses,
-        training,
-    ):
-        """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves
-        for the gradient.
-        """
-        return _ltc_kernels.ltc_sequence(
-            runner(),
-            inputs,
-            state,
-            ts,
-            params,
-            unfolds=int(ode_unfolds),
-            epsilon=epsilon,
-            implicit=implicit_param_constraints,
-            synapses=synapses,
-            training=training,
-        )
 
-    def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch", training):
-        """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves
-        for the gradient.
-        """
-        return _cfc_kernels.cfc_sequence(
-            runner(),
-            inputs,
-            state,
-            ts,
-            params,
-            mode=mode,
-            activation=activation,
-            variant=variant,
-            training=training,
-        )
+def functions(runner: Callable[[], Runner]) -> tuple[Callable[..., Any], ...]:
+    """(unsupported, *the functions of OPERATIONS in their order) of a backend; `runner()` gives its
+    Runner at the call.
+    """
 
-    return ltc_sequence, cfc_sequence
+    def unsupported(op: str, **facts: Any) -> str:
+        """Why the kernels can't run this call; "" when they can."""
+        return OPERATIONS[op.replace("_mixed_", "_")].unsupported(runner().geometry, **facts)
+
+    def bound(sequence: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        @wraps(sequence)
+        def call(*arguments, **options):
+            return sequence(runner(), *arguments, **options)
+
+        return call
+
+    return unsupported, *(bound(operation.sequence) for operation in OPERATIONS.values())

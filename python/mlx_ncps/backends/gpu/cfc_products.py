@@ -1,78 +1,123 @@
 """CfC over a sequence step by step on a GPU, for large batches and states: MLX's matrix products,
-and one kernel of metal/cfc_update_*.metal for the pointwise end of each step (MATHS 1).
-_cfc_kernels.py calls it where a product of one step fills the GPU, or a row's state does not fit
-threadgroup memory; MLX differentiates the products.
+and one kernel of metal/cfc_update_*.metal for the pointwise end of each step (MATHS 1). MLX
+differentiates the products.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import mlx.core as mx
 
-from . import _launch
+from ..reference import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+MODES = ("default", "no_gate", "pure")  # NcpsCfcMode
+KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid", "identity")  # NcpsActivation
 
 
-def states(run, shape, xz, h, ts, stages, tail, activate, training):
-    """States [B, T, H] of one call of _cfc_kernels.cfc_sequence.
+class Shape(NamedTuple):
+    """What is static in one call of a CfC."""
 
-    shape: its static facts.  xz [B, T, N0]: the first stage's product with the inputs, bias
-    included.  h [B, H].  ts [B, T] or None.  stages: (weight [columns, depth], bias) of each stage,
-    the first reading h alone.  tail: w_tau, A [H] in the mode pure.
+    layers: int
+    heads: int
+    mode: str
+    activation: str
+    head_activation: str
+    timespans: bool  # ts is an array [B, T] that the kernels read
+
+
+def states(
+    run: Runner,
+    shape: Shape,
+    stages: Sequence[tuple[mx.array, mx.array]],
+    tail: Sequence[mx.array],
+    save: bool,
+) -> Callable[..., mx.array]:
+    """The function (xz [B, T, N0], h [B, H], [ts [B, T]]) -> states [B, T, H].
+
+    xz: the first stage's product with the inputs, bias included.  stages: (weight [columns, depth],
+    bias) of each stage, the first reading h alone.  tail: w_tau, A [H] in the mode pure.
     """
-    update = _update(run, shape, training)
+    update, activate = _update(run, shape, save), ACTIVATIONS[shape.activation]
     first, *rest = [(weight.T, bias) for weight, bias in stages]
-    found = []
-    for t in range(xz.shape[1]):
-        z = xz[:, t] + h @ first[0]
-        for weight, bias in rest:
-            z = mx.addmm(bias, activate(z), weight)
-        h = update(z, *([ts[:, t]] if shape.timespans else []), *tail)[0]
-        found.append(h)
-    return mx.stack(found, axis=1)
+
+    def call(xz, h, *spans):
+        found = []
+        for t in range(xz.shape[1]):
+            z = xz[:, t] + h @ first[0]
+            for weight, bias in rest:
+                z = mx.addmm(bias, activate(z), weight)
+            h = update(z, *(ts[:, t] for ts in spans), *tail)[0]
+            found.append(h)
+        return mx.stack(found, axis=1)
+
+    return call
 
 
-def _update(run, shape, save):
+def _update(run: Runner, shape: Shape, save: bool) -> Callable[..., Any]:
     """The operator (z [B, heads H], [ts [B]], [w_tau, A]) -> h [B, H] and, with `save`, what the
-    backward reads [B, heads H].
+    backward reads [B, heads H]; made once.
     """
+    key = "cfc_update", shape, save
+    if key in run.operators:
+        return run.operators[key]
 
     def forward(*primals, save=save):
-        sizes, inputs, options = _facts(shape, primals)
+        (B, H), inputs, flags, template = _facts(shape, primals)
         z = primals[0]
-        outputs = {"h": sizes} | ({"saved": z.shape} if save else {})
-        flags = {"SAVE": save, **options.pop("flags")}
-        launch = _launch.neurons_by_rows(sizes[1], sizes[0])
-        inputs = {"z": z, **inputs}
-        stem = "cfc_update_forward"
-        return run(stem, launch, sizes, inputs, outputs, flags=flags, **options).values()
+        return run(
+            "cfc_update_forward",
+            run.geometry.neurons(H, B),
+            (B, H),
+            {"z": z, **inputs},
+            {"h": (B, H), **({"saved": z.shape} if save else {})},
+            flags={"SAVE": save, **flags},
+            template=template,
+        ).values()
 
     def backward(primals, cotangents, outputs):
-        sizes, inputs, options = _facts(shape, primals)
-        saved = outputs[1] if save else list(forward(*primals, save=True))[1]
-        wanted = {"dz": primals[0].shape} | (
-            {"shares": (3, *sizes)} if shape.mode == "pure" else {}
+        (B, H), inputs, flags, template = _facts(shape, primals)
+        _, saved = outputs if save else forward(*primals, save=True)
+        out = run(
+            "cfc_update_backward",
+            run.geometry.neurons(H, B),
+            (B, H),
+            {"dh": cotangents[0], "saved": saved, **inputs},
+            {"dz": primals[0].shape, **({"shares": (3, B, H)} if shape.mode == "pure" else {})},
+            flags=flags,
+            template=template,
         )
-        launch = _launch.neurons_by_rows(sizes[1], sizes[0])
-        inputs = {"dh": cotangents[0], "saved": saved, **inputs}
-        out = run("cfc_update_backward", launch, sizes, inputs, wanted, **options)
-        return _gradients(shape, sizes[1], saved, out)
+        return _gradients(shape, H, saved, out)
 
-    return run.operator(forward, backward)
+    return run.operators.setdefault(key, run.operator(forward, backward))
 
 
-def _facts(shape, primals):
-    """((B, H), inputs, options) that forward and backward share."""
+def _facts(shape: Shape, primals):
+    """((B, H), inputs, flags, template) that forward and backward share."""
     z, *rest = primals
-    ts = rest.pop(0) if shape.timespans else mx.zeros(1)  # not read
-    inputs = {"ts": ts, **dict(zip(("w_tau", "A"), rest, strict=False))}
-    modes = ("default", "no_gate", "pure")  # NcpsCfcMode
-    heads = {"lecun_tanh": 0, "tanh": 1, "identity": 6}  # NcpsActivation
-    options = {"flags": {"PURE": shape.mode == "pure"}, "HEADS": shape.heads}
-    options["MODE"] = modes.index(shape.mode)
-    options["HEAD_ACTIVATION"] = heads[shape.head_activation]
-    return (z.shape[0], z.shape[1] // shape.heads), inputs, options
+    ts = rest.pop(0) if shape.timespans else None
+    return (z.shape[0], z.shape[1] // shape.heads), *options(shape, ts, rest)
 
 
-def _gradients(shape, units, saved, out):
+def options(
+    shape: Shape, ts: mx.array | None, tail: Sequence[mx.array]
+) -> tuple[dict[str, mx.array], dict[str, bool], dict[str, int]]:
+    """(inputs, flags, template) that all kernels of a CfC have."""
+    spans = mx.zeros(1) if ts is None else ts  # zeros are not read
+    inputs = {"ts": spans, **dict(zip(("w_tau", "A"), tail, strict=False))}
+    template = {
+        "HEADS": shape.heads,
+        "MODE": MODES.index(shape.mode),
+        "HEAD_ACTIVATION": KINDS.index(shape.head_activation),
+    }
+    return inputs, {"PURE": shape.mode == "pure"}, template
+
+
+def _gradients(shape: Shape, units: int, saved: mx.array, out: dict[str, mx.array]):
     """The gradients of the primals: z, then ts, w_tau and A where they are."""
     gradients = [out["dz"]]
     if shape.mode == "pure":

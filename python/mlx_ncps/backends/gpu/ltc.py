@@ -1,82 +1,122 @@
 """LTC over whole sequences on a GPU: which kernels of metal/ltc_*.metal run, on what, and how their
-gradients join (MATHS 3); metal.py and cuda.py call `ltc_sequence` with their Runner.
+gradients join (MATHS 3).
 
-Plans: "dense" (all synapses in registers, H <= 64), "listed" (those of a sparse wiring, H <= 128),
-"streamed" (any H, several rows share a load) and "list" (larger sparse wirings, a SIMD group per
-row).
+The recurrence has four kinds of kernels, the rows of `RECURRENCES`.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
-from . import _launch
-from ._fold import fold_ltc
-from ._kernels import in_pieces
-from ._ltc_lists import lists_of
-from ._ltc_synapses import (
-    SYNAPSE,
+from ..fold import fold_ltc
+from .geometry import Geometry, Launch
+from .ltc_lists import Lists, gather, lists_of
+from .ltc_synapses import (
     dense_gradients,
-    listed_gradients,
+    lists_gradients,
     named,
     sensory_dense,
-    sensory_listed,
+    sensory_lists,
 )
+from .pieces import in_pieces, round_up
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+Arrays = dict[str, mx.array]
+Sizes = tuple[int, int, int, int]  # B, T, U, H
 
 
-def unsupported(**facts) -> str:
+class Recurrence(NamedTuple):
+    """A kind of kernels. `forward(run, lists, sizes, inputs, outputs)` and
+    `backward(run, lists, sizes, dstates, kept, synapses)` launch them.
+    """
+
+    forward: Callable[..., Arrays]
+    backward: Callable[..., dict[str, Any]]
+    by_lists: bool
+    what: str
+
+
+class Plan(NamedTuple):
+    """How an LTC is launched, whatever its batch and length."""
+
+    kind: str  # of RECURRENCES
+    sensory: Callable[..., Any]
+    recurrence: Callable[..., Any]
+
+
+def unsupported(geometry: Geometry, **facts: Any) -> str:
     """Why the kernels can't run this call; "" when they can."""
+    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
+        return f"the kernels run semi_implicit only, got {facts['ode_solver']}"
     if facts["inputs"] == 0:
         return "it needs at least one input"
-    if _launch.streamed_backward(1, facts["units"]) is None:
-        return f"the states of {facts['units']} neurons exceed threadgroup memory"
-    return _launch.ltc_excess(facts["inputs"], facts["units"], int(facts.get("ode_unfolds", 1)))
+    return geometry.ltc_excess(facts["inputs"], facts["units"], int(facts.get("ode_unfolds", 1)))
 
 
-def plan(units: int, synapses=None) -> str:
-    """The kernels of the recurrence."""
-    lists = lists_of(synapses)[0]
-    if lists and _launch.listed_fits(units, lists.of_targets.per, lists.of_sources.per):
-        return "listed"
-    if _launch.dense_fits(units):
+def kind_of(geometry: Geometry, units: int, synapses: Any = None) -> str:
+    """The kernels of the recurrence, one of RECURRENCES."""
+    lists = lists_of(geometry, synapses)[0]
+    if lists and geometry.dense_lists_fit(units, lists.of_targets.per, lists.of_sources.per):
+        return "dense_lists"
+    if geometry.dense_fits(units):
         return "dense"
-    return "list" if lists else "streamed"
+    return "lists" if lists else "streamed"
 
 
-def ltc_sequence(run, inputs, state, ts, params, *, unfolds, epsilon, implicit, synapses, training):
-    """LTC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `run` is the backend's Runner."""
+def sequence(
+    run: Runner,
+    inputs: mx.array,
+    state: mx.array,
+    ts: float | mx.array,
+    params: Any,
+    *,
+    ode_unfolds: int,
+    epsilon: float,
+    implicit_param_constraints: bool,
+    synapses: Any,
+    training: bool,
+) -> mx.array:
+    """LTC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for the
+    gradient.
+    """
     with mx.stream(run.stream):
         (B, T, I), H = inputs.shape, state.shape[1]
-        folded = fold_ltc(params, implicit, epsilon)
-        x = inputs.astype(mx.float32)
+        folded = fold_ltc(params, implicit_param_constraints, epsilon)
         ts = mx.broadcast_to(ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32), (B, T))
-        recurrent, sensory = lists_of(synapses)
-        piece = _launch.ltc_piece(B, I, H, unfolds, H * H, I * H)
-        sensory = sensory_dense(run) if sensory is None else sensory_listed(run, sensory)
-        recurrence = _recurrence(run, unfolds, plan(H, synapses), recurrent, training)
+        plan = plan_of(run, H, int(ode_unfolds), synapses, training)
 
-        def call(rows, steps, v):
-            leaks = folded.leak_num, folded.leak_den
-            num, den = sensory(x[rows, steps], *leaks, *folded[7:])
-            return recurrence(num, den, v, ts[rows, steps], folded.cm, *folded[3:7])[0]
+        def call(v, x, ts):
+            sums = plan.sensory(x, folded.leak_num, folded.leak_den, *folded[7:])
+            return plan.recurrence(*sums, v, ts, folded.cm, *folded[3:7])[0]
 
-        return in_pieces(piece, B, T, state, call).astype(inputs.dtype)
+        piece = run.geometry.ltc_piece(B, I, H, int(ode_unfolds))
+        return in_pieces(piece, call, state, inputs.astype(mx.float32), ts).astype(inputs.dtype)
 
 
-def _recurrence(run, unfolds, kernels, lists, save):
+def plan_of(run: Runner, units: int, unfolds: int, synapses: Any, save: bool) -> Plan:
+    """The plan, made once; `save` keeps what the gradient needs."""
+    plans = run.operators if synapses is None else run.wired.setdefault(synapses, {})
+    key = "ltc", units, unfolds, bool(save)
+    if key not in plans:
+        kind = kind_of(run.geometry, units, synapses)
+        recurrent, sensory = lists_of(run.geometry, synapses)
+        sums = sensory_dense(run) if sensory is None else sensory_lists(run, sensory)
+        lists = recurrent if RECURRENCES[kind].by_lists else None
+        plans[key] = Plan(kind, sums, _operator(run, RECURRENCES[kind], lists, unfolds, bool(save)))
+    return plans[key]
+
+
+def _operator(
+    run: Runner, recurrence: Recurrence, lists: Lists | None, unfolds: int, save: bool
+) -> Callable[..., Any]:
     """The operator (num, den [B, T, H], v0 [B, H], ts [B, T], cm [H], 4 x [H, H]) -> states
     [B, T, H] and, with `save`, n and d of every unfold [B, T, U, 2, H].
     """
-    run_forward, run_backward = {
-        "dense": (_dense_forward, _dense_backward),
-        "listed": (_listed_forward, _listed_backward),
-        "streamed": (_streamed_forward, _streamed_backward),
-        "list": (_list_forward, _list_backward),
-    }[kernels]
-    if kernels in ("list", "listed"):
-        run_forward, run_backward = partial(run_forward, lists), partial(run_backward, lists)
 
     def forward(*primals, save=save):
         num, den, v0, ts, cm, *synapses = primals
@@ -85,7 +125,7 @@ def _recurrence(run, unfolds, kernels, lists, save):
         outputs = {"states": (B, T, H)}
         if save:
             outputs["saved"] = (B, T, unfolds, 2, H)
-        return run_forward(run, (B, T, unfolds, H), inputs, outputs).values()
+        return recurrence.forward(run, lists, (B, T, unfolds, H), inputs, outputs).values()
 
     def backward(primals, cotangents, outputs):
         num, _, v0, ts, cm, *synapses = primals
@@ -93,179 +133,98 @@ def _recurrence(run, unfolds, kernels, lists, save):
         B, T, H = num.shape
         sizes = B, T, unfolds, H
         kept = {"saved": saved, "states": states, "ts": ts, "cm": cm}
-        kept |= run(
-            "ltc_replay",
-            _launch.neurons_by_rows(H, B * T),
-            sizes,
-            {**kept, "v0": v0},
-            {"before": (B, T, unfolds, H)},
-        )
-        grads = run_backward(run, sizes, cotangents[0], kept, synapses)
+        launch, before = run.geometry.neurons(H, B * T), {"before": (B, T, unfolds, H)}
+        kept |= run("ltc_replay", launch, sizes, {**kept, "v0": v0}, before)
+        grads = recurrence.backward(run, lists, sizes, cotangents[0], kept, named(synapses))
         dts = grads["dts"].sum(axis=-1)
         return grads["dnum"], grads["dden"], grads["dv0"], dts, grads["dcm"], *grads["synapses"]
 
     return run.operator(forward, backward)
 
 
-def _dense_forward(run, sizes, inputs, outputs):
+def _dense_forward(run, lists, sizes, inputs, outputs):
     B, T, U, H = sizes
-    return run(
-        "ltc_dense_forward",
-        _launch.dense(H, B, 4),
-        (T, U, H),
-        inputs,
-        outputs,
-        flags={"SAVE": "saved" in outputs, "LISTED": False},
-        PER=_launch.ceil_div(H, 4),
-        PARTS=4,
-        UNITS=_launch.round_up(H, 4),
-    )
+    if lists is None:
+        launch = run.geometry.dense_forward(B, H)
+    elif B >= run.geometry.lists_batch:
+        return _lists_forward(run, lists, sizes, inputs, outputs)
+    else:
+        of = lists.of_targets
+        launch = run.geometry.dense_lists_forward(B, H, of.per, of.parts)
+        inputs = {**inputs, **gather(of, inputs), "sources": of.others}
+    flags = {"SAVE": "saved" in outputs, "LISTS": lists is not None}
+    return run("ltc_dense_forward", launch, (T, U, H), inputs, outputs, flags=flags)
 
 
-def _dense_backward(run, sizes, dstates, kept, synapses):
+def _dense_backward(run, lists, sizes, dstates, kept, synapses):
     B, T, _, H = sizes
-    groups = _launch.dense_groups(B)
+    if lists is None:
+        launch, columns = run.geometry.dense_backward(B, H), H
+        inputs = {"dstates": dstates, **kept, **synapses}
+    else:
+        of = lists.of_sources
+        launch, columns = run.geometry.dense_lists_backward(B, H, of.per, of.parts), of.per * of.parts
+        inputs = {"dstates": dstates, **kept, **gather(of, synapses), "targets": of.others}
+    groups = launch.groups[0]
     steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
-    out = run(
-        "ltc_dense_backward",
-        _launch.dense(H, groups, 8),
-        (*sizes, groups),
-        {"dstates": dstates, **kept, **named(synapses)},
-        {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": (groups, 4, H, H)},
-        flags={"LISTED": False},
-        PER=_launch.ceil_div(H, 8),
-        PARTS=8,
-        UNITS=_launch.round_up(H, 8),
-    )
-    return out | {"dcm": out["dcm"].sum(axis=0), "synapses": tuple(out["slabs"].sum(axis=0))}
+    outputs = {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": (groups, 4, H, columns)}
+    flags = {"LISTS": lists is not None}
+    out = run("ltc_dense_backward", launch, (*sizes, groups), inputs, outputs, flags=flags)
+    dsynapses = out["slabs"].sum(axis=0)
+    if lists is not None:
+        dsynapses = (lists.of_sources.scatter(g, (H, H)) for g in dsynapses)
+    return out | {"dcm": out["dcm"].sum(axis=0), "synapses": tuple(dsynapses)}
 
 
-def _listed_forward(lists, run, sizes, inputs, outputs):
+def _streamed_forward(run, lists, sizes, inputs, outputs):
+    launch = run.geometry.streamed_forward(sizes[0], sizes[3])
+    flags = {"SAVE": "saved" in outputs}
+    return run("ltc_streamed_forward", launch, sizes, inputs, outputs, flags=flags)
+
+
+def _streamed_backward(run, lists, sizes, dstates, kept, synapses):
     B, T, U, H = sizes
-    if _launch.streams_lists(B, run.name):
-        return _list_forward(lists, run, sizes, inputs, outputs)
-    of = lists.of_targets
-    entries = of.gather([inputs[name] for name in SYNAPSE])
-    return run(
-        "ltc_dense_forward",
-        _launch.dense(H, B, of.parts),
-        (T, U, H),
-        {**inputs, **named(entries), "sources": of.others},
-        outputs,
-        flags={"SAVE": "saved" in outputs, "LISTED": True},
-        PER=of.per,
-        PARTS=of.parts,
-        UNITS=H,
-    )
-
-
-def _listed_backward(lists, run, sizes, dstates, kept, synapses):
-    B, T, _, H = sizes
-    of, groups = lists.of_sources, _launch.dense_groups(B)
-    steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
-    slabs = (groups, 4, *of.others.shape)
-    out = run(
-        "ltc_dense_backward",
-        _launch.dense(H, groups, of.parts),
-        (*sizes, groups),
-        {"dstates": dstates, **kept, **named(of.gather(synapses)), "targets": of.others},
-        {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": slabs},
-        flags={"LISTED": True},
-        PER=of.per,
-        PARTS=of.parts,
-        UNITS=H,
-    )
-    dsynapses = tuple(of.scatter(g, (H, H)) for g in out["slabs"].sum(axis=0))
-    return out | {"dcm": out["dcm"].sum(axis=0), "synapses": dsynapses}
-
-
-def _streamed_forward(run, sizes, inputs, outputs):
-    B, _, _, H = sizes
-    blocks = _launch.streamed_forward(B, H, run.name)
-    return run(
-        "ltc_streamed_forward",
-        blocks.launch,
-        sizes,
-        inputs,
-        outputs,
-        flags={"SAVE": "saved" in outputs},
-        ROWS=blocks.rows,
-        PARTS=blocks.parts,
-        UNITS=_launch.round_up(H),
-    )
-
-
-def _streamed_backward(run, sizes, dstates, kept, synapses):
-    B, T, U, H = sizes
-    blocks = _launch.streamed_backward(B, H, run.name)
+    transposed = {name: p.T for name, p in synapses.items()}
     out = run(
         "ltc_streamed_backward",
-        blocks.launch,
+        run.geometry.streamed_backward(B, H),
         sizes,
-        {"dstates": dstates, **kept, **named([p.T for p in synapses])},
+        {"dstates": dstates, **kept, **transposed},
         {"dv0": (B, H), "grad": (B, T, U, H)},
-        ROWS=blocks.rows,
-        PARTS=blocks.parts,
-        UNITS=_launch.round_up(H),
-    )
-    grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)
-    dsynapses, _ = dense_gradients(
-        run,
-        kept["before"],
-        grads.pop("unfold_dn"),
-        grads.pop("unfold_dd"),
-        synapses,
-        of_sources=False,
-    )
-    return out | grads | {"synapses": dsynapses}
-
-
-def _list_forward(lists, run, sizes, inputs, outputs):
-    B, _, _, H = sizes
-    by, blocks = lists.by_target, _launch.listed(B, H, run.name)
-    entries = by.gather([inputs[name] for name in SYNAPSE])
-    return run(
-        "ltc_list_forward",
-        blocks.launch,
-        (*sizes, by.begins.size - 1),
-        {
-            **inputs,
-            **named(entries),
-            "neurons": by.neurons,
-            "begins": by.begins,
-            "sources": by.others,
-        },
-        outputs,
-        flags={"SAVE": "saved" in outputs},
-        SIMDS=blocks.simds,
-        ROWS=blocks.rows,
-        UNITS=_launch.round_up(H),
-    )
-
-
-def _list_backward(lists, run, sizes, dstates, kept, synapses):
-    B, T, U, H = sizes
-    by, blocks = lists.by_source, _launch.listed(B, H, run.name)
-    out = run(
-        "ltc_list_backward",
-        blocks.launch,
-        (*sizes, by.begins.size - 1),
-        {
-            "dstates": dstates,
-            **kept,
-            **named(by.gather(synapses)),
-            "neurons": by.neurons,
-            "begins": by.begins,
-            "targets": by.others,
-        },
-        {"dv0": (B, H), "grad": (B, T, U, H)},
-        SIMDS=blocks.simds,
-        ROWS=blocks.rows,
-        UNITS=_launch.round_up(H),
     )
     grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)
     unfolds = grads.pop("unfold_dn"), grads.pop("unfold_dd")
-    dsynapses = listed_gradients(run, lists, kept["before"], *unfolds, synapses)
+    dsynapses, _ = dense_gradients(run, kept["before"], *unfolds, synapses, of_sources=False)
+    return out | grads | {"synapses": dsynapses}
+
+
+def _lists_forward(run, lists, sizes, inputs, outputs):
+    by = lists.by_target
+    ends = {"neurons": by.neurons, "begins": by.begins, "sources": by.others}
+    return run(
+        "ltc_lists_forward",
+        run.geometry.lists(sizes[0], sizes[3]),
+        (*sizes, by.slices),
+        {**inputs, **gather(by, inputs), **ends},
+        outputs,
+        flags={"SAVE": "saved" in outputs},
+    )
+
+
+def _lists_backward(run, lists, sizes, dstates, kept, synapses):
+    B, T, U, H = sizes
+    by = lists.by_source
+    ends = {"neurons": by.neurons, "begins": by.begins, "targets": by.others}
+    out = run(
+        "ltc_lists_backward",
+        run.geometry.lists(B, H),
+        (*sizes, by.slices),
+        {"dstates": dstates, **kept, **gather(by, synapses), **ends},
+        {"dv0": (B, H), "grad": (B, T, U, H)},
+    )
+    grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)
+    unfolds = grads.pop("unfold_dn"), grads.pop("unfold_dd")
+    dsynapses = lists_gradients(run, lists, kept["before"], *unfolds, synapses)
     return out | grads | {"synapses": dsynapses}
 
 
@@ -277,9 +236,21 @@ def _neuron_gradients(run, sizes, grad, kept):
     steps = dict.fromkeys(("dnum", "dden", "dcm", "dts"), (B, T, H))
     out = run(
         "ltc_neuron_backward",
-        _launch.neurons_by_rows(H, B * T),
+        run.geometry.neurons(H, B * T),
         sizes,
         {"grad": grad, **{name: kept[name] for name in ("before", "saved", "states", "ts")}},
         {"unfold_dn": (B, T, U, H), "unfold_dd": (B, T, U, H), **steps},
     )
     return out | {"dcm": out["dcm"].sum(axis=(0, 1))}
+
+
+RECURRENCES = {
+    "dense": Recurrence(_dense_forward, _dense_backward, False, "all synapses in registers"),
+    "dense_lists": Recurrence(
+        _dense_forward, _dense_backward, True, "the synapses of a wiring's lists in registers"
+    ),
+    "streamed": Recurrence(
+        _streamed_forward, _streamed_backward, False, "all synapses streamed, shared by batch rows"
+    ),
+    "lists": Recurrence(_lists_forward, _lists_backward, True, "a wiring's lists streamed"),
+}

@@ -1,34 +1,36 @@
-"""The lists of a sparse LTC in the forms that its kernels read; _ltc_kernels.py calls it.
+"""The lists of a sparse LTC in the forms that its kernels read.
 
-metal/ltc_list_*.metal stream slices of 32 neurons, a synapse of each per entry; metal/ltc_dense_*
+metal/ltc_lists_*.metal stream slices of 32 neurons, a synapse of each per entry; metal/ltc_dense_*
 keep each neuron's own synapses in registers.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from . import _launch
+from .geometry import Geometry
+from .pieces import SIMD, ceil_div
 
-_lists = weakref.WeakKeyDictionary()  # SynapseLists -> Lists, made once for equal ones
+SYNAPSE = ("synapse_s2", "synapse_m2", "synapse_w", "synapse_we")
+
+# SynapseLists -> {Geometry: lists}, made once for equal ones
+_made: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class Slices(NamedTuple):
     """Synapses by neuron, padded within slices of 32 neurons of similar numbers of synapses."""
 
+    slices: int
     neurons: mx.array  # [32 slices] a neuron, or -1
     begins: mx.array  # [slices + 1] first entry of each slice
     others: mx.array  # [32 entries] the neuron at the synapse's other end
     places: mx.array  # [32 entries] the synapse's place in a flat matrix [S, H]
     real: mx.array  # [32 entries] whether it is a synapse, not padding
-
-    def gather(self, synapses) -> list:
-        """Matrices [S, H] as entries, 0 for padding."""
-        return [mx.where(self.real, mx.take(p.reshape(-1), self.places), 0.0) for p in synapses]
 
 
 class Owned(NamedTuple):
@@ -41,11 +43,7 @@ class Owned(NamedTuple):
     real: mx.array  # [neurons, per * parts] whether it is a synapse, not padding
     index: mx.array  # [S H] the entry of the synapse at this place, or their number
 
-    def gather(self, synapses) -> list:
-        """Matrices [S, H] as entries, 0 for padding."""
-        return [mx.where(self.real, mx.take(p.reshape(-1), self.places), 0.0) for p in synapses]
-
-    def scatter(self, values, shape):
+    def scatter(self, values: mx.array, shape: tuple[int, int]) -> mx.array:
         """Values of the entries [neurons, per * parts] as a matrix [S, H], 0 without a synapse."""
         padded = mx.concatenate([values.reshape(-1), mx.zeros(1)])
         return mx.take(padded, self.index).reshape(shape)
@@ -63,70 +61,75 @@ class Lists(NamedTuple):
     places: mx.array  # [synapses] in a flat matrix [S, H]
     index: mx.array  # [S H] the synapse at this place, or their number where there is none
 
-    def pick(self, synapses) -> list:
+    def pick(self, synapses: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Matrices [S, H] as values of the synapses."""
-        return [mx.take(p.reshape(-1), self.places) for p in synapses]
+        return {name: mx.take(synapses[name].reshape(-1), self.places) for name in SYNAPSE}
 
-    def scatter(self, values, shape):
+    def scatter(self, values: mx.array, shape: tuple[int, int]) -> mx.array:
         """Values of the synapses as a matrix [S, H], 0 where there is no synapse."""
         padded = mx.concatenate([values, mx.zeros(1)])
         return mx.take(padded, self.index).reshape(shape)
 
 
-def lists_of(synapses) -> tuple:
+def gather(by: Slices | Owned, synapses: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """The matrices [S, H] of SYNAPSE as entries, 0 for padding."""
+    entries = {}
+    for name in SYNAPSE:
+        entries[name] = mx.where(by.real, mx.take(synapses[name].reshape(-1), by.places), 0.0)
+    return entries
+
+
+def lists_of(geometry: Geometry, synapses: Any) -> tuple[Lists | None, Lists | None]:
     """(recurrent, sensory) of a SynapseLists or None: Lists where they pay, else None."""
     if synapses is None:
         return None, None
-    lists = _lists.get(synapses)
-    if lists is None:
-        s = synapses
-        lists = _lists[synapses] = (
-            _make(s.source, s.target, s.units, s.units)
-            if _launch.recurrent_list_pays(s.units, s.source.size)
-            else None,
-            _make(s.sensory_source, s.sensory_target, s.inputs, s.units)
-            if _launch.list_pays(s.inputs, s.units, s.sensory_source.size)
-            else None,
-        )
-    return lists
+    known = _made.setdefault(synapses, {})
+    if geometry not in known:
+        s, recurrent, sensory = synapses, None, None
+        if geometry.recurrent_lists_pay(s.units, s.source.size):
+            recurrent = _lists(geometry, s.source, s.target, s.units, s.units)
+        if geometry.lists_pay(s.inputs, s.units, s.sensory_source.size):
+            sensory = _lists(geometry, s.sensory_source, s.sensory_target, s.inputs, s.units)
+        known[geometry] = recurrent, sensory
+    return known[geometry]
 
 
-def _make(source, target, sources, targets) -> Lists:
+def _lists(geometry: Geometry, source, target, sources: int, targets: int) -> Lists:
     places = source.astype(np.int64) * targets + target
     index = np.full(sources * targets, source.size)
     index[places] = np.arange(source.size)
+    parts = geometry.lists_forward_parts, geometry.lists_backward_parts(sources)
     return Lists(
         _slices(target, source, places, targets),
         _slices(source, target, places, sources),
-        _owned(target, source, places, targets, index.size, _launch.LISTED_FORWARD_PARTS),
-        _owned(source, target, places, sources, index.size, _launch.listed_backward_parts(sources)),
+        _owned(target, source, places, targets, index.size, parts[0]),
+        _owned(source, target, places, sources, index.size, parts[1]),
         *(mx.array(a.astype(np.int32)) for a in (source, target, places, index)),
     )
 
 
 def _slices(owner, other, places, units) -> Slices:
     """Slices by `owner`, the neuron of each synapse; most synapses first."""
-    simd = _launch.SIMD
     counts = np.bincount(owner, minlength=units)
     neurons = np.argsort(-counts, kind="stable")
-    neurons = np.concatenate([neurons, np.full(-units % simd, -1)])
-    lengths = [counts[neurons[at]] for at in range(0, neurons.size, simd)]  # the first has most
+    neurons = np.concatenate([neurons, np.full(-units % SIMD, -1)])
+    lengths = [counts[neurons[at]] for at in range(0, neurons.size, SIMD)]  # the first has most
     begins = np.concatenate([[0], np.cumsum(lengths)])
-    entries = np.zeros((2, max(1, begins[-1]), simd), np.int64)
+    entries = np.zeros((2, max(1, begins[-1]), SIMD), np.int64)
     real = np.zeros(entries.shape[1:], bool)
     for at, neuron in enumerate(neurons):
         mine = np.flatnonzero(owner == neuron)
-        rows = begins[at // simd] + np.arange(mine.size)
-        entries[:, rows, at % simd] = other[mine], places[mine]
-        real[rows, at % simd] = True
+        rows = begins[at // SIMD] + np.arange(mine.size)
+        entries[:, rows, at % SIMD] = other[mine], places[mine]
+        real[rows, at % SIMD] = True
     arrays = (a.reshape(-1).astype(np.int32) for a in (neurons, begins, *entries))
-    return Slices(*map(mx.array, arrays), mx.array(real.reshape(-1)))
+    return Slices(len(lengths), *map(mx.array, arrays), mx.array(real.reshape(-1)))
 
 
 def _owned(owner, other, places, units, size, parts) -> Owned:
     """The synapses of each `owner`, the neuron of each synapse, in their order."""
     most = int(np.bincount(owner, minlength=units).max(initial=0))
-    per = max(1, _launch.ceil_div(most, parts))
+    per = max(1, ceil_div(most, parts))
     entries = np.zeros((2, units, per * parts), np.int64)
     real = np.zeros(entries.shape[1:], bool)
     index = np.full(size, real.size)

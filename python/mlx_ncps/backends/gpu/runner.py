@@ -1,19 +1,23 @@
-"""Runs the bodies of metal/ through mx.fast.metal_kernel or mx.fast.cuda_kernel, and makes
-operators with gradients of them; metal.py and cuda.py own a Runner each, _ltc_kernels.py and
-_cfc_kernels.py call it.
+"""A `Runner` runs the bodies of metal/ through mx.fast.metal_kernel or mx.fast.cuda_kernel, and
+makes operators with gradients of them.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import mlx.core as mx
 
-from .. import _loader
+from ... import _loader
+from .geometry import Geometry, Launch
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parents[2]
 _FOLDERS = (_PACKAGE / "metal", _PACKAGE.parent.parent / "metal")  # in a wheel, in the source tree
 _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
 
@@ -23,6 +27,7 @@ _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
 THREADS = (256, 512, 1024)  # bounds: every pipeline may run 256, so fewer make no other kernel
 THREADS_BOUND = "#define kernel kernel, max_total_threads_per_threadgroup(THREADS)\n"
 _UNBOUND = "#undef kernel\n"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @cache
@@ -43,85 +48,136 @@ def header(cuda: bool = False) -> str:
 class Runner:
     """Launches bodies of metal/ through `register`, mx.fast.metal_kernel or a function like it.
 
-    stream: the device or stream of the kernels and of the operations around them.
+    name: of the backend.  stream: the device or stream of the kernels and of the operations around
+    them.  geometry: of its launches.  cuda: whether the text is CUDA's.
     """
 
-    def __init__(self, name: str, register, stream, *, cuda: bool = False):
-        self.name, self.stream = name, stream
-        self._register, self._cuda = register, cuda
-        self._kernels: dict = {}
+    def __init__(
+        self,
+        name: str,
+        register: Callable[..., Any],
+        stream: mx.Device | mx.Stream,
+        geometry: Geometry,
+        *,
+        cuda: bool = False,
+    ):
+        self.name, self.register, self.stream = name, register, stream
+        self.geometry, self.cuda = geometry, cuda
+        self.operators: dict[Any, Any] = {}  # what the modules of operators made, by their keys
+        self.wired: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # likewise, by wiring
+        self._kernels: dict[tuple, Callable[..., Any]] = {}
+        self._launches: dict[tuple, tuple] = {}
 
-    def __call__(self, stem, launch, sizes, inputs, outputs, *, flags=None, **template):
+    def but(
+        self, *, register: Callable[..., Any] | None = None, geometry: Geometry | None = None
+    ) -> Runner:
+        """A Runner like this one, with another `register` or geometry."""
+        register, geometry = register or self.register, geometry or self.geometry
+        return Runner(self.name, register, self.stream, geometry, cuda=self.cuda)
+
+    def __call__(
+        self,
+        stem: str,
+        launch: Launch,
+        sizes: tuple[int, ...],
+        inputs: Mapping[str, mx.array],
+        outputs: Mapping[str, tuple[int, ...]],
+        *,
+        flags: Mapping[str, bool] = NOTHING,
+        template: Mapping[str, int] = NOTHING,
+    ) -> dict[str, mx.array]:
         """Run metal/<stem>.metal -> {name: float32 array} of `outputs`, which maps names to shapes.
 
         sizes: the integers of the body's `sizes`.  inputs: {buffer's name: array}.
-        flags: {name: bool}, macros of the body.  template: its integer template arguments.
+        flags: {name: bool}, macros of the body.  template: its integer template arguments, before
+        those of the launch.
         """
-        flags = flags or {}
-        if not self._cuda:
-            template["THREADS"] = next(n for n in THREADS if n >= math.prod(launch.threads))
-        key = (stem, tuple(inputs), tuple(outputs), tuple(flags.items()))
-        kernel = self._kernels.get(key)
-        if kernel is None:
-            kernel = self._kernels[key] = self._make(*key)
+        key = stem, (*inputs,), (*outputs,), (*flags.items(),), launch, (*template.items(),)
+        known = self._launches.get(key)
+        if known is None:
+            known = self._launches[key] = self._made(*key)
+        kernel, options = known
         arrays = kernel(
             inputs=[mx.array(sizes, mx.int32), *inputs.values()],
-            template=list(template.items()),
-            grid=launch.grid,
-            threadgroup=launch.threads,
-            output_shapes=list(outputs.values()),
-            output_dtypes=[mx.float32] * len(outputs),
+            output_shapes=[*outputs.values()],
             stream=self.stream,
+            **options,
         )
         if _loader.native is not None:
             arrays = _loader.native.mappable(list(arrays))
         return dict(zip(outputs, arrays, strict=True))
 
-    def _make(self, stem, inputs, outputs, flags):
+    def _made(self, stem, inputs, outputs, flags, launch, template) -> tuple:
+        """(kernel, options of its launch)."""
+        template = [*template, *launch.template]
+        if not self.cuda:
+            threads = math.prod(launch.threads)
+            template.append(("THREADS", next(n for n in THREADS if n >= threads)))
+        key = stem, inputs, outputs, flags
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            kernel = self._kernels[key] = self._registered(*key)
+        return kernel, {
+            "template": template,
+            "grid": launch.grid,
+            "threadgroup": launch.threads,
+            "output_dtypes": [mx.float32] * len(outputs),
+        }
+
+    def _registered(self, stem, inputs, outputs, flags) -> Callable[..., Any]:
         macros = "".join(f"#define {name} {int(on)}\n" for name, on in flags)
-        return self._register(
+        return self.register(
             name="_".join(["ncps", stem, *(name.lower() for name, on in flags if on)]),
             input_names=["sizes", *inputs],
             output_names=list(outputs),
-            source=("" if self._cuda else _UNBOUND) + text(f"{stem}.metal"),
-            header=header(self._cuda) + macros + ("" if self._cuda else THREADS_BOUND),
+            source=("" if self.cuda else _UNBOUND) + text(f"{stem}.metal"),
+            header=header(self.cuda) + macros + ("" if self.cuda else THREADS_BOUND),
         )
 
-    def operator(self, forward, backward):
-        """An operator of positional arrays from forward(*primals) -> tuple of arrays and
+    def operator(
+        self, forward: Callable[..., Iterable[mx.array]], backward: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """An operator of positional arrays from forward(*primals) -> arrays and
         backward(primals, cotangents, outputs) -> one gradient per primal.
 
-        It has a gradient and, as a loop, vmap; jvp and second order raise RuntimeError.
+        It has a gradient and, as a loop, vmap; jvp and second order raise RuntimeError. Make it
+        once for all calls.
         """
 
-        def on_stream(function):
-            def call(*arrays):
-                with mx.stream(self.stream):
-                    return tuple(function(*arrays))
+        def run(*arrays):
+            with mx.stream(self.stream):
+                return tuple(forward(*arrays))
 
-            return call
-
-        op = mx.custom_function(on_stream(forward))
+        op = mx.custom_function(run)
+        gradients: dict[tuple[int, int], Any] = {}
 
         @op.vjp
         def vjp(primals, cotangents, outputs):
             primals, cotangents, outputs = (_tuple(a) for a in (primals, cotangents, outputs))
-            n, m = len(primals), len(cotangents)
-
-            def run(*arrays):
-                return backward(arrays[:n], arrays[n : n + m], arrays[n + m :])
-
-            gradient = mx.custom_function(on_stream(run))
-            gradient.vjp(self._refuse("a gradient of a gradient"))
-            gradient.jvp(self._refuse("jvp of a gradient"))
-            gradient.vmap(_loop(gradient))
+            counts = len(primals), len(cotangents)
+            gradient = gradients.get(counts)
+            if gradient is None:
+                gradient = gradients[counts] = self._gradient(backward, *counts)
             return gradient(*primals, *cotangents, *outputs)
 
         op.jvp(self._refuse("jvp"))
         op.vmap(_loop(op))
         return op
 
-    def _refuse(self, what):
+    def _gradient(self, backward, n: int, m: int) -> Callable[..., Any]:
+        """`backward` as a function of n primals, m cotangents and the outputs; it has vmap."""
+
+        def run(*arrays):
+            with mx.stream(self.stream):
+                return tuple(backward(arrays[:n], arrays[n : n + m], arrays[n + m :]))
+
+        gradient = mx.custom_function(run)
+        gradient.vjp(self._refuse("a gradient of a gradient"))
+        gradient.jvp(self._refuse("jvp of a gradient"))
+        gradient.vmap(_loop(gradient))
+        return gradient
+
+    def _refuse(self, what: str) -> Callable[..., Any]:
         def refuse(*_):
             raise RuntimeError(
                 f"[mlx_ncps] the backend {self.name} has no {what}; "
@@ -129,25 +185,6 @@ class Runner:
             )
 
         return refuse
-
-
-def in_pieces(piece, batch: int, steps: int, state, run):
-    """States [B, T, H] from `run(rows, steps, state)`, which gives those of slices of the batch and
-    of time; each piece of time starts from the last state of the one before.
-    """
-    blocks = []
-    for b in range(0, batch, piece.rows):
-        rows = slice(b, b + piece.rows)
-        carried, chunks = state[rows], []
-        for t in range(0, steps, piece.steps):
-            chunks.append(run(rows, slice(t, t + piece.steps), carried))
-            carried = chunks[-1][:, -1]
-        blocks.append(_joined(chunks, axis=1))
-    return _joined(blocks, axis=0)
-
-
-def _joined(parts, axis):
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
 
 
 def _tuple(arrays) -> tuple:

@@ -1,19 +1,39 @@
 """Traces the GPU operators without running them: every launch of a call, as the launch code makes
-it. plans prints launches, build_backend/metallib_source.py turns them into functions.
+it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
 import mlx.core as mx
 
-from ..backends import _cfc_kernels, _kernels, _ltc_kernels
-from ..ops import CfCParams, LTCParams
+from . import cfc, ltc
+from .geometry import APPLE, Geometry
+from .runner import Runner
+
+# Of ops.LTCParams and ops.CfCParams, in their order
+_LTC = ("gleak", "vleak", "cm", "w", "sigma", "mu", "erev")
+_LTC += tuple(f"sensory_{name}" for name in _LTC[3:])
+_OPTIONAL = ("mask", "sensory_mask", "input_w", "input_b")
+_CFC = ("backbone", "ff1", "ff2", "time_a", "time_b", "w_tau", "A")
 
 
-def runner(launched, backend: str = "metal") -> _kernels.Runner:
-    """A Runner whose kernels answer zeros, with the geometry of a backend. `launched(kernel,
-    launch)` hears of every launch: `kernel` are the keywords of mx.fast.metal_kernel, `launch`
-    those of its call.
+class Launched(NamedTuple):
+    """Equal launches of a call: threadgroups, and threads of each."""
+
+    kernel: str
+    count: int
+    groups: int
+    threads: int
+
+
+def runner(launched: Callable[[dict, dict], Any], geometry: Geometry = APPLE) -> Runner:
+    """A Runner whose kernels answer zeros. `launched(kernel, launch)` hears of every launch:
+    `kernel` are the keywords of mx.fast.metal_kernel, `launch` those of its call.
     """
 
     def register(**kernel):
@@ -24,36 +44,66 @@ def runner(launched, backend: str = "metal") -> _kernels.Runner:
 
         return launch
 
-    return _kernels.Runner(backend, register, mx.cpu)
+    return Runner("trace", register, mx.cpu, geometry)
 
 
-def trace_ltc(run, *, batch, steps, inputs, units, unfolds, training, synapses=None) -> None:
+def groups_of(call: dict) -> int:
+    """Threadgroups of a launch."""
+    return math.prod(-(-g // t) for g, t in zip(call["grid"], call["threadgroup"], strict=True))
+
+
+def launches(
+    trace: Callable[..., None], *, geometry: Geometry = APPLE, **facts: Any
+) -> list[Launched]:
+    """The launches of a traced call, `trace_ltc` or `trace_cfc`, in their order."""
+    seen: dict[tuple, int] = {}
+
+    def launched(kernel, call):
+        key = kernel["name"], groups_of(call), math.prod(call["threadgroup"])
+        seen[key] = seen.get(key, 0) + 1
+
+    trace(runner(launched, geometry), **facts)
+    return [Launched(kernel, count, *sizes) for (kernel, *sizes), count in seen.items()]
+
+
+def trace_ltc(
+    run: Runner,
+    *,
+    batch: int,
+    steps: int,
+    inputs: int,
+    units: int,
+    unfolds: int,
+    training: bool,
+    synapses: Any = None,
+) -> None:
     """The launches of ltc_sequence, and with `training` of its gradient."""
     square, sensory = (units, units), (inputs, units)
     leaves = [(units,)] * 3 + [square] * 4 + [sensory] * 4
     arrays = [(batch, steps, inputs), (batch, units), (batch, steps), *leaves]
-    options = {"unfolds": unfolds, "epsilon": 1e-8, "implicit": False, "synapses": synapses}
+    options = {"ode_unfolds": unfolds, "epsilon": 1e-8, "implicit_param_constraints": False}
+    options |= {"synapses": synapses, "training": training}
 
     def call(x, v, ts, *leaves):
-        params = LTCParams(*leaves)
-        return _ltc_kernels.ltc_sequence(run, x, v, ts, params, training=training, **options)
+        params = SimpleNamespace(**dict(zip(_LTC, leaves, strict=True)), **dict.fromkeys(_OPTIONAL))
+        return ltc.sequence(run, x, v, ts, params, **options)
 
     _trace(call, arrays, training)
 
 
 def trace_cfc(
-    run,
+    run: Runner,
     *,
-    batch,
-    steps,
-    inputs,
-    units,
-    backbone,
-    mode,
-    activation,
-    scalar_ts,
-    training,
-    variant="torch",
+    batch: int,
+    steps: int,
+    inputs: int,
+    units: int,
+    backbone: tuple[int, ...],
+    mode: str,
+    activation: str,
+    scalar_ts: bool,
+    training: bool,
+    variant: str = "torch",
 ) -> None:
     """The launches of cfc_sequence, and with `training` of its gradient."""
     widths = [inputs + units, *backbone]
@@ -69,10 +119,10 @@ def trace_cfc(
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
         hidden, out = tuple(pairs[: len(backbone)]), pairs[len(backbone) :]
         out += [None] * (4 - len(out))
-        params = CfCParams(hidden, *out, *last)
+        params = SimpleNamespace(**dict(zip(_CFC, (hidden, *out, *last), strict=True)))
         spans = 1.0 if scalar_ts else ts
         options = {"mode": mode, "activation": activation, "variant": variant}
-        return _cfc_kernels.cfc_sequence(run, x, h, spans, params, training=training, **options)
+        return cfc.sequence(run, x, h, spans, params, training=training, **options)
 
     _trace(call, arrays, training)
 
