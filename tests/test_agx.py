@@ -15,8 +15,8 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1]))
 pytest.importorskip("tools.agx", reason="tools/ is not in a wheel")
 
-from mlx_ncps.backends import _kernels
-from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
+from mlx_ncps.backends.gpu.runner import header, text
+from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 
 from tools.agx import report, variants
 from tools.agx.judge import CHIPS, Figures, read
@@ -101,12 +101,12 @@ def test_the_text_holds_the_products_own_text(judged):
     for one in judged.values():
         stem = one.name.split()[0]
         body = next(
-            _kernels.text(path.name)
+            text(path.name)
             for path in sorted((Path(__file__).parents[1] / "metal").glob("*.metal"), reverse=True)
             if stem.startswith(path.stem)
         )
         assert body in one.text
-        assert _kernels.header() in one.text
+        assert header() in one.text
 
 
 def arrays_in_memory(text, tmp_path):

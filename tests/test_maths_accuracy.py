@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import ACTIVATIONS, MODES, ULPS, CfcCase, assert_close, make, to_mlx, tolerance
 from mlx_ncps import _loader, ops
-from mlx_ncps.backends import _kernels
+from mlx_ncps.backends.gpu import runner
 from mlx_ncps.ops import numpy as truth
 
 ISAS = mlx_ncps.instruction_sets() if _loader.native else []
@@ -105,7 +105,7 @@ def on_gpu(function, kind, z):
         kept = f"ncps_slope_from_value<{code}>() ? {body} : z"
         body = f"ncps_activation_slope<{code}>({kept})"
     source = f"uint i = thread_position_in_grid.x; float z = x[i]; out[i] = {body};"
-    kernel = mslsim.metal_kernel(f"m_{function}_{kind}", ["x"], ["out"], source, _kernels.header())
+    kernel = mslsim.metal_kernel(f"m_{function}_{kind}", ["x"], ["out"], source, runner.header())
     (out,) = kernel(
         inputs=[mx.array(z)],
         grid=(len(z), 1, 1),

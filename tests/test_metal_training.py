@@ -8,7 +8,8 @@ import mlx.optimizers as optim
 import pytest
 from cases import assert_close
 from mlx_ncps import dispatch, rnn, wirings
-from mlx_ncps.backends import _kernels
+from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.runner import Runner
 from simulated_metal import simulated
 
 MODELS = {
@@ -50,7 +51,7 @@ def test_training_on_metal_equals_the_reference(model):
 
 def _cube():
     """An operator of Runner without a kernel: x, y -> x^3 y, x."""
-    run = _kernels.Runner("metal", None, mx.cpu)
+    run = Runner("metal", None, mx.cpu, APPLE)
 
     def backward(primals, cotangents, outputs):
         x, y = primals

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from cases import CfcCase, LtcCase
 from mlx_ncps import _loader, dispatch
-from mlx_ncps.backends import _kernels, metallib
+from mlx_ncps.backends import metallib
+from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.runner import Runner
 from running import check_gradients, check_states, gradients
 from simulated_metal import VERSIONS, simulated
 
@@ -71,7 +73,7 @@ def native(monkeypatch):
     """The backend metallib, on the simulator; chosen within the test."""
     mslsim.require()
     monkeypatch.setattr(_loader, "native", SimulatedMetallib())
-    run = _kernels.Runner(metallib.NAME, metallib.register, mx.cpu)
+    run = Runner(metallib.NAME, metallib.register, mx.cpu, APPLE)
     monkeypatch.setattr(metallib, "run", run)
 
 

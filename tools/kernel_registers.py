@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python"), str(ROOT)]
 
 from as_cuda import (  # noqa: E402  the compiler lies beside the tests
     ARCHITECTURES,
@@ -24,7 +24,9 @@ from as_cuda import (  # noqa: E402  the compiler lies beside the tests
     registers,
 )
 from cases import CfcCase, LtcCase  # noqa: E402
-from mlx_ncps.plans import chips  # noqa: E402
+from mlx_ncps.backends.gpu.geometry import APPLE  # noqa: E402
+
+from tools.plans import chips  # noqa: E402
 
 FEW = {"steps": 2, "unfolds": 2}
 CASES = {
@@ -77,7 +79,7 @@ def rows(compiled) -> list[list[str]]:
     """The cells of every kernel that the calls launch, each variant once."""
     found, seen = [], set()
     for call, case in CASES.items():
-        for name, (text, threads) in recorded(case, "metal").items():
+        for name, (text, threads) in recorded(case, APPLE).items():
             if name not in seen:
                 seen.add(name)
                 found.append(variant(compiled, call, name, text, threads))

@@ -18,8 +18,9 @@ sys.path.append(str(ROOT / "python"))  # where the package is not installed
 
 from cases import CFC_CASES, LTC_CASES, LTC_WIRED_CASES, CfcCase, LtcCase, make  # noqa: E402
 from metallib_source import Source  # noqa: E402
-from mlx_ncps.backends import _kernels, metal, metallib  # noqa: E402
-from mlx_ncps.plans.trace import runner  # noqa: E402
+from mlx_ncps.backends import metal, metallib  # noqa: E402
+from mlx_ncps.backends.gpu.runner import THREADS_BOUND, header  # noqa: E402
+from mlx_ncps.backends.gpu.trace import runner  # noqa: E402
 from running import gradients, states  # noqa: E402
 
 # What the table leaves out, because float64 would take long: large sizes.
@@ -34,7 +35,7 @@ LARGE = [
 
 def record() -> Source:
     """The launches of all cases, traced but not run."""
-    source = Source(_kernels.header(), _kernels.THREADS_BOUND, metallib.function_name)
+    source = Source(header(), THREADS_BOUND, metallib.function_name)
     metal.run = runner(source.add)
     metal.available = lambda: (True, "recorded")
     for case in LTC_CASES + LTC_WIRED_CASES + CFC_CASES + LARGE:

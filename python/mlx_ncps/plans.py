@@ -1,21 +1,29 @@
-"""Launch plans: which kernels a call of `ltc_sequence` or `cfc_sequence` would run, and what it
-costs at best; `python -m mlx_ncps explain` prints them. Nothing is computed and no GPU is needed.
+"""How a call of `ltc_sequence` or `cfc_sequence` would be launched: on which backend and why, at once
+or by a graph, and with which kernels on a GPU. Nothing is computed and no GPU is needed.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 
-from .. import _loader, dispatch
-from ..ops.stepping import why_too_large
-from . import chips
-from .launches import gpu_launches, seconds
-from .trace import trace_cfc, trace_ltc
+from . import _loader, dispatch
+from .backends.gpu import ltc
+from .backends.gpu.geometry import APPLE
+from .backends.gpu.trace import Launched, launches, trace_cfc, trace_ltc
+from .ops import MODES
+from .ops.stepping import why_too_large
+
+LETTERS = {"ltc": "BTIHU", "cfc": "BTIHKL"}
 
 
-def explain_ltc(B=1, T=1, I=1, H=1, U=6, *, training=False) -> list[str]:
+def explain_ltc(
+    B: int = 1, T: int = 1, I: int = 1, H: int = 1, U: int = 6, *, training: bool = False
+) -> list[str]:
     """The plan of an LTC with all synapses, as lines of text."""
     facts = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
     choice = dispatch.explain(
@@ -23,63 +31,89 @@ def explain_ltc(B=1, T=1, I=1, H=1, U=6, *, training=False) -> list[str]:
     )
     native = _loader.native
     kernel = native.ltc_kernel(B, I, H, U) if native else None
-    launches = gpu_launches(trace_ltc, **facts, unfolds=U)
-    layer = _layer_line("ltc_sequence", facts | {"ode_unfolds": U})
-    return _text("ltc_sequence", choice, layer, f"the kernel '{kernel}'", launches)
+    refused = APPLE.ltc_excess(I, H, U)
+    what = f"the recurrence has {ltc.RECURRENCES[ltc.kind_of(APPLE, H)].what}"
+    found = [] if refused else launches(trace_ltc, **facts, unfolds=U)
+    lines = _cpu_lines("ltc_sequence", choice, facts | {"ode_unfolds": U}, f"the kernel '{kernel}'")
+    return lines + _gpu_lines(refused or what, found)
 
 
-def explain_cfc(B=1, T=1, I=1, H=1, K=128, L=1, *, mode="default", training=False) -> list[str]:
+def explain_cfc(
+    B: int = 1,
+    T: int = 1,
+    I: int = 1,
+    H: int = 1,
+    K: int = 128,
+    L: int = 1,
+    *,
+    mode: str = "default",
+    training: bool = False,
+) -> list[str]:
     """The plan of a CfC with L backbone layers of K units, as lines of text."""
-    facts = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
-    facts |= {"backbone": (K,) * L, "mode": mode, "scalar_ts": True}
-    facts["activation"] = "lecun_tanh"
+    facts: dict[str, Any] = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
+    facts |= {"backbone": (K,) * L, "mode": mode, "scalar_ts": True, "activation": "lecun_tanh"}
     choice = dispatch.explain("cfc_sequence", **facts, dtype=mx.float32)
-    launches = gpu_launches(trace_cfc, **facts)
-    layer = _layer_line("cfc_sequence", facts)
-    return _text("cfc_sequence", choice, layer, "packed matrix products", launches)
+    what = "all steps in one launch, as a threadgroup reads the weights quickly enough"
+    if APPLE.cfc_takes_products(H, (K,) * L, 1 if mode == "pure" else 3):
+        what = "step by step on MLX's products, as a threadgroup would read the weights for longer"
+    refused = APPLE.cfc_excess(I, H, (K,) * L)
+    found = [] if refused else launches(trace_cfc, **facts)
+    lines = _cpu_lines("cfc_sequence", choice, facts, "packed matrix products")
+    return lines + _gpu_lines(refused or what, found)
 
 
-def _layer_line(op: str, facts: dict) -> str:
-    """Whether a layer that makes this call computes it at once."""
+def _cpu_lines(op: str, choice: dispatch.Choice, facts: dict[str, Any], kernel: str) -> list[str]:
+    """The backend, whether a layer that makes this call computes it at once, and the CPU's
+    kernel.
+    """
     if facts["training"]:
         why = "a gradient traces it"
     else:
         why = why_too_large([(op, facts)], False, facts["batch"], facts["steps"])
+    layer = "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"
     if why:
-        return f"a layer leaves it to a graph: {why}"
-    return "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"
-
-
-def _text(op, choice, layer, kernel, launches) -> list[str]:
+        layer = f"a layer leaves it to a graph: {why}"
     lines = [f"{op} runs here on {choice}", layer]
     native = _loader.native
     if native:
         lines.append(f"on a CPU: {kernel}, {native.isa()}, {native.num_threads()} threads")
-    lines += [
-        "",
-        "on a GPU (metal, metallib), beside MLX's own operations; registers: estimated",
-        f"  {'kernel':<40} {'launches':>8} {'groups':>7} {'threads':>7} {'bytes':>6} {'regs':>5} "
-        f"{'resident':>8}",
-    ]
-    for one in launches:
-        lines.append(
-            f"  {one.kernel:<40} {one.count:>8} {one.groups:>7} {one.threads:>7} "
-            f"{one.threadgroup_bytes:>6} {one.registers:>5} {one.resident(chips.CHIPS[0]):>8}"
-        )
-    lines += [
-        "",
-        "at best, derived from the chips' published figures, measured on none of them: ms, limit",
-        f"  {'':<40} " + " ".join(f"{chip.name:>24}" for chip in chips.CHIPS),
-    ]
-    for one in launches:
-        cells = (one.estimate(chip) for chip in chips.CHIPS)
-        texts = " ".join(f"{f'{1e3 * e.seconds:.3f} {e.bound}':>24}" for e in cells)
-        lines.append(f"  {one.kernel:<40} {texts}")
-    totals = " ".join(f"{f'{1e3 * seconds(launches, c):.3f}':>24}" for c in chips.CHIPS)
-    return [*lines, f"  {'with the time to launch':<40} {totals}"]
+    return lines
 
 
-def parse_sizes(words, allowed: str) -> dict[str, int]:
+def _gpu_lines(what: str, found: list[Launched]) -> list[str]:
+    lines = ["", f"on a GPU (metal, metallib): {what}"]
+    if found:
+        lines += [
+            "beside MLX's own operations; each launch: threadgroups, and threads of each",
+            f"  {'kernel':<40} {'launches':>8} {'groups':>7} {'threads':>7}",
+        ]
+    for one in found:
+        lines.append(f"  {one.kernel:<40} {one.count:>8} {one.groups:>7} {one.threads:>7}")
+    return lines
+
+
+def traced(
+    op: str, words: Sequence[str], mode: str = "default"
+) -> tuple[Callable[..., None], dict[str, Any]]:
+    """(trace, its facts but `training`) of a call of "ltc" or "cfc" with these sizes."""
+    sizes = dict.fromkeys("BTIH", 1) | {"U": 6, "K": 128, "L": 1} | parse_sizes(words, LETTERS[op])
+    names = {"batch": "B", "steps": "T", "inputs": "I", "units": "H"}
+    facts: dict[str, Any] = {name: sizes[letter] for name, letter in names.items()}
+    if op == "ltc":
+        return trace_ltc, facts | {"unfolds": sizes["U"]}
+    facts |= {"backbone": (sizes["K"],) * sizes["L"], "mode": mode, "scalar_ts": True}
+    return trace_cfc, facts | {"activation": "lecun_tanh"}
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a command that takes the sizes of a call."""
+    letters = "B batch, T steps, I inputs, H neurons, U unfolds; K units and L layers of a backbone"
+    parser.add_argument("sizes", nargs="*", metavar="B64", help=letters)
+    parser.add_argument("--training", action="store_true", help="with the gradient")
+    parser.add_argument("--mode", choices=MODES, default="default", help="of a CfC")
+
+
+def parse_sizes(words: Sequence[str], allowed: str) -> dict[str, int]:
     """{"B": 64, ...} of ["B64", "T128", ...]. Raises ValueError for another letter or number."""
     sizes = {}
     for word in words:

@@ -1,5 +1,5 @@
 """Counts what one threadgroup of each kernel of metal/ does, from the sizes and template of its
-launch; one function per file of metal/. `plans` calls `of`.
+launch; one function per file of metal/.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _ltc_streamed_backward(f):
     return cost._replace(rounds=2 * rounds)
 
 
-def _ltc_list(f, operations, loads):
+def _ltc_lists(f, operations, loads):
     _, T, U, _, _ = f.sizes
     simds, rows, rounds = f.threads[0] // 32, f.template["ROWS"], T * U
     gates = 32 * simds * rows * rounds * f.entries
@@ -89,12 +89,12 @@ def _ltc_list(f, operations, loads):
 
 
 def _ltc_lists_forward(f):
-    return _ltc_list(f, 4, 1)
+    return _ltc_lists(f, 4, 1)
 
 
 def _ltc_lists_backward(f):
     rounds = f.sizes[1] * f.sizes[2]
-    return _ltc_list(f, BACKWARD - 3, 2)._replace(rounds=2 * rounds, memory_rounds=2 * rounds)
+    return _ltc_lists(f, BACKWARD - 3, 2)._replace(rounds=2 * rounds, memory_rounds=2 * rounds)
 
 
 def _sensory(f, terms):

@@ -12,7 +12,7 @@ from .gpu.runner import Runner
 
 NAME = "cuda"
 run = Runner(NAME, mx.fast.cuda_kernel, mx.gpu, CUDA, cuda=True)
-unsupported, ltc_sequence, cfc_sequence = functions(lambda: run)
+unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 
 def available() -> tuple[bool, str]:

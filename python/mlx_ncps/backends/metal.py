@@ -12,7 +12,7 @@ from .gpu.runner import Runner
 
 NAME = "metal"
 run = Runner(NAME, mx.fast.metal_kernel, mx.gpu, APPLE)
-unsupported, ltc_sequence, cfc_sequence = functions(lambda: run)
+unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 
 def available() -> tuple[bool, str]:

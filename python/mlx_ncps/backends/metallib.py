@@ -46,7 +46,7 @@ def register(*, name, input_names, output_names, source, header):
 
 
 run = Runner(NAME, register, mx.gpu, APPLE)
-unsupported, ltc_sequence, cfc_sequence = functions(lambda: run)
+unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 
 def available() -> tuple[bool, str]:

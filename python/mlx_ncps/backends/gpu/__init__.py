@@ -4,6 +4,7 @@ differ in how a kernel is launched, a `Runner`, and in how a call is cut into la
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
@@ -11,8 +12,6 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from . import cfc, ltc
-from .geometry import Geometry
-from .runner import Runner
 
 
 class Operation(NamedTuple):
@@ -30,19 +29,20 @@ OPERATIONS = {
 }
 
 
-def functions(runner: Callable[[], Runner]) -> tuple[Callable[..., Any], ...]:
-    """(unsupported, *the functions of OPERATIONS in their order) of a backend; `runner()` gives its
-    Runner at the call.
+def functions(name: str) -> tuple[Callable[..., Any], ...]:
+    """(unsupported, *the functions of OPERATIONS in their order) of the backend that is the module
+    `name`; its Runner `run` is looked up at the call.
     """
+    module = sys.modules[name]
 
     def unsupported(op: str, **facts: Any) -> str:
         """Why the kernels can't run this call; "" when they can."""
-        return OPERATIONS[op.replace("_mixed_", "_")].unsupported(runner().geometry, **facts)
+        return OPERATIONS[op.replace("_mixed_", "_")].unsupported(module.run.geometry, **facts)
 
     def bound(sequence: Callable[..., mx.array]) -> Callable[..., mx.array]:
         @wraps(sequence)
         def call(*arguments, **options):
-            return sequence(runner(), *arguments, **options)
+            return sequence(module.run, *arguments, **options)
 
         return call
 
