@@ -46,7 +46,7 @@ def simulated(order="forward", change=None, geometry: Geometry = APPLE, **option
 class _Cut(Geometry):
     """APPLE, whose launches take no more than `piece` of a call."""
 
-    piece: Piece = Piece(1, 1)
+    piece: Piece | None = None
 
     def ltc_piece(self, *_):
         return self.piece

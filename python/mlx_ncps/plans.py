@@ -1,5 +1,5 @@
-"""How a call of `ltc_sequence` or `cfc_sequence` would be launched: on which backend and why, at once
-or by a graph, and with which kernels on a GPU. Nothing is computed and no GPU is needed.
+"""How a call of `ltc_sequence` or `cfc_sequence` would be launched: on which backend and why, at
+once or by a graph, and with which kernels on a GPU. Nothing is computed and no GPU is needed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _cpu_lines(op: str, choice: dispatch.Choice, facts: dict[str, Any], kernel: 
         why = "a gradient traces it"
     else:
         why = why_too_large([(op, facts)], False, facts["batch"], facts["steps"])
-    layer = "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"
+    layer = (
+        "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"
+    )
     if why:
         layer = f"a layer leaves it to a graph: {why}"
     lines = [f"{op} runs here on {choice}", layer]

@@ -1,5 +1,5 @@
 """The kernels that the launch plans choose, as C++ for OpenCL: `variants()` asks the launch code,
-by mlx_ncps.backends.gpu.trace, over a grid of calls. Needs MLX, but no GPU and nothing of the compilers.
+by mlx_ncps.backends.gpu.trace, over a grid of calls. Needs MLX, but no GPU and no compiler.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The operators of the GPU backends, which run the kernels of metal/: `metal`, `metallib` and `cuda`
-differ in how a kernel is launched, a `Runner`, and in how a call is cut into launches, a `Geometry`.
+"""The operators of the GPU backends, which run the kernels of metal/. The backends differ in how a
+kernel is launched, a `Runner`, and in how a call is cut into launches, a `Geometry`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from . import cfc, ltc
 
 
 class Operation(NamedTuple):
-    """One operator: `sequence(run, *arguments, **options)` runs it, `unsupported(geometry, **facts)`
-    says why it can't.
+    """One operator: `sequence(run, *arguments, **options)` runs it,
+    `unsupported(geometry, **facts)` says why it can't.
     """
 
     sequence: Callable[..., mx.array]

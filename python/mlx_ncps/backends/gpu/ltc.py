@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 
 from ..fold import fold_ltc
-from .geometry import Geometry, Launch
-from .ltc_lists import Lists, gather, lists_of
-from .ltc_synapses import (
-    dense_gradients,
-    lists_gradients,
-    named,
-    sensory_dense,
-    sensory_lists,
-)
-from .pieces import in_pieces, round_up
+from .geometry import Geometry
+from .ltc_lists import SYNAPSE, Lists, gather, lists_of
+from .ltc_synapses import dense_gradients, lists_gradients, sensory_dense, sensory_lists
+from .pieces import in_pieces
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -121,7 +115,8 @@ def _operator(
     def forward(*primals, save=save):
         num, den, v0, ts, cm, *synapses = primals
         B, T, H = num.shape
-        inputs = {"num": num, "den": den, "v0": v0, "ts": ts, "cm": cm, **named(synapses)}
+        inputs = {"num": num, "den": den, "v0": v0, "ts": ts, "cm": cm}
+        inputs |= zip(SYNAPSE, synapses, strict=True)
         outputs = {"states": (B, T, H)}
         if save:
             outputs["saved"] = (B, T, unfolds, 2, H)
@@ -135,7 +130,8 @@ def _operator(
         kept = {"saved": saved, "states": states, "ts": ts, "cm": cm}
         launch, before = run.geometry.neurons(H, B * T), {"before": (B, T, unfolds, H)}
         kept |= run("ltc_replay", launch, sizes, {**kept, "v0": v0}, before)
-        grads = recurrence.backward(run, lists, sizes, cotangents[0], kept, named(synapses))
+        synapses = dict(zip(SYNAPSE, synapses, strict=True))
+        grads = recurrence.backward(run, lists, sizes, cotangents[0], kept, synapses)
         dts = grads["dts"].sum(axis=-1)
         return grads["dnum"], grads["dden"], grads["dv0"], dts, grads["dcm"], *grads["synapses"]
 
@@ -146,7 +142,7 @@ def _dense_forward(run, lists, sizes, inputs, outputs):
     B, T, U, H = sizes
     if lists is None:
         launch = run.geometry.dense_forward(B, H)
-    elif B >= run.geometry.lists_batch:
+    elif run.geometry.lists_batch <= B:
         return _lists_forward(run, lists, sizes, inputs, outputs)
     else:
         of = lists.of_targets
@@ -163,7 +159,10 @@ def _dense_backward(run, lists, sizes, dstates, kept, synapses):
         inputs = {"dstates": dstates, **kept, **synapses}
     else:
         of = lists.of_sources
-        launch, columns = run.geometry.dense_lists_backward(B, H, of.per, of.parts), of.per * of.parts
+        launch, columns = (
+            run.geometry.dense_lists_backward(B, H, of.per, of.parts),
+            of.per * of.parts,
+        )
         inputs = {"dstates": dstates, **kept, **gather(of, synapses), "targets": of.others}
     groups = launch.groups[0]
     steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
@@ -200,12 +199,11 @@ def _streamed_backward(run, lists, sizes, dstates, kept, synapses):
 
 def _lists_forward(run, lists, sizes, inputs, outputs):
     by = lists.by_target
-    ends = {"neurons": by.neurons, "begins": by.begins, "sources": by.others}
     return run(
         "ltc_lists_forward",
         run.geometry.lists(sizes[0], sizes[3]),
         (*sizes, by.slices),
-        {**inputs, **gather(by, inputs), **ends},
+        {**inputs, **gather(by, inputs), "sources": by.others},
         outputs,
         flags={"SAVE": "saved" in outputs},
     )
@@ -214,12 +212,11 @@ def _lists_forward(run, lists, sizes, inputs, outputs):
 def _lists_backward(run, lists, sizes, dstates, kept, synapses):
     B, T, U, H = sizes
     by = lists.by_source
-    ends = {"neurons": by.neurons, "begins": by.begins, "targets": by.others}
     out = run(
         "ltc_lists_backward",
         run.geometry.lists(B, H),
         (*sizes, by.slices),
-        {"dstates": dstates, **kept, **gather(by, synapses), **ends},
+        {"dstates": dstates, **kept, **gather(by, synapses), "targets": by.others},
         {"dv0": (B, H), "grad": (B, T, U, H)},
     )
     grads = _neuron_gradients(run, sizes, out.pop("grad"), kept)

@@ -72,10 +72,12 @@ class Lists(NamedTuple):
 
 
 def gather(by: Slices | Owned, synapses: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """The matrices [S, H] of SYNAPSE as entries, 0 for padding."""
+    """The matrices [S, H] of SYNAPSE as entries, 0 for padding, and where slices begin."""
     entries = {}
     for name in SYNAPSE:
         entries[name] = mx.where(by.real, mx.take(synapses[name].reshape(-1), by.places), 0.0)
+    if isinstance(by, Slices):
+        entries |= {"neurons": by.neurons, "begins": by.begins}
     return entries
 
 

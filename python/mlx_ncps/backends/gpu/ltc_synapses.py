@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from .ltc_lists import SYNAPSE, Lists, Slices, gather
+from .ltc_lists import SYNAPSE, Lists, gather
 from .pieces import SIMD, ceil_div
 
 if TYPE_CHECKING:
     from .runner import Runner
 
 Synapses = Mapping[str, mx.array]  # of SYNAPSE, [S, H] each
-
-
-def named(arrays) -> dict[str, mx.array]:
-    """Four arrays under the names that the kernels read them by."""
-    return dict(zip(SYNAPSE, arrays, strict=True))
 
 
 def sensory_dense(run: Runner) -> Callable[..., Any]:
@@ -32,14 +27,20 @@ def sensory_dense(run: Runner) -> Callable[..., Any]:
             "ltc_sensory_forward",
             run.geometry.sensory(B * T, H),
             (B * T, I, H),
-            {"x": x, "leak_num": leak_num, "leak_den": leak_den, **named(synapses)},
+            {
+                "x": x,
+                "leak_num": leak_num,
+                "leak_den": leak_den,
+                **dict(zip(SYNAPSE, synapses, strict=True)),
+            },
             {"num": (B, T, H), "den": (B, T, H)},
         ).values()
 
     def backward(primals, cotangents, outputs):
         x, _, _, *synapses = primals
         dnum, dden = cotangents
-        dsynapses, dx = dense_gradients(run, x, dnum, dden, named(synapses), of_sources=True)
+        synapses = dict(zip(SYNAPSE, synapses, strict=True))
+        dsynapses, dx = dense_gradients(run, x, dnum, dden, synapses, of_sources=True)
         return dx, dnum.sum(axis=(0, 1)), dden.sum(axis=(0, 1)), *dsynapses
 
     return run.operator(forward, backward)
@@ -48,9 +49,6 @@ def sensory_dense(run: Runner) -> Callable[..., Any]:
 def sensory_lists(run: Runner, lists: Lists) -> Callable[..., Any]:
     """The same operator for a sparse wiring."""
 
-    def entries(by: Slices, synapses) -> dict[str, mx.array]:
-        return {**gather(by, named(synapses)), "neurons": by.neurons, "begins": by.begins}
-
     def forward(x, leak_num, leak_den, *synapses):
         (B, T, I), H, by = x.shape, leak_num.shape[0], lists.by_target
         inputs = {"x": x, "leak_num": leak_num, "leak_den": leak_den, "sources": by.others}
@@ -58,7 +56,7 @@ def sensory_lists(run: Runner, lists: Lists) -> Callable[..., Any]:
             "ltc_lists_sensory_forward",
             run.geometry.sensory(B * T, SIMD * by.slices),
             (B * T, I, H, by.slices),
-            inputs | entries(by, synapses),
+            inputs | gather(by, dict(zip(SYNAPSE, synapses, strict=True))),
             {"num": (B, T, H), "den": (B, T, H)},
         ).values()
 
@@ -66,14 +64,16 @@ def sensory_lists(run: Runner, lists: Lists) -> Callable[..., Any]:
         x, leak_num, _, *synapses = primals
         (B, T, I), H, by = x.shape, leak_num.shape[0], lists.by_source
         dnum, dden = cotangents
+        synapses = dict(zip(SYNAPSE, synapses, strict=True))
+        inputs = {"x": x, "dnum": dnum, "dden": dden, "targets": by.others}
         out = run(
             "ltc_lists_sensory_backward",
             run.geometry.sensory(B * T, SIMD * by.slices),
             (B * T, I, H, by.slices),
-            {"x": x, "dnum": dnum, "dden": dden, "targets": by.others} | entries(by, synapses),
+            inputs | gather(by, synapses),
             {"dx": (B, T, I)},
         )
-        dsynapses = lists_gradients(run, lists, x, dnum, dden, named(synapses))
+        dsynapses = lists_gradients(run, lists, x, dnum, dden, synapses)
         return out["dx"], dnum.sum(axis=(0, 1)), dden.sum(axis=(0, 1)), *dsynapses
 
     return run.operator(forward, backward)

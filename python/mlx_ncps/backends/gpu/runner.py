@@ -68,12 +68,10 @@ class Runner:
         self._kernels: dict[tuple, Callable[..., Any]] = {}
         self._launches: dict[tuple, tuple] = {}
 
-    def but(
-        self, *, register: Callable[..., Any] | None = None, geometry: Geometry | None = None
-    ) -> Runner:
-        """A Runner like this one, with another `register` or geometry."""
-        register, geometry = register or self.register, geometry or self.geometry
-        return Runner(self.name, register, self.stream, geometry, cuda=self.cuda)
+    def but(self, **changes: Any) -> Runner:
+        """A Runner like this one, with another `register`, `stream` or `geometry`."""
+        kept = {name: getattr(self, name) for name in ("name", "register", "stream", "geometry")}
+        return Runner(**kept | changes, cuda=self.cuda)
 
     def __call__(
         self,
