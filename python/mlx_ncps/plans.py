@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mlx.core as mx
-
 from . import _loader, dispatch
+from .backends import CfCFacts, Facts, LTCFacts
 from .backends.gpu import ltc
 from .backends.gpu.geometry import APPLE
 from .backends.gpu.trace import Launched, launches, trace_cfc, trace_ltc
@@ -25,16 +24,15 @@ def explain_ltc(
     B: int = 1, T: int = 1, I: int = 1, H: int = 1, U: int = 6, *, training: bool = False
 ) -> list[str]:
     """The plan of an LTC with all synapses, as lines of text."""
-    facts = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
-    choice = dispatch.explain(
-        "ltc_sequence", **facts, dtype=mx.float32, scalar_ts=True, ode_unfolds=U, synapses=None
-    )
+    sizes = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
+    facts = LTCFacts(**sizes, ode_unfolds=U)
+    choice = dispatch.explain("ltc_sequence", facts)
     native = _loader.native
     kernel = native.ltc_kernel(B, I, H, U) if native else None
     refused = APPLE.ltc_excess(I, H, U)
     what = f"the recurrence has {ltc.RECURRENCES[ltc.kind_of(APPLE, H)].what}"
-    found = [] if refused else launches(trace_ltc, **facts, unfolds=U)
-    lines = _cpu_lines("ltc_sequence", choice, facts | {"ode_unfolds": U}, f"the kernel '{kernel}'")
+    found = [] if refused else launches(trace_ltc, **sizes, unfolds=U)
+    lines = _cpu_lines("ltc_sequence", choice, facts, f"the kernel '{kernel}'")
     return lines + _gpu_lines(refused or what, found)
 
 
@@ -50,26 +48,27 @@ def explain_cfc(
     training: bool = False,
 ) -> list[str]:
     """The plan of a CfC with L backbone layers of K units, as lines of text."""
-    facts: dict[str, Any] = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
-    facts |= {"backbone": (K,) * L, "mode": mode, "scalar_ts": True, "activation": "lecun_tanh"}
-    choice = dispatch.explain("cfc_sequence", **facts, dtype=mx.float32)
+    sizes: dict[str, Any] = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
+    sizes |= {"backbone": (K,) * L, "mode": mode, "scalar_ts": True, "activation": "lecun_tanh"}
+    facts = CfCFacts(**sizes)
+    choice = dispatch.explain("cfc_sequence", facts)
     what = "all steps in one launch, as a threadgroup reads the weights quickly enough"
     if APPLE.cfc_takes_products(H, (K,) * L, 1 if mode == "pure" else 3):
         what = "step by step on MLX's products, as a threadgroup would read the weights for longer"
     refused = APPLE.cfc_excess(I, H, (K,) * L)
-    found = [] if refused else launches(trace_cfc, **facts)
+    found = [] if refused else launches(trace_cfc, **sizes)
     lines = _cpu_lines("cfc_sequence", choice, facts, "packed matrix products")
     return lines + _gpu_lines(refused or what, found)
 
 
-def _cpu_lines(op: str, choice: dispatch.Choice, facts: dict[str, Any], kernel: str) -> list[str]:
+def _cpu_lines(op: str, choice: dispatch.Choice, facts: Facts, kernel: str) -> list[str]:
     """The backend, whether a layer that makes this call computes it at once, and the CPU's
     kernel.
     """
-    if facts["training"]:
+    if facts.training:
         why = "a gradient traces it"
     else:
-        why = why_too_large([(op, facts)], False, facts["batch"], facts["steps"])
+        why = why_too_large([(op, facts)], False, facts.batch, facts.steps)
     layer = (
         "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"
     )

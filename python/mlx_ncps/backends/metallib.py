@@ -9,7 +9,7 @@ import math
 import mlx.core as mx
 
 from .. import _loader
-from .gpu import functions
+from .gpu import MIXED_MEMORY, functions  # noqa: F401  the names of a backend
 from .gpu.geometry import APPLE
 from .gpu.runner import Runner
 

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..types import Facts
 from . import cfc, ltc
+
+MIXED_MEMORY = False
 
 
 class Operation(NamedTuple):
     """One operator: `sequence(run, *arguments, **options)` runs it,
-    `unsupported(geometry, **facts)` says why it can't.
+    `unsupported(geometry, facts)` says why it can't.
     """
 
     sequence: Callable[..., mx.array]
@@ -35,9 +38,9 @@ def functions(name: str) -> tuple[Callable[..., Any], ...]:
     """
     module = sys.modules[name]
 
-    def unsupported(op: str, **facts: Any) -> str:
+    def unsupported(op: str, facts: Facts) -> str:
         """Why the kernels can't run this call; "" when they can."""
-        return OPERATIONS[op.replace("_mixed_", "_")].unsupported(module.run.geometry, **facts)
+        return OPERATIONS[op.replace("_mixed_", "_")].unsupported(module.run.geometry, facts)
 
     def bound(sequence: Callable[..., mx.array]) -> Callable[..., mx.array]:
         @wraps(sequence)

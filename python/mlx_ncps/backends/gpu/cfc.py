@@ -14,30 +14,32 @@ import mlx.core as mx
 
 from ..fold import fold_cfc
 from ..reference import ACTIVATIONS
+from ..types import CfCFacts, Timespans
 from . import cfc_products
 from .cfc_products import KINDS, Shape
 from .geometry import Geometry, Launch
 from .pieces import in_pieces
 
 if TYPE_CHECKING:
+    from ...ops.cfc import CfCParams
     from .runner import Runner
 
 KEEPS_INPUT = ("gelu", "silu")  # the slope does not follow from the value
 
 
-def unsupported(geometry: Geometry, **facts: Any) -> str:
+def unsupported(geometry: Geometry, facts: CfCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
-    if facts["inputs"] == 0:
+    if facts.inputs == 0:
         return "it needs at least one input"
-    return geometry.cfc_excess(facts["inputs"], facts["units"], tuple(facts.get("backbone", ())))
+    return geometry.cfc_excess(facts.inputs, facts.units, tuple(facts.backbone))
 
 
 def sequence(
     run: Runner,
     inputs: mx.array,
     state: mx.array,
-    ts: float | mx.array,
-    params: Any,
+    ts: Timespans,
+    params: CfCParams,
     *,
     mode: str,
     activation: str,

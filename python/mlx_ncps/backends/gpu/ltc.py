@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 
 from ..fold import fold_ltc
+from ..types import LTCFacts, Timespans
 from .geometry import Geometry
 from .ltc_lists import SYNAPSE, Lists, gather, lists_of
 from .ltc_synapses import dense_gradients, lists_gradients, sensory_dense, sensory_lists
 from .pieces import in_pieces
 
 if TYPE_CHECKING:
+    from ...ops.ltc import LTCParams
+    from ...ops.synapses import SynapseLists
     from .runner import Runner
 
 Arrays = dict[str, mx.array]
@@ -43,16 +46,16 @@ class Plan(NamedTuple):
     recurrence: Callable[..., Any]
 
 
-def unsupported(geometry: Geometry, **facts: Any) -> str:
+def unsupported(geometry: Geometry, facts: LTCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
-    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
-        return f"the kernels run semi_implicit only, got {facts['ode_solver']}"
-    if facts["inputs"] == 0:
+    if facts.ode_solver != "semi_implicit":
+        return f"the kernels run semi_implicit only, got {facts.ode_solver}"
+    if facts.inputs == 0:
         return "it needs at least one input"
-    return geometry.ltc_excess(facts["inputs"], facts["units"], int(facts.get("ode_unfolds", 1)))
+    return geometry.ltc_excess(facts.inputs, facts.units, int(facts.ode_unfolds))
 
 
-def kind_of(geometry: Geometry, units: int, synapses: Any = None) -> str:
+def kind_of(geometry: Geometry, units: int, synapses: SynapseLists | None = None) -> str:
     """The kernels of the recurrence, one of RECURRENCES."""
     lists = lists_of(geometry, synapses)[0]
     if lists and geometry.dense_lists_fit(units, lists.of_targets.per, lists.of_sources.per):
@@ -66,13 +69,13 @@ def sequence(
     run: Runner,
     inputs: mx.array,
     state: mx.array,
-    ts: float | mx.array,
-    params: Any,
+    ts: Timespans,
+    params: LTCParams,
     *,
     ode_unfolds: int,
     epsilon: float,
     implicit_param_constraints: bool,
-    synapses: Any,
+    synapses: SynapseLists | None,
     training: bool,
 ) -> mx.array:
     """LTC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for the
@@ -92,7 +95,9 @@ def sequence(
         return in_pieces(piece, call, state, inputs.astype(mx.float32), ts).astype(inputs.dtype)
 
 
-def plan_of(run: Runner, units: int, unfolds: int, synapses: Any, save: bool) -> Plan:
+def plan_of(
+    run: Runner, units: int, unfolds: int, synapses: SynapseLists | None, save: bool
+) -> Plan:
     """The plan, made once; `save` keeps what the gradient needs."""
     plans = run.operators if synapses is None else run.wired.setdefault(synapses, {})
     key = "ltc", units, unfolds, bool(save)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from .geometry import Geometry
 from .pieces import SIMD, ceil_div
+
+if TYPE_CHECKING:
+    from ...ops.synapses import SynapseLists
 
 SYNAPSE = ("synapse_s2", "synapse_m2", "synapse_w", "synapse_we")
 
@@ -81,7 +84,9 @@ def gather(by: Slices | Owned, synapses: Mapping[str, mx.array]) -> dict[str, mx
     return entries
 
 
-def lists_of(geometry: Geometry, synapses: Any) -> tuple[Lists | None, Lists | None]:
+def lists_of(
+    geometry: Geometry, synapses: SynapseLists | None
+) -> tuple[Lists | None, Lists | None]:
     """(recurrent, sensory) of a SynapseLists or None: Lists where they pay, else None."""
     if synapses is None:
         return None, None
