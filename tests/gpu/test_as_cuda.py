@@ -1,6 +1,7 @@
 """Every kernel text that MLX's CUDA backend would compile, compiled by NVRTC without a GPU."""
 
 import pytest
+from mlx_ncps.backends.gpu.geometry import APPLE
 
 from tests.support import ROOT
 from tests.support.as_cuda import (

@@ -7,7 +7,7 @@ so are the gradients of all weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
@@ -89,7 +89,7 @@ class _Call(NamedTuple):
     tail: list  # w_tau, A [H] in the mode pure
 
 
-def _unpack(shape: Shape, primals) -> _Call:
+def _unpack(shape: Shape, primals: Sequence[mx.array]) -> _Call:
     xz, h0, *rest = primals
     ts = rest.pop(0) if shape.timespans else None
     stages, tail = rest[: 2 * shape.layers + 1], rest[2 * shape.layers + 1 :]
@@ -116,14 +116,16 @@ def _operator(run: Runner, shape: Shape, save: bool) -> Callable[..., Any]:
     return run.operators.setdefault(key, run.operator(forward, backward))
 
 
-def _facts(shape: Shape, call: _Call):
+def _facts(shape: Shape, call: _Call) -> tuple[int, int, int, tuple[int, ...], int, int]:
     """(B, T, H, widths of the layers, width of what is saved, number of weights)."""
     (B, T, _), H = call.xz.shape, call.h0.shape[1]
     widths = tuple(w.shape[0] for w in call.weights[:-1])
     return B, T, H, widths, sum(widths) + shape.heads * H, sum(w.size for w in call.weights)
 
 
-def _common(shape, call, launch: Launch):
+def _common(
+    shape: Shape, call: _Call, launch: Launch
+) -> tuple[dict[str, mx.array], dict[str, bool], dict[str, int]]:
     """(inputs, flags, template) that forward and backward share."""
     inputs, flags, template = cfc_products.options(shape, call.ts, call.tail)
     flags["ON_CHIP"] = launch.argument("CHIP") > 0
@@ -137,13 +139,13 @@ def _common(shape, call, launch: Launch):
     return inputs, flags, template
 
 
-def _packed(weights, on_chip: bool):
+def _packed(weights: Sequence[mx.array], on_chip: bool) -> dict[str, mx.array]:
     """The weights of all stages in one buffer, under the name that the kernel reads them by."""
     name = "streamed_weights" if on_chip else "weights"
     return {name: mx.concatenate([w.reshape(-1) for w in weights])}
 
 
-def _forward(run, shape, call, save):
+def _forward(run: Runner, shape: Shape, call: _Call, save: bool) -> dict[str, mx.array]:
     B, T, H, widths, kept, weights = _facts(shape, call)
     launch = run.geometry.cfc_forward(B, H, widths, shape.heads, weights)
     inputs, flags, template = _common(shape, call, launch)
@@ -160,7 +162,9 @@ def _forward(run, shape, call, save):
     )
 
 
-def _backward(run, shape, call, dstates, saved):
+def _backward(
+    run: Runner, shape: Shape, call: _Call, dstates: mx.array, saved: mx.array
+) -> dict[str, mx.array]:
     B, T, H, widths, kept, weights = _facts(shape, call)
     launch = run.geometry.cfc_backward(B, H, widths, shape.heads, weights)
     inputs, flags, template = _common(shape, call, launch)
@@ -179,7 +183,9 @@ def _backward(run, shape, call, dstates, saved):
     )
 
 
-def _gradients(shape, call, states, saved, out):
+def _gradients(
+    shape: Shape, call: _Call, states: mx.array, saved: mx.array, out: dict[str, mx.array]
+) -> list[mx.array]:
     """The gradients of all primals, as matrix products and sums over the whole sequence."""
     _, _, H, widths, _, _ = _facts(shape, call)
     edges = [sum(widths[: n + 1]) for n in range(shape.layers)]

@@ -96,7 +96,7 @@ def _update(run: Runner, shape: Shape, save: bool) -> Callable[..., Any]:
     return run.operators.setdefault(key, run.operator(forward, backward))
 
 
-def _facts(shape: Shape, primals):
+def _facts(shape: Shape, primals: Sequence[mx.array]) -> tuple[Any, ...]:
     """((B, H), inputs, flags, template) that forward and backward share."""
     z, *rest = primals
     ts = rest.pop(0) if shape.timespans else None
@@ -117,7 +117,9 @@ def options(
     return inputs, {"PURE": shape.mode == "pure"}, template
 
 
-def _gradients(shape: Shape, units: int, saved: mx.array, out: dict[str, mx.array]):
+def _gradients(
+    shape: Shape, units: int, saved: mx.array, out: dict[str, mx.array]
+) -> list[mx.array]:
     """The gradients of the primals: z, then ts, w_tau and A where they are."""
     gradients = [out["dz"]]
     if shape.mode == "pure":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .runner import Runner
 
 Arrays = dict[str, mx.array]
+Shapes = dict[str, tuple[int, ...]]
 Sizes = tuple[int, int, int, int]  # B, T, U, H
 
 
@@ -143,7 +144,9 @@ def _operator(
     return run.operator(forward, backward)
 
 
-def _dense_forward(run, lists, sizes, inputs, outputs):
+def _dense_forward(
+    run: Runner, lists: Lists | None, sizes: Sizes, inputs: Arrays, outputs: Shapes
+) -> Arrays:
     B, T, U, H = sizes
     if lists is None:
         launch = run.geometry.dense_forward(B, H)
@@ -157,7 +160,14 @@ def _dense_forward(run, lists, sizes, inputs, outputs):
     return run("ltc_dense_forward", launch, (T, U, H), inputs, outputs, flags=flags)
 
 
-def _dense_backward(run, lists, sizes, dstates, kept, synapses):
+def _dense_backward(
+    run: Runner,
+    lists: Lists | None,
+    sizes: Sizes,
+    dstates: mx.array,
+    kept: Arrays,
+    synapses: Arrays,
+) -> dict[str, Any]:
     B, T, _, H = sizes
     if lists is None:
         launch, columns = run.geometry.dense_backward(B, H), H
@@ -180,13 +190,17 @@ def _dense_backward(run, lists, sizes, dstates, kept, synapses):
     return out | {"dcm": out["dcm"].sum(axis=0), "synapses": tuple(dsynapses)}
 
 
-def _streamed_forward(run, lists, sizes, inputs, outputs):
+def _streamed_forward(
+    run: Runner, lists: None, sizes: Sizes, inputs: Arrays, outputs: Shapes
+) -> Arrays:
     launch = run.geometry.streamed_forward(sizes[0], sizes[3])
     flags = {"SAVE": "saved" in outputs}
     return run("ltc_streamed_forward", launch, sizes, inputs, outputs, flags=flags)
 
 
-def _streamed_backward(run, lists, sizes, dstates, kept, synapses):
+def _streamed_backward(
+    run: Runner, lists: None, sizes: Sizes, dstates: mx.array, kept: Arrays, synapses: Arrays
+) -> dict[str, Any]:
     B, T, U, H = sizes
     transposed = {name: p.T for name, p in synapses.items()}
     out = run(
@@ -202,7 +216,9 @@ def _streamed_backward(run, lists, sizes, dstates, kept, synapses):
     return out | grads | {"synapses": dsynapses}
 
 
-def _lists_forward(run, lists, sizes, inputs, outputs):
+def _lists_forward(
+    run: Runner, lists: Lists, sizes: Sizes, inputs: Arrays, outputs: Shapes
+) -> Arrays:
     by = lists.by_target
     return run(
         "ltc_lists_forward",
@@ -214,7 +230,9 @@ def _lists_forward(run, lists, sizes, inputs, outputs):
     )
 
 
-def _lists_backward(run, lists, sizes, dstates, kept, synapses):
+def _lists_backward(
+    run: Runner, lists: Lists, sizes: Sizes, dstates: mx.array, kept: Arrays, synapses: Arrays
+) -> dict[str, Any]:
     B, T, U, H = sizes
     by = lists.by_source
     out = run(
@@ -230,7 +248,7 @@ def _lists_backward(run, lists, sizes, dstates, kept, synapses):
     return out | grads | {"synapses": dsynapses}
 
 
-def _neuron_gradients(run, sizes, grad, kept):
+def _neuron_gradients(run: Runner, sizes: Sizes, grad: mx.array, kept: Arrays) -> Arrays:
     """From each unfold's dL/dv' over its denominator: the gradients of its sums, of the steps'
     sums, of cm, and of ts per neuron.
     """

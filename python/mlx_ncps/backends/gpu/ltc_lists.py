@@ -101,7 +101,9 @@ def lists_of(
     return known[geometry]
 
 
-def _lists(geometry: Geometry, source, target, sources: int, targets: int) -> Lists:
+def _lists(
+    geometry: Geometry, source: np.ndarray, target: np.ndarray, sources: int, targets: int
+) -> Lists:
     places = source.astype(np.int64) * targets + target
     index = np.full(sources * targets, source.size)
     index[places] = np.arange(source.size)
@@ -115,7 +117,7 @@ def _lists(geometry: Geometry, source, target, sources: int, targets: int) -> Li
     )
 
 
-def _slices(owner, other, places, units) -> Slices:
+def _slices(owner: np.ndarray, other: np.ndarray, places: np.ndarray, units: int) -> Slices:
     """Slices by `owner`, the neuron of each synapse; most synapses first."""
     counts = np.bincount(owner, minlength=units)
     neurons = np.argsort(-counts, kind="stable")
@@ -133,7 +135,9 @@ def _slices(owner, other, places, units) -> Slices:
     return Slices(len(lengths), *map(mx.array, arrays), mx.array(real.reshape(-1)))
 
 
-def _owned(owner, other, places, units, size, parts) -> Owned:
+def _owned(
+    owner: np.ndarray, other: np.ndarray, places: np.ndarray, units: int, size: int, parts: int
+) -> Owned:
     """The synapses of each `owner`, the neuron of each synapse, in their order."""
     most = int(np.bincount(owner, minlength=units).max(initial=0))
     per = max(1, ceil_div(most, parts))

@@ -27,6 +27,8 @@ _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
 THREADS = (256, 512, 1024)  # bounds: every pipeline may run 256, so fewer make no other kernel
 THREADS_BOUND = "#define kernel kernel, max_total_threads_per_threadgroup(THREADS)\n"
 _UNBOUND = "#undef kernel\n"
+Names = tuple[str, ...]
+Pairs = tuple[tuple[str, int], ...]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -105,24 +107,34 @@ class Runner:
             arrays = _loader.native.mappable(list(arrays))
         return dict(zip(outputs, arrays, strict=True))
 
-    def _made(self, stem, inputs, outputs, flags, launch, template) -> tuple:
+    def _made(
+        self,
+        stem: str,
+        inputs: Names,
+        outputs: Names,
+        flags: Pairs,
+        launch: Launch,
+        template: Pairs,
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """(kernel, options of its launch)."""
-        template = [*template, *launch.template]
+        arguments = [*template, *launch.template]
         if not self.cuda:
             threads = math.prod(launch.threads)
-            template.append(("THREADS", next(n for n in THREADS if n >= threads)))
+            arguments.append(("THREADS", next(n for n in THREADS if n >= threads)))
         key = stem, inputs, outputs, flags
         kernel = self._kernels.get(key)
         if kernel is None:
             kernel = self._kernels[key] = self._registered(*key)
         return kernel, {
-            "template": template,
+            "template": arguments,
             "grid": launch.grid,
             "threadgroup": launch.threads,
             "output_dtypes": [mx.float32] * len(outputs),
         }
 
-    def _registered(self, stem, inputs, outputs, flags) -> Callable[..., Any]:
+    def _registered(
+        self, stem: str, inputs: Names, outputs: Names, flags: Pairs
+    ) -> Callable[..., Any]:
         macros = "".join(f"#define {name} {int(on)}\n" for name, on in flags)
         return self.register(
             name="_".join(["ncps", stem, *(name.lower() for name, on in flags if on)]),
