@@ -80,7 +80,7 @@ def explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_explain(commands) -> None:
+def _add_explain(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("explain", help=explain.__doc__)
     parser.set_defaults(run=explain)
     parser.add_argument("op", choices=tuple(plans.LETTERS))

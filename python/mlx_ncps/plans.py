@@ -89,7 +89,7 @@ def _gpu_lines(what: str, found: list[Launched]) -> list[str]:
             f"  {'kernel':<40} {'launches':>8} {'groups':>7} {'threads':>7}",
         ]
     for one in found:
-        lines.append(f"  {one.kernel:<40} {one.count:>8} {one.groups:>7} {one.threads:>7}")
+        lines.append(f"  {one.kernel:<40} {one.launches:>8} {one.groups:>7} {one.threads:>7}")
     return lines
 
 

@@ -5,6 +5,7 @@ backend. It launches what `metal` launches, but nothing is compiled at first use
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import mlx.core as mx
 
@@ -20,7 +21,7 @@ class MissingVariant(RuntimeError):
     """A call needs a kernel that was not compiled into the metallib."""
 
 
-def function_name(name: str, template) -> str:
+def function_name(name: str, template: Iterable[tuple[str, int]]) -> str:
     """The name of a kernel's variant in the metallib."""
     return "_".join([name, *(f"{key}{int(value)}" for key, value in template)])
 
@@ -29,8 +30,10 @@ def register(*, name, input_names, output_names, source, header):
     """As mx.fast.metal_kernel, but the result runs a function of the metallib."""
 
     def launch(*, inputs, template, grid, threadgroup, output_shapes, output_dtypes, stream):
+        native = _loader.native
+        assert native is not None, "available() says so first"
         function = function_name(name, template)
-        allowed = _loader.native.metallib_max_threads(function)
+        allowed = native.metallib_max_threads(function)
         if allowed < math.prod(threadgroup):
             wanted = f"{math.prod(threadgroup)} threads" if allowed else "this variant"
             raise MissingVariant(
@@ -38,7 +41,7 @@ def register(*, name, input_names, output_names, source, header):
                 'use_backend("metal") compiles what a call needs.'
             )
         shapes = [list(shape) for shape in output_shapes]
-        return _loader.native.metallib_kernel(
+        return native.metallib_kernel(
             function, inputs, shapes, grid, threadgroup, stream=stream
         )
 

@@ -55,7 +55,7 @@ def sequence(
         heads, widths = len(folded.heads), tuple(w.shape[0] for w, _ in folded.backbone)
         kinds = activation, folded.head_activation
         shape = Shape(len(widths), heads, mode, *kinds, not folded.merged)
-        head = tuple(mx.concatenate(parts) for parts in zip(*folded.heads, strict=True))
+        head = tuple(mx.concatenate(list(parts)) for parts in zip(*folded.heads, strict=True))
         (weight, bias), *rest = stages = [*folded.backbone, head]
         timed = [inputs.astype(mx.float32)]
         if shape.timespans:
@@ -64,15 +64,15 @@ def sequence(
         recurrent = weight[:, I:]
         if run.geometry.cfc_takes_products(H, widths, heads):
             stages = [(recurrent, bias), *rest]
-            by_products = cfc_products.states(run, shape, stages, folded.tail, bool(training))
+            recurrence = cfc_products.states(run, shape, stages, folded.tail, bool(training))
+            arrays = []
         else:
-            by_products = None
-            op = _operator(run, shape, bool(training))
+            recurrence = _operator(run, shape, bool(training))
             arrays = [recurrent, *(a for stage in rest for a in stage), *folded.tail]
 
         def call(h, x, *spans):
             xz = mx.addmm(bias, x, weight[:, :I].T)  # [B, T, N0]
-            return by_products(xz, h, *spans) if by_products else op(xz, h, *spans, *arrays)[0]
+            return recurrence(xz, h, *spans, *arrays)[0]
 
         piece = run.geometry.cfc_piece(B, I, H, widths, heads)
         return in_pieces(piece, call, state, *timed).astype(inputs.dtype)

@@ -36,8 +36,8 @@ def states(
     stages: Sequence[tuple[mx.array, mx.array]],
     tail: Sequence[mx.array],
     save: bool,
-) -> Callable[..., mx.array]:
-    """The function (xz [B, T, N0], h [B, H], [ts [B, T]]) -> states [B, T, H].
+) -> Callable[..., tuple[mx.array]]:
+    """The function (xz [B, T, N0], h [B, H], [ts [B, T]]) -> (states [B, T, H],).
 
     xz: the first stage's product with the inputs, bias included.  stages: (weight [columns, depth],
     bias) of each stage, the first reading h alone.  tail: w_tau, A [H] in the mode pure.
@@ -53,7 +53,7 @@ def states(
                 z = mx.addmm(bias, activate(z), weight)
             h = update(z, *(ts[:, t] for ts in spans), *tail)[0]
             found.append(h)
-        return mx.stack(found, axis=1)
+        return (mx.stack(found, axis=1),)
 
     return call
 

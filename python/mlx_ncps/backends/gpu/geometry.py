@@ -133,19 +133,20 @@ class Geometry(Pieces):
         return _dense(min(batch, self.dense_groups), units, per, parts, units)
 
     @once
-    def streamed_forward(self, batch: int, units: int) -> Launch | None:
-        """Each row keeps v, double-buffered; None where not one row fits."""
+    def streamed_forward(self, batch: int, units: int) -> Launch:
+        """Each row keeps v, double-buffered."""
         return self._streamed(batch, units, 2)
 
     @once
-    def streamed_backward(self, batch: int, units: int) -> Launch | None:
-        """Each row keeps dn, dd and dv; None where not one row fits."""
+    def streamed_backward(self, batch: int, units: int) -> Launch:
+        """Each row keeps dn, dd and dv."""
         return self._streamed(batch, units, 3)
 
-    def _streamed(self, batch: int, units: int, copies: int) -> Launch | None:
+    def _streamed(self, batch: int, units: int, copies: int) -> Launch:
         padded = round_up(units)
         launch = self._blocked(batch, units, copies * 4 * padded, self.ltc_rows)
-        return launch and launch._replace(template=(*launch.template, ("UNITS", padded)))
+        launch = _fitting(launch)
+        return launch._replace(template=(*launch.template, ("UNITS", padded)))
 
     def lists_pay(self, sources: int, units: int, synapses: int) -> bool:
         """Whether lists of the synapses beat the dense kernels: half of them missing."""
@@ -182,25 +183,22 @@ class Geometry(Pieces):
     @once
     def cfc_forward(
         self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
-    ) -> Launch | None:
-        """Each row keeps h and the layers' outputs, both double-buffered; None where not one row
-        fits.
-        """
-        return self._cfc(batch, units, widths, heads, weights, 2)
+    ) -> Launch:
+        """Each row keeps h and the layers' outputs, both double-buffered."""
+        return _fitting(self._cfc(batch, units, widths, heads, weights, 2))
 
     @once
     def cfc_backward(
         self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
-    ) -> Launch | None:
-        """Each row keeps dh, the heads' gradients, and the layers', these double-buffered; None
-        where not one row fits.
-        """
-        return self._cfc(batch, units, widths, heads, weights, 1 + heads)
+    ) -> Launch:
+        """Each row keeps dh, the heads' gradients, and the layers', these double-buffered."""
+        return _fitting(self._cfc(batch, units, widths, heads, weights, 1 + heads))
 
     def _cfc(
         self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int, states: int
     ) -> Launch | None:
-        """Weights in threadgroup memory (CHIP of them) if they fit beside one row, else streamed.
+        """Weights in threadgroup memory (CHIP of them) if they fit beside one row, else streamed;
+        None where not one row fits.
 
         states: how many [units] one row keeps there, beside two outputs of the widest layer.
         """
@@ -225,7 +223,7 @@ class Geometry(Pieces):
         edges = [units, *widths, heads * units]
         if sum(n * m for n, m in itertools.pairwise(edges)) >= self.product_weights:
             return True
-        return self.cfc_backward(1, units, widths, 4, self.memory) is None
+        return self._cfc(1, units, widths, 4, self.memory, 1 + 4) is None
 
     def _blocked(
         self, batch: int, neurons: int, bytes_per_row: int, most_rows: int, bytes_shared: int = 0
@@ -244,6 +242,12 @@ class Geometry(Pieces):
         threads = min(round_up(parts * neurons), self.threads)
         template = ("ROWS", rows), ("PARTS", parts)
         return Launch((ceil_div(batch, rows), 1, 1), (threads, 1, 1), template)
+
+
+def _fitting(launch: Launch | None) -> Launch:
+    """A launch of which one row fits: `ltc_excess` and `cfc_takes_products` see to that."""
+    assert launch is not None
+    return launch
 
 
 def _chunks(rows: int, synapses: int) -> int:

@@ -123,7 +123,7 @@ def _operator(
         B, T, H = num.shape
         inputs = {"num": num, "den": den, "v0": v0, "ts": ts, "cm": cm}
         inputs |= zip(SYNAPSE, synapses, strict=True)
-        outputs = {"states": (B, T, H)}
+        outputs: Shapes = {"states": (B, T, H)}
         if save:
             outputs["saved"] = (B, T, unfolds, 2, H)
         return recurrence.forward(run, lists, (B, T, unfolds, H), inputs, outputs).values()

@@ -19,7 +19,7 @@ from .pieces import SIMD, ceil_div
 if TYPE_CHECKING:
     from ...ops.synapses import SynapseLists
 
-SYNAPSE = ("synapse_s2", "synapse_m2", "synapse_w", "synapse_we")
+SYNAPSE: tuple[str, ...] = ("synapse_s2", "synapse_m2", "synapse_w", "synapse_we")
 
 # SynapseLists -> {Geometry: lists}, made once for equal ones
 _made: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -44,12 +44,12 @@ class Owned(NamedTuple):
     others: mx.array  # [neurons, per * parts] the neuron at the synapse's other end
     places: mx.array  # [neurons, per * parts] the synapse's place in a flat matrix [S, H]
     real: mx.array  # [neurons, per * parts] whether it is a synapse, not padding
-    index: mx.array  # [S H] the entry of the synapse at this place, or their number
+    entry_of: mx.array  # [S H] the entry of the synapse at this place, or their number
 
     def scatter(self, values: mx.array, shape: tuple[int, int]) -> mx.array:
         """Values of the entries [neurons, per * parts] as a matrix [S, H], 0 without a synapse."""
         padded = mx.concatenate([values.reshape(-1), mx.zeros(1)])
-        return mx.take(padded, self.index).reshape(shape)
+        return mx.take(padded, self.entry_of).reshape(shape)
 
 
 class Lists(NamedTuple):
@@ -62,7 +62,7 @@ class Lists(NamedTuple):
     source: mx.array  # [synapses]
     target: mx.array  # [synapses]
     places: mx.array  # [synapses] in a flat matrix [S, H]
-    index: mx.array  # [S H] the synapse at this place, or their number where there is none
+    synapse_of: mx.array  # [S H] the synapse at this place, or their number where there is none
 
     def pick(self, synapses: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Matrices [S, H] as values of the synapses."""
@@ -71,7 +71,7 @@ class Lists(NamedTuple):
     def scatter(self, values: mx.array, shape: tuple[int, int]) -> mx.array:
         """Values of the synapses as a matrix [S, H], 0 where there is no synapse."""
         padded = mx.concatenate([values, mx.zeros(1)])
-        return mx.take(padded, self.index).reshape(shape)
+        return mx.take(padded, self.synapse_of).reshape(shape)
 
 
 def gather(by: Slices | Owned, synapses: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -131,8 +131,8 @@ def _slices(owner: np.ndarray, other: np.ndarray, places: np.ndarray, units: int
         rows = begins[at // SIMD] + np.arange(mine.size)
         entries[:, rows, at % SIMD] = other[mine], places[mine]
         real[rows, at % SIMD] = True
-    arrays = (a.reshape(-1).astype(np.int32) for a in (neurons, begins, *entries))
-    return Slices(len(lengths), *map(mx.array, arrays), mx.array(real.reshape(-1)))
+    arrays = [mx.array(a.reshape(-1).astype(np.int32)) for a in (neurons, begins, *entries)]
+    return Slices(len(lengths), *arrays, real=mx.array(real.reshape(-1)))
 
 
 def _owned(

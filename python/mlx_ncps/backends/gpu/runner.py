@@ -58,7 +58,7 @@ class Runner:
         self,
         name: str,
         register: Callable[..., Any],
-        stream: mx.Device | mx.Stream,
+        stream: mx.Device | mx.DeviceType | mx.Stream,
         geometry: Geometry,
         *,
         cuda: bool = False,
@@ -174,7 +174,7 @@ class Runner:
         op.vmap(_loop(op))
         return op
 
-    def _gradient(self, backward, n: int, m: int) -> Callable[..., Any]:
+    def _gradient(self, backward: Callable[..., Any], n: int, m: int) -> Callable[..., Any]:
         """`backward` as a function of n primals, m cotangents and the outputs; it has vmap."""
 
         def run(*arrays):
@@ -197,12 +197,12 @@ class Runner:
         return refuse
 
 
-def _tuple(arrays) -> tuple:
+def _tuple(arrays: Any) -> tuple[Any, ...]:
     """MLX hands a single array over bare."""
     return (arrays,) if isinstance(arrays, mx.array) else tuple(arrays)
 
 
-def _loop(function):
+def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
     """The vmap of `function` as a loop: the gradients of its parameters differ by element."""
 
     def rule(inputs, axes):
@@ -218,7 +218,7 @@ def _loop(function):
             )
             for i in range(count)
         ]
-        stacked = tuple(mx.stack(parts) for parts in zip(*results, strict=True))
+        stacked = tuple(mx.stack(list(parts)) for parts in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
 
     return rule

@@ -23,10 +23,10 @@ _CFC = ("backbone", "ff1", "ff2", "time_a", "time_b", "w_tau", "A")
 
 
 class Launched(NamedTuple):
-    """Equal launches of a call: threadgroups, and threads of each."""
+    """Equal launches of a call: how many, threadgroups, and threads of each."""
 
     kernel: str
-    count: int
+    launches: int
     groups: int
     threads: int
 
@@ -85,7 +85,9 @@ def trace_ltc(
     options |= {"synapses": synapses, "training": training}
 
     def call(x, v, ts, *leaves):
-        params = SimpleNamespace(**dict(zip(_LTC, leaves, strict=True)), **dict.fromkeys(_OPTIONAL))
+        params: Any = SimpleNamespace(
+            **dict(zip(_LTC, leaves, strict=True)), **dict.fromkeys(_OPTIONAL)
+        )
         return ltc.sequence(run, x, v, ts, params, **options)
 
     _trace(call, arrays, training)
@@ -119,7 +121,7 @@ def trace_cfc(
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
         hidden, out = tuple(pairs[: len(backbone)]), pairs[len(backbone) :]
         out += [None] * (4 - len(out))
-        params = SimpleNamespace(**dict(zip(_CFC, (hidden, *out, *last), strict=True)))
+        params: Any = SimpleNamespace(**dict(zip(_CFC, (hidden, *out, *last), strict=True)))
         spans = 1.0 if scalar_ts else ts
         options = {"mode": mode, "activation": activation, "variant": variant}
         return cfc.sequence(run, x, h, spans, params, training=training, **options)
@@ -127,7 +129,7 @@ def trace_cfc(
     _trace(call, arrays, training)
 
 
-def _trace(call, shapes, training) -> None:
+def _trace(call: Callable[..., mx.array], shapes: list[tuple[int, ...]], training: bool) -> None:
     arrays = [mx.zeros(shape) for shape in shapes]
     if not training:
         call(*arrays)
