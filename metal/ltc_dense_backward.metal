@@ -1,18 +1,33 @@
 // LTC recurrence, backward, with the synapses in registers (MATHS 3), the twin of
-// ltc_dense_forward.metal, dense or LISTED: walks T and U from the end. backends/_ltc_kernels.py
-// calls it, after ltc_replay.metal.
+// ltc_dense_forward.metal, dense or LISTS: walks T and U from the end.
 //
 // PARTS threads share a *source* i; each keeps its PER outgoing synapses and their gradients in
 // registers, over all batch rows of its threadgroup: rows b = group, group + groups, .. The
 // gradients leave as one slab per threadgroup, summed afterwards in a fixed order. dn and dd of all
 // targets are double-buffered in threadgroup memory: one barrier per unfold. What an unfold reads
 // from memory is loaded while the unfold after it in time is computed: unfolds of a row are
-// neighbours. PARTS is 4 or 8. Threadgroups are of a multiple of 32 threads, >= PARTS H; UNITS >=
-// H, dense UNITS = PER PARTS. sizes: B, T, U, units, groups.  before [B, T, U, H] potentials before
-// each unfold;  saved [B, T, U, 2, H];  dstates, states [B, T, H];  dv0 [B, H];  dnum, dden [B, T,
-// H];  dts [B, T, H] shares of the sum over neurons;  dcm [groups, H];  slabs [groups, 4, H, H] of
-// s2, m2, w, we;  LISTED: targets, synapses [H, PER PARTS] of the sources, slabs [groups, 4, H, PER
-// PARTS].
+// neighbours. Threadgroups are of a multiple of 32 threads, >= PARTS H.
+//
+//   sizes      B, T, U, H, groups
+//   flag       LISTS                 : the synapses of a wiring's lists alone
+//   int        PER                   : synapses of a thread
+//   int        PARTS                 : threads that share a source: 4 or 8
+//   int        UNITS                 : H; without LISTS rounded up, PER PARTS
+//   in float   dstates [B, T, H]     : dL/dv of each step's potentials
+//   in float   saved [B, T, U, 2, H] : n and d of every unfold
+//   in float   states [B, T, H]      : potentials after each step
+//   in float   ts [B, T]             : timespans
+//   in float   cm [H]
+//   in float   before [B, T, U, H]   : potentials before each unfold
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H] if not LISTS
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, PER * PARTS] if LISTS
+//   in int     targets [H, PER * PARTS] if LISTS : of the sources' synapses
+//   out float  dv0 [B, H]            : dL/dv before the first step
+//   out float  dnum, dden [B, T, H]
+//   out float  dts [B, T, H]         : shares of the sum over neurons
+//   out float  dcm [groups, H]
+//   out float  slabs [groups, 4, H, H] if not LISTS : of s2, m2, w, we
+//   out float  slabs [groups, 4, H, PER * PARTS] if LISTS : the same
 threadgroup float dn_buffer[2][UNITS];
 threadgroup float dd_buffer[2][UNITS];
 constexpr float MINUS_LN2 = -0.69314718055994531f;
@@ -24,7 +39,7 @@ const bool live = i < H, writes = live && part == 0u;
 
 float s2[PER], m2[PER], w[PER], we[PER], ds2[PER], dm2[PER], dw[PER], dwe[PER];
 uint target[PER];
-#if LISTED
+#if LISTS
 const uint columns = uint(PER * PARTS);  // of the synapses and of a slab
 #else
 const uint columns = H;
@@ -34,7 +49,7 @@ for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
   const bool on = live && j < columns;
   const uint at = on ? i * columns + j : 0u;
-#if LISTED
+#if LISTS
   target[q] = uint(targets[at]);
 #else
   target[q] = j;

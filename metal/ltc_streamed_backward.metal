@@ -1,16 +1,26 @@
 // LTC recurrence, backward, dense, any H (MATHS 3), the twin of ltc_streamed_forward.metal: carries
 // dL/dv from the end over T and U, and gives each unfold's dL/dv' divided by its denominator, from
 // which ltc_neuron_backward.metal and ltc_synapse_backward.metal make the parameters' gradients.
-// backends/_ltc_kernels.py calls it, after ltc_replay.metal.
 //
 // PARTS neighbouring threads share a source; a threadgroup walks over the sources in strides of
 // threads / PARTS. dn and dd of all targets and dL/dv stand in threadgroup memory as [unit][row]:
 // two barriers per unfold. Row r of a source belongs to its part r % PARTS, dL/dv too. Rows past
-// the batch repeat the last one and write nothing. PARTS is 1, 2 or 4; threadgroups are of a
-// multiple of 32 threads; UNITS >= H. The synapses come transposed, so that neighbouring sources
-// are neighbours.
-// sizes: B, T, U, units.  before [B, T, U, H];  saved [B, T, U, 2, H];  dstates, states [B, T, H];
-// ts [B, T];  cm [H];  synapses [targets, sources];  dv0 [B, H];  grad [B, T, U, H].
+// the batch repeat the last one and write nothing. Threadgroups are of a multiple of 32 threads.
+// The synapses come transposed, [targets, sources], so that neighbouring sources are neighbours.
+//
+//   sizes      B, T, U, H
+//   int        ROWS                  : batch rows of a threadgroup
+//   int        PARTS                 : threads that share a source: 1, 2 or 4
+//   int        UNITS                 : H, rounded up
+//   in float   dstates [B, T, H]     : dL/dv of each step's potentials
+//   in float   saved [B, T, U, 2, H] : n and d of every unfold
+//   in float   states [B, T, H]      : potentials after each step
+//   in float   ts [B, T]             : timespans
+//   in float   cm [H]
+//   in float   before [B, T, U, H]   : potentials before each unfold
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H]
+//   out float  dv0 [B, H]            : dL/dv before the first step
+//   out float  grad [B, T, U, H]     : dL/dv' of each unfold over its denominator
 threadgroup float dn_buffer[UNITS * ROWS];
 threadgroup float dd_buffer[UNITS * ROWS];
 threadgroup float dv_buffer[UNITS * ROWS];

@@ -1,13 +1,18 @@
 // Gradients of a matrix of synapses from those of their sums (MATHS 3): of the sensory synapses
 // over B T rows, and of the recurrent ones over B T U rows where they don't stay in registers.
-// backends/_ltc_kernels.py calls it.
 //
 // A thread owns one synapse (i, j) and one chunk of rows; its four gradients stay in registers and
 // leave in the chunk's slab, to be summed over chunks in a fixed order. The 32 targets of a SIMD
 // group share source and chunk, so its control flow is uniform. No threadgroup memory, no barrier.
 // Threadgroups are [32, n]; the grid may be larger than [targets, sources, chunks]: checked here.
-// sizes: rows, sources, units, chunks.  x [rows, S];  synapses [S, H];  dnum, dden [rows, H]; slabs
-// [chunks, 4, S, H] of s2, m2, w, we;  with SOURCE_GRADIENT dx [rows, S, ceil(H / 32)].
+//
+//   sizes      rows, S, H, chunks
+//   flag       SOURCE_GRADIENT         : dL/dx leaves too
+//   in float   x [rows, S]             : the sources' values
+//   in float   dnum, dden [rows, H]
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [S, H]
+//   out float  slabs [chunks, 4, S, H] : of s2, m2, w, we
+//   out float  dx [rows, S, (H + 31) / 32] if SOURCE_GRADIENT : shares of the sum over the last
 const uint rows = uint(sizes[0]), S = uint(sizes[1]), H = uint(sizes[2]), chunks = uint(sizes[3]);
 const uint j = thread_position_in_grid.x, i = thread_position_in_grid.y;
 const uint chunk = thread_position_in_grid.z;

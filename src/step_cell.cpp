@@ -320,7 +320,7 @@ nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespa
   const double ts = timespans.is_none()              ? 1.0
                     : PyFloat_Check(timespans.ptr()) ? PyFloat_AsDouble(timespans.ptr())
                                                      : -1.0;
-  if (ts >= 0.0 && ts <= 1e30) only_ts = float(ts);  // as backends/_fold.py: no infinite weight
+  if (ts >= 0.0 && ts <= 1e30) only_ts = float(ts);  // as backends/fold.py: no infinite weight
   const StepCell cell({stage}, {}, Readout{0, bias.empty() ? 0 : bias[0]}, only_ts);
   Request request{EVERY, no_gpu};
   return request.read(cell, inputs, initial, timespans) == NOW ? request.run(cell) : nb::none();

@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 from mlx_ncps import dispatch, use_backend
-from mlx_ncps.backends import _gpu, cpu, cuda, metal, reference
+from mlx_ncps.backends import cpu, cuda, metal, reference
 from mlx_ncps.rnn import LTC, CfC, CfCRNN, LiquidRNN
 from mlx_ncps.wirings import AutoNCP
 
@@ -52,7 +52,7 @@ def device(monkeypatch):
 
 
 def unsupported(op, facts):
-    why = _gpu.unsupported(op, facts)
+    why = metal.unsupported(op, facts)
     return why or (f"{UNFIT} neurons do not fit" if facts.units == UNFIT else "")
 
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 from mlx_ncps import dispatch
 from mlx_ncps.backends import reference
-from mlx_ncps.backends._fold import fold_cfc, fold_ltc
+from mlx_ncps.backends.fold import fold_cfc, fold_ltc
 
 from tests.support.cases import CFC_CASES, LTC_CASES, CfcCase, LtcCase, make, to_mlx
 from tests.support.running import check_epsilon, check_gradients, check_states

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx_ncps import CfC, use_backend
 from mlx_ncps.backends import cpu
-from mlx_ncps.backends._fold import fold_cfc
+from mlx_ncps.backends.fold import fold_cfc
 from mlx_ncps.rnn import LTC
 
 from tests.support.cases import assert_close

@@ -10,7 +10,7 @@ import mslsim
 import numpy as np
 import pytest
 from mlx_ncps import _loader, ops
-from mlx_ncps.backends import _kernels
+from mlx_ncps.backends.gpu import runner
 from mlx_ncps.ops import numpy as truth
 
 from tests.support.cases import (
@@ -115,7 +115,7 @@ def on_gpu(function, kind, z):
         kept = f"ncps_slope_from_value<{code}>() ? {body} : z"
         body = f"ncps_activation_slope<{code}>({kept})"
     source = f"uint i = thread_position_in_grid.x; float z = x[i]; out[i] = {body};"
-    kernel = mslsim.metal_kernel(f"m_{function}_{kind}", ["x"], ["out"], source, _kernels.header())
+    kernel = mslsim.metal_kernel(f"m_{function}_{kind}", ["x"], ["out"], source, runner.header())
     (out,) = kernel(
         inputs=[mx.array(z)],
         grid=(len(z), 1, 1),

@@ -1,5 +1,5 @@
 """The kernels that the launch plans choose, as C++ for OpenCL: `variants()` asks the launch code,
-by mlx_ncps.plans.trace, over a grid of calls. Needs MLX, but no GPU and nothing of the compilers.
+by mlx_ncps.backends.gpu.trace, over a grid of calls. Needs MLX, but no GPU and no compiler.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import random
 from typing import NamedTuple
 
 import numpy as np
-from mlx_ncps.backends import _kernels
+from mlx_ncps.backends.gpu.runner import THREADS_BOUND
+from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 from mlx_ncps.ops import SynapseLists
-from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
 
 SIZES = ("UNITS", "WIDTH", "CHIP")  # sizes of threadgroup memory alone: they do not change the code
 ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
@@ -74,7 +74,7 @@ def opencl(kernel: dict, call: dict) -> str:
     ]
     lines = [
         '#include "metal.h"',
-        kernel["header"].removesuffix(_kernels.THREADS_BOUND),
+        kernel["header"].removesuffix(THREADS_BOUND),
         *(f"#define {name} {int(value)}" for name, value in call["template"]),
         f"__kernel {bound} void judged({', '.join(buffers)}) {{",
         "SIMD_MEMORY",
@@ -142,8 +142,8 @@ CFC = {"steps": 2, "inputs": 8}
 
 
 def ltc_calls():
-    """All synapses of a thread in registers, 1 to 16 forward and 1 to 8 backward; listed, 1 to 14
-    and 1 to 7; streamed, by rows and parts; lists, by rows and SIMD groups.
+    """All synapses of a thread in registers, 1 to 16 forward and 1 to 8 backward; of lists,
+    1 to 14 and 1 to 7; streamed, by rows and parts; lists streamed, by rows and SIMD groups.
     """
     yield from ({"units": units} for units in range(1, 65))
     for units in (32, 64, 128):

@@ -56,7 +56,7 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "m2[q] = (float(synapse_m2[at]));",
     ): "equivalent: where `on` is false, w and we are 0 and `at` is 0",
     (
-        "metal/ltc_list_sensory_backward.metal",
+        "metal/ltc_lists_sensory_backward.metal",
         "if (slice >= slices || first >= rows) return;",
         "if (slice >= slices && first >= rows) return;",
     ): (

@@ -11,7 +11,7 @@ import mlx.core as mx
 from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
-from ._fold import fold_cfc, fold_ltc
+from .fold import fold_cfc, fold_ltc
 from .types import Facts, FusedCall, LTCFacts
 
 NAME = "cpu"

@@ -1,12 +1,20 @@
 // The sums over the inputs of every row of B T steps, with the leak (MATHS 3), for sparse wirings;
-// the twin of ltc_sensory_forward.metal that visits the synapses of a list alone, in the slices of
-// ltc_list_forward.metal. backends/_ltc_kernels.py calls it.
+// the twin of ltc_sensory_forward.metal that visits the synapses of the lists alone, in the slices
+// of ltc_lists_forward.metal.
 //
 // A thread owns one target and ROWS rows, so that a synapse's parameters serve ROWS gates. No
 // threadgroup memory, no barrier. The grid may be larger than [32 slices, row blocks]: checked
 // here.
-// sizes: rows, inputs, units, slices.  neurons, begins: of the slices;  sources, synapses: of the
-// entries;  x [rows, I];  leaks [H];  num, den [rows, H].
+//
+//   sizes      rows, I, H, slices
+//   int        ROWS                   : rows of a thread
+//   in float   x [rows, I]            : inputs
+//   in float   leak_num, leak_den [H] : g vleak; g + eps
+//   in int     sources [entries]      : of the entries
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [entries]
+//   in int     neurons [32 * slices]  : of the slices
+//   in int     begins [slices + 1]    : the first entry of each slice, over 32
+//   out float  num, den [rows, H]
 const uint rows = uint(sizes[0]), I = uint(sizes[1]), H = uint(sizes[2]), slices = uint(sizes[3]);
 const uint slot = thread_position_in_grid.x, slice = slot / 32u, lane = slot % 32u;
 const uint first = thread_position_in_grid.y * uint(ROWS);

@@ -1,12 +1,17 @@
-// Gradients of the synapses of a list from those of their sums (MATHS 3): of the recurrent ones
-// over B T U rows, of the sensory ones over B T; the sparse twin of ltc_synapse_backward.metal.
-// backends/_ltc_kernels.py calls it.
+// Gradients of the synapses of a wiring's lists from those of their sums (MATHS 3): of the
+// recurrent ones over B T U rows, of the sensory ones over B T; the sparse twin of
+// ltc_synapse_backward.metal.
 //
 // A thread owns one synapse and one chunk of rows; its four gradients stay in registers and leave
 // in the chunk's slab, to be summed over chunks in a fixed order. No threadgroup memory, no
 // barrier. The grid may be larger than [synapses, chunks]: checked here.
-// sizes: rows, synapses, sources, units, chunks.  x [rows, S];  dnum, dden [rows, H];  sources,
-// targets, synapses: of the list;  slabs [chunks, 4, synapses] of s2, m2, w, we.
+//
+//   sizes      rows, count, S, H, chunks
+//   in float   x [rows, S]              : the sources' values
+//   in float   dnum, dden [rows, H]
+//   in int     sources, targets [count] : of the synapses
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [count]
+//   out float  slabs [chunks, 4, count] : of s2, m2, w, we
 const uint rows = uint(sizes[0]), count = uint(sizes[1]), S = uint(sizes[2]), H = uint(sizes[3]);
 const uint chunks = uint(sizes[4]);
 const uint e = thread_position_in_grid.x, chunk = thread_position_in_grid.y;

@@ -1,5 +1,5 @@
 """The table of launch plans in docs/metal_kernels.md, derived by the cost model and measured on no
-GPU; `python -m mlx_ncps explain table` prints it.
+GPU; `python -m tools.plans` prints it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from mlx_ncps import wirings
+from mlx_ncps.backends.gpu.geometry import CUDA
+from mlx_ncps.backends.gpu.trace import trace_cfc, trace_ltc
+from mlx_ncps.ops import SynapseLists
 
-from .. import wirings
-from ..ops import SynapseLists
 from . import chips
 from .launches import Launch, gpu_launches, seconds
-from .trace import trace_cfc, trace_ltc
 
 BATCHES = (1, 8, 64, 512)
 STEPS, INPUTS, UNFOLDS = 128, 64, 6
@@ -24,14 +25,14 @@ LTC_CUDA = {"batch": 24, "steps": 8, "inputs": 128, "units": 64, "unfolds": 6}
 
 
 def ltc(batch, *, units, steps=STEPS, synapses=None, **more) -> list[Launch]:
-    """The launches of an LTC of the table; more: training, backend."""
+    """The launches of an LTC of the table; more: training, geometry."""
     facts = {"batch": batch, "steps": steps, "inputs": INPUTS, "units": units, "unfolds": UNFOLDS}
     return gpu_launches(trace_ltc, **facts, synapses=synapses, **{"training": False} | more)
 
 
 def cfc(batch, *, units, steps=STEPS, **more) -> list[Launch]:
     """The launches of a CfC of the table: one layer as wide as the state, scalar timespans; more:
-    training, backend.
+    training, geometry.
     """
     facts = {"batch": batch, "steps": steps, "inputs": INPUTS, "units": units}
     facts |= {"backbone": (units,), "mode": "default", "activation": "lecun_tanh"}
@@ -134,5 +135,5 @@ def comparison() -> list[str]:
 
 
 def _cuda_ms(chip, plan) -> str:
-    found = (seconds(plan(backend="cuda", training=t), chip) for t in (False, True))
+    found = (seconds(plan(geometry=CUDA, training=t), chip) for t in (False, True))
     return " and ".join(f"{1e3 * s:.2g}" for s in found)

@@ -1,11 +1,19 @@
 // dL/dx of the sums over the inputs (MATHS 3), for sparse wirings; the twin of
-// ltc_list_sensory_forward.metal, with slices of 32 *inputs* and their outgoing synapses, whose
-// gradients ltc_list_gradient.metal makes. backends/_ltc_kernels.py calls it.
+// ltc_lists_sensory_forward.metal, with slices of 32 *inputs* and their outgoing synapses, whose
+// gradients ltc_lists_gradient.metal makes.
 //
 // A thread owns one input and ROWS rows. No threadgroup memory, no barrier. The grid may be larger
 // than [32 slices, row blocks]: checked here.
-// sizes: rows, inputs, units, slices.  neurons, begins: of the slices;  targets, synapses: of the
-// entries;  x, dx [rows, I];  dnum, dden [rows, H].
+//
+//   sizes      rows, I, H, slices
+//   int        ROWS                  : rows of a thread
+//   in float   x [rows, I]           : inputs
+//   in float   dnum, dden [rows, H]
+//   in int     targets [entries]     : of the entries
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [entries]
+//   in int     neurons [32 * slices] : of the slices
+//   in int     begins [slices + 1]   : the first entry of each slice, over 32
+//   out float  dx [rows, I]
 constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint rows = uint(sizes[0]), I = uint(sizes[1]), H = uint(sizes[2]), slices = uint(sizes[3]);
 const uint slot = thread_position_in_grid.x, slice = slot / 32u, lane = slot % 32u;

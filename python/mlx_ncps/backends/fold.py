@@ -1,12 +1,11 @@
 """Parameters in the form that the fused kernels read (MATHS 6), as differentiable MLX operations,
-once per call; the backends cpu, metal and cuda call it, and MLX takes the gradients of a kernel
-back to the raw parameters.
+once per call; MLX takes the gradients of a kernel back to the raw parameters.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -41,12 +40,12 @@ def _fold_synapses(w, sigma, mu, erev, mask):
     return s2, -s2 * mu, w, w * erev
 
 
-def fold_ltc(params, implicit: bool, epsilon: float) -> FoldedLTC:
+def fold_ltc(params: Any, implicit: bool, epsilon: float) -> FoldedLTC:
     """LTCParams -> FoldedLTC; `implicit` passes w, sensory_w, cm and gleak through softplus."""
     p = params
     gleak, cm, w, sensory_w = p.gleak, p.cm, p.w, p.sensory_w
     if implicit:
-        gleak, cm, w, sensory_w = (softplus(q) for q in (gleak, cm, w, sensory_w))
+        gleak, cm, w, sensory_w = softplus(gleak), softplus(cm), softplus(w), softplus(sensory_w)
     synapses = _fold_synapses(w, p.sigma, p.mu, p.erev, p.mask)
     s2, m2, *sensory = _fold_synapses(
         sensory_w, p.sensory_sigma, p.sensory_mu, p.sensory_erev, p.sensory_mask
@@ -75,7 +74,9 @@ class FoldedCfC(NamedTuple):
         return [a for layer in (*self.backbone, *self.heads) for a in layer] + list(self.tail)
 
 
-def fold_cfc(params, ts, mode: str, variant: str = "torch") -> FoldedCfC:
+def fold_cfc(
+    params: Any, ts: float | mx.array | None, mode: str, variant: str = "torch"
+) -> FoldedCfC:
     """CfCParams -> FoldedCfC; a number `ts` is merged into the time heads, and the sign of time_a
     in the variants "keras" and "paper" into its weights. Not one that could make a weight infinite,
     and not an array, whose value isn't known, nor None, for any value: a ts of infinity makes a

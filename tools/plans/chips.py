@@ -1,5 +1,5 @@
 """The cost model: what a kernel's launch costs on a GPU at best, derived from published figures of
-the chips and never measured by us. `plans` prints it, `costs` counts what a launch does.
+the chips and never measured by us; `costs` counts what a launch does.
 
 Sources: P. Turner's metal-benchmarks (Apple cores: exp2 4 and reciprocal 6 cycles per 128 lanes,
 208 KiB of registers, 60 KiB of threadgroup memory, 32 bytes per cycle from L2, half of that

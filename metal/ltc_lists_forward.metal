@@ -1,16 +1,29 @@
 // LTC recurrence, forward, for sparse wirings (MATHS 3): all T steps and U unfolds of ROWS batch
-// rows in one SIMD group, which visits the synapses of a list alone; each synapse streamed from
-// memory serves ROWS gates. backends/_ltc_lists.py makes the list, backends/_ltc_kernels.py calls
-// the kernel.
+// rows in one SIMD group, which visits the synapses of the lists alone; each synapse streamed from
+// memory serves ROWS gates.
 //
 // A slice is 32 targets, one per lane, `neurons[32 slice + lane]`, or -1; sorted by their number of
 // synapses, so that the lanes of a slice end together. Entry e of a slice, begins[slice] <= e <
 // begins[slice + 1], holds a synapse of each lane at 32 e + lane; padding has w = we = 0. v is
 // double-buffered in threadgroup memory as [unit][row]: one SIMD barrier per unfold, none of the
 // threadgroup, whose SIMDS groups own ROWS rows each. A group past the batch leaves at once; rows
-// past it repeat the last one and write nothing. UNITS >= H. sizes: B, T, U, units, slices.
-// sources: of the entries;  synapses: of the entries; num, den [B, T, H];  v0 [B, H];  ts [B, T];
-// cm [H];  states [B, T, H];  with SAVE saved [B, T, U, 2, H] of n and d.
+// past it repeat the last one and write nothing.
+//
+//   sizes      B, T, U, H, slices
+//   flag       SAVE                          : what the gradient needs leaves
+//   int        SIMDS                         : SIMD groups of a threadgroup
+//   int        ROWS                          : batch rows of a SIMD group
+//   int        UNITS                         : H, rounded up
+//   in float   num, den [B, T, H]            : sums over the inputs, with the leak
+//   in float   v0 [B, H]                     : potentials before the first step
+//   in float   ts [B, T]                     : timespans
+//   in float   cm [H]
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [entries]
+//   in int     neurons [32 * slices]         : of the slices
+//   in int     begins [slices + 1]           : the first entry of each slice, over 32
+//   in int     sources [entries]             : of the entries
+//   out float  states [B, T, H]              : potentials after each step
+//   out float  saved [B, T, U, 2, H] if SAVE : n and d of every unfold
 threadgroup float v_buffer[SIMDS][2][UNITS * ROWS];
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint slices = uint(sizes[4]);

@@ -1,15 +1,29 @@
-// LTC recurrence, backward, for sparse wirings (MATHS 3), the twin of ltc_list_forward.metal:
+// LTC recurrence, backward, for sparse wirings (MATHS 3), the twin of ltc_lists_forward.metal:
 // carries dL/dv from the end over T and U, and gives each unfold's dL/dv' divided by its
-// denominator, from which ltc_neuron_backward.metal and ltc_list_gradient.metal make the
-// parameters' gradients. backends/_ltc_kernels.py calls it, after ltc_replay.metal.
+// denominator, from which ltc_neuron_backward.metal and ltc_lists_gradient.metal make the
+// parameters' gradients.
 //
 // As in the forward, but a slice is 32 *sources*, one per lane, with their outgoing synapses. dn
 // and dd of all targets and dL/dv stand in threadgroup memory as [unit][row]: two SIMD barriers per
 // unfold, none of the threadgroup. A group past the batch leaves at once; rows past it repeat the
-// last one and write nothing. UNITS >= H.
-// sizes: B, T, U, units, slices.  targets: of the entries;  synapses: of the entries; before [B, T,
-// U, H];  saved [B, T, U, 2, H];  dstates, states [B, T, H];  ts [B, T];  cm [H]; dv0 [B, H];  grad
-// [B, T, U, H].
+// last one and write nothing.
+//
+//   sizes      B, T, U, H, slices
+//   int        SIMDS                 : SIMD groups of a threadgroup
+//   int        ROWS                  : batch rows of a SIMD group
+//   int        UNITS                 : H, rounded up
+//   in float   dstates [B, T, H]     : dL/dv of each step's potentials
+//   in float   saved [B, T, U, 2, H] : n and d of every unfold
+//   in float   states [B, T, H]      : potentials after each step
+//   in float   ts [B, T]             : timespans
+//   in float   cm [H]
+//   in float   before [B, T, U, H]   : potentials before each unfold
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [entries]
+//   in int     neurons [32 * slices] : of the slices
+//   in int     begins [slices + 1]   : the first entry of each slice, over 32
+//   in int     targets [entries]     : of the entries
+//   out float  dv0 [B, H]            : dL/dv before the first step
+//   out float  grad [B, T, U, H]     : dL/dv' of each unfold over its denominator
 threadgroup float dn_buffer[SIMDS][UNITS * ROWS];
 threadgroup float dd_buffer[SIMDS][UNITS * ROWS];
 threadgroup float dv_buffer[SIMDS][UNITS * ROWS];

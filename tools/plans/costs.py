@@ -1,5 +1,5 @@
 """Counts what one threadgroup of each kernel of metal/ does, from the sizes and template of its
-launch; one function per file of metal/. `plans` calls `of`.
+launch; one function per file of metal/.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _ltc_streamed_backward(f):
     return cost._replace(rounds=2 * rounds)
 
 
-def _ltc_list(f, operations, loads):
+def _ltc_lists(f, operations, loads):
     _, T, U, _, _ = f.sizes
     simds, rows, rounds = f.threads[0] // 32, f.template["ROWS"], T * U
     gates = 32 * simds * rows * rounds * f.entries
@@ -88,13 +88,13 @@ def _ltc_list(f, operations, loads):
     return Cost(gates, operations * gates, shared, streamed, 640 * f.entries, rounds)
 
 
-def _ltc_list_forward(f):
-    return _ltc_list(f, 4, 1)
+def _ltc_lists_forward(f):
+    return _ltc_lists(f, 4, 1)
 
 
-def _ltc_list_backward(f):
+def _ltc_lists_backward(f):
     rounds = f.sizes[1] * f.sizes[2]
-    return _ltc_list(f, BACKWARD - 3, 2)._replace(rounds=2 * rounds, memory_rounds=2 * rounds)
+    return _ltc_lists(f, BACKWARD - 3, 2)._replace(rounds=2 * rounds, memory_rounds=2 * rounds)
 
 
 def _sensory(f, terms):
@@ -108,7 +108,7 @@ def _ltc_sensory_forward(f):
     return _sensory(f, f.sizes[1])
 
 
-def _ltc_list_sensory(f):
+def _ltc_lists_sensory(f):
     slices = max(1, f.sizes[3])
     return _sensory(f, f.entries / slices)
 
@@ -119,7 +119,7 @@ def _ltc_synapse_backward(f):
     return Cost(gates, BACKWARD * gates, streamed=8 * gates / f.threads[1])
 
 
-def _ltc_list_gradient(f):
+def _ltc_lists_gradient(f):
     rows, chunks = f.sizes[0], f.sizes[4]
     gates = f.threads[0] * _up(rows, chunks)
     return Cost(gates, BACKWARD * gates, streamed=12 * gates)
@@ -173,11 +173,11 @@ _KERNELS: dict[str, Callable[[Facts], Cost]] = {
     "ltc_dense_backward": _ltc_dense_backward,
     "ltc_streamed_forward": _ltc_streamed_forward,
     "ltc_streamed_backward": _ltc_streamed_backward,
-    "ltc_list_forward": _ltc_list_forward,
-    "ltc_list_backward": _ltc_list_backward,
-    "ltc_list_sensory_forward": _ltc_list_sensory,
-    "ltc_list_sensory_backward": _ltc_list_sensory,
-    "ltc_list_gradient": _ltc_list_gradient,
+    "ltc_lists_forward": _ltc_lists_forward,
+    "ltc_lists_backward": _ltc_lists_backward,
+    "ltc_lists_sensory_forward": _ltc_lists_sensory,
+    "ltc_lists_sensory_backward": _ltc_lists_sensory,
+    "ltc_lists_gradient": _ltc_lists_gradient,
     "ltc_synapse_backward": _ltc_synapse_backward,
     "ltc_neuron_backward": _per_neuron,
     "ltc_replay": _per_neuron,

@@ -1,6 +1,4 @@
-"""The launches of a call as the launch code makes them, with what each costs; `plans` and its table
-print them.
-"""
+"""The launches of a call as the launch code makes them, with what each costs."""
 
 from __future__ import annotations
 
@@ -8,8 +6,10 @@ import math
 import re
 from typing import NamedTuple
 
+from mlx_ncps.backends.gpu.geometry import APPLE, Geometry
+from mlx_ncps.backends.gpu.trace import groups_of, runner
+
 from . import chips, costs
-from .trace import runner
 
 SCALARS = 24  # registers of a thread beside its arrays: indices, sums, a gate's temporaries
 
@@ -37,7 +37,7 @@ class Launch(NamedTuple):
         return one._replace(seconds=one.seconds * self.count)
 
 
-def gpu_launches(trace, *, backend: str = "metal", **facts) -> list[Launch]:
+def gpu_launches(trace, *, geometry: Geometry = APPLE, **facts) -> list[Launch]:
     """The launches of a traced call in their order, equal ones counted."""
     seen: dict[tuple, int] = {}
 
@@ -45,7 +45,7 @@ def gpu_launches(trace, *, backend: str = "metal", **facts) -> list[Launch]:
         key = _launch(kernel, call)
         seen[key] = seen.get(key, 0) + 1
 
-    trace(runner(launched, backend), **facts)
+    trace(runner(launched, geometry), **facts)
     return [Launch(*key, count) for key, count in seen.items()]
 
 
@@ -56,12 +56,11 @@ def seconds(launches, chip: chips.Chip) -> float:
 
 
 def _launch(kernel, call) -> tuple:
-    grid, threads, template = call["grid"], call["threadgroup"], dict(call["template"])
-    groups = math.prod(-(-g // t) for g, t in zip(grid, threads, strict=True))
+    threads, template, groups = call["threadgroup"], dict(call["template"]), groups_of(call)
     buffers = dict(zip(kernel["input_names"], call["inputs"], strict=True))
     entries = buffers.get("sources", buffers.get("targets"))
-    listed = 0 if entries is None else entries.size // 32
-    facts = costs.Facts(buffers["sizes"].tolist(), template, threads, groups, listed)
+    lists = 0 if entries is None else entries.size // 32
+    facts = costs.Facts(buffers["sizes"].tolist(), template, threads, groups, lists)
     moved = sum(array.size for array in call["inputs"])
     moved += sum(math.prod(shape) for shape in call["output_shapes"])
     cost = costs.of(kernel["name"], facts)._replace(bytes=4 * moved)

@@ -1,5 +1,5 @@
 """CfC over whole sequences on a GPU: what metal/cfc_*.metal run on, and how their gradients join
-(MATHS 1); metal.py and cuda.py call `cfc_sequence` with their Runner.
+(MATHS 1).
 
 The first stage's product with the inputs is one matrix product for all T, outside of the kernels;
 so are the gradients of all weights.
@@ -7,70 +7,75 @@ so are the gradients of all weights.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
-from . import _cfc_gemm, _launch
-from ._fold import fold_cfc
-from ._kernels import in_pieces
-from .reference import ACTIVATIONS
-from .types import CfCFacts
+from ..fold import fold_cfc
+from ..reference import ACTIVATIONS
+from ..types import CfCFacts, Timespans
+from . import cfc_products
+from .cfc_products import KINDS, Shape
+from .geometry import Geometry, Launch
+from .pieces import in_pieces
 
-MODES = ("default", "no_gate", "pure")  # NcpsCfcMode
-KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid", "identity")  # NcpsActivation
+if TYPE_CHECKING:
+    from ...ops.cfc import CfCParams
+    from .runner import Runner
+
 KEEPS_INPUT = ("gelu", "silu")  # the slope does not follow from the value
 
 
-class _Shape(NamedTuple):
-    """What is static in one call."""
-
-    layers: int
-    heads: int
-    mode: str
-    activation: str
-    head_activation: str
-    timespans: bool  # ts is an array [B, T] that the kernels read
-
-
-def unsupported(facts: CfCFacts) -> str:
+def unsupported(geometry: Geometry, facts: CfCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
     if facts.inputs == 0:
         return "it needs at least one input"
-    return _launch.cfc_excess(facts.inputs, facts.units, facts.backbone)
+    return geometry.cfc_excess(facts.inputs, facts.units, tuple(facts.backbone))
 
 
-def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="torch", training):
-    """CfC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `run` is the backend's Runner."""
+def sequence(
+    run: Runner,
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: CfCParams,
+    *,
+    mode: str,
+    activation: str,
+    variant: str = "torch",
+    training: bool,
+) -> mx.array:
+    """CfC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for the
+    gradient.
+    """
     with mx.stream(run.stream):
-        B, T, I = inputs.shape
+        (B, T, I), H = inputs.shape, state.shape[1]
         folded = fold_cfc(params, ts, mode, variant)
-        heads, layers = len(folded.heads), len(folded.backbone)
+        heads, widths = len(folded.heads), tuple(w.shape[0] for w, _ in folded.backbone)
         kinds = activation, folded.head_activation
-        shape = _Shape(layers, heads, mode, *kinds, not folded.merged)
-        head = tuple(mx.concatenate(parts) for parts in zip(*folded.heads, strict=True))
-        stages = [*folded.backbone, head]
-        weight, bias = stages[0]
-        arrays = [weight[:, I:], *(a for stage in stages[1:] for a in stage), *folded.tail]
+        shape = Shape(len(widths), heads, mode, *kinds, not folded.merged)
+        head = tuple(mx.concatenate(list(parts)) for parts in zip(*folded.heads, strict=True))
+        (weight, bias), *rest = stages = [*folded.backbone, head]
+        timed = [inputs.astype(mx.float32)]
         if shape.timespans:
             ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
-            ts = mx.broadcast_to(ts, (B, T))
-        widths = tuple(w.shape[0] for w, _ in folded.backbone)
-        products = _launch.cfc_takes_products(state.shape[1], widths, heads)
-        by_products = [(weight[:, I:], bias), *stages[1:]]
-        op = _recurrence(run, shape, training)
-        x, activate = inputs.astype(mx.float32), ACTIVATIONS[activation]
+            timed.append(mx.broadcast_to(ts, (B, T)))
+        recurrent = weight[:, I:]
+        if run.geometry.cfc_takes_products(H, widths, heads):
+            stages = [(recurrent, bias), *rest]
+            recurrence = cfc_products.states(run, shape, stages, folded.tail, bool(training))
+            arrays = []
+        else:
+            recurrence = _operator(run, shape, bool(training))
+            arrays = [recurrent, *(a for stage in rest for a in stage), *folded.tail]
 
-        def call(rows, steps, h):
-            xz = mx.addmm(bias, x[rows, steps], weight[:, :I].T)  # [B, T, N0]
-            spans = ts[rows, steps] if shape.timespans else None
-            if products:
-                stages, tail = by_products, folded.tail
-                return _cfc_gemm.states(run, shape, xz, h, spans, stages, tail, activate, training)
-            return op(xz, h, *([spans] if shape.timespans else []), *arrays)[0]
+        def call(h, x, *spans):
+            xz = mx.addmm(bias, x, weight[:, :I].T)  # [B, T, N0]
+            return recurrence(xz, h, *spans, *arrays)[0]
 
-        piece = _launch.cfc_piece(B, I, state.shape[1], widths, heads)
-        return in_pieces(piece, B, T, state, call).astype(inputs.dtype)
+        piece = run.geometry.cfc_piece(B, I, H, widths, heads)
+        return in_pieces(piece, call, state, *timed).astype(inputs.dtype)
 
 
 class _Call(NamedTuple):
@@ -84,17 +89,20 @@ class _Call(NamedTuple):
     tail: list  # w_tau, A [H] in the mode pure
 
 
-def _unpack(shape: _Shape, primals) -> _Call:
+def _unpack(shape: Shape, primals: Sequence[mx.array]) -> _Call:
     xz, h0, *rest = primals
     ts = rest.pop(0) if shape.timespans else None
     stages, tail = rest[: 2 * shape.layers + 1], rest[2 * shape.layers + 1 :]
     return _Call(xz, h0, ts, stages[:1] + stages[1::2], stages[2::2], tail)
 
 
-def _recurrence(run, shape, save):
+def _operator(run: Runner, shape: Shape, save: bool) -> Callable[..., Any]:
     """The operator (xz, h0, [ts], Wh, (W, b) of the other stages, [w_tau, A]) -> states [B, T, H]
-    and, with `save`, what the backward reads [B, T, layers' widths + heads H].
+    and, with `save`, what the backward reads [B, T, layers' widths + heads H]; made once.
     """
+    key = "cfc", shape, save
+    if key in run.operators:
+        return run.operators[key]
 
     def forward(*primals, save=save):
         return _forward(run, shape, _unpack(shape, primals), save).values()
@@ -105,78 +113,79 @@ def _recurrence(run, shape, save):
         out = _backward(run, shape, call, cotangents[0], saved)
         return _gradients(shape, call, states, saved, out)
 
-    return run.operator(forward, backward)
+    return run.operators.setdefault(key, run.operator(forward, backward))
 
 
-def _facts(shape, call):
+def _facts(shape: Shape, call: _Call) -> tuple[int, int, int, tuple[int, ...], int, int]:
     """(B, T, H, widths of the layers, width of what is saved, number of weights)."""
     (B, T, _), H = call.xz.shape, call.h0.shape[1]
     widths = tuple(w.shape[0] for w in call.weights[:-1])
     return B, T, H, widths, sum(widths) + shape.heads * H, sum(w.size for w in call.weights)
 
 
-def _common(shape, call, launch):
+def _common(
+    shape: Shape, call: _Call, launch: Launch
+) -> tuple[dict[str, mx.array], dict[str, bool], dict[str, int]]:
     """(inputs, flags, template) that forward and backward share."""
-    ts = call.ts if shape.timespans else mx.zeros(1)  # not read
-    inputs = {"ts": ts, **dict(zip(("w_tau", "A"), call.tail, strict=False))}
-    flags = {"PURE": shape.mode == "pure", "ON_CHIP": launch.chip > 0}
+    inputs, flags, template = cfc_products.options(shape, call.ts, call.tail)
+    flags["ON_CHIP"] = launch.argument("CHIP") > 0
     template = {
         "LAYERS": shape.layers,
         "HEADS": shape.heads,
-        "MODE": MODES.index(shape.mode),
+        "MODE": template["MODE"],
         "ACTIVATION": KINDS.index(shape.activation),
-        "HEAD_ACTIVATION": KINDS.index(shape.head_activation),
-        "ROWS": launch.blocks.rows,
-        "PARTS": launch.blocks.parts,
-        "UNITS": launch.units,
-        "WIDTH": launch.width,
-        "CHIP": launch.chip,
+        "HEAD_ACTIVATION": template["HEAD_ACTIVATION"],
     }
     return inputs, flags, template
 
 
-def _packed(weights, launch):
+def _packed(weights: Sequence[mx.array], on_chip: bool) -> dict[str, mx.array]:
     """The weights of all stages in one buffer, under the name that the kernel reads them by."""
-    name = "streamed_weights" if launch.chip else "weights"
+    name = "streamed_weights" if on_chip else "weights"
     return {name: mx.concatenate([w.reshape(-1) for w in weights])}
 
 
-def _forward(run, shape, call, save):
+def _forward(run: Runner, shape: Shape, call: _Call, save: bool) -> dict[str, mx.array]:
     B, T, H, widths, kept, weights = _facts(shape, call)
-    launch = _launch.cfc_forward(B, H, widths, shape.heads, weights, run.name)
+    launch = run.geometry.cfc_forward(B, H, widths, shape.heads, weights)
     inputs, flags, template = _common(shape, call, launch)
     biases = mx.concatenate(call.biases) if call.biases else mx.zeros(1)  # not read
-    packed = _packed([w.T for w in call.weights], launch)
+    packed = _packed([w.T for w in call.weights], flags["ON_CHIP"])
     return run(
         "cfc_forward",
-        launch.blocks.launch,
+        launch,
         (B, T, H, kept, weights, *widths),
         {"xz": call.xz, "h0": call.h0, "biases": biases, **packed, **inputs},
         {"states": (B, T, H), **({"saved": (B, T, kept)} if save else {})},
         flags={"SAVE": save, **flags},
-        **template,
+        template=template,
     )
 
 
-def _backward(run, shape, call, dstates, saved):
+def _backward(
+    run: Runner, shape: Shape, call: _Call, dstates: mx.array, saved: mx.array
+) -> dict[str, mx.array]:
     B, T, H, widths, kept, weights = _facts(shape, call)
-    launch = _launch.cfc_backward(B, H, widths, shape.heads, weights, run.name)
+    launch = run.geometry.cfc_backward(B, H, widths, shape.heads, weights)
     inputs, flags, template = _common(shape, call, launch)
+    packed = _packed(call.weights, flags["ON_CHIP"])
     outputs = {"dh0": (B, H), "dz": (B, T, kept)}
     if shape.mode == "pure":
         outputs["shares"] = (B, T, 3, H)
     return run(
         "cfc_backward",
-        launch.blocks.launch,
+        launch,
         (B, T, H, kept, weights, *widths),
-        {"dstates": dstates, "saved": saved, **_packed(call.weights, launch), **inputs},
+        {"dstates": dstates, "saved": saved, **packed, **inputs},
         outputs,
         flags=flags,
-        **template,
+        template=template,
     )
 
 
-def _gradients(shape, call, states, saved, out):
+def _gradients(
+    shape: Shape, call: _Call, states: mx.array, saved: mx.array, out: dict[str, mx.array]
+) -> list[mx.array]:
     """The gradients of all primals, as matrix products and sums over the whole sequence."""
     _, _, H, widths, _, _ = _facts(shape, call)
     edges = [sum(widths[: n + 1]) for n in range(shape.layers)]
