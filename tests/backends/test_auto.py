@@ -51,8 +51,11 @@ def device(monkeypatch):
     return set_device
 
 
+_UNSUPPORTED = metal.unsupported
+
+
 def unsupported(op, facts):
-    why = metal.unsupported(op, facts)
+    why = _UNSUPPORTED(op, facts)
     return why or (f"{UNFIT} neurons do not fit" if facts.units == UNFIT else "")
 
 

@@ -4,6 +4,7 @@ kernel is launched, a `Runner`, and in how a call is cut into launches, a `Geome
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -47,6 +48,9 @@ def functions(name: str) -> tuple[Callable[..., Any], ...]:
         def call(*arguments, **options):
             return sequence(module.run, *arguments, **options)
 
+        whole = inspect.signature(sequence)
+        own = whole.replace(parameters=[*whole.parameters.values()][1:])  # without the Runner
+        vars(call)["__signature__"] = own
         return call
 
     return unsupported, *(bound(operation.sequence) for operation in OPERATIONS.values())
