@@ -1,4 +1,4 @@
-"""Writes python/mlx_ncps/_ext.pyi, the types of the native module, from the module built in place; to
+"""Writes python/mlx_ncps/_ext.pyi, the types of the native module, from the one built in place; to
 be run after a change of src/. Needs nanobind.
 """
 

@@ -11,7 +11,8 @@ PAGES = [ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"]
 HOMES = [ROOT, ROOT / "python" / "mlx_ncps", ROOT / "python" / "mlx_ncps" / "backends"]
 FOLDERS = ("python", "csrc", "src", "metal", "tests", "simulator", "benchmarks", "tools")
 FOLDERS += ("build_backend", "cmake", "examples", "docs", ".github", ".ci")
-SUFFIXES = (".py", ".pyi", ".md", ".h", ".cpp", ".inl", ".metal", ".cmake", ".toml", ".yml")
+SUFFIXES = {".py", ".pyi", ".md", ".h", ".cpp", ".inl", ".metal", ".cmake", ".toml"}
+SUFFIXES |= {".json", ".yml"}
 
 
 def project_files():

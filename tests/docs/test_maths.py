@@ -1,14 +1,10 @@
 """docs/maths.md: every "MATHS n" in the tree is a section of it, its equations are numbered without
-gaps and stand in the LaTeX that GitHub and Sphinx both render, and its blocks compute what the
-package computes.
+gaps and stand in the LaTeX that GitHub and Sphinx both render. test_code_blocks.py runs its blocks.
 """
 
 import re
 
-import pytest
-
 from tests.support import ROOT
-from tests.support.cases import assert_all_close, assert_close, tolerance
 
 PAGE = ROOT / "docs" / "maths.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -95,16 +91,3 @@ def test_formulas_are_latex_that_every_renderer_reads():
         assert "\n" not in formula, formula
         assert "|" not in formula, formula
         assert "`" not in formula, formula
-
-
-@pytest.mark.parametrize("number", BLOCKS)
-def test_blocks_compute_what_the_package_computes(number):
-    same = tolerance("float32", "forward")
-    for n, block in enumerate(BLOCKS[number]):
-        names = {}
-        exec(compile(block, f"maths.md, section {number}, block {n}", "exec"), names)
-        got, want = names["got"], names["want"]
-        if isinstance(want, dict):
-            assert_all_close(got, want, same)
-        else:
-            assert_close(f"section {number}", got, want, same)
