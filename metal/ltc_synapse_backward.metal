@@ -14,7 +14,6 @@ const uint chunk = thread_position_in_grid.z;
 const uint blocks = (H + 31u) / 32u;
 if (i >= S || chunk >= chunks || j >= blocks * 32u) return;
 
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const bool live = j < H;
 const uint at = i * H + (live ? j : 0u);
 const float s2 = synapse_s2[at], m2 = synapse_m2[at], w = synapse_w[at], we = synapse_we[at];
@@ -27,19 +26,21 @@ for (uint row = chunk * per_chunk; row < end; ++row) {
   const float dd = live ? float(dden[row * H + j]) : 0.0f;
   const float gate = ltc_gate(v, s2, m2);
   const float dz = ltc_gate_backward(gate, w, we, dn, dd);
-  dw += gate * dd;
-  dwe += gate * dn;
-  dm2 += dz;
-  ds2 += dz * v;
+  const LtcSynapseGradient<float> own = ltc_synapse_backward(dz, v, gate, dn, dd);
+  dw += own.w;
+  dwe += own.we;
+  dm2 += own.m2;
+  ds2 += own.s2;
 #if SOURCE_GRADIENT
-  const float sum = simd_sum(dz * s2);
-  if (thread_index_in_simdgroup == 0u) dx[(row * S + i) * blocks + j / 32u] = sum * MINUS_LN2;
+  const float sum = simd_sum(ltc_source_backward(dz, s2));
+  if (thread_index_in_simdgroup == 0u)
+    dx[(row * S + i) * blocks + j / 32u] = ltc_folded_gradient(sum);
 #endif
 }
 if (live) {
   const uint slab = chunk * 4u * S * H + at;
-  slabs[slab] = ds2 * MINUS_LN2;
-  slabs[slab + S * H] = dm2 * MINUS_LN2;
+  slabs[slab] = ltc_folded_gradient(ds2);
+  slabs[slab + S * H] = ltc_folded_gradient(dm2);
   slabs[slab + 2u * S * H] = dw;
   slabs[slab + 3u * S * H] = dwe;
 }

@@ -2,8 +2,6 @@
 // every unfold were saved, and v follows from them by the forward's own arithmetic. Parameter
 // gradients accumulate in one slab per task, reduced in a fixed order.
 
-constexpr float MINUS_LN2 = -0.69314718055994531f;
-
 // The recurrent synapses' gradients with lanes across sources, so that dL/dv_i needs no sum across
 // lanes. block, slab: [targets][4][W] of one block of sources; v, dv: [ROWS][Hp] at that block; dn,
 // dd: [ROWS][Hp] of all targets.
@@ -26,15 +24,14 @@ static inline void backward_recurrent(const float* block, float* slab, long targ
     for (int r = 0; r < ROWS; ++r) {
       const vf gn = gate[r] * dn[r * Hp + j], gd = gate[r] * dd[r * Hp + j];
       const vf dz = ltc_gate_backward_weighted(gate[r], w, we, gn, gd);
-      dw += gd;
-      dwe += gn;
-      dm2 += dz;
-      ds2 += dz * vr[r];
-      sum[r] += dz * s2;
+      const auto own = ltc_synapse_backward_weighted(dz, vr[r], gn, gd);
+      ds2 += own.s2, dm2 += own.m2, dw += own.w, dwe += own.we;
+      sum[r] += ltc_source_backward(dz, s2);
     }
     store(slab, ds2), store(slab + W, dm2), store(slab + 2 * W, dw), store(slab + 3 * W, dwe);
   }
-  for (int r = 0; r < ROWS; ++r) store(dv + r * Hp, load(dv + r * Hp) + sum[r] * MINUS_LN2);
+  for (int r = 0; r < ROWS; ++r)
+    store(dv + r * Hp, load(dv + r * Hp) + ltc_folded_gradient(sum[r]));
 }
 
 // The sensory synapses' gradients with lanes across targets (inputs are often few). x, dx: ROWS
@@ -56,15 +53,13 @@ static inline void backward_sensory(const LtcDense& k, float* slab, const float*
         const vf xi = splat(x[r * stride + i]), gate = ltc_gate(xi, s2, m2);
         const vf gn = gate * load(dn + r * Hp + q), gd = gate * load(dd + r * Hp + q);
         const vf dz = ltc_gate_backward_weighted(gate, w, we, gn, gd);
-        dw += gd;
-        dwe += gn;
-        dm2 += dz;
-        ds2 += dz * xi;
-        sum[r] += dz * s2;
+        const auto own = ltc_synapse_backward_weighted(dz, xi, gn, gd);
+        ds2 += own.s2, dm2 += own.m2, dw += own.w, dwe += own.we;
+        sum[r] += ltc_source_backward(dz, s2);
       }
       store(grad, ds2), store(grad + W, dm2), store(grad + 2 * W, dw), store(grad + 3 * W, dwe);
     }
-    for (int r = 0; r < ROWS; ++r) dx[r * stride + i] = horizontal_sum(sum[r]) * MINUS_LN2;
+    for (int r = 0; r < ROWS; ++r) dx[r * stride + i] = ltc_folded_gradient(horizontal_sum(sum[r]));
   }
 }
 
@@ -113,13 +108,14 @@ static inline void backward_neurons(const LtcDense& k, const float* saved, long 
       const vf n = load_partial(saved + r * saved_stride + q, H - q),
                d = load_partial(saved + r * saved_stride + H + q, H - q);
       const vf cm = load(k.cm + q), next = load(v_next + at);
-      const vf grad = load(dv + at) / ltc_update_denominator(d, cm, splat(rate[r]));
-      const vf gn = grad * rate[r], gd = -gn * next;
-      store(dn + at, gn), store(dd + at, gd);
-      store(step_dn + at, load(step_dn + at) + gn), store(step_dd + at, load(step_dd + at) + gd);
-      store(dcm + q, load(dcm + q) + grad * (load(v + at) - next));
-      store(dv + at, grad * cm);
-      drate[r] += grad * (n - next * d);
+      const vf g = ltc_update_backward(load(dv + at), d, cm, splat(rate[r]));
+      const auto sums = ltc_sums_backward(g, next, rate[r]);
+      store(dn + at, sums.dn), store(dd + at, sums.dd);
+      store(step_dn + at, load(step_dn + at) + sums.dn);
+      store(step_dd + at, load(step_dd + at) + sums.dd);
+      store(dcm + q, load(dcm + q) + ltc_cm_backward(g, load(v + at), next));
+      store(dv + at, ltc_own_backward(g, cm));
+      drate[r] += ltc_k_backward(g, n, d, next);
     }
 }
 
@@ -187,7 +183,7 @@ static void unpack_gradients(const float* slabs, long slab_stride, long count, l
         float sum = 0.0f;
         for (long s = 0; s < count; ++s) sum += at[s * slab_stride];
         parts[part][transposed ? n * targets + o : o * targets + n] =
-            part < 2 ? sum * MINUS_LN2 : sum;
+            part < 2 ? ltc_folded_gradient(sum) : sum;
       }
 }
 

@@ -22,10 +22,7 @@ static inline vf add_halves(vf a, vf b, std::integer_sequence<int, LANE...>) {
 // vector: lane l holds a part of gradient l % 4.
 struct SynapseSums {
   vf s2, m2, w, we;
-  SynapseSums(vf dz, vf v, vf gate, vf n, vf d) : s2(dz * v), m2(dz), w(gate * d), we(gate * n) {}
-  void add(vf dz, vf v, vf gate, vf n, vf d) {
-    s2 += dz * v, m2 += dz, w += gate * d, we += gate * n;
-  }
+  void add(const LtcSynapseGradient<vf>& g) { s2 += g.s2, m2 += g.m2, w += g.w, we += g.we; }
   void add_to(float* slab) const {
     constexpr auto lanes = std::make_integer_sequence<int, W>{};
     const vf first = add_halves<1>(s2, m2, lanes), second = add_halves<1>(w, we, lanes);
@@ -54,11 +51,12 @@ struct ListStep {
     if (more) __builtin_prefetch(n_at - steps_apart), __builtin_prefetch(n_at - steps_apart + live);
     const vf n = load_partial(n_at, live), d = load_partial(n_at + live, live);
     const vf next = load(v + (at + H) * W);
-    const vf grad = dv_next / ltc_update_denominator(d, splat(cm[j]), rate), gn = grad * rate;
-    store(dnd + at * 2 * W, gn), store(dnd + (at * 2 + 1) * W, -gn * next);
-    store(dcm + j * W, load(dcm + j * W) + grad * (load(v + at * W) - next));
-    store(dv + j * W, grad * cm[j]);
-    *drate += grad * (n - next * d);
+    const vf g = ltc_update_backward(dv_next, d, splat(cm[j]), rate);
+    const auto sums = ltc_sums_backward(g, next, rate);
+    store(dnd + at * 2 * W, sums.dn), store(dnd + (at * 2 + 1) * W, sums.dd);
+    store(dcm + j * W, load(dcm + j * W) + ltc_cm_backward(g, load(v + at * W), next));
+    store(dv + j * W, ltc_own_backward(g, cm[j]));
+    *drate += ltc_k_backward(g, n, d, next);
   }
 
   // dL/dv of source i before unfold u. N unfolds from u on add their gradients; with N = 0 this one
@@ -74,20 +72,22 @@ struct ListStep {
       const float* const at = now + s.target * 2 * W;
       const vf gate = ltc_gate(vs[0], s.s2, s.m2), n = load(at), d = load(at + W),
                dz = ltc_gate_backward(gate, s.w, s.we, n, d);
-      sum += dz * s.s2;
+      sum += ltc_source_backward(dz, s.s2);
       if constexpr (N == 0) {
         float* to = kept + ((u % KEPT_UNFOLDS - 1) * count + e) * 2 * W;
         store(to, gate), store(to + W, dz);
       } else {
-        SynapseSums sums(dz, vs[0], gate, n, d);
+        const auto own = ltc_synapse_backward(dz, vs[0], gate, n, d);
+        SynapseSums sums{own.s2, own.m2, own.w, own.we};
         for (int k = 1; k < N; ++k) {
           const float *then = at + k * 2 * row, *from = kept + ((k - 1) * count + e) * 2 * W;
-          sums.add(load(from + W), vs[k], load(from), load(then), load(then + W));
+          sums.add(
+              ltc_synapse_backward(load(from + W), vs[k], load(from), load(then), load(then + W)));
         }
         sums.add_to(slab + e * W);
       }
     }
-    return sum * MINUS_LN2;
+    return ltc_folded_gradient(sum);
   }
 
   // Every source of unfold u, each followed by its neuron's part of the unfold before.
@@ -127,17 +127,17 @@ static void backward_inputs(long steps, const SynapseRuns& runs, const float* x,
     for (int t = 0; t < N; ++t) xs[t] = load(x + (t * runs.neurons + i) * W), sum[t] = vf{};
     for (int e = runs.begin[i], end = runs.begin[i + 1]; e < end; ++e) {
       const ListedSynapse& s = runs.synapses[e];
-      SynapseSums sums(vf{}, vf{}, vf{}, vf{}, vf{});
+      SynapseSums sums{};
       for (int t = 0; t < N; ++t) {
         const float* at = dnd + t * row + s.target * 2 * W;
         const vf gate = ltc_gate(xs[t], s.s2, s.m2), n = load(at), d = load(at + W);
         const vf dz = ltc_gate_backward(gate, s.w, s.we, n, d);
-        sums.add(dz, xs[t], gate, n, d);
-        sum[t] += dz * s.s2;
+        sums.add(ltc_synapse_backward(dz, xs[t], gate, n, d));
+        sum[t] += ltc_source_backward(dz, s.s2);
       }
       sums.add_to(slab + e * W);
     }
-    for (int t = 0; t < N; ++t) store(dx + (t * runs.neurons + i) * W, sum[t] * MINUS_LN2);
+    for (int t = 0; t < N; ++t) store(dx + (t * runs.neurons + i) * W, ltc_folded_gradient(sum[t]));
   }
 }
 
@@ -230,7 +230,7 @@ static void unpack_runs(const SynapseRuns& runs, long units, long sources, const
       for (long s = 0; s < count; ++s)
         for (long lane = part; lane < W; lane += 4) sum += slabs[s * stride + e * W + lane];
       parts[part][runs.synapses[e].source * units + runs.synapses[e].target] =
-          part < 2 ? sum * MINUS_LN2 : sum;
+          part < 2 ? ltc_folded_gradient(sum) : sum;
     }
 }
 
