@@ -37,7 +37,7 @@ static void run_packed_ltc(const void* packed, const LtcProblem& call, bool batc
   auto p = call;
   p.cm = ltc.dense.cm, p.leak_num = ltc.dense.leak_num, p.leak_den = ltc.dense.leak_den;
   const Lstm lstm = lstm_of_call(ltc.dense.lstm, p, p.v0, p.v);
-  if (batch_lanes) return ltc_sparse_forward_all(p, ltc.recurrent, ltc.sensory, lstm);
+  if (batch_lanes) return ltc_lists_forward_all(p, ltc.recurrent, ltc.sensory, lstm);
   LtcDense dense = ltc.dense;
   dense.p = p, dense.lstm = lstm;
   ltc_dense_forward_all(dense);

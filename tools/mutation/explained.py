@@ -41,7 +41,7 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "for (; b + 2 <= end - 1; b += 2) ltc_dense_backward_rows<2>(k, b, sum, total);",
     ): "speed only: the last two rows go one by one in the next line",
     (
-        "csrc/cpu/ltc_sparse.inl",
+        "csrc/cpu/ltc_lists.inl",
         "Scratch scratch((4 * H + I + 1) * W);",
         "Scratch scratch((4 * H + I + 2) * W);",
     ): "memory only: one vector more than is used",

@@ -1,4 +1,4 @@
-// The backward twin of ltc_sparse.inl: synapses in runs of equal source, so that dL/dv_i stays in a
+// The backward twin of ltc_lists.inl: synapses in runs of equal source, so that dL/dv_i stays in a
 // register; each synapse's four gradients accumulate in the task's slab, a vector per synapse. A
 // slab entry is touched once for several evaluations of its synapse: several steps of the sensory
 // synapses, which nothing waits for, and several unfolds of the recurrent ones, whose gates and dz
@@ -32,7 +32,7 @@ struct SynapseSums {
 
 // What the unfolds of one step share. An unfold's gates and dz are kept until the first of its
 // group of KEPT_UNFOLDS is reached, which adds the group's gradients to the slab.
-struct ListStep {
+struct ListsStep {
   const SynapseRuns& runs;
   const float *cm, *saved;  // [U, H, 2, live]
   long live, H;
@@ -68,7 +68,7 @@ struct ListStep {
     vf vs[N + 1], sum = vf{};
     for (int k = 0; k < N || k == 0; ++k) vs[k] = load(v + (u * H + i) * W + k * row);
     for (int e = runs.begin[i], end = runs.begin[i + 1]; e < end; ++e) {
-      const ListedSynapse& s = runs.synapses[e];
+      const FoldedSynapse& s = runs.synapses[e];
       const float* const at = now + s.target * 2 * W;
       const vf gate = ltc_gate(vs[0], s.s2, s.m2), n = load(at), d = load(at + W),
                dz = ltc_gate_backward(gate, s.w, s.we, n, d);
@@ -126,7 +126,7 @@ static void backward_inputs(long steps, const SynapseRuns& runs, const float* x,
     vf xs[N], sum[N];
     for (int t = 0; t < N; ++t) xs[t] = load(x + (t * runs.neurons + i) * W), sum[t] = vf{};
     for (int e = runs.begin[i], end = runs.begin[i + 1]; e < end; ++e) {
-      const ListedSynapse& s = runs.synapses[e];
+      const FoldedSynapse& s = runs.synapses[e];
       SynapseSums sums{};
       for (int t = 0; t < N; ++t) {
         const float* at = dnd + t * row + s.target * 2 * W;
@@ -142,11 +142,11 @@ static void backward_inputs(long steps, const SynapseRuns& runs, const float* x,
 }
 
 // [recurrent][W], [sensory][W], [dcm dleak_num dleak_den][H][W]
-static long ltc_list_slab_floats(const LtcProblem& p) {
+static long ltc_lists_slab_floats(const LtcProblem& p) {
   return (p.recurrent_count + p.sensory_count + 3 * p.H) * W;
 }
 
-static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
+static void ltc_lists_backward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
                                      const SynapseRuns& sensory, const Lstm& k,
                                      const RowBlock& block, float* sums, float* totals,
                                      const LstmSlab& lstm_sums) {
@@ -190,7 +190,7 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
         store(v + row + at * W, ltc_update(load(v + at * W), load_partial(n, live),
                                            load_partial(n + live, live), p.cm[j], rate));
       }
-    const ListStep step{
+    const ListsStep step{
         recurrent,        p.cm, saved, live, H, rate, v, dv, dnd, kept, sums, neuron_sums,
         U * 2 * H * live, t > 0};
     vf drate = vf{};
@@ -212,7 +212,7 @@ static void ltc_sparse_backward_rows(const LtcProblem& p, const SynapseRuns& rec
       for (long lane = 0; lane < live; ++lane)  // lanes past the batch stay 0
         for (long j = 0; j < H; ++j) dv[j * W + lane] = rows[lane * Hp + j];
     }
-    if (t % FLUSH_STEPS == 0) flush(totals, sums, ltc_list_slab_floats(p));
+    if (t % FLUSH_STEPS == 0) flush(totals, sums, ltc_lists_slab_floats(p));
   }
   if (p.lstm.on) lstm_finish(lstm);
   scatter_rows(dv, H, live, p.dv0 + b * H, H);
@@ -234,7 +234,7 @@ static void unpack_runs(const SynapseRuns& runs, long units, long sources, const
     }
 }
 
-static void ltc_sparse_backward(const LtcProblem& p) {
+static void ltc_lists_backward(const LtcProblem& p) {
   Carver memory{nullptr};
   make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, true, memory);
   make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
@@ -247,7 +247,7 @@ static void ltc_sparse_backward(const LtcProblem& p) {
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
   const Lstm lstm = make_lstm(p, p.v0, p.v, true, memory);
   const long blocks = row_blocks(p, p.B), slabs = min_of(blocks, MAX_SLABS),
-             stride = round_up(ltc_list_slab_floats(p), LINE_FLOATS);
+             stride = round_up(ltc_lists_slab_floats(p), LINE_FLOATS);
   Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
   float *totals = slab_memory.data, *sums = totals + stride * slabs;
   const LstmSlabs lstm_slabs(lstm, slabs);
@@ -256,7 +256,7 @@ static void ltc_sparse_backward(const LtcProblem& p) {
     fill(sums + task * stride, stride, 0.0f);
     const LstmSlab lstm_sums = lstm_slabs.cleared(task);
     for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      ltc_sparse_backward_rows(p, recurrent, sensory, lstm, row_block(p, p.B, block),
+      ltc_lists_backward_rows(p, recurrent, sensory, lstm, row_block(p, p.B, block),
                                sums + task * stride, totals + task * stride, lstm_sums);
   };
   parallel(slabs, body);
@@ -274,8 +274,8 @@ static void ltc_sparse_backward(const LtcProblem& p) {
 }
 
 static void ltc_forward(const LtcProblem& p, bool batch_lanes) {
-  batch_lanes ? ltc_sparse_forward(p) : ltc_dense_forward(p);
+  batch_lanes ? ltc_lists_forward(p) : ltc_dense_forward(p);
 }
 static void ltc_backward(const LtcProblem& p, bool batch_lanes) {
-  batch_lanes ? ltc_sparse_backward(p) : ltc_dense_backward(p);
+  batch_lanes ? ltc_lists_backward(p) : ltc_dense_backward(p);
 }

@@ -3,7 +3,7 @@
 // [neurons][W].
 
 // One synapse of the list, ready to run.
-struct ListedSynapse {
+struct FoldedSynapse {
   float s2, m2, w, we;
   int source, target;
   int order;  // its place in the caller's list: where its gradient goes
@@ -11,7 +11,7 @@ struct ListedSynapse {
 };
 
 struct SynapseRuns {
-  ListedSynapse* synapses;
+  FoldedSynapse* synapses;
   int* begin;  // [neurons + 1]: the run of each target, or of each source
   long count, neurons;
 };
@@ -19,8 +19,8 @@ struct SynapseRuns {
 // Copies the list, stably sorted by target or by source.
 static SynapseRuns make_runs(const SynapseMatrices& m, const Synapse* list, long count, long units,
                              long neurons, bool by_source, Carver& memory) {
-  static_assert(sizeof(ListedSynapse) == 8 * sizeof(float), "carved in floats");
-  SynapseRuns runs{reinterpret_cast<ListedSynapse*>(memory.take(count * 8)),
+  static_assert(sizeof(FoldedSynapse) == 8 * sizeof(float), "carved in floats");
+  SynapseRuns runs{reinterpret_cast<FoldedSynapse*>(memory.take(count * 8)),
                    reinterpret_cast<int*>(memory.take(neurons + 1)), count, neurons};
   if (!memory.base) return runs;
   for (long n = 0; n <= neurons; ++n) runs.begin[n] = 0;
@@ -71,7 +71,7 @@ static inline void accumulate_run(const SynapseRuns& runs, long target, const fl
                                   vf* den) {
   vf n = *num, d = *den;
   for (int e = runs.begin[target]; e < runs.begin[target + 1]; ++e) {
-    const ListedSynapse& s = runs.synapses[e];
+    const FoldedSynapse& s = runs.synapses[e];
     const vf gate = ltc_gate(load(v + s.source * W), s.s2, s.m2);
     d += gate * s.w;
     n += gate * s.we;
@@ -94,7 +94,7 @@ static RowBlock row_block(const LtcProblem& p, long element, long index) {
 }
 
 // Steps t0 .. end of a block, at most `chunk`; as in ltc_dense_forward_rows, on any thread.
-static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
+static void ltc_lists_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
                                     const SynapseRuns& sensory, const Lstm& k,
                                     const RowBlock& block, long t0, long end, long chunk) {
   const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live,
@@ -137,20 +137,20 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
   }
 }
 
-static void ltc_sparse_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
+static void ltc_lists_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
                                    const SynapseRuns& sensory, const Lstm& lstm) {
   const long element = p.saved ? p.element : p.B;
   const long chunk = lstm_chunk(lstm, W);
   auto body = [&](long, long chain, long link) {
     const long t = link * chunk;
-    ltc_sparse_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, chain), t,
+    ltc_lists_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, chain), t,
                             min_of(p.T, t + chunk), chunk);
   };
   if (p.T > 0)
     parallel_chains(parallel_threads(), row_blocks(p, element), (p.T + chunk - 1) / chunk, body);
 }
 
-static void ltc_sparse_forward(const LtcProblem& p) {
+static void ltc_lists_forward(const LtcProblem& p) {
   Carver memory{nullptr};
   make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
   make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
@@ -161,5 +161,5 @@ static void ltc_sparse_forward(const LtcProblem& p) {
       make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
   const SynapseRuns sensory =
       make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
-  ltc_sparse_forward_all(p, recurrent, sensory, make_lstm(p, p.v0, p.v, false, memory));
+  ltc_lists_forward_all(p, recurrent, sensory, make_lstm(p, p.v0, p.v, false, memory));
 }
