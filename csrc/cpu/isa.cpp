@@ -117,6 +117,11 @@ void run_chains(long threads, long chains, long links,
                   });
 }
 
+void unknown_choice(const char* what, int number) {
+  throw std::invalid_argument(std::string("[mlx_ncps] no ") + what + " has the number " +
+                              std::to_string(number) + ".");
+}
+
 long parallel_threads() { return num_threads(); }
 
 float* allocate_floats(long count) {

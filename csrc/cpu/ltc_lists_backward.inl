@@ -3,6 +3,13 @@
 // slab entry is touched once for several evaluations of its synapse: several steps of the sensory
 // synapses, which nothing waits for, and several unfolds of the recurrent ones, whose gates and dz
 // are kept until then.
+#pragma once
+
+#include "csrc/cpu/ltc_dense_backward.inl"
+#include "csrc/cpu/ltc_lists.inl"
+
+namespace mlx_ncps {
+namespace {
 
 constexpr int SENSORY_STEPS = LTC_ROWS;  // as in ltc_dense.inl: registers
 constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long
@@ -141,28 +148,51 @@ static void backward_inputs(long steps, const SynapseRuns& runs, const float* x,
   }
 }
 
-// [recurrent][W], [sensory][W], [dcm dleak_num dleak_den][H][W]
-static long ltc_lists_slab_floats(const LtcProblem& p) {
-  return (p.recurrent_count + p.sensory_count + 3 * p.H) * W;
+static LtcSlab take_lists_slab(const LtcProblem& p, Carver& memory) {
+  return {.recurrent = memory.take(p.recurrent_count * W),
+          .sensory = memory.take(p.sensory_count * W),
+          .neurons = memory.take(3 * p.H * W)};  // [dcm dleak_num dleak_den][H][W]
 }
 
-static void ltc_lists_backward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                     const SynapseRuns& sensory, const Lstm& k,
-                                     const RowBlock& block, float* sums, float* totals,
-                                     const LstmSlab& lstm_sums) {
+// What the rows of a task are computed in: [U + 1][H][W], [H][W], [U][H][dn dd][W],
+// [KEPT_UNFOLDS - 1][synapses][gate dz][W]; of each waiting step [H][dn dd][W], [I][W], [I][W].
+struct ListsBackwardRows {
+  float *v, *dv, *dnd, *kept;
+  float *step_dnd, *x, *dx;
+  float *ts, *dts;
+  float* rows;  // of the LSTM: its h* [W][Hp]
+  LstmBackwardRows lstm;
+};
+
+static ListsBackwardRows take_lists_backward(const LtcProblem& p, const LtcLists& k,
+                                             const RowBlock& block, const LstmSlab& lstm,
+                                             Carver& memory) {
+  const long row = p.H * W;
+  return {.v = memory.take((p.U + 1) * row),
+          .dv = memory.take(row),
+          .dnd = memory.take(p.U * 2 * row),
+          .kept = memory.take((KEPT_UNFOLDS - 1) * k.recurrent.count * 2 * W),
+          .step_dnd = memory.take(SENSORY_STEPS * 2 * row),
+          .x = memory.take(SENSORY_STEPS * p.I * W),
+          .dx = memory.take(SENSORY_STEPS * p.I * W),
+          .ts = memory.take(W),
+          .dts = memory.take(W),
+          .rows = memory.take(k.lstm.p.on ? round_up(p.H, W) * W : 0),
+          .lstm = make_lstm_rows(k.lstm, lstm, block.b, block.live, memory)};
+}
+
+static void ltc_lists_backward_rows(const LtcProblem& p, const LtcLists& lists,
+                                    const RowBlock& block, const LtcSlab& sums,
+                                    const LtcSlab& totals, long slab_floats,
+                                    const LstmSlab& lstm_sums) {
+  const Lstm& k = lists.lstm;
   const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live, row = H * W,
              Hp = round_up(H, W);
-  float *sensory_sums = sums + p.recurrent_count * W,
-        *neuron_sums = sensory_sums + p.sensory_count * W;
-  Scratch scratch(
-      (U + 2 + 2 * U + 2 * SENSORY_STEPS) * row + (KEPT_UNFOLDS - 1) * recurrent.count * 2 * W +
-      (2 * SENSORY_STEPS * I + 2 + (k.p.on ? Hp : 0)) * W + lstm_backward_floats(k, live));
-  float *v = scratch.data, *dv = v + (U + 1) * row, *dnd = dv + row, *kept = dnd + U * 2 * row,
-        *step_dnd = kept + (KEPT_UNFOLDS - 1) * recurrent.count * 2 * W,
-        *x = step_dnd + SENSORY_STEPS * 2 * row, *dx = x + SENSORY_STEPS * I * W,
-        *ts = dx + SENSORY_STEPS * I * W, *dts = ts + W, *rows = dts + W;
-  Carver own{rows + Hp * W};
-  const LstmBackwardRows lstm = make_lstm_rows(k, lstm_sums, b, live, own);
+  const Carved own(
+      [&](Carver& memory) { return take_lists_backward(p, lists, block, lstm_sums, memory); });
+  float *v = own->v, *dv = own->dv, *step_dnd = own->step_dnd, *x = own->x, *dx = own->dx,
+        *ts = own->ts, *dts = own->dts, *rows = own->rows;
+  const LstmBackwardRows& lstm = own->lstm;
   fill(dv, row, 0.0f);
   const auto starts = [&](long t) {  // a run of steps whose sensory synapses are evaluated together
     return t % SENSORY_STEPS == 0 || (p.lstm.on && t % lstm.chunk == 0);
@@ -190,9 +220,20 @@ static void ltc_lists_backward_rows(const LtcProblem& p, const SynapseRuns& recu
         store(v + row + at * W, ltc_update(load(v + at * W), load_partial(n, live),
                                            load_partial(n + live, live), p.cm[j], rate));
       }
-    const ListsStep step{
-        recurrent,        p.cm, saved, live, H, rate, v, dv, dnd, kept, sums, neuron_sums,
-        U * 2 * H * live, t > 0};
+    const ListsStep step{.runs = lists.recurrent,
+                         .cm = p.cm,
+                         .saved = saved,
+                         .live = live,
+                         .H = H,
+                         .rate = rate,
+                         .v = v,
+                         .dv = dv,
+                         .dnd = own->dnd,
+                         .kept = own->kept,
+                         .slab = sums.recurrent,
+                         .dcm = sums.neurons,
+                         .steps_apart = U * 2 * H * live,
+                         .more = t > 0};
     vf drate = vf{};
     for (long j = 0; j < H; ++j) step.neuron(U - 1, j, load(dv + j * W), &drate);
     for (long u = U - 1; u >= 0; --u)
@@ -200,7 +241,7 @@ static void ltc_lists_backward_rows(const LtcProblem& p, const SynapseRuns& recu
                            : step.sources<KEPT_UNFOLDS>(u, min_of(KEPT_UNFOLDS, U - u), &drate);
     step.add_up(U, now);
     if (starts(t)) {
-      backward_inputs(waiting, sensory, x, step_dnd, 2 * row, dx, sensory_sums);
+      backward_inputs(waiting, lists.sensory, x, step_dnd, 2 * row, dx, sums.sensory);
       for (long later = 0; waiting > 0; ++later)
         scatter_rows(dx + --waiting * I * W, I, live, p.dx + (b * T + t + later) * I, T * I);
     }
@@ -212,7 +253,7 @@ static void ltc_lists_backward_rows(const LtcProblem& p, const SynapseRuns& recu
       for (long lane = 0; lane < live; ++lane)  // lanes past the batch stay 0
         for (long j = 0; j < H; ++j) dv[j * W + lane] = rows[lane * Hp + j];
     }
-    if (t % FLUSH_STEPS == 0) flush(totals, sums, ltc_lists_slab_floats(p));
+    if (t % FLUSH_STEPS == 0) flush(totals.recurrent, sums.recurrent, slab_floats);
   }
   if (p.lstm.on) lstm_finish(lstm);
   scatter_rows(dv, H, live, p.dv0 + b * H, H);
@@ -220,62 +261,56 @@ static void ltc_lists_backward_rows(const LtcProblem& p, const SynapseRuns& recu
 
 // Sums lanes and tasks in a fixed order into the dense gradient matrices, which are zero where
 // there is no synapse.
-static void unpack_runs(const SynapseRuns& runs, long units, long sources, const float* slabs,
-                        long stride, long count, const SynapseGradients& out) {
+template <typename Layout>
+static void unpack_runs(const SynapseRuns& runs, long units, long sources,
+                        const Slabs<Layout>& slabs, const float* first,
+                        const SynapseGradients& out) {
   float* const parts[4] = {out.s2, out.m2, out.w, out.we};
   for (int part = 0; part < 4; ++part) fill(parts[part], sources * units, 0.0f);
   for (long e = 0; e < runs.count; ++e)
     for (int part = 0; part < 4; ++part) {
       float sum = 0.0f;
-      for (long s = 0; s < count; ++s)
-        for (long lane = part; lane < W; lane += 4) sum += slabs[s * stride + e * W + lane];
+      for (long s = 0; s < slabs.count; ++s)
+        for (long lane = part; lane < W; lane += 4) sum += first[s * slabs.stride + e * W + lane];
       parts[part][runs.synapses[e].source * units + runs.synapses[e].target] =
           part < 2 ? ltc_folded_gradient(sum) : sum;
     }
 }
 
 static void ltc_lists_backward(const LtcProblem& p) {
-  Carver memory{nullptr};
-  make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, true, memory);
-  make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
-  make_lstm(p, p.v0, p.v, true, memory);
-  Scratch scratch(memory.used);
-  memory = Carver{scratch.data};
-  const SynapseRuns recurrent =
-      make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, true, memory);
-  const SynapseRuns sensory =
-      make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.I, true, memory);
-  const Lstm lstm = make_lstm(p, p.v0, p.v, true, memory);
-  const long blocks = row_blocks(p, p.B), slabs = min_of(blocks, MAX_SLABS),
-             stride = round_up(ltc_lists_slab_floats(p), LINE_FLOATS);
-  Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
-  float *totals = slab_memory.data, *sums = totals + stride * slabs;
-  const LstmSlabs lstm_slabs(lstm, slabs);
+  const Carved made([&](Carver& memory) { return make_ltc_lists(p, true, memory); });
+  const LtcLists& k = made.arrays;
+  const long blocks = row_blocks(p, p.B), tasks = min_of(blocks, MAX_SLABS);
+  const auto layout = [&](Carver& memory) { return take_lists_slab(p, memory); };
+  const Slabs totals(layout, tasks), sums(layout, tasks);
+  const auto lstm = lstm_slabs(k.lstm, tasks);
   auto body = [&](long task) {
-    fill(totals + task * stride, stride, 0.0f);
-    fill(sums + task * stride, stride, 0.0f);
-    const LstmSlab lstm_sums = lstm_slabs.cleared(task);
-    for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      ltc_lists_backward_rows(p, recurrent, sensory, lstm, row_block(p, p.B, block),
-                               sums + task * stride, totals + task * stride, lstm_sums);
+    const LtcSlab total = totals.cleared(task), sum = sums.cleared(task);
+    const LstmSlab lstm_sum = lstm.cleared(task);
+    for (long block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
+      ltc_lists_backward_rows(p, k, row_block(p, p.B, block), sum, total, sums.stride, lstm_sum);
   };
-  parallel(slabs, body);
-  lstm_slabs.unpack();
-  unpack_runs(recurrent, p.H, p.H, totals, stride, slabs, p.drecurrent);
-  unpack_runs(sensory, p.H, p.I, totals + p.recurrent_count * W, stride, slabs, p.dsensory);
+  parallel(tasks, body);
+  unpack_lstm(k.lstm, lstm);
+  const LtcSlab first = totals.of(0);
+  unpack_runs(k.recurrent, p.H, p.H, totals, first.recurrent, p.drecurrent);
+  unpack_runs(k.sensory, p.H, p.I, totals, first.sensory, p.dsensory);
   float* const neurons[3] = {p.dcm, p.dleak_num, p.dleak_den};
   for (int part = 0; part < 3; ++part)
     for (long j = 0; j < p.H; ++j) {
       neurons[part][j] = 0.0f;
-      for (long s = 0; s < slabs; ++s)
-        neurons[part][j] += horizontal_sum(
-            load(totals + s * stride + (p.recurrent_count + p.sensory_count + part * p.H + j) * W));
+      for (long s = 0; s < tasks; ++s)
+        neurons[part][j] +=
+            horizontal_sum(load(first.neurons + s * totals.stride + (part * p.H + j) * W));
     }
 }
 
-static void ltc_forward(const LtcProblem& p, bool batch_lanes) {
-  batch_lanes ? ltc_lists_forward(p) : ltc_dense_forward(p);
+static void ltc_forward(const LtcProblem& p, LtcKernel kernel) {
+  kernel == LtcKernel::LISTS ? ltc_lists_forward(p) : ltc_dense_forward(p);
 }
-static void ltc_backward(const LtcProblem& p, bool batch_lanes) {
-  batch_lanes ? ltc_lists_backward(p) : ltc_dense_backward(p);
+static void ltc_backward(const LtcProblem& p, LtcKernel kernel) {
+  kernel == LtcKernel::LISTS ? ltc_lists_backward(p) : ltc_dense_backward(p);
 }
+
+}  // namespace
+}  // namespace mlx_ncps
