@@ -1,7 +1,4 @@
-"""Measures a row: every implementation in a fresh process, samples of the fast ones interleaved.
-
-`python -m benchmarks` and its command `scaling` call `measure`.
-"""
+"""Measures a row: every implementation in a fresh process, samples of the fast ones interleaved."""
 
 from __future__ import annotations
 

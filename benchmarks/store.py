@@ -1,5 +1,5 @@
 """A JSON file of results that is written after every cell, so that an interrupted run keeps what it
-has; the commands keep their results here.
+has.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ SAME = ("machine", "versions", "threads", "backend", "repeats")  # of a resumed 
 class Store:
     """{"command", "header", "rows": {name: {"row": facts, "cells": {key: result}}}} in a file.
 
-    path: None keeps nothing on disk.  resume: start from what the file holds; ValueError when it
-    was measured under another header or the file is no such one.
+    path: None keeps nothing on disk; what a file holds stays until there is a new cell.
+    resume: start from what the file holds; ValueError when it was measured under another header or
+    the file is no such one.
     """
 
     def __init__(self, path: Path | None, command: str, header: dict, resume: bool = False):
@@ -58,8 +59,8 @@ class Store:
         self.write()
 
     def write(self) -> None:
-        """Replace the file, never half of it."""
-        if self.path is None:
+        """Replace the file, never half of it and not by nothing."""
+        if self.path is None or not any(row["cells"] for row in self.rows.values()):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".draft")

@@ -1,4 +1,4 @@
-"""What a row must give, from mlx_ncps.ops.numpy in float64; the runner asks before anything runs.
+"""What a row must give, from mlx_ncps.ops.numpy in float64.
 
 The equations are evaluated on a few sequences at a time, in processes side by side: the same sums
 as for the whole batch, in a fraction of the memory.

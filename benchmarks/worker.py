@@ -1,5 +1,4 @@
-"""One cell of the table, a row in one implementation, in a process of its own; the runner starts
-it.
+"""One cell of the table, a row in one implementation, in a process of its own.
 
 It checks the results against float64 before anything is timed; a wrong one is never timed.
 """

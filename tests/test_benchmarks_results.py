@@ -12,7 +12,7 @@ from mlx_ncps import dispatch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for a plain `pytest`, not `python -m pytest`
 
 from benchmarks import __main__ as command
-from benchmarks import memory, page, scaling, table
+from benchmarks import memory, page, scaling, series, table
 from benchmarks.implementations import BY_KEY, chunked
 from benchmarks.rows import Row
 
@@ -104,11 +104,11 @@ def test_minutes_long_rows_need_full(capsys):
 
 
 def test_every_series_has_valid_rows_and_known_columns():
-    for series in scaling.SERIES:
-        assert set(series.columns) <= set(BY_KEY)
-        for value, row in series.rows():
-            if series.fields:
-                assert getattr(row.case, series.fields[0]) == value
+    for one in series.SERIES:
+        assert set(one.columns) <= set(BY_KEY)
+        for value, row in one.rows():
+            if one.fields:
+                assert getattr(row.case, one.fields[0]) == value
 
 
 def scaled(measured, tmp_path, *more):
@@ -154,7 +154,7 @@ def test_one_series_completes_a_file_which_names_all_its_commands(measured, tmp_
         "cfc cross-over",
         "cfc cross-over, fwd+bwd",
     }
-    assert not scaling.unfinished(document, "cfc cross-over, fwd+bwd")
+    assert not series.unfinished(document, "cfc cross-over, fwd+bwd")
 
 
 def test_half_a_cross_over_is_not_drawn(measured, tmp_path, capsys):
@@ -226,6 +226,38 @@ def test_memory_command_measures_in_processes(tmp_path, capsys):
     assert {cell["status"] for cell in cells.values()} == {"ready"}
     assert all(cell["peak_bytes"] > 0 for cell in cells.values())
     assert "MiB" in capsys.readouterr().out
+
+
+def test_memory_measures_the_asked_columns_alone(measured, tmp_path):
+    path = tmp_path / "memory.json"
+    arguments = ("memory", "--quick", "--json", str(path), "--column")
+    assert memory.run(options(*arguments, "checkpoint", "--column", "by_hand")) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert {tuple(row["cells"]) for row in rows.values()} == {
+        ("by_hand", "checkpoint"),
+        ("checkpoint",),  # the long sequence
+    }
+    assert memory.run(options(*arguments, "eager")) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert {tuple(row["cells"]) for row in rows.values()} == {("eager",)}
+    with pytest.raises(ValueError, match="--column must be one of fused, eager, by_hand, checkp"):
+        memory.run(options(*arguments, "torch"))
+
+
+@pytest.mark.parametrize("name", ["table", "scaling", "memory"])
+def test_results_are_there_until_new_ones_are(measured, tmp_path, name):
+    module = {"table": table, "scaling": scaling, "memory": memory}[name]
+    path = tmp_path / "result.json"
+    arguments = (name, "--quick", "--column", "fused", "--json", str(path))
+    assert module.run(options(*arguments)) == 0
+    before = path.read_text()
+    measured.stop = len(measured.asked) + 1  # before the first cell
+    assert module.run(options(*arguments)) == 130
+    assert path.read_text() == before
+    measured.stop = len(measured.asked) + 2
+    assert module.run(options(*arguments)) == 130
+    rows = json.loads(path.read_text())["rows"].values()
+    assert [list(row["cells"]) for row in rows if row["cells"]] == [["fused"]]
 
 
 def test_memory_leaves_out_what_does_not_fit():

@@ -1,5 +1,5 @@
 """Gradients of a long sequence by the public layers: at once, under `nn.utils.checkpoint`, and with
-`chunked_value_and_grad`. The command `memory` calls it.
+`chunked_value_and_grad`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Programs of an MLX function `sequence(params, x, v) -> states`, in every mode, eager or compiled.
-
-`mlx_ops` (fused, plain operations) and `by_hand` call it.
-"""
+"""Programs of an MLX function `sequence(params, x, v) -> states`, in every mode, eager or compiled."""
 
 from __future__ import annotations
 
