@@ -53,11 +53,6 @@ struct Seen {
 
 }  // namespace
 
-#define NCPS_NUMBER(NAME, name, ...) {#name, NCPS_##NAME},
-#define NCPS_ROW(NAME, name, from_value, backbone, heads) \
-  nb::make_tuple(#name, from_value, backbone, heads),
-#define NCPS_MODE(NAME, name) #name,
-
 NB_MODULE(_ext, m) {
   m.doc() = "Fused CfC and LTC primitives for MLX's CPU backend.";
 
@@ -130,10 +125,12 @@ NB_MODULE(_ext, m) {
   m.def(
       "maths",
       [](const std::string& function, bool slope, const Floats& z) {
+#define NCPS_NUMBER(NAME, name, ...) {#name, NCPS_##NAME},
         static const std::map<std::string, int> functions{
             NCPS_ACTIVATIONS(NCPS_NUMBER){"exp2", mlx_ncps::MATHS_EXP2},
             {"logistic", mlx_ncps::MATHS_LOGISTIC},
             {"erf", mlx_ncps::MATHS_ERF}};
+#undef NCPS_NUMBER
         std::vector<float> out(z.size());
         mlx_ncps::kernels().run_maths(functions.at(function), slope, z.data(), long(z.size()),
                                       out.data());
@@ -141,8 +138,16 @@ NB_MODULE(_ext, m) {
       },
       "function"_a, "slope"_a, "z"_a, "A function of the kernels, or its slope (for tests).");
   // For tests, which compare Python's tables with them.
-  m.attr("activations") = nb::make_tuple(NCPS_ACTIVATIONS(NCPS_ROW) nb::none());
-  m.attr("cfc_modes") = nb::make_tuple(NCPS_CFC_MODES(NCPS_MODE) nb::none());
+  nb::list activations, modes;
+#define NCPS_ROW(NAME, name, from_value, backbone, heads) \
+  activations.append(nb::make_tuple(#name, from_value, backbone, heads));
+#define NCPS_MODE(NAME, name) modes.append(#name);
+  NCPS_ACTIVATIONS(NCPS_ROW)
+  NCPS_CFC_MODES(NCPS_MODE)
+#undef NCPS_ROW
+#undef NCPS_MODE
+  m.attr("activations") = nb::tuple(activations);
+  m.attr("cfc_modes") = nb::tuple(modes);
   m.attr("max_cfc_layers") = mlx_ncps::MAX_CFC_LAYERS;
   m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
         "Fill outputs with NaN before kernels write them (for tests).");

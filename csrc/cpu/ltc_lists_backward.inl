@@ -181,10 +181,10 @@ static ListsBackwardRows take_lists_backward(const LtcProblem& p, const LtcLists
           .lstm = make_lstm_rows(k.lstm, lstm, block.b, block.live, memory)};
 }
 
-static void ltc_lists_backward_rows(const LtcProblem& p, const LtcLists& lists,
-                                    const RowBlock& block, const LtcSlab& sums,
-                                    const LtcSlab& totals, long slab_floats,
-                                    const LstmSlab& lstm_sums) {
+// Not inlined: GCC keeps less of the loops in registers within its caller.
+__attribute__((noinline)) static void ltc_lists_backward_rows(
+    const LtcProblem& p, const LtcLists& lists, const RowBlock& block, const LtcSlab& sums,
+    const LtcSlab& totals, long slab_floats, const LstmSlab& lstm_sums) {
   const Lstm& k = lists.lstm;
   const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live, row = H * W,
              Hp = round_up(H, W);

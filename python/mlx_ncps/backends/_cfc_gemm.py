@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import _launch
+from . import _launch, activations
 
 
 def states(run, shape, xz, h, ts, stages, tail, activate, training):
@@ -64,11 +64,9 @@ def _facts(shape, primals):
     z, *rest = primals
     ts = rest.pop(0) if shape.timespans else mx.zeros(1)  # not read
     inputs = {"ts": ts, **dict(zip(("w_tau", "A"), rest, strict=False))}
-    modes = ("default", "no_gate", "pure")  # NcpsCfcMode
-    heads = {"lecun_tanh": 0, "tanh": 1, "identity": 6}  # NcpsActivation
     options = {"flags": {"PURE": shape.mode == "pure"}, "HEADS": shape.heads}
-    options["MODE"] = modes.index(shape.mode)
-    options["HEAD_ACTIVATION"] = heads[shape.head_activation]
+    options["MODE"] = activations.mode_number(shape.mode)
+    options["HEAD_ACTIVATION"] = activations.number(shape.head_activation)
     return (z.shape[0], z.shape[1] // shape.heads), inputs, options
 
 

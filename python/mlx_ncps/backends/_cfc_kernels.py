@@ -11,14 +11,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from . import _cfc_gemm, _launch
+from . import _cfc_gemm, _launch, activations
 from ._fold import fold_cfc
 from ._kernels import in_pieces
-from .reference import ACTIVATIONS
-
-MODES = ("default", "no_gate", "pure")  # NcpsCfcMode
-KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid", "identity")  # NcpsActivation
-KEEPS_INPUT = ("gelu", "silu")  # the slope does not follow from the value
 
 
 class _Shape(NamedTuple):
@@ -58,7 +53,7 @@ def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="t
         products = _launch.cfc_takes_products(state.shape[1], widths, heads)
         by_products = [(weight[:, I:], bias), *stages[1:]]
         op = _recurrence(run, shape, training)
-        x, activate = inputs.astype(mx.float32), ACTIVATIONS[activation]
+        x, activate = inputs.astype(mx.float32), activations.TABLE[activation].function
 
         def call(rows, steps, h):
             xz = mx.addmm(bias, x[rows, steps], weight[:, :I].T)  # [B, T, N0]
@@ -122,9 +117,9 @@ def _common(shape, call, launch):
     template = {
         "LAYERS": shape.layers,
         "HEADS": shape.heads,
-        "MODE": MODES.index(shape.mode),
-        "ACTIVATION": KINDS.index(shape.activation),
-        "HEAD_ACTIVATION": KINDS.index(shape.head_activation),
+        "MODE": activations.mode_number(shape.mode),
+        "ACTIVATION": activations.number(shape.activation),
+        "HEAD_ACTIVATION": activations.number(shape.head_activation),
         "ROWS": launch.blocks.rows,
         "PARTS": launch.blocks.parts,
         "UNITS": launch.units,
@@ -182,8 +177,8 @@ def _gradients(shape, call, states, saved, out):
     dz = mx.split(out["dz"], edges, axis=-1) if edges else [out["dz"]]
     kept = mx.split(saved, edges, axis=-1) if edges else [saved]
     before = mx.concatenate([call.h0[:, None], states[:, :-1]], axis=1)  # h that each step read
-    activate = ACTIVATIONS[shape.activation] if shape.activation in KEEPS_INPUT else lambda z: z
-    read = [before, *(activate(z) for z in kept[:-1])]
+    one = activations.TABLE[shape.activation]
+    read = [before, *(z if one.from_value else one.function(z) for z in kept[:-1])]
     gradients = [dz[0], out["dh0"]]
     if shape.timespans and shape.mode == "pure":
         gradients.append(out["shares"][:, :, 2].sum(axis=-1))
