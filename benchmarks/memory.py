@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from cases import CfcCase, LtcCase
+from tests.support.cases import CfcCase, LtcCase
 
 from . import machine, report
 from .implementations import BY_KEY, Implementation

@@ -17,7 +17,7 @@ from PIL import Image
 from .implementations import BY_KEY
 from .series import series_of, unfinished
 
-# One colour and mark for a column in every figure; told apart without colours by the marks.
+# A column has one colour and one mark in every figure; the marks also tell them apart in grey.
 STYLES = {
     "fused": ("#0b5fa5", "o", "-"),
     "checkpoint": ("#9a9ae0", "d", "-"),
@@ -58,7 +58,7 @@ THREADS = (("ltc threads", "cfc threads"), "forward, LTC B64 T64 H64, CfC B64 T1
 def draw_scaling(document, folder: Path) -> list[Path]:
     """Write a PNG for every group of series that the document has -> their paths.
 
-    The cross-over is only drawn when it is measured to its end: what it is about lies there.
+    The cross-over is drawn only from complete measurements: the lines may cross at the end.
     """
     series = series_of(document)
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,6 +210,6 @@ def _save(figure, axes, path: Path) -> Path:
     image = io.BytesIO()
     figure.savefig(image, dpi=110)
     plt.close(figure)
-    # A palette: a third of the bytes, and nothing to be seen of it.
+    # With a palette the file has a third of the bytes and looks the same.
     Image.open(image).convert("RGB").quantize(64).save(path, optimize=True)
     return path

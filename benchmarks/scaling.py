@@ -13,7 +13,7 @@ from .table import choose_columns, failed, run_row
 
 def run(options) -> int:
     """Measure the series and draw them. 1 when a result was wrong or a process failed, 130 when
-    interrupted, then of what there is.
+    interrupted, after drawing what was measured.
     """
     chosen = choose_columns(options.columns)
     wanted = [s for s in SERIES if not options.only or any(p in s.name for p in options.only)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cases import CfcCase, LtcCase
+from tests.support.cases import CfcCase, LtcCase
 
 from . import report
 from .rows import Row

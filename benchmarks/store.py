@@ -59,7 +59,7 @@ class Store:
         self.write()
 
     def write(self) -> None:
-        """Replace the file, never half of it and not by nothing."""
+        """Replace the file as a whole, so that no reader sees half of it; never by nothing."""
         if self.path is None or not any(row["cells"] for row in self.rows.values()):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def read(path: Path) -> dict:
 
 
 def _rounded(value):
-    """The same with floats of 4 digits: the rest is noise, and space in a repository."""
+    """The same with floats of 4 digits: further ones are noise and make the file large."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

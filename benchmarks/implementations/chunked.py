@@ -10,9 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from cases import make
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, _loader, chunked_value_and_grad
+
+from tests.support.cases import make
 
 from . import Program
 from .mlx_programs import LEARNING_RATE

@@ -1,11 +1,12 @@
-"""Programs of an MLX function `sequence(params, x, v) -> states`, in every mode, eager or compiled."""
+"""Programs, in every mode, of an MLX function `sequence(params, x, v) -> states`."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from cases import make, named_leaves, to_mlx
+
+from tests.support.cases import make, named_leaves, to_mlx
 
 from ..launches import primitives
 from . import Program

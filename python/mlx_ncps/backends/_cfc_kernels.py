@@ -14,6 +14,7 @@ import mlx.core as mx
 from . import _cfc_gemm, _launch, activations
 from ._fold import fold_cfc
 from ._kernels import in_pieces
+from .types import CfCFacts
 
 
 class _Shape(NamedTuple):
@@ -27,11 +28,11 @@ class _Shape(NamedTuple):
     timespans: bool  # ts is an array [B, T] that the kernels read
 
 
-def unsupported(**facts) -> str:
+def unsupported(facts: CfCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
-    if facts["inputs"] == 0:
+    if facts.inputs == 0:
         return "it needs at least one input"
-    return _launch.cfc_excess(facts["inputs"], facts["units"], tuple(facts.get("backbone", ())))
+    return _launch.cfc_excess(facts.inputs, facts.units, facts.backbone)
 
 
 def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="torch", training):

@@ -12,6 +12,7 @@ from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
 from ._fold import fold_cfc, fold_ltc
+from .types import Facts, FusedCall, LTCFacts
 
 NAME = "cpu"
 MIXED_MEMORY = True
@@ -26,12 +27,13 @@ def available() -> tuple[bool, str]:
     return True, "the native module is loaded"
 
 
-def unsupported(op: str, **facts) -> str:
+def unsupported(op: str, facts: Facts) -> str:
     """The depth of a CfC's backbone, and the solvers of an LTC but the default."""
-    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
-        return f"cpu runs semi_implicit only, got {facts['ode_solver']}"
-    if len(facts.get("backbone", ())) > MAX_LAYERS:
-        return f"it has at most {MAX_LAYERS} backbone layers, got {len(facts['backbone'])}"
+    if isinstance(facts, LTCFacts):
+        if facts.ode_solver != "semi_implicit":
+            return f"cpu runs semi_implicit only, got {facts.ode_solver}"
+    elif len(facts.backbone) > MAX_LAYERS:
+        return f"it has at most {MAX_LAYERS} backbone layers, got {len(facts.backbone)}"
     return ""
 
 
@@ -132,23 +134,22 @@ def _cfc_stage(params, inputs, mode, activation, variant, kept):
     )
 
 
-def step_work(calls, lstm: bool) -> int:
-    """The work of one row and step of a packed cell that stands for these calls, (op, facts) each,
-    as StepCell::work counts it; with the LSTM of mixed memory in front where `lstm`.
+def step_work(calls: list[FusedCall], lstm: bool) -> int:
+    """The work of one row and step of a packed cell that stands for these calls, as StepCell::work
+    counts it; with the LSTM of mixed memory in front where `lstm`.
     """
     work = 0
-    for op, facts in calls:
-        I, H = facts["inputs"], facts["units"]
-        if op.startswith("ltc"):
-            work += 8 * H * (H * facts["ode_unfolds"] + I + ((I + H + 1) // 2 if lstm else 0))
+    for _, facts in calls:
+        I, H = facts.inputs, facts.units
+        if isinstance(facts, LTCFacts):
+            work += 8 * H * (H * facts.ode_unfolds + I + ((I + H + 1) // 2 if lstm else 0))
             continue
         width = I + H
         work += 4 * H * (I + H + 1) if lstm else 0
-        for size in facts["backbone"]:
+        for size in facts.backbone:
             work += size * (width + 1)
             width = size
-        pure = facts["mode"] == "pure"
-        work += H * (width + 1) + 2 * H if pure else 4 * H * (width + 1)
+        work += H * (width + 1) + 2 * H if facts.mode == "pure" else 4 * H * (width + 1)
     return work
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from .. import limits
 from ..checks import brief, host_numbers, integer, real, refused, size
 from ..config import adopted
+from ..dispatch import CfCFacts, FusedCall
 from ..layers.linear import Linear, arrays_of, check_linear, weight_and_bias, why_called
 from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
 from ..ops.checks import MODES, VARIANTS, check_array
@@ -314,19 +315,19 @@ class CfCCell(LiquidCell):
         stage = CfCStage(self.params(), self.input_size, self.hidden_size, *self.step_options())
         return pack_cfc([stage], memory, arrays, Readout(0, self.hidden_size))
 
-    def calls(self) -> list[tuple[str, dict]]:
+    def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell; none step by step."""
         if self.stepwise():
             return []
-        facts = {
-            "inputs": self.input_size,
-            "units": self.hidden_size,
-            "mode": self.mode,
-            "activation": self.backbone_options.activation,
-            "variant": self.variant,
-            "backbone": self.backbone_options.sizes,
-            "training": self.training,
-        }
+        facts = CfCFacts(
+            inputs=self.input_size,
+            units=self.hidden_size,
+            mode=self.mode,
+            activation=self.backbone_options.activation,
+            variant=self.variant,
+            backbone=self.backbone_options.sizes,
+            training=self.training,
+        )
         return [("cfc_sequence", facts)]
 
     def readout(self, states):

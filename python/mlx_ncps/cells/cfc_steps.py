@@ -7,6 +7,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from .. import dispatch
+from ..dispatch import CfCFacts
 from ..layers.linear import float32_map
 from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
 from ..ops.checks import check_array, check_cfc
@@ -30,7 +31,7 @@ def sequence_by_steps(cell, inputs, state, ts, why: str) -> mx.array:
     why: the reason for coming here. Raises RuntimeError when another backend than the reference is
     forced.
     """
-    _choose_reference(why)
+    _choose_reference(cell, why)
     shapeless.refuse("cfc", "a call of each step", length=False)
     B, T, H = _check(cell, inputs, state)
     ts = normalise_timespans("cfc", ts, B, T)
@@ -97,7 +98,7 @@ def _heads(cell):
     return update
 
 
-def _choose_reference(why: str) -> None:
+def _choose_reference(cell, why: str) -> None:
     """Record that the reference runs; an error when another backend is forced."""
     forced = dispatch.selected_backend()
     if forced not in ("auto", "reference"):
@@ -107,4 +108,4 @@ def _choose_reference(why: str) -> None:
             f'({cure}use_backend("auto") lets the reference run.)'
         )
     with dispatch.use_backend("reference"):
-        dispatch.choose("cfc_sequence")
+        dispatch.choose("cfc_sequence", CfCFacts(cell.input_size, cell.hidden_size))

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..checks import brief, choice, real, refused
+from ..dispatch import FusedCall, LTCFacts
 from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, shapeless, uniform
 from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_options
 from ..ops.stepping import Readout, pack_ltc
@@ -263,16 +264,16 @@ class LTCCell(NCPRNNCell):
             synapses=self.synapses,
         )
 
-    def calls(self) -> list[tuple[str, dict]]:
+    def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell."""
-        facts = {
-            "inputs": self["wiring"].input_dim,
-            "units": self.state_size,
-            "ode_unfolds": self.ode_unfolds,
-            "ode_solver": self.ode_solver,
-            "synapses": self.synapses,
-            "training": self.training,
-        }
+        facts = LTCFacts(
+            inputs=self["wiring"].input_dim,
+            units=self.state_size,
+            ode_unfolds=self.ode_unfolds,
+            ode_solver=self.ode_solver,
+            synapses=self.synapses,
+            training=self.training,
+        )
         return [("ltc_sequence", facts)]
 
     def readout(self, states):

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..checks import flag, integer
+from ..dispatch import FusedCall
 from ..ops import shapeless
 from ..ops.checks import check_array, check_cfc_params
 from ..ops.stepping import CfCStage, Readout, pack_cfc
@@ -269,7 +270,7 @@ class WiredCfCCell(NCPRNNCell):
         layers = enumerate(self._layers() if self.built else ())
         return "; ".join(f"layer_{n}: {why}" for n, layer in layers if (why := layer.stepwise()))
 
-    def calls(self) -> list[tuple[str, dict]]:
+    def calls(self) -> list[FusedCall]:
         """The fused calls of `sequence`, one per layer that has any; none with dropout."""
         return [call for layer in self._layers() for call in layer.calls()]
 

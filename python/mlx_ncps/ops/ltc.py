@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
+from ..backends import LTCFacts
 from ..checks import flag
 from . import shapeless
 from .calls import Call
@@ -115,19 +116,19 @@ def prepare_ltc(
     )
     check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T, inputs)
-    facts = {
-        "batch": B,
-        "steps": T,
-        "inputs": I,
-        "units": H,
-        "dtype": inputs.dtype,
-        "scalar_ts": getattr(ts, "ndim", 0) == 0,
-        "training": training,
-        "ode_unfolds": options["ode_unfolds"],
-        "ode_solver": ode_solver,
-        "synapses": synapses,
-    }
-    backend = dispatch.choose(op, **facts)
+    facts = LTCFacts(
+        batch=B,
+        steps=T,
+        inputs=I,
+        units=H,
+        dtype=inputs.dtype,
+        scalar_ts=getattr(ts, "ndim", 0) == 0,
+        training=training,
+        ode_unfolds=options["ode_unfolds"],
+        ode_solver=ode_solver,
+        synapses=synapses,
+    )
+    backend = dispatch.choose(op, facts)
     if ode_solver == "semi_implicit":
         del options["ode_solver"]
     params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import dispatch
 from .._fork import check_process
-from ..backends import cpu
+from ..backends import FusedCall, cpu
 from ..checks import is_array
 from .checks import check_cfc_params, check_ltc_params, check_memory
 
@@ -129,14 +129,12 @@ def why_not_at_once(cell, lstm, batch: int, steps: int, dtype) -> str:
     return why_too_large(cell.calls(), lstm is not None, batch, steps)
 
 
-def why_too_large(calls, lstm: bool, batch: int, steps: int) -> str:
-    """The same of a packed cell that stands for these calls, (op, facts) each, behind an LSTM or
-    not.
-    """
+def why_too_large(calls: list[FusedCall], lstm: bool, batch: int, steps: int) -> str:
+    """The same of a packed cell that stands for these calls, behind an LSTM or not."""
     if why := dispatch.why_no_steps_on_cpu():
         return why
     for op, facts in calls:
-        if why := cpu.unsupported(op, **facts):
+        if why := cpu.unsupported(op, facts):
             return why
     return cpu.left_to_graph(batch, steps, cpu.step_work(calls, lstm), dispatch.beside_gpu())
 

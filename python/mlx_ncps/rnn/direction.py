@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten, tree_map
 from .. import dispatch
 from ..cells import LiquidCell, LSTMCell
 from ..checks import flag, size
+from ..dispatch import FusedCall
 from ..layers.base import LazyWeights, drawing_from
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
@@ -151,14 +152,13 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         owners = [_owner(cell, name) for name in ("sequence", "mixed_sequence")]
         if owners[1] is None or owners[0] is not owners[1]:
             return _MIXED.format(_name(cell))
-        facts = {"batch": 1, "steps": 1, "dtype": mx.float32, "scalar_ts": True}
-        for op, of_cell in cell.calls():
-            if not mixed_memory_is_fused(op, **facts, **of_cell):
+        for op, facts in cell.calls():
+            if not mixed_memory_is_fused(op, facts):
                 return _MIXED.format("its backend")
         return ""
 
-    def calls(self) -> list[tuple[str, dict]]:
-        """The fused calls of a run, as (op, facts of the cell)."""
+    def calls(self) -> list[FusedCall]:
+        """The fused calls of a run, with what the cell tells of them."""
         calls = getattr(self.rnn_cell, "calls", list)()
         if not self.mixed_memory or self.stepwise():
             return calls
@@ -244,7 +244,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         with dispatch.stream_of_steps(self.fused_steps()):
             return self._steps(x, state, ts)
 
-    def fused_steps(self) -> list[tuple[str, dict]]:
+    def fused_steps(self) -> list[FusedCall]:
         """The fused calls of each step where all of it but the LSTM is such; else none."""
         fused = _runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
         return self.rnn_cell.calls() if fused else []
