@@ -45,9 +45,8 @@ def run(case, ts, call=None, step=False):
 
 def test_activations_equal_their_definitions():
     x = np.linspace(-4.0, 4.0, 33)
-    assert (
-        {n for n, one in TRUTH.items() if one.slope} == set(truth.ACTIVATIONS) == set(ACTIVATIONS)
-    )
+    defined = {name for name, one in TRUTH.items() if one.slope}
+    assert defined == set(truth.ACTIVATIONS) == set(ACTIVATIONS)
     for name in ACTIVATIONS:
         assert_close(name, truth.get_activation(name)(x), TRUTH[name].value(x), EXACT)
         slope = truth_activations.get_activation_derivative(name)(x)
