@@ -28,6 +28,7 @@ inline V ltc_update(V v, V n, V d, C cm, K k) {
 // ---- backward of the update. All of it follows from g = dL/dv' / (cm + k d):
 //   dL/dn = k g,  dL/dd = -k g v',  dL/dcm = g (v - v'),  dL/dk = g (n - v' d),  and v's own share
 //   of dL/dv = cm g, to which the synapses add theirs.
+// What is summed up takes its sum: compilers may fuse a product and a sum of one expression only.
 
 template <typename V, typename C, typename K>
 inline V ltc_update_backward(V dv_next, V d, C cm, K k) {  // g
@@ -45,19 +46,14 @@ inline LtcSumsGradient<V> ltc_sums_backward(V g, V v_next, K k) {
   return {dn, -dn * v_next};
 }
 
-template <typename V, typename C>
-inline V ltc_own_backward(V g, C cm) {
-  return g * cm;
+template <typename V>
+inline V ltc_cm_backward(V sum, V g, V v, V v_next) {
+  return sum + g * (v - v_next);
 }
 
 template <typename V>
-inline V ltc_cm_backward(V g, V v, V v_next) {
-  return g * (v - v_next);
-}
-
-template <typename V>
-inline V ltc_k_backward(V g, V n, V d, V v_next) {
-  return g * (n - v_next * d);
+inline V ltc_k_backward(V sum, V g, V n, V d, V v_next) {
+  return sum + g * (n - v_next * d);
 }
 
 // ---- backward of a synapse. Its argument z = s2 v + m2 is one of a power of 2, not of e: what
@@ -76,8 +72,18 @@ inline V ltc_gate_backward(V gate, P w, P we, V dn, V dd) {
 
 // The source's share of dL/dv
 template <typename V, typename P>
-inline V ltc_source_backward(V dz, P s2) {
-  return dz * s2;
+inline V ltc_source_backward(V sum, V dz, P s2) {
+  return sum + dz * s2;
+}
+
+// dL/dv of a source: what it has, and the folded sum of its synapses' shares.
+template <typename V>
+inline V ltc_dv(V own, V sum) {
+  return own + sum * -0.69314718055994531f;
+}
+template <typename V, typename C>
+inline V ltc_dv(V g, C cm, V sum) {
+  return g * cm + sum * -0.69314718055994531f;
 }
 
 template <typename V>
@@ -89,16 +95,21 @@ template <typename V>
 inline LtcSynapseGradient<V> ltc_synapse_backward(V dz, V v, V gate, V dn, V dd) {
   return {dz * v, dz, gate * dd, gate * dn};
 }
+template <typename V>
+inline LtcSynapseGradient<V> ltc_synapse_backward(LtcSynapseGradient<V> sum, V dz, V v, V gate,
+                                                  V dn, V dd) {
+  return {sum.s2 + dz * v, sum.m2 + dz, sum.w + gate * dd, sum.we + gate * dn};
+}
 
-// Both of these from gn = gate dn and gd = gate dd: one multiplication less where adding them up
+// dL/dz and these from gn = gate dn and gd = gate dd: one multiplication less where adding them up
 // costs no multiply-add (x86).
 template <typename V, typename P>
 inline V ltc_gate_backward_weighted(V gate, P w, P we, V gn, V gd) {
   const V sum = gn * we + gd * w;
   return sum - sum * gate;
 }
-
 template <typename V>
-inline LtcSynapseGradient<V> ltc_synapse_backward_weighted(V dz, V v, V gn, V gd) {
-  return {dz * v, dz, gd, gn};
+inline LtcSynapseGradient<V> ltc_synapse_backward_weighted(LtcSynapseGradient<V> sum, V dz, V v,
+                                                           V gn, V gd) {
+  return {sum.s2 + dz * v, sum.m2 + dz, sum.w + gd, sum.we + gn};
 }

@@ -21,7 +21,8 @@ const uint lane = thread_position_in_threadgroup.x, group = threadgroup_position
 const uint part = lane % uint(PARTS), i = lane / uint(PARTS);
 const bool live = i < H, writes = live && part == 0u;
 
-float s2[PER], m2[PER], w[PER], we[PER], ds2[PER], dm2[PER], dw[PER], dwe[PER];
+float s2[PER], m2[PER], w[PER], we[PER];
+LtcSynapseGradient<float> own[PER];
 uint target[PER];
 #if LISTED
 const uint columns = uint(PER * PARTS);  // of the synapses and of a slab
@@ -42,7 +43,7 @@ for (int q = 0; q < PER; ++q) {
   m2[q] = on ? float(synapse_m2[at]) : 0.0f;
   w[q] = on ? float(synapse_w[at]) : 0.0f;
   we[q] = on ? float(synapse_we[at]) : 0.0f;
-  ds2[q] = dm2[q] = dw[q] = dwe[q] = 0.0f;
+  own[q].s2 = own[q].m2 = own[q].w = own[q].we = 0.0f;
 }
 const float cm_i = live ? float(cm[i]) : 1.0f;
 float dcm_i = 0.0f;
@@ -74,25 +75,21 @@ for (uint b = group; b < B; b += groups) {
       d_soon = live ? float(saved[(2u * at + 1u) * H + i]) : 0.0f;
       dn_step += sums.dn;
       dd_step += sums.dd;
-      dk_step += ltc_k_backward(g, n, d, v_next);
-      dcm_i += ltc_cm_backward(g, v, v_next);
+      dk_step = ltc_k_backward(dk_step, g, n, d, v_next);
+      dcm_i = ltc_cm_backward(dcm_i, g, v, v_next);
       float sum = 0.0f;
       NCPS_UNROLL
       for (int q = 0; q < PER; ++q) {
         const float dn_j = dn_buffer[now][target[q]], dd_j = dd_buffer[now][target[q]];
         const float gate = ltc_gate(v, s2[q], m2[q]);
         const float dz = ltc_gate_backward(gate, w[q], we[q], dn_j, dd_j);
-        const LtcSynapseGradient<float> own = ltc_synapse_backward(dz, v, gate, dn_j, dd_j);
-        dwe[q] += own.we;
-        dw[q] += own.w;
-        ds2[q] += own.s2;
-        dm2[q] += own.m2;
-        sum += ltc_source_backward(dz, s2[q]);
+        own[q] = ltc_synapse_backward(own[q], dz, v, gate, dn_j, dd_j);
+        sum = ltc_source_backward(sum, dz, s2[q]);
       }
       sum += simd_shuffle_xor(sum, ushort(1));
       sum += simd_shuffle_xor(sum, ushort(2));
       if (PARTS == 8) sum += simd_shuffle_xor(sum, ushort(4));
-      dv = ltc_own_backward(g, cm_i) + ltc_folded_gradient(sum);
+      dv = ltc_dv(g, cm_i, sum);
       v_next = v;
       now = 1u - now;
     }
@@ -110,9 +107,9 @@ for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
   if (live && j < columns) {
     const uint slab = (group * 4u * H + i) * columns + j;
-    slabs[slab] = ltc_folded_gradient(ds2[q]);
-    slabs[slab + H * columns] = ltc_folded_gradient(dm2[q]);
-    slabs[slab + 2u * H * columns] = dw[q];
-    slabs[slab + 3u * H * columns] = dwe[q];
+    slabs[slab] = ltc_folded_gradient(own[q].s2);
+    slabs[slab + H * columns] = ltc_folded_gradient(own[q].m2);
+    slabs[slab + 2u * H * columns] = own[q].w;
+    slabs[slab + 3u * H * columns] = own[q].we;
   }
 }

@@ -52,7 +52,7 @@ for (uint t = T; t-- > 0u;) {
           const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[r]);
           dn_buffer[group][cell] = sums.dn;
           dd_buffer[group][cell] = sums.dd;
-          dv_buffer[group][cell] = ltc_own_backward(g, cm_i);
+          dv_buffer[group][cell] = g * cm_i;
           if (first + uint(r) < B) grad[at * H + i] = g;
         }
       }
@@ -76,13 +76,14 @@ for (uint t = T; t-- > 0u;) {
           const float dn = dn_buffer[group][target + uint(r)];
           const float dd = dd_buffer[group][target + uint(r)];
           const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
-          sum[r] += ltc_source_backward(dz, s2);
+          sum[r] = ltc_source_backward(sum[r], dz, s2);
         }
       }
       if (neuron >= 0) {
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          dv_buffer[group][i * uint(ROWS) + uint(r)] += ltc_folded_gradient(sum[r]);
+          const uint cell = i * uint(ROWS) + uint(r);
+          dv_buffer[group][cell] = ltc_dv(float(dv_buffer[group][cell]), sum[r]);
         }
       }
     }

@@ -14,21 +14,17 @@ if (e >= count || chunk >= chunks) return;
 
 const uint i = uint(sources[e]), j = uint(targets[e]);
 const float s2 = synapse_s2[e], m2 = synapse_m2[e], w = synapse_w[e], we = synapse_we[e];
-float ds2 = 0.0f, dm2 = 0.0f, dw = 0.0f, dwe = 0.0f;
+LtcSynapseGradient<float> own = {0.0f, 0.0f, 0.0f, 0.0f};
 const uint per_chunk = (rows + chunks - 1u) / chunks;
 const uint end = (chunk + 1u) * per_chunk < rows ? (chunk + 1u) * per_chunk : rows;
 for (uint row = chunk * per_chunk; row < end; ++row) {
   const float v = x[row * S + i], dn = dnum[row * H + j], dd = dden[row * H + j];
   const float gate = ltc_gate(v, s2, m2);
   const float dz = ltc_gate_backward(gate, w, we, dn, dd);
-  const LtcSynapseGradient<float> own = ltc_synapse_backward(dz, v, gate, dn, dd);
-  dw += own.w;
-  dwe += own.we;
-  dm2 += own.m2;
-  ds2 += own.s2;
+  own = ltc_synapse_backward(own, dz, v, gate, dn, dd);
 }
 const uint slab = chunk * 4u * count + e;
-slabs[slab] = ltc_folded_gradient(ds2);
-slabs[slab + count] = ltc_folded_gradient(dm2);
-slabs[slab + 2u * count] = dw;
-slabs[slab + 3u * count] = dwe;
+slabs[slab] = ltc_folded_gradient(own.s2);
+slabs[slab + count] = ltc_folded_gradient(own.m2);
+slabs[slab + 2u * count] = own.w;
+slabs[slab + 3u * count] = own.we;

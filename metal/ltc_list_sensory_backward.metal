@@ -29,7 +29,7 @@ for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
   for (int r = 0; r < ROWS; ++r) {
     const float dn = dnum[row[r] * H + j], dd = dden[row[r] * H + j];
     const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
-    sum[r] += ltc_source_backward(dz, s2);
+    sum[r] = ltc_source_backward(sum[r], dz, s2);
   }
 }
 NCPS_UNROLL

@@ -23,8 +23,8 @@ for (uint u = U; u-- > 0u;) {
   unfold_dd[at * H + j] = sums.dd;
   dn_step += sums.dn;
   dd_step += sums.dd;
-  dcm_step += ltc_cm_backward(g, v, v_next);
-  dk_step += ltc_k_backward(g, n, d, v_next);
+  dcm_step = ltc_cm_backward(dcm_step, g, v, v_next);
+  dk_step = ltc_k_backward(dk_step, g, n, d, v_next);
   v_next = v;
 }
 dnum[row * H + j] = dn_step;

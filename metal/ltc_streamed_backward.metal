@@ -52,7 +52,7 @@ for (uint t = T; t-- > 0u;) {
           const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[r]);
           dn_buffer[cell] = sums.dn;
           dd_buffer[cell] = sums.dd;
-          dv_buffer[cell] = ltc_own_backward(g, cm_i);
+          dv_buffer[cell] = g * cm_i;
           if (first + uint(r) < B) grad[at * H + i] = g;
         }
       }
@@ -77,7 +77,7 @@ for (uint t = T; t-- > 0u;) {
           const float dn = dn_buffer[j * uint(ROWS) + uint(r)];
           const float dd = dd_buffer[j * uint(ROWS) + uint(r)];
           const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
-          sum[r] += ltc_source_backward(dz, s2);
+          sum[r] = ltc_source_backward(sum[r], dz, s2);
         }
       }
       NCPS_UNROLL
@@ -87,7 +87,8 @@ for (uint t = T; t-- > 0u;) {
       }
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
-        if (live && mine[r]) dv_buffer[i * uint(ROWS) + uint(r)] += ltc_folded_gradient(sum[r]);
+        const uint cell = i * uint(ROWS) + uint(r);
+        if (live && mine[r]) dv_buffer[cell] = ltc_dv(float(dv_buffer[cell]), sum[r]);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -120,7 +120,13 @@ NB_MODULE(_ext, m) {
   m.def(
       "set_isa", [](const std::string& name) { mlx_ncps::choose_kernels(name.c_str()); }, "name"_a);
   m.def(
-      "vector_limit", [](const std::string& kind) { return mlx_ncps::vector_limit(kind.c_str()); },
+      "vector_limit",
+      [](const std::string& kind) {
+        if (kind == "sigmoid") return mlx_ncps::vector_limit(mlx_ncps::Limit::GATES);
+        if (kind == "fma") return mlx_ncps::vector_limit(mlx_ncps::Limit::MULTIPLY_ADDS);
+        throw std::invalid_argument("[vector_limit] kind must be 'sigmoid' or 'fma', got '" + kind +
+                                    "'.");
+      },
       "kind"_a, "Measured 'sigmoid' gates or 'fma' multiply-adds per second, all threads.");
   m.def(
       "maths",

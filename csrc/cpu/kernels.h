@@ -123,9 +123,9 @@ void stop_work();
 float* allocate_floats(long count);  // aligned to CACHE_LINE; throws std::bad_alloc
 void free_floats(float* p);
 
-// Gates ("sigmoid") or multiply-adds ("fma") per second that all threads reach together, measured
-// for about 0.2 s; std::invalid_argument for another kind.
-double vector_limit(const char* kind);
+// Per second, what all threads reach together, measured for about 0.2 s.
+enum class Limit { GATES, MULTIPLY_ADDS };
+double vector_limit(Limit limit);
 
 const Kernels& kernels();                // the chosen table
 void choose_kernels(const char* name);   // or "auto"; std::invalid_argument where this CPU lacks it

@@ -9,6 +9,14 @@
 namespace mlx_ncps {
 namespace {
 
+// The gradients of a vector of synapses, [s2 m2 w we][W] in a slab.
+static inline LtcSynapseGradient<vf> load_gradient(const float* at) {
+  return {load(at), load(at + W), load(at + 2 * W), load(at + 3 * W)};
+}
+static inline void store_gradient(float* at, const LtcSynapseGradient<vf>& g) {
+  store(at, g.s2), store(at + W, g.m2), store(at + 2 * W, g.w), store(at + 3 * W, g.we);
+}
+
 // The recurrent synapses' gradients with lanes across sources, so that dL/dv_i needs no sum across
 // lanes. block, slab: [targets][4][W] of one block of sources; v, dv: [ROWS][Hp] at that block; dn,
 // dd: [ROWS][Hp] of all targets.
@@ -27,18 +35,16 @@ static inline void backward_recurrent(const float* block, float* slab, long targ
     for (int r = 0; r < ROWS; ++r) gate[r] = next[r];
     if (GATES_AHEAD && j + 1 < targets) gates(block + 4 * W);
     const vf s2 = load(block), w = load(block + 2 * W), we = load(block + 3 * W);
-    vf ds2 = load(slab), dm2 = load(slab + W), dw = load(slab + 2 * W), dwe = load(slab + 3 * W);
+    auto own = load_gradient(slab);
     for (int r = 0; r < ROWS; ++r) {
       const vf gn = gate[r] * dn[r * Hp + j], gd = gate[r] * dd[r * Hp + j];
       const vf dz = ltc_gate_backward_weighted(gate[r], w, we, gn, gd);
-      const auto own = ltc_synapse_backward_weighted(dz, vr[r], gn, gd);
-      ds2 += own.s2, dm2 += own.m2, dw += own.w, dwe += own.we;
-      sum[r] += ltc_source_backward(dz, s2);
+      own = ltc_synapse_backward_weighted(own, dz, vr[r], gn, gd);
+      sum[r] = ltc_source_backward(sum[r], dz, s2);
     }
-    store(slab, ds2), store(slab + W, dm2), store(slab + 2 * W, dw), store(slab + 3 * W, dwe);
+    store_gradient(slab, own);
   }
-  for (int r = 0; r < ROWS; ++r)
-    store(dv + r * Hp, load(dv + r * Hp) + ltc_folded_gradient(sum[r]));
+  for (int r = 0; r < ROWS; ++r) store(dv + r * Hp, ltc_dv(load(dv + r * Hp), sum[r]));
 }
 
 // The sensory synapses' gradients with lanes across targets (inputs are often few). x, dx: ROWS
@@ -55,16 +61,15 @@ static inline void backward_sensory(const LtcDense& k, float* slab, const float*
       float* grad = slab + (q / W * I + i) * 4 * W;
       const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
                we = load(block + 3 * W);
-      vf ds2 = load(grad), dm2 = load(grad + W), dw = load(grad + 2 * W), dwe = load(grad + 3 * W);
+      auto own = load_gradient(grad);
       for (int r = 0; r < ROWS; ++r) {
         const vf xi = splat(x[r * stride + i]), gate = ltc_gate(xi, s2, m2);
         const vf gn = gate * load(dn + r * Hp + q), gd = gate * load(dd + r * Hp + q);
         const vf dz = ltc_gate_backward_weighted(gate, w, we, gn, gd);
-        const auto own = ltc_synapse_backward_weighted(dz, xi, gn, gd);
-        ds2 += own.s2, dm2 += own.m2, dw += own.w, dwe += own.we;
-        sum[r] += ltc_source_backward(dz, s2);
+        own = ltc_synapse_backward_weighted(own, dz, xi, gn, gd);
+        sum[r] = ltc_source_backward(sum[r], dz, s2);
       }
-      store(grad, ds2), store(grad + W, dm2), store(grad + 2 * W, dw), store(grad + 3 * W, dwe);
+      store_gradient(grad, own);
     }
     for (int r = 0; r < ROWS; ++r) dx[r * stride + i] = ltc_folded_gradient(horizontal_sum(sum[r]));
   }
@@ -133,9 +138,9 @@ static inline void backward_neurons(const LtcDense& k, const float* saved, long 
       store(dn + at, sums.dn), store(dd + at, sums.dd);
       store(step_dn + at, load(step_dn + at) + sums.dn);
       store(step_dd + at, load(step_dd + at) + sums.dd);
-      store(dcm + q, load(dcm + q) + ltc_cm_backward(g, load(v + at), next));
-      store(dv + at, ltc_own_backward(g, cm));
-      drate[r] += ltc_k_backward(g, n, d, next);
+      store(dcm + q, ltc_cm_backward(load(dcm + q), g, load(v + at), next));
+      store(dv + at, g * cm);
+      drate[r] = ltc_k_backward(drate[r], g, n, d, next);
     }
 }
 

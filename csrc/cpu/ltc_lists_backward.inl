@@ -25,17 +25,13 @@ static inline vf add_halves(vf a, vf b, std::integer_sequence<int, LANE...>) {
          __builtin_shufflevector(a, b, 2 + half_lane(LANE, D)...);
 }
 
-// The four gradients of one synapse over some evaluations, per lane. In the slab they share a
-// vector: lane l holds a part of gradient l % 4.
-struct SynapseSums {
-  vf s2, m2, w, we;
-  void add(const LtcSynapseGradient<vf>& g) { s2 += g.s2, m2 += g.m2, w += g.w, we += g.we; }
-  void add_to(float* slab) const {
-    constexpr auto lanes = std::make_integer_sequence<int, W>{};
-    const vf first = add_halves<1>(s2, m2, lanes), second = add_halves<1>(w, we, lanes);
-    store(slab, load(slab) + add_halves<2>(first, second, lanes));
-  }
-};
+// Adds the gradients of one synapse over some evaluations, per lane, to its vector of the slab,
+// whose lane l holds a part of gradient l % 4.
+static inline void add_to_slab(const LtcSynapseGradient<vf>& g, float* slab) {
+  constexpr auto lanes = std::make_integer_sequence<int, W>{};
+  const vf first = add_halves<1>(g.s2, g.m2, lanes), second = add_halves<1>(g.w, g.we, lanes);
+  store(slab, load(slab) + add_halves<2>(first, second, lanes));
+}
 
 // What the unfolds of one step share. An unfold's gates and dz are kept until the first of its
 // group of KEPT_UNFOLDS is reached, which adds the group's gradients to the slab.
@@ -61,9 +57,9 @@ struct ListsStep {
     const vf g = ltc_update_backward(dv_next, d, splat(cm[j]), rate);
     const auto sums = ltc_sums_backward(g, next, rate);
     store(dnd + at * 2 * W, sums.dn), store(dnd + (at * 2 + 1) * W, sums.dd);
-    store(dcm + j * W, load(dcm + j * W) + ltc_cm_backward(g, load(v + at * W), next));
-    store(dv + j * W, ltc_own_backward(g, cm[j]));
-    *drate += ltc_k_backward(g, n, d, next);
+    store(dcm + j * W, ltc_cm_backward(load(dcm + j * W), g, load(v + at * W), next));
+    store(dv + j * W, g * cm[j]);
+    *drate = ltc_k_backward(*drate, g, n, d, next);
   }
 
   // dL/dv of source i before unfold u. N unfolds from u on add their gradients; with N = 0 this one
@@ -79,19 +75,18 @@ struct ListsStep {
       const float* const at = now + s.target * 2 * W;
       const vf gate = ltc_gate(vs[0], s.s2, s.m2), n = load(at), d = load(at + W),
                dz = ltc_gate_backward(gate, s.w, s.we, n, d);
-      sum += ltc_source_backward(dz, s.s2);
+      sum = ltc_source_backward(sum, dz, s.s2);
       if constexpr (N == 0) {
         float* to = kept + ((u % KEPT_UNFOLDS - 1) * count + e) * 2 * W;
         store(to, gate), store(to + W, dz);
       } else {
-        const auto own = ltc_synapse_backward(dz, vs[0], gate, n, d);
-        SynapseSums sums{own.s2, own.m2, own.w, own.we};
+        auto sums = ltc_synapse_backward(dz, vs[0], gate, n, d);
         for (int k = 1; k < N; ++k) {
           const float *then = at + k * 2 * row, *from = kept + ((k - 1) * count + e) * 2 * W;
-          sums.add(
-              ltc_synapse_backward(load(from + W), vs[k], load(from), load(then), load(then + W)));
+          sums = ltc_synapse_backward(sums, load(from + W), vs[k], load(from), load(then),
+                                      load(then + W));
         }
-        sums.add_to(slab + e * W);
+        add_to_slab(sums, slab + e * W);
       }
     }
     return ltc_folded_gradient(sum);
@@ -134,15 +129,15 @@ static void backward_inputs(long steps, const SynapseRuns& runs, const float* x,
     for (int t = 0; t < N; ++t) xs[t] = load(x + (t * runs.neurons + i) * W), sum[t] = vf{};
     for (int e = runs.begin[i], end = runs.begin[i + 1]; e < end; ++e) {
       const FoldedSynapse& s = runs.synapses[e];
-      SynapseSums sums{};
+      LtcSynapseGradient<vf> sums{};
       for (int t = 0; t < N; ++t) {
         const float* at = dnd + t * row + s.target * 2 * W;
         const vf gate = ltc_gate(xs[t], s.s2, s.m2), n = load(at), d = load(at + W);
         const vf dz = ltc_gate_backward(gate, s.w, s.we, n, d);
-        sums.add(ltc_synapse_backward(dz, xs[t], gate, n, d));
-        sum[t] += ltc_source_backward(dz, s.s2);
+        sums = ltc_synapse_backward(sums, dz, xs[t], gate, n, d);
+        sum[t] = ltc_source_backward(sum[t], dz, s.s2);
       }
-      sums.add_to(slab + e * W);
+      add_to_slab(sums, slab + e * W);
     }
     for (int t = 0; t < N; ++t) store(dx + (t * runs.neurons + i) * W, ltc_folded_gradient(sum[t]));
   }
