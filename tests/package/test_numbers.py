@@ -6,7 +6,8 @@ import re
 
 import pytest
 from mlx_ncps import _loader, ops
-from mlx_ncps.backends import _fold, _kernels, activations, cpu
+from mlx_ncps.backends import activations, cpu, fold
+from mlx_ncps.backends.gpu import runner
 from mlx_ncps.ops import numpy as truth
 
 needs_native = pytest.mark.skipif(_loader.native is None, reason="native module not built")
@@ -14,7 +15,7 @@ needs_native = pytest.mark.skipif(_loader.native is None, reason="native module 
 
 def rows(header, name):
     """The lines X(...) of a list of a header, as tuples of words."""
-    text = _kernels.text(header).replace("\\\n", " ")
+    text = runner.text(header).replace("\\\n", " ")
     (line,) = re.findall(rf"#define {name}\(X\)(.*)", text)
     return [tuple(re.split(r"\s*,\s*", row)) for row in re.findall(r"X\(([^)]*)\)", line)]
 
@@ -44,7 +45,7 @@ def test_activations_and_variants_of_the_ground_truth_are_those_of_the_package()
     assert truth.VARIANTS == ops.VARIANTS == activations.VARIANTS
     heads = {activations.HEAD_ACTIVATIONS[variant] for variant in ops.VARIANTS}
     assert heads == {name for name, one in activations.TABLE.items() if one.heads}
-    assert heads == set(_fold.HEAD_ACTIVATIONS.values())
+    assert heads == set(fold.HEAD_ACTIVATIONS.values())
 
 
 @needs_native
