@@ -179,9 +179,9 @@ void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& c
     set_call(p, call, x, c);
     p.v0 = h, p.v = states;
     const auto* lists = stage.synapses.get();
-    const bool batch_lanes =
-        lists && ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists)[0] == 'l';
-    table.run_packed_ltc(stage.packed.get(), p, batch_lanes);
+    const auto kernel =
+        lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists) : LtcKernel::DENSE;
+    table.run_packed_ltc(stage.packed.get(), p, kernel);
   } else {
     auto p = *stage.cfc;
     set_call(p, call, x, c);

@@ -27,7 +27,6 @@
 threadgroup float dn_buffer[SIMDS][UNITS * ROWS];
 threadgroup float dd_buffer[SIMDS][UNITS * ROWS];
 threadgroup float dv_buffer[SIMDS][UNITS * ROWS];
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint slices = uint(sizes[4]);
 const uint lane = thread_position_in_threadgroup.x % 32u;
@@ -63,9 +62,10 @@ for (uint t = T; t-- > 0u;) {
           float dv = dv_buffer[group][cell];
           if (last) dv += dstates[row * H + i];
           const float d = saved[(2u * at + 1u) * H + i], cm_i = cm[i];
-          const float g = dv / ltc_update_denominator(d, cm_i, k[r]);
-          dn_buffer[group][cell] = g * k[r];
-          dd_buffer[group][cell] = -(g * k[r]) * v_next;
+          const float g = ltc_update_backward(dv, d, cm_i, k[r]);
+          const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[r]);
+          dn_buffer[group][cell] = sums.dn;
+          dd_buffer[group][cell] = sums.dd;
           dv_buffer[group][cell] = g * cm_i;
           if (first + uint(r) < B) grad[at * H + i] = g;
         }
@@ -89,13 +89,15 @@ for (uint t = T; t-- > 0u;) {
         for (int r = 0; r < ROWS; ++r) {
           const float dn = dn_buffer[group][target + uint(r)];
           const float dd = dd_buffer[group][target + uint(r)];
-          sum[r] += ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd) * s2;
+          const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
+          sum[r] = ltc_source_backward(sum[r], dz, s2);
         }
       }
       if (neuron >= 0) {
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          dv_buffer[group][i * uint(ROWS) + uint(r)] += sum[r] * MINUS_LN2;
+          const uint cell = i * uint(ROWS) + uint(r);
+          dv_buffer[group][cell] = ltc_dv(float(dv_buffer[group][cell]), sum[r]);
         }
       }
     }

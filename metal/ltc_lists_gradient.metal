@@ -17,23 +17,19 @@ const uint chunks = uint(sizes[4]);
 const uint e = thread_position_in_grid.x, chunk = thread_position_in_grid.y;
 if (e >= count || chunk >= chunks) return;
 
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint i = uint(sources[e]), j = uint(targets[e]);
 const float s2 = synapse_s2[e], m2 = synapse_m2[e], w = synapse_w[e], we = synapse_we[e];
-float ds2 = 0.0f, dm2 = 0.0f, dw = 0.0f, dwe = 0.0f;
+LtcSynapseGradient<float> own = {0.0f, 0.0f, 0.0f, 0.0f};
 const uint per_chunk = (rows + chunks - 1u) / chunks;
 const uint end = (chunk + 1u) * per_chunk < rows ? (chunk + 1u) * per_chunk : rows;
 for (uint row = chunk * per_chunk; row < end; ++row) {
   const float v = x[row * S + i], dn = dnum[row * H + j], dd = dden[row * H + j];
   const float gate = ltc_gate(v, s2, m2);
   const float dz = ltc_gate_backward(gate, w, we, dn, dd);
-  dw += gate * dd;
-  dwe += gate * dn;
-  dm2 += dz;
-  ds2 += dz * v;
+  own = ltc_synapse_backward(own, dz, v, gate, dn, dd);
 }
 const uint slab = chunk * 4u * count + e;
-slabs[slab] = ds2 * MINUS_LN2;
-slabs[slab + count] = dm2 * MINUS_LN2;
-slabs[slab + 2u * count] = dw;
-slabs[slab + 3u * count] = dwe;
+slabs[slab] = ltc_folded_gradient(own.s2);
+slabs[slab + count] = ltc_folded_gradient(own.m2);
+slabs[slab + 2u * count] = own.w;
+slabs[slab + 3u * count] = own.we;

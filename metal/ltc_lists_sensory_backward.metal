@@ -14,7 +14,6 @@
 //   in int     neurons [32 * slices] : of the slices
 //   in int     begins [slices + 1]   : the first entry of each slice, over 32
 //   out float  dx [rows, I]
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint rows = uint(sizes[0]), I = uint(sizes[1]), H = uint(sizes[2]), slices = uint(sizes[3]);
 const uint slot = thread_position_in_grid.x, slice = slot / 32u, lane = slot % 32u;
 const uint first = thread_position_in_grid.y * uint(ROWS);
@@ -37,10 +36,11 @@ for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
   NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     const float dn = dnum[row[r] * H + j], dd = dden[row[r] * H + j];
-    sum[r] += ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd) * s2;
+    const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
+    sum[r] = ltc_source_backward(sum[r], dz, s2);
   }
 }
 NCPS_UNROLL
 for (int r = 0; r < ROWS; ++r) {
-  if (first + uint(r) < rows) dx[row[r] * I + i] = sum[r] * MINUS_LN2;
+  if (first + uint(r) < rows) dx[row[r] * I + i] = ltc_folded_gradient(sum[r]);
 }

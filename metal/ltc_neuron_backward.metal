@@ -25,13 +25,13 @@ for (uint u = U; u-- > 0u;) {
   const uint at = row * U + u;
   const float g = grad[at * H + j], v = before[at * H + j];
   const float n = saved[2u * at * H + j], d = saved[(2u * at + 1u) * H + j];
-  const float dn = g * k, dd = -dn * v_next;
-  unfold_dn[at * H + j] = dn;
-  unfold_dd[at * H + j] = dd;
-  dn_step += dn;
-  dd_step += dd;
-  dcm_step += g * (v - v_next);
-  dk_step += g * (n - v_next * d);
+  const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k);
+  unfold_dn[at * H + j] = sums.dn;
+  unfold_dd[at * H + j] = sums.dd;
+  dn_step += sums.dn;
+  dd_step += sums.dd;
+  dcm_step = ltc_cm_backward(dcm_step, g, v, v_next);
+  dk_step = ltc_k_backward(dk_step, g, n, d, v_next);
   v_next = v;
 }
 dnum[row * H + j] = dn_step;

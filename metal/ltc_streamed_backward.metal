@@ -24,7 +24,6 @@
 threadgroup float dn_buffer[UNITS * ROWS];
 threadgroup float dd_buffer[UNITS * ROWS];
 threadgroup float dv_buffer[UNITS * ROWS];
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
@@ -59,9 +58,10 @@ for (uint t = T; t-- > 0u;) {
           float dv = dv_buffer[cell];
           if (last) dv += dstates[row * H + i];
           const float d = saved[(2u * at + 1u) * H + i], cm_i = cm[i];
-          const float g = dv / ltc_update_denominator(d, cm_i, k[r]);
-          dn_buffer[cell] = g * k[r];
-          dd_buffer[cell] = -(g * k[r]) * v_next;
+          const float g = ltc_update_backward(dv, d, cm_i, k[r]);
+          const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[r]);
+          dn_buffer[cell] = sums.dn;
+          dd_buffer[cell] = sums.dd;
           dv_buffer[cell] = g * cm_i;
           if (first + uint(r) < B) grad[at * H + i] = g;
         }
@@ -86,7 +86,8 @@ for (uint t = T; t-- > 0u;) {
         for (int r = 0; r < ROWS; ++r) {
           const float dn = dn_buffer[j * uint(ROWS) + uint(r)];
           const float dd = dd_buffer[j * uint(ROWS) + uint(r)];
-          sum[r] += ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd) * s2;
+          const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
+          sum[r] = ltc_source_backward(sum[r], dz, s2);
         }
       }
       NCPS_UNROLL
@@ -96,7 +97,8 @@ for (uint t = T; t-- > 0u;) {
       }
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
-        if (live && mine[r]) dv_buffer[i * uint(ROWS) + uint(r)] += sum[r] * MINUS_LN2;
+        const uint cell = i * uint(ROWS) + uint(r);
+        if (live && mine[r]) dv_buffer[cell] = ltc_dv(float(dv_buffer[cell]), sum[r]);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

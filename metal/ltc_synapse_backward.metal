@@ -19,11 +19,10 @@ const uint chunk = thread_position_in_grid.z;
 const uint blocks = (H + 31u) / 32u;
 if (i >= S || chunk >= chunks || j >= blocks * 32u) return;
 
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const bool live = j < H;
 const uint at = i * H + (live ? j : 0u);
 const float s2 = synapse_s2[at], m2 = synapse_m2[at], w = synapse_w[at], we = synapse_we[at];
-float ds2 = 0.0f, dm2 = 0.0f, dw = 0.0f, dwe = 0.0f;
+LtcSynapseGradient<float> own = {0.0f, 0.0f, 0.0f, 0.0f};
 const uint per_chunk = (rows + chunks - 1u) / chunks;
 const uint end = (chunk + 1u) * per_chunk < rows ? (chunk + 1u) * per_chunk : rows;
 for (uint row = chunk * per_chunk; row < end; ++row) {
@@ -32,19 +31,17 @@ for (uint row = chunk * per_chunk; row < end; ++row) {
   const float dd = live ? float(dden[row * H + j]) : 0.0f;
   const float gate = ltc_gate(v, s2, m2);
   const float dz = ltc_gate_backward(gate, w, we, dn, dd);
-  dw += gate * dd;
-  dwe += gate * dn;
-  dm2 += dz;
-  ds2 += dz * v;
+  own = ltc_synapse_backward(own, dz, v, gate, dn, dd);
 #if SOURCE_GRADIENT
   const float sum = simd_sum(dz * s2);
-  if (thread_index_in_simdgroup == 0u) dx[(row * S + i) * blocks + j / 32u] = sum * MINUS_LN2;
+  if (thread_index_in_simdgroup == 0u)
+    dx[(row * S + i) * blocks + j / 32u] = ltc_folded_gradient(sum);
 #endif
 }
 if (live) {
   const uint slab = chunk * 4u * S * H + at;
-  slabs[slab] = ds2 * MINUS_LN2;
-  slabs[slab + S * H] = dm2 * MINUS_LN2;
-  slabs[slab + 2u * S * H] = dw;
-  slabs[slab + 3u * S * H] = dwe;
+  slabs[slab] = ltc_folded_gradient(own.s2);
+  slabs[slab + S * H] = ltc_folded_gradient(own.m2);
+  slabs[slab + 2u * S * H] = own.w;
+  slabs[slab + 3u * S * H] = own.we;
 }

@@ -14,7 +14,7 @@ class SynapseLists:
 
     def __init__(self, source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], inputs: int, units: int) -> None: ...
 
-def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, cm: mlx.core.array, leak_num: mlx.core.array, leak_den: mlx.core.array, s2: mlx.core.array, m2: mlx.core.array, w: mlx.core.array, we: mlx.core.array, sensory_s2: mlx.core.array, sensory_m2: mlx.core.array, sensory_w: mlx.core.array, sensory_we: mlx.core.array, *, unfolds: int, synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
+def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, folded: Sequence[mlx.core.array], *, unfolds: int, synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
 def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None) -> str:
     """Which LTC kernel runs this shape: 'dense' or 'lists'."""
@@ -123,6 +123,12 @@ def vector_limit(kind: str) -> float:
 
 def maths(function: str, slope: bool, z: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> mlx.core.array:
     """A function of the kernels, or its slope (for tests)."""
+
+activations: tuple = ...
+
+cfc_modes: tuple = ('default', 'no_gate', 'pure')
+
+max_cfc_layers: int = 15
 
 def poison_outputs(on: bool) -> None:
     """Fill outputs with NaN before kernels write them (for tests)."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from mlx_ncps.backends.gpu.runner import THREADS_BOUND
 from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
-from mlx_ncps.ops import SynapseLists
+from mlx_ncps.ops import ACTIVATIONS, SynapseLists
 
 SIZES = ("UNITS", "WIDTH", "CHIP")  # sizes of threadgroup memory alone: they do not change the code
 ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
@@ -24,7 +24,6 @@ ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
 LANE = "const uint thread_index_in_simdgroup = SIMD_LANE;\n"
 
 BATCHES = (1, 16, 32, 64, 128, 256)  # each another number of rows of a threadgroup
-ACTIVATIONS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid")
 CFC_WIDTHS = (  # units, layers: weights on chip or streamed, 4, 2 or 1 threads of a neuron
     *((16, 16), (32, 32), (32, 96), (64, 64), (128, 128), (128, 160), (250, 250), (64, 512)),
     *((8, 100), (8, 160), (4, 300)),

@@ -16,7 +16,7 @@ from .types import Facts, FusedCall, LTCFacts
 
 NAME = "cpu"
 MIXED_MEMORY = True
-MAX_LAYERS = 15  # MAX_CFC_LAYERS of csrc/cpu/kernels.h, less one for the heads
+MAX_LAYERS = 15  # MAX_CFC_LAYERS of csrc/cpu/kernels.h: a test compares them
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
 
@@ -59,7 +59,7 @@ def ltc_sequence(
             inputs,
             state,
             shapeless.timespans(ts, inputs),
-            *folded,
+            list(folded),
             unfolds=int(ode_unfolds),
             synapses=_handle(synapses),
             memory=memory,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from .reference import HEAD_ACTIVATIONS, softplus
+from .activations import HEAD_ACTIVATIONS, softplus
 
 MERGED_AT_MOST = 1e30
 LOG2E = math.log2(math.e)

@@ -41,9 +41,7 @@ def register(*, name, input_names, output_names, source, header):
                 'use_backend("metal") compiles what a call needs.'
             )
         shapes = [list(shape) for shape in output_shapes]
-        return native.metallib_kernel(
-            function, inputs, shapes, grid, threadgroup, stream=stream
-        )
+        return native.metallib_kernel(function, inputs, shapes, grid, threadgroup, stream=stream)
 
     return launch
 

@@ -4,12 +4,12 @@ judge of every other backend and the fallback of `dispatch`, differentiable to a
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import mlx.core as mx
 
 from . import shapeless
+from .activations import ACTIVATIONS, HEAD_ACTIVATIONS, TABLE, softplus
 from .types import Facts
 
 NAME = "reference"
@@ -26,64 +26,13 @@ def unsupported(op: str, facts: Facts) -> str:
     return ""
 
 
-# --- activations ---------------------------------------------------------------------------------
-
-
-def sigmoid(x: mx.array) -> mx.array:
-    """1 / (1 + exp(-x)), elementwise, stable at both ends."""
-    return mx.sigmoid(x)
-
-
-def softplus(x: mx.array) -> mx.array:
-    """log(1 + exp(x)), elementwise, stable at both ends; for LTC's implicit parameters."""
-    return mx.logaddexp(x, 0)
-
-
-def lecun_tanh(x: mx.array) -> mx.array:
-    """1.7159 tanh(0.666 x), elementwise; 0.666 and not 2/3, as ncps has it (LeCun et al. 1998)."""
-    return 1.7159 * mx.tanh(0.666 * x)
-
-
-def tanh(x: mx.array) -> mx.array:
-    """The hyperbolic tangent, elementwise."""
-    return mx.tanh(x)
-
-
-def relu(x: mx.array) -> mx.array:
-    """The larger of x and 0, elementwise; its gradient at 0 is 0."""
-    return mx.maximum(x, 0)
-
-
-def gelu(x: mx.array) -> mx.array:
-    """Exact GELU x (1 + erf(x / sqrt 2)) / 2, elementwise (Hendrycks and Gimpel 2016)."""
-    return 0.5 * x * (1.0 + mx.erf(x * math.sqrt(0.5)))
-
-
-def silu(x: mx.array) -> mx.array:
-    """The sigmoid unit x sigmoid(x), elementwise."""
-    return x * mx.sigmoid(x)
-
-
-ACTIVATIONS = {
-    "lecun_tanh": lecun_tanh,
-    "tanh": tanh,
-    "relu": relu,
-    "gelu": gelu,
-    "silu": silu,
-    "sigmoid": sigmoid,
-}
-
-# Activation of the heads f1 and f2 by CfC variant (MATHS 1); all but torch have sigmoid(b - a ts).
-HEAD_ACTIVATIONS = {"torch": "tanh", "keras": "identity", "paper": "lecun_tanh"}
-
 # --- CfC, MATHS 1 ---------------------------------------------------------------------------------
 
 
 def cfc_update(f1, f2, a, b, ts, *, mode: str, variant: str = "torch"):
     """The pointwise update of the modes default and no_gate; ts broadcasts against the heads."""
     gate = mx.sigmoid(a * ts + b if variant == "torch" else b - a * ts)
-    if variant != "keras":
-        f1, f2 = (ACTIVATIONS[HEAD_ACTIVATIONS[variant]](f) for f in (f1, f2))
+    f1, f2 = (TABLE[HEAD_ACTIVATIONS[variant]].function(f) for f in (f1, f2))
     if mode == "no_gate":
         return f1 + gate * f2
     return f1 * (1.0 - gate) + gate * f2

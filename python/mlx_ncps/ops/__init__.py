@@ -2,18 +2,9 @@
 has the same in NumPy.
 """
 
+from . import activations as _activations
 from . import numpy as numpy  # so that `import mlx_ncps` is enough for `mlx_ncps.ops.numpy`
-from .activations import (
-    ACTIVATIONS,
-    gelu,
-    get_activation,
-    lecun_tanh,
-    relu,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-)
+from .activations import *  # noqa: F403 (its __all__)
 from .cfc import CfCParams, cfc_sequence, cfc_step, cfc_update, cfc_update_pure
 from .checks import MODES, VARIANTS
 from .initializers import (
@@ -30,7 +21,6 @@ from .states import detach_state, initial_state, reset_state
 from .synapses import SynapseLists
 
 __all__ = [
-    "ACTIVATIONS",
     "MODES",
     "VARIANTS",
     "CfCParams",
@@ -43,23 +33,16 @@ __all__ = [
     "cfc_update",
     "cfc_update_pure",
     "detach_state",
-    "gelu",
-    "get_activation",
     "initial_state",
     "lecun_normal",
-    "lecun_tanh",
     "lecun_uniform",
     "ltc_mixed_sequence",
     "ltc_sequence",
     "ltc_step",
     "orthogonal",
-    "relu",
     "reset_state",
-    "sigmoid",
-    "silu",
-    "softplus",
-    "tanh",
     "uniform",
     "xavier_normal",
     "xavier_uniform",
 ]
+__all__ += _activations.__all__

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from ..backends.activations import MODES, VARIANTS
 from ..checks import FLOATS as DTYPES
 from ..checks import brief, choice, flag, is_array
 from ..options import number, one_of, unfolds
 from .activations import get_activation
 from .synapses import SynapseLists
 
-MODES = ("default", "no_gate", "pure")
 SOLVERS = ("semi_implicit", "explicit", "runge_kutta")
-VARIANTS = ("torch", "keras", "paper")
 
 
 def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES) -> None:

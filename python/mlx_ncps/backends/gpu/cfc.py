@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
+from .. import activations
 from ..fold import fold_cfc
-from ..reference import ACTIVATIONS
 from ..types import CfCFacts, Timespans
 from . import cfc_products
-from .cfc_products import KINDS, Shape
+from .cfc_products import Shape
 from .geometry import Geometry, Launch
 from .pieces import in_pieces
 
 if TYPE_CHECKING:
     from ...ops.cfc import CfCParams
     from .runner import Runner
-
-KEEPS_INPUT = ("gelu", "silu")  # the slope does not follow from the value
 
 
 def unsupported(geometry: Geometry, facts: CfCFacts) -> str:
@@ -133,7 +131,7 @@ def _common(
         "LAYERS": shape.layers,
         "HEADS": shape.heads,
         "MODE": template["MODE"],
-        "ACTIVATION": KINDS.index(shape.activation),
+        "ACTIVATION": activations.number(shape.activation),
         "HEAD_ACTIVATION": template["HEAD_ACTIVATION"],
     }
     return inputs, flags, template
@@ -192,8 +190,8 @@ def _gradients(
     dz = mx.split(out["dz"], edges, axis=-1) if edges else [out["dz"]]
     kept = mx.split(saved, edges, axis=-1) if edges else [saved]
     before = mx.concatenate([call.h0[:, None], states[:, :-1]], axis=1)  # h that each step read
-    activate = ACTIVATIONS[shape.activation] if shape.activation in KEEPS_INPUT else lambda z: z
-    read = [before, *(activate(z) for z in kept[:-1])]
+    one = activations.TABLE[shape.activation]
+    read = [before, *(z if one.from_value else one.function(z) for z in kept[:-1])]
     gradients = [dz[0], out["dh0"]]
     if shape.timespans and shape.mode == "pure":
         gradients.append(out["shares"][:, :, 2].sum(axis=-1))

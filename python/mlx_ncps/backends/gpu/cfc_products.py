@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
-from ..reference import ACTIVATIONS
+from .. import activations
 
 if TYPE_CHECKING:
     from .runner import Runner
-
-MODES = ("default", "no_gate", "pure")  # NcpsCfcMode
-KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid", "identity")  # NcpsActivation
 
 
 class Shape(NamedTuple):
@@ -42,7 +39,7 @@ def states(
     xz: the first stage's product with the inputs, bias included.  stages: (weight [columns, depth],
     bias) of each stage, the first reading h alone.  tail: w_tau, A [H] in the mode pure.
     """
-    update, activate = _update(run, shape, save), ACTIVATIONS[shape.activation]
+    update, activate = _update(run, shape, save), activations.TABLE[shape.activation].function
     first, *rest = [(weight.T, bias) for weight, bias in stages]
 
     def call(xz, h, *spans):
@@ -111,8 +108,8 @@ def options(
     inputs = {"ts": spans, **dict(zip(("w_tau", "A"), tail, strict=False))}
     template = {
         "HEADS": shape.heads,
-        "MODE": MODES.index(shape.mode),
-        "HEAD_ACTIVATION": KINDS.index(shape.head_activation),
+        "MODE": activations.mode_number(shape.mode),
+        "HEAD_ACTIVATION": activations.number(shape.head_activation),
     }
     return inputs, {"PURE": shape.mode == "pure"}, template
 

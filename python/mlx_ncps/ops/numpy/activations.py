@@ -7,6 +7,18 @@ import numpy as np
 from .arrays import numbers
 from .checks import choice
 
+__all__ = [
+    "ACTIVATIONS",
+    "gelu",
+    "get_activation",
+    "lecun_tanh",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
+]
+
 _erf = np.frompyfunc(erf, 1, 1)
 
 

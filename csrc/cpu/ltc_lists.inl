@@ -1,9 +1,15 @@
-// LTC over whole sequences, lanes across batch rows, synapses from a list (MATHS 3): sparse
-// wirings, and any wiring of few neurons. A task owns W batch rows; arrays of the task are
+// LTC over whole sequences, lanes across batch rows, synapses from lists (MATHS 3): wirings with
+// few synapses, and any wiring of few neurons. A task owns W batch rows; arrays of the task are
 // [neurons][W].
+#pragma once
+
+#include "csrc/cpu/ltc_dense.inl"
+
+namespace mlx_ncps {
+namespace {
 
 // One synapse of the list, ready to run.
-struct ListedSynapse {
+struct FoldedSynapse {
   float s2, m2, w, we;
   int source, target;
   int order;  // its place in the caller's list: where its gradient goes
@@ -11,7 +17,7 @@ struct ListedSynapse {
 };
 
 struct SynapseRuns {
-  ListedSynapse* synapses;
+  FoldedSynapse* synapses;
   int* begin;  // [neurons + 1]: the run of each target, or of each source
   long count, neurons;
 };
@@ -19,8 +25,8 @@ struct SynapseRuns {
 // Copies the list, stably sorted by target or by source.
 static SynapseRuns make_runs(const SynapseMatrices& m, const Synapse* list, long count, long units,
                              long neurons, bool by_source, Carver& memory) {
-  static_assert(sizeof(ListedSynapse) == 8 * sizeof(float), "carved in floats");
-  SynapseRuns runs{reinterpret_cast<ListedSynapse*>(memory.take(count * 8)),
+  static_assert(sizeof(FoldedSynapse) == 8 * sizeof(float), "carved in floats");
+  SynapseRuns runs{reinterpret_cast<FoldedSynapse*>(memory.take(count * 8)),
                    reinterpret_cast<int*>(memory.take(neurons + 1)), count, neurons};
   if (!memory.base) return runs;
   for (long n = 0; n <= neurons; ++n) runs.begin[n] = 0;
@@ -71,7 +77,7 @@ static inline void accumulate_run(const SynapseRuns& runs, long target, const fl
                                   vf* den) {
   vf n = *num, d = *den;
   for (int e = runs.begin[target]; e < runs.begin[target + 1]; ++e) {
-    const ListedSynapse& s = runs.synapses[e];
+    const FoldedSynapse& s = runs.synapses[e];
     const vf gate = ltc_gate(load(v + s.source * W), s.s2, s.m2);
     d += gate * s.w;
     n += gate * s.we;
@@ -93,17 +99,35 @@ static RowBlock row_block(const LtcProblem& p, long element, long index) {
   return {b, min_of(W, element - within), p.saved ? p.saved + b * p.T * p.U * 2 * p.H : nullptr};
 }
 
+// What the rows of a task are computed in; [neurons][W].
+struct ListsRows {
+  float *v, *v_next, *n0, *d0, *x, *ts;
+  float *rows, *lstm;  // of the LSTM: its h* [W][Hp], and its z
+};
+
+static ListsRows take_lists_rows(const LtcProblem& p, const Lstm& k, long live, Carver& memory) {
+  const long row = p.H * W;
+  return {.v = memory.take(row),
+          .v_next = memory.take(row),
+          .n0 = memory.take(row),
+          .d0 = memory.take(row),
+          .x = memory.take(p.I * W),
+          .ts = memory.take(W),
+          .rows = memory.take(k.p.on ? round_up(p.H, W) * W : 0),
+          .lstm = take_lstm(k, live, memory)};
+}
+
 // Steps t0 .. end of a block, at most `chunk`; as in ltc_dense_forward_rows, on any thread.
-static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
-                                    const SynapseRuns& sensory, const Lstm& k,
-                                    const RowBlock& block, long t0, long end, long chunk) {
+static void ltc_lists_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
+                                   const SynapseRuns& sensory, const Lstm& k, const RowBlock& block,
+                                   long t0, long end, long chunk) {
   const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live,
              Hp = round_up(H, W);
   float* saved = block.saved ? block.saved + t0 * U * H * 2 * live : nullptr;
-  Scratch scratch((4 * H + I + 1 + (k.p.on ? Hp : 0)) * W + lstm_floats(k, live));
-  float *v = scratch.data, *v_next = v + H * W, *n0 = v_next + H * W, *d0 = n0 + H * W,
-        *x = d0 + H * W, *ts = x + I * W, *rows = ts + W;
-  const LstmRows lstm{k, b, live, chunk, rows + Hp * W};
+  const Carved own([&](Carver& memory) { return take_lists_rows(p, k, live, memory); });
+  float *v = own->v, *v_next = own->v_next, *n0 = own->n0, *d0 = own->d0, *x = own->x,
+        *ts = own->ts, *rows = own->rows;
+  const LstmRows lstm{k, b, live, chunk, own->lstm};
   gather_rows(state_before(k, p.v, p.v0, b, t0), t0 > 0 ? T * H : H, H, live, v);
   for (long t = t0; t < end; ++t) {
     stop_if_interrupted();
@@ -137,29 +161,37 @@ static void ltc_sparse_forward_rows(const LtcProblem& p, const SynapseRuns& recu
   }
 }
 
-static void ltc_sparse_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
-                                   const SynapseRuns& sensory, const Lstm& lstm) {
+// The synapses and the LSTM, packed. A forward walks the synapses by target, a backward by source.
+struct LtcLists {
+  SynapseRuns recurrent, sensory;
+  Lstm lstm;
+};
+
+static LtcLists make_ltc_lists(const LtcProblem& p, bool backward, Carver& memory) {
+  return {.recurrent = make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H,
+                                 backward, memory),
+          .sensory = make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H,
+                               backward ? p.I : p.H, backward, memory),
+          .lstm = make_lstm(p, p.v0, p.v, backward, memory)};
+}
+
+static void ltc_lists_forward_all(const LtcProblem& p, const SynapseRuns& recurrent,
+                                  const SynapseRuns& sensory, const Lstm& lstm) {
   const long element = p.saved ? p.element : p.B;
   const long chunk = lstm_chunk(lstm, W);
   auto body = [&](long, long chain, long link) {
     const long t = link * chunk;
-    ltc_sparse_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, chain), t,
-                            min_of(p.T, t + chunk), chunk);
+    ltc_lists_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, chain), t,
+                           min_of(p.T, t + chunk), chunk);
   };
   if (p.T > 0)
     parallel_chains(parallel_threads(), row_blocks(p, element), (p.T + chunk - 1) / chunk, body);
 }
 
-static void ltc_sparse_forward(const LtcProblem& p) {
-  Carver memory{nullptr};
-  make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
-  make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
-  make_lstm(p, p.v0, p.v, false, memory);
-  Scratch scratch(memory.used);
-  memory = Carver{scratch.data};
-  const SynapseRuns recurrent =
-      make_runs(p.recurrent, p.recurrent_list, p.recurrent_count, p.H, p.H, false, memory);
-  const SynapseRuns sensory =
-      make_runs(p.sensory, p.sensory_list, p.sensory_count, p.H, p.H, false, memory);
-  ltc_sparse_forward_all(p, recurrent, sensory, make_lstm(p, p.v0, p.v, false, memory));
+static void ltc_lists_forward(const LtcProblem& p) {
+  const Carved k([&](Carver& memory) { return make_ltc_lists(p, false, memory); });
+  ltc_lists_forward_all(p, k->recurrent, k->sensory, k->lstm);
 }
+
+}  // namespace
+}  // namespace mlx_ncps
