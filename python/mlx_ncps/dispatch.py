@@ -4,7 +4,7 @@ calls it.
 `auto` takes the first of `_TABLE` that lives on the default device and can run the call. Beside an
 Apple GPU, whose memory the CPU shares and whose streams MLX orders with the CPU's without Python
 waiting, it passes over a GPU backend where the CPU's kernels do better (`_worse_than_cpu`). Which
-calls are computed at once, without a graph, is said by `left_to_graph` in src/step_cell.cpp.
+calls are computed at once, without a graph, is said by `left_to_graph` in csrc/at_once.cpp.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """A CfC over a sequence (MATHS 1), step by step in MLX operations: with dropout in its backbone, or
-with modules of a user in place of its linear maps; `CfCCell.sequence` calls it then.
+with modules of a user in place of its linear maps.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import mlx.core as mx
 
@@ -11,18 +13,12 @@ from ..layers.linear import float32_map
 from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
 from ..ops.checks import check_array, check_cfc
 from ..ops.timespans import normalise_timespans
+from .backbone import first_dropped
 
 DROPOUT = "the dropout of the backbone draws anew at each step, which no fused operator does"
 
 
-def first_dropped(variant: str) -> int:
-    """The first backbone layer whose outputs are dropped: in ncps.torch the second, in ncps.keras
-    and the paper's code the first.
-    """
-    return 1 if variant == "torch" else 0
-
-
-def sequence_by_steps(cell, inputs, state, ts, why: str) -> mx.array:
+def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why: str) -> mx.array:
     """As `ops.cfc_sequence` with the parts of a CfCCell, each called as it is. In training a share
     of the outputs of the backbone's layers from `first_dropped` on is set to 0 and the others
     divided by what is left, drawn from MLX's global random state.
@@ -47,7 +43,7 @@ def sequence_by_steps(cell, inputs, state, ts, why: str) -> mx.array:
 
 def _check(cell, inputs, state) -> tuple[int, int, int]:
     """Every shape that is known ahead of the calls; returns B, T, H."""
-    if not cell.replaced():
+    if not cell._replaced():
         options = cell.mode, cell.backbone_options.activation, cell.variant
         B, T, _, H = check_cfc(inputs, state, cell.params(), *options)
         return B, T, H
@@ -84,7 +80,7 @@ def _heads(cell):
     mask, H = cell.get("sparsity_mask"), cell.hidden_size
     masks = {"ff1": mask, "ff2": mask}
     heads = [
-        float32_map("cfc", name, part, H, masks.get(name)) for name, part in cell.heads().items()
+        float32_map("cfc", name, part, H, masks.get(name)) for name, part in cell._heads().items()
     ]
 
     def update(z, ts):

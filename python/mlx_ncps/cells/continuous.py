@@ -15,8 +15,8 @@ from ..ops import get_activation, shapeless, xavier_uniform
 from ..ops.activations import activation_name
 from ..options import positive
 from ..wirings import FullyConnected, Wiring
-from .base import NCPRNNCell
 from .mask_blocks import whole_masks
+from .ncp import NCPRNNCell
 from .stepwise import (
     LEAKLESS_OPTIONS,
     SOLVER_OPTIONS,

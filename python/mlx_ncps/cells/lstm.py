@@ -1,6 +1,4 @@
-"""The LSTM cell of mixed memory (MATHS 4, Lechner and Hasani 2020), weights as in ncps.torch; the
-layers of `rnn` put it in front of a cell.
-"""
+"""The LSTM cell of mixed memory (MATHS 4, Lechner and Hasani 2020), weights as in ncps.torch."""
 
 from __future__ import annotations
 
@@ -83,11 +81,15 @@ class LSTMCell(NCPLayer):
         """Why no fused operator runs this, which modules in place of the linear maps do; or ""."""
         return why_called(self._parts())
 
-    def steps_at_once(self) -> bool:
-        """Whether a packed cell can have this in front of it; False where a subclass has its own
-        equations.
+    def _step_weights(self) -> LSTMParams | None:
+        """The weights that a packed cell has in front of it; None where a subclass has its own
+        equations, or modules of a user are called.
         """
-        return type(self) is LSTMCell and self.built and not self.stepwise()
+        if type(self) is not LSTMCell or not self.built or self.stepwise():
+            return None
+        weights = self.weights()
+        check_memory(self.op, weights, self.sensory_size, self.hidden_size)
+        return weights
 
     def weights(self) -> LSTMParams:
         """Input map [4H, I], bias [4H], recurrent map [4H, H]; quantized ones by their values.

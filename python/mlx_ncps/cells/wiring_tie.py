@@ -12,7 +12,7 @@ import weakref
 import mlx.core as mx
 import numpy as np
 
-from ..ops.stepping import is_tracer, seen
+from ..values import is_tracer, seen
 from ..wirings._matrices import MATRICES
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 

@@ -14,8 +14,8 @@ from .. import limits
 from ..checks import at_most, brief, check_numbers, integer, is_array, key_words, refused, sizes
 from ..config import Configurable
 from ..fixed import FixedArrays, FrozenKeys
-from ..ops.stepping import is_tracing, settle
 from ..options import CheckedOptions
+from ..values import is_tracing, settle
 from ..weights import WeightFiles
 from .linear import Linear, is_plain
 

@@ -25,6 +25,7 @@ class Linear(nn.Linear):
 
 
 _PLAIN = (Linear, nn.Linear)
+_LINEAR = (*_PLAIN, nn.QuantizedLinear)
 
 
 def is_plain(part) -> bool:
@@ -51,6 +52,22 @@ def weight_and_bias(part) -> tuple | None:
     return weight, part.get("bias")
 
 
+def weights_of(op: str, parts: dict) -> dict[str, tuple[mx.array, mx.array]]:
+    """(weight, bias) of each part, 0 where it has no bias. Raises ValueError for one that is no
+    linear map.
+    """
+    pairs = {}
+    for name, part in parts.items():
+        known = (
+            (part["weight"], part.get("bias")) if type(part) in _PLAIN else weight_and_bias(part)
+        )
+        if known is None:
+            check_linear(op, parts)
+        weight, bias = known
+        pairs[name] = weight, mx.zeros(weight.shape[:1]) if bias is None else bias
+    return pairs
+
+
 def arrays_of(part) -> list:
     """Every array that a linear map, quantized or not, is made of."""
     return [value for value in part.values() if isinstance(value, mx.array)]
@@ -58,14 +75,16 @@ def arrays_of(part) -> list:
 
 def why_called(parts: dict) -> str:
     """Why the parts, by name, have to be called at each step; "" when all are linear maps."""
-    others = [f"{name} is {_kind(part)}" for name, part in parts.items() if _is_other(part)]
+    others = [
+        f"{name} is {_kind(part)}" for name, part in parts.items() if type(part) not in _LINEAR
+    ]
     return f"{', '.join(others)}, no nn.Linear: each step calls it" if others else ""
 
 
 def check_linear(op: str, parts: dict) -> None:
     """Raises ValueError with the names of the parts that are no linear maps."""
     for name, part in parts.items():
-        if _is_other(part):
+        if type(part) not in _LINEAR:
             raise ValueError(f"[{op}] {name} must be an nn.Linear here, got {_kind(part)}.")
 
 
@@ -100,10 +119,6 @@ def _of_weights(weight, bias, mask):
         return lambda z: z @ weight.T
     bias = bias.astype(mx.float32)
     return lambda z: z @ weight.T + bias
-
-
-def _is_other(part) -> bool:
-    return not (is_plain(part) or type(part) is nn.QuantizedLinear)
 
 
 def _kind(part) -> str:

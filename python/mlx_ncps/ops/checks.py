@@ -9,7 +9,7 @@ import mlx.core as mx
 from ..checks import FLOATS as DTYPES
 from ..checks import brief, choice, flag, is_array
 from ..options import number, one_of, unfolds
-from .activations import get_activation
+from .activations import ACTIVATIONS, get_activation
 from .synapses import SynapseLists
 
 MODES = ("default", "no_gate", "pure")
@@ -20,21 +20,30 @@ VARIANTS = ("torch", "keras", "paper")
 def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES) -> None:
     """`x` is an mx.array of `shape`, written as `symbols`, where None stands for any size."""
     try:
-        if isinstance(x, mx.array) and x.shape == shape and x.dtype in (dtypes or (x.dtype,)):
-            return  # nearly always, and once for each leaf of each call
+        if isinstance(x, mx.array) and x.dtype in (dtypes or (x.dtype,)):
+            got = x.shape
+            free = None in shape and len(got) == len(shape)
+            if got == shape or (
+                free and all(a in (None, b) for a, b in zip(shape, got, strict=True))
+            ):
+                return  # nearly always
     except TypeError:  # never initialised: the next lines say so
         pass
     if not is_array(x):
         got = brief(x) if isinstance(x, mx.array) else type(x).__name__
         raise ValueError(f"[{op}] {name} must be an mx.array, got {got}.")
-    fits = x.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, x.shape, strict=True))
-    if not fits:
+    if x.ndim != len(shape) or not _same(x.shape, shape):
         wanted = symbols if None in shape else f"{symbols} = {shape}"
         raise ValueError(f"[{op}] {name} must be {wanted}, got {x.shape}.")
     if dtypes and x.dtype not in dtypes:
         raise ValueError(
             f"[{op}] {name} must be float32, float16 or bfloat16, got {dtype_name(x)}."
         )
+
+
+def _same(shape: tuple, wanted: tuple) -> bool:
+    """Whether sizes are those wanted, where None stands for any."""
+    return all(n in (None, m) for n, m in zip(wanted, shape, strict=True))
 
 
 def dtype_name(x: mx.array) -> str:
@@ -61,6 +70,8 @@ def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
 
 def check_ltc_params(params, I: int, H: int) -> None:
     """Every parameter of an LTC of I inputs and H neurons."""
+    if _ltc_params_fit(params, I, H):
+        return
     op = "ltc"
     for name in ("gleak", "vleak", "cm"):
         check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
@@ -79,6 +90,18 @@ def check_ltc_params(params, I: int, H: int) -> None:
             check_array(
                 op, f"params.{name}", leaf, symbols, shape, () if "mask" in name else DTYPES
             )
+
+
+def _ltc_params_fit(params, I: int, H: int) -> bool:
+    """As `_cfc_params_fit`; of the masks any dtype fits."""
+    shapes = ((H,),) * 3 + ((H, H),) * 4 + ((I, H),) * 4
+    try:
+        *leaves, mask, sensory_mask, input_w, input_b = params
+        arrays = [*zip(leaves, shapes, strict=True), (input_w, (I,)), (input_b, (I,))]
+        masks = [(m, s) for m, s in ((mask, (H, H)), (sensory_mask, (I, H))) if m is not None]
+        return _fit(masks, ()) and _fit(arrays[:11] + [a for a in arrays[11:] if a[0] is not None])
+    except (TypeError, ValueError, AttributeError):
+        return False
 
 
 LTC_OPTIONS = {  # of a call, and of a cell
@@ -119,9 +142,10 @@ def check_cfc(
     are not read.
     """
     op = "cfc"
-    check_mode(mode)
-    check_variant(variant)
-    get_activation(activation)
+    if not _among((mode, MODES), (variant, VARIANTS), (activation, ACTIVATIONS)):
+        check_mode(mode)
+        check_variant(variant)
+        get_activation(activation)
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
     if not isinstance(params.backbone, tuple | list):
         raise ValueError(
@@ -135,15 +159,52 @@ def check_cfc(
     return B, T, I, H
 
 
+CFC_HEADS = ("ff1", "ff2", "time_a", "time_b")  # of every mode but pure, which has ff1
+
+
 def check_cfc_params(params, mode: str, I: int, H: int) -> None:
     """Every parameter that a CfC of I inputs and H neurons reads in this mode."""
+    if _cfc_params_fit(params, mode, I + H, H):
+        return
     op, width = "cfc", I + H
     for n, layer in enumerate(params.backbone):
         width = _check_layer(op, f"params.backbone[{n}]", layer, "K", None, width)
-    for name in ("ff1",) if mode == "pure" else ("ff1", "ff2", "time_a", "time_b"):
+    for name in CFC_HEADS[:1] if mode == "pure" else CFC_HEADS:
         _check_layer(op, f"params.{name}", getattr(params, name), "H", H, width)
     for name in ("w_tau", "A") if mode == "pure" else ():
         check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
+
+
+def _among(*pairs) -> bool:
+    """Whether each (value, options) is a string among the options."""
+    return all(isinstance(value, str) and value in options for value, options in pairs)
+
+
+def _cfc_params_fit(params, mode: str, width: int, H: int) -> bool:
+    """Whether all is as it should be, which it nearly always is, in one look."""
+    try:
+        arrays = []  # (array, the shape that it must have)
+        for weight, bias in params.backbone:
+            rows = weight.shape[0]
+            arrays += [(weight, (rows, width)), (bias, (rows,))]
+            width = rows
+        for weight, bias in (params.ff1,) if mode == "pure" else params[1:5]:
+            arrays += [(weight, (H, width)), (bias, (H,))]
+        if mode == "pure":
+            arrays += [(params.w_tau, (H,)), (params.A, (H,))]
+        return _fit(arrays)
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return False
+
+
+def _fit(arrays: list, dtypes=DTYPES) -> bool:
+    """Whether each is an mx.array of its shape, and of a dtype among `dtypes` if there are any."""
+    for array, shape in arrays:
+        if not isinstance(array, mx.array) or array.shape != shape:
+            return False
+        if dtypes and array.dtype not in dtypes:
+            return False
+    return True
 
 
 def check_memory(op: str, memory, I: int, H: int) -> None:

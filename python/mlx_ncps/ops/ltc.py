@@ -76,43 +76,23 @@ def ltc_sequence(
     run.
     Source: Hasani et al. 2021, "Liquid Time-constant Networks"; semi_implicit equals ncps.torch.
     """
-    return prepare_ltc(
-        inputs,
-        state,
-        ts,
-        params,
-        ode_unfolds=ode_unfolds,
-        epsilon=epsilon,
-        implicit_param_constraints=implicit_param_constraints,
-        ode_solver=ode_solver,
-        synapses=synapses,
-        training=training,
-    ).run()
-
-
-def prepare_ltc(
-    inputs,
-    state,
-    ts,
-    params,
-    *,
-    ode_unfolds,
-    epsilon,
-    implicit_param_constraints,
-    ode_solver,
-    synapses,
-    training,
-    op="ltc_sequence",
-) -> Call:
-    """The checked call of `ltc_sequence` with its backend; `op`: what the backend is chosen for."""
-    check_params("ltc", "params", params, LTCParams)
-    B, T, I, H = check_ltc(inputs, state, params)
     options = check_ltc_options(
         ode_unfolds=ode_unfolds,
         epsilon=epsilon,
         implicit_param_constraints=implicit_param_constraints,
         ode_solver=ode_solver,
     )
+    return prepare_ltc(inputs, state, ts, params, options, synapses, training).run()
+
+
+def prepare_ltc(
+    inputs, state, ts, params, options: dict, synapses, training, op="ltc_sequence"
+) -> Call:
+    """The checked call of `ltc_sequence` with its backend; `options`: all of LTC_OPTIONS, checked;
+    `op`: what the backend is chosen for.
+    """
+    check_params("ltc", "params", params, LTCParams)
+    B, T, I, H = check_ltc(inputs, state, params)
     check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T, inputs)
     facts = {
@@ -124,14 +104,14 @@ def prepare_ltc(
         "scalar_ts": getattr(ts, "ndim", 0) == 0,
         "training": training,
         "ode_unfolds": options["ode_unfolds"],
-        "ode_solver": ode_solver,
+        "ode_solver": options["ode_solver"],
         "synapses": synapses,
     }
     backend = dispatch.choose(op, **facts)
-    if ode_solver == "semi_implicit":
-        del options["ode_solver"]
-    params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
     keywords = options | {"synapses": synapses, "training": flag("ltc", "training", training)}
+    if options["ode_solver"] == "semi_implicit":
+        del keywords["ode_solver"]
+    params = LTCParams(*[p if p is None else p.astype(mx.float32) for p in params])
     state = state.astype(mx.float32)
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 

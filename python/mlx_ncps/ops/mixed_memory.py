@@ -12,7 +12,7 @@ from .. import backends, dispatch
 from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array, check_memory, check_params
+from .checks import LTC_OPTIONS, check_array, check_ltc_options, check_memory, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
 
 
@@ -51,7 +51,8 @@ def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams,
     """
     h, c = _check("ltc", state)
     keywords = ltc_sequence.__kwdefaults__ | keywords
-    call = prepare_ltc(inputs, h, ts, params, **keywords, op="ltc_mixed_sequence")
+    options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
+    call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
 
 

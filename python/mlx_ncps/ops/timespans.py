@@ -27,6 +27,8 @@ def normalise_timespans(op: str, ts, batch: int, steps: int, inputs=None):
     """
     if ts is None:
         return 1.0
+    if type(ts) is float and ts >= 0:  # also one that was normalised before
+        return ts
     if isinstance(ts, numbers.Real) and not isinstance(ts, bool):
         return _number(op, ts)
     ts = _array(op, ts)

@@ -9,7 +9,7 @@ import re
 import mlx.core as mx
 
 from .. import _loader, dispatch
-from ..ops.stepping import why_too_large
+from ..at_once import why_too_large
 from . import chips
 from .launches import gpu_launches, seconds
 from .trace import trace_cfc, trace_ltc
