@@ -161,7 +161,10 @@ void bind_values(nb::module_& m) {
   m.def(
       "lies_plain", [](const mx::array& a) { return a.is_available() && a.flags().row_contiguous; },
       "a"_a, "Whether an array is evaluated and row-contiguous.");
-  m.def("may_lack_values", &mlx_ncps::may_lack_values, "a"_a);
+  m.def(
+      "may_lack_values",
+      [](nb::handle a) { return array_of(a) && mlx_ncps::may_lack_values(*array_of(a)); },
+      "a"_a.none(), "Whether an object is an array that may depend on one without a value.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def(
       "is_tracing",

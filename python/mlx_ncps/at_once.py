@@ -133,8 +133,10 @@ def attempt(cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int) -> tu
     if done is True:  # large: asking for the device takes as long as a tenth of a small step
         done = None if dispatch.beside_gpu() else made[0](cell, lstm, x, state, ts, form, True)
     if done is False:  # what the parameters depend on may have changed
-        packed, no_gpu = _packed(cell, lstm, x, form), not dispatch.beside_gpu()
-        done = packed is not None and packed(cell, lstm, x, state, ts, form, no_gpu)
+        packed = _packed(cell, lstm, x, form)
+        if packed is None:
+            return None
+        done = packed(cell, lstm, x, state, ts, form, not dispatch.beside_gpu())
     if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
         return attempt(cell, lstm, x, state, mx.array(ts.astype(np.float32)), form)
     if not done or done is True:

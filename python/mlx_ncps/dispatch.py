@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from . import _loader
 from ._fork import check_process
 from .backends import cpu, cuda, metal, metallib, reference
 from .checks import brief
@@ -153,7 +154,7 @@ def runs_steps_on_cpu() -> bool:
         return False
     if name == "auto" and _has_cuda() and mx.default_device().type != mx.DeviceType.cpu:
         return False
-    return cpu.available()[0]
+    return _loader.native is not None
 
 
 def why_no_steps_on_cpu() -> str:
@@ -227,8 +228,10 @@ _BESIDE = "the CPU's kernel does it in one call, in the memory that the GPU shar
 
 def _refusal(module, op: str | None, facts: dict) -> str:
     """Why a backend can't run a call; "" when it can."""
-    why = _availability(module.NAME)[1]
-    return why or (module.unsupported(op, **facts) if op is not None else "")
+    runs, why = module.available()
+    if not runs:
+        return why or "no reason is known"
+    return module.unsupported(op, **facts) if op is not None else ""
 
 
 def _cpu_shares_memory(op: str | None, facts: dict) -> bool:

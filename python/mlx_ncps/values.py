@@ -46,8 +46,8 @@ def settle(module: nn.Module, *read: Any) -> None:
     """If one of the arrays `read` is a tracer without a value, make every array that a module keeps
     evaluated and row-contiguous: mx.export_function writes constants as they lie in memory.
     """
-    lacks_values = is_tracer if _loader.native is None else _loader.native.may_lack_values
-    if not any(isinstance(a, mx.array) and is_array(a) and lacks_values(a) for a in read):
+    lacks_values = _may_lack_values if _loader.native is None else _loader.native.may_lack_values
+    if not any(lacks_values(a) for a in read):
         return
     for part in module.modules():
         for key, value in list(part.items()):
@@ -55,6 +55,10 @@ def settle(module: nn.Module, *read: Any) -> None:
                 plain = mx.contiguous(value)
                 mx.eval(plain)
                 dict.__setitem__(part, key, plain)
+
+
+def _may_lack_values(a: Any) -> bool:
+    return is_array(a) and is_tracer(a)
 
 
 def _lies_plain(array: mx.array) -> bool:

@@ -175,21 +175,15 @@ class CfCCell(LiquidCell):
         if owner is not None and key == "sparsity_mask":
             owner.sync()
 
-    def _heads(self) -> dict:
-        """The linear maps behind the backbone, or what is in their place, by name."""
-        names = CFC_HEADS[:1] if self.mode == "pure" else CFC_HEADS
-        return {name: getattr(self, name) for name in names}
-
     def _parts(self) -> dict:
         """Every linear map, or what is in its place, by name."""
         if not isinstance(self.backbone, list):
             kind = type(self.backbone).__name__
             raise ValueError(f"[cfc] backbone must be a list of layers, got {kind}.")
-        return {f"backbone.{n}": part for n, part in enumerate(self.backbone)} | self._heads()
-
-    def _replaced(self) -> str:
-        """Which parts are no linear maps, so that each step calls them; "" when all are."""
-        return why_called(self._parts())
+        parts = {f"backbone.{n}": part for n, part in enumerate(self.backbone)}
+        for name in CFC_HEADS[:1] if self.mode == "pure" else CFC_HEADS:
+            parts[name] = getattr(self, name)
+        return parts
 
     def params(self) -> CfCParams:
         """The weights as the op reads them, mask applied, quantized ones by their values.
@@ -242,9 +236,10 @@ class CfCCell(LiquidCell):
         """Why `sequence` runs step by step now: for dropout in training, or for modules in place of
         the linear maps; or "".
         """
-        if self.training and self.backbone_options.drops(self.variant):
+        options = self.backbone_options
+        if options.dropout and self.training and options.drops(self.variant):
             return DROPOUT
-        return self._replaced()
+        return why_called(self._parts())
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""

@@ -9,9 +9,9 @@ from typing import Any
 import mlx.core as mx
 
 from .. import dispatch
-from ..layers.linear import float32_map
+from ..layers.linear import float32_map, why_called
 from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
-from ..ops.checks import check_array, check_cfc
+from ..ops.checks import CFC_HEADS, check_array, check_cfc
 from ..ops.timespans import normalise_timespans
 from .backbone import first_dropped
 
@@ -43,7 +43,7 @@ def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why
 
 def _check(cell, inputs, state) -> tuple[int, int, int]:
     """Every shape that is known ahead of the calls; returns B, T, H."""
-    if not cell._replaced():
+    if not why_called(cell._parts()):
         options = cell.mode, cell.backbone_options.activation, cell.variant
         B, T, _, H = check_cfc(inputs, state, cell.params(), *options)
         return B, T, H
@@ -79,9 +79,8 @@ def _heads(cell):
     """The function (z [B, K], ts) -> h' [B, H] of the heads and the update."""
     mask, H = cell.get("sparsity_mask"), cell.hidden_size
     masks = {"ff1": mask, "ff2": mask}
-    heads = [
-        float32_map("cfc", name, part, H, masks.get(name)) for name, part in cell._heads().items()
-    ]
+    parts = [(name, part) for name, part in cell._parts().items() if name in CFC_HEADS]
+    heads = [float32_map("cfc", name, part, H, masks.get(name)) for name, part in parts]
 
     def update(z, ts):
         f = [head(z) for head in heads]

@@ -210,8 +210,9 @@ class LTCCell(NCPRNNCell):
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
-        params, synapses = self.params(), self.synapses
-        call = prepare_ltc(inputs, state, ts, params, self._options(), synapses, self.training)
+        params = self.params()
+        lists = self._host_masks.lists  # which `params` brought up to date
+        call = prepare_ltc(inputs, state, ts, params, self._options(), lists, self.training)
         states = call.run()
         self._stability.check(self, params, ts)
         return states
@@ -221,7 +222,7 @@ class LTCCell(NCPRNNCell):
     ) -> tuple[mx.array, mx.array]:
         """`sequence` behind the LSTM of `memory`: state (h, c) -> (h, c), [B, T, H] each."""
         params, keywords = self.params(), self._options()
-        keywords |= {"synapses": self.synapses, "training": self.training}
+        keywords |= {"synapses": self._host_masks.lists, "training": self.training}
         states = ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords)
         self._stability.check(self, params, ts)
         return states
@@ -243,8 +244,8 @@ class LTCCell(NCPRNNCell):
     def _checked_params(self) -> tuple[LTCParams, SynapseLists | None]:
         params = self.params()
         check_ltc_params(params, self["wiring"].input_dim, self.state_size)
-        self._check_output_mapping()
-        return params, self.synapses
+        self._check_output_mapping(self.output_size)
+        return params, self._host_masks.lists
 
     def calls(self) -> list[tuple[str, dict]]:
         """The one fused call of `sequence`, with the facts of this cell."""
@@ -262,18 +263,19 @@ class LTCCell(NCPRNNCell):
         """Outputs [..., O] of states [..., H]: the motor neurons, mapped, in the dtype of the
         states.
         """
-        output = shapeless.columns(states, 0, self.output_size)
-        self._check_output_mapping()
+        outputs = self.output_size
+        output = shapeless.columns(states, 0, outputs)
+        self._check_output_mapping(outputs)
         if "output_w" in self:
             output = output * self.output_w
         if "output_b" in self:
             output = output + self.output_b
         return output.astype(states.dtype)
 
-    def _check_output_mapping(self) -> None:
+    def _check_output_mapping(self, outputs: int) -> None:
         for name in ("output_w", "output_b"):
             if name in self:
-                check_array(self.op, name, self[name], "[O]", (self.output_size,))
+                check_array(self.op, name, self[name], "[O]", (outputs,))
 
     def apply_weight_constraints(
         self, ranges: Mapping[str, tuple[float | None, float | None]] | None = None

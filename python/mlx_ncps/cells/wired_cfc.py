@@ -204,12 +204,13 @@ class WiredCfCCell(NCPRNNCell):
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self.sync_wiring():
             inputs = self._tie.guard(self, inputs)
-        states, start, layers = [], 0, self._layers()
-        for n, hidden in enumerate(self.layer_sizes):
+        states, start = [], 0
+        for n, layer in enumerate(self._layers()):
+            hidden = layer.state_size
             if self.backbone_options.sizes:
                 inputs = inputs * self._source_mask(n, inputs.shape[-1])
             layer_state = shapeless.columns(state, start, hidden)
-            inputs = layers[n].sequence(inputs, layer_state, ts)  # [B, T, H_n]
+            inputs = layer.sequence(inputs, layer_state, ts)  # [B, T, H_n]
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
@@ -243,7 +244,9 @@ class WiredCfCCell(NCPRNNCell):
         arrays = [array for plan in plans for array in plan.arrays]
         masks = [f"source_mask_{n}" for n in range(len(layers))]
         arrays += [self[mask] for mask in masks if mask in self]
-        readout = Readout(self.state_size - self.layer_sizes[-1], self.output_size)
+        last = layers[-1].hidden_size
+        outputs = last if len(layers) > 1 else self.output_size
+        readout = Readout(self.state_size - last, outputs)
         stages = tuple(plan.stages[0] for plan in plans)
         return StepPlan(stages, arrays, readout, self._layers_params)
 
@@ -275,8 +278,9 @@ class WiredCfCCell(NCPRNNCell):
 
     def readout(self, states: mx.array) -> mx.array:
         """Outputs [..., O] of states [..., H]."""
-        first = self.state_size - self.layer_sizes[-1]
-        return shapeless.columns(states, first, self.output_size)
+        last = self[f"layer_{self.num_layers - 1}"].state_size
+        outputs = last if self.num_layers > 1 else self.output_size
+        return shapeless.columns(states, self.state_size - last, outputs)
 
 
 CfCCell._with_wiring = WiredCfCCell

@@ -105,7 +105,7 @@ def prepare_cfc(
         "mode": mode,
         "activation": activation,
         "variant": variant,
-        "training": flag("cfc", "training", training),
+        "training": training if type(training) is bool else flag("cfc", "training", training),
     }
     state, params = state.astype(mx.float32), _float32(params, mode)
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)

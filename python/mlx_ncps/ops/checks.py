@@ -60,6 +60,8 @@ def check_params(op: str, name: str, params, kind: type) -> None:
 def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
     """Every array of an LTC call; returns B, T, I, H."""
     op = "ltc"
+    if sizes := _ltc_sizes(inputs, state, params):
+        return sizes
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
     check_array(op, "params.gleak", params.gleak, "[H]", (None,))
     (B, T, I), H = inputs.shape, params.gleak.shape[0]
@@ -90,6 +92,16 @@ def check_ltc_params(params, I: int, H: int) -> None:
             check_array(
                 op, f"params.{name}", leaf, symbols, shape, () if "mask" in name else DTYPES
             )
+
+
+def _ltc_sizes(inputs, state, params) -> tuple | None:
+    """As `_cfc_sizes`."""
+    try:
+        (B, T, I), (H,) = inputs.shape, params.gleak.shape
+        fits = _fit([(inputs, (B, T, I)), (state, (B, H))]) and _ltc_params_fit(params, I, H)
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return (B, T, I, H) if fits else None
 
 
 def _ltc_params_fit(params, I: int, H: int) -> bool:
@@ -141,11 +153,12 @@ def check_cfc(
     """Every array and option of a CfC call; returns B, T, I, H. Leaves that the mode doesn't use
     are not read.
     """
-    op = "cfc"
-    if not _among((mode, MODES), (variant, VARIANTS), (activation, ACTIVATIONS)):
-        check_mode(mode)
-        check_variant(variant)
-        get_activation(activation)
+    op, options = "cfc", ((mode, MODES), (variant, VARIANTS), (activation, ACTIVATIONS))
+    if sizes := _cfc_sizes(inputs, state, params, options):
+        return sizes
+    check_mode(mode)
+    check_variant(variant)
+    get_activation(activation)
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
     if not isinstance(params.backbone, tuple | list):
         raise ValueError(
@@ -175,9 +188,19 @@ def check_cfc_params(params, mode: str, I: int, H: int) -> None:
         check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
 
 
-def _among(*pairs) -> bool:
-    """Whether each (value, options) is a string among the options."""
-    return all(isinstance(value, str) and value in options for value, options in pairs)
+def _cfc_sizes(inputs, state, params, options) -> tuple | None:
+    """B, T, I, H where all is as it should be, which it nearly always is; None: the errors' code
+    says what isn't. options: pairs (value, among), the mode first.
+    """
+    if not all(isinstance(value, str) and value in among for value, among in options):
+        return None
+    try:
+        (B, T, I), H = inputs.shape, params.ff1[0].shape[0]
+        fits = _cfc_params_fit(params, options[0][0], I + H, H)
+        fits = fits and _fit([(inputs, (B, T, I)), (state, (B, H))])
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return None
+    return (B, T, I, H) if fits else None
 
 
 def _cfc_params_fit(params, mode: str, width: int, H: int) -> bool:

@@ -108,7 +108,8 @@ def prepare_ltc(
         "synapses": synapses,
     }
     backend = dispatch.choose(op, **facts)
-    keywords = options | {"synapses": synapses, "training": flag("ltc", "training", training)}
+    training = training if type(training) is bool else flag("ltc", "training", training)
+    keywords = options | {"synapses": synapses, "training": training}
     if options["ode_solver"] == "semi_implicit":
         del keywords["ode_solver"]
     params = LTCParams(*[p if p is None else p.astype(mx.float32) for p in params])

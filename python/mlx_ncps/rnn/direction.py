@@ -256,6 +256,8 @@ def _last_state(states, before, steps: int):
     """The last of states [B, T, ...], `before` [B, ...] where there is none."""
     if shapeless.length_varies():
         return tree_map(shapeless.last_step, states, before)
+    if isinstance(states, mx.array):
+        return states[:, -1] if steps else before
     return tree_map(lambda s: s[:, -1], states) if steps else before
 
 

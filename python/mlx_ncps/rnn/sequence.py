@@ -13,7 +13,7 @@ from mlx.utils import tree_map
 from .._fork import check_process
 from ..at_once import EVERY, LAST, STEP, attempt, linear
 from ..cells import LiquidCell
-from ..checks import flag, is_array
+from ..checks import FLOATS, flag, is_array
 from ..config import Configurable
 from ..layers.base import drawing_from
 from ..layers.linear import is_plain
@@ -109,9 +109,11 @@ class SequenceLayer(Configurable, Stateful):
                 return done if self.return_state else done[0]
         check_process(self.op)
         layout = Layout.of(self.op, inputs, self.batch_first)
-        x = layout.inputs(inputs)  # [B, T, F]
+        as_they_lie = layout.batched and self.batch_first
+        x = inputs if as_they_lie else layout.inputs(inputs)  # [B, T, F]
         batch, steps, features = x.shape
-        check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
+        if x.dtype not in FLOATS:
+            check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         if mask is not None:
             mask = layout.mask(mask, batch, steps, features)
             features = self.input_width(features, mask.ndim == 3)
@@ -121,8 +123,10 @@ class SequenceLayer(Configurable, Stateful):
         ts = normalise_timespans(self.op, timespans, batch, steps, x)
         states = self._states(layout, hx, x)
         output, states = self._run(x, states, ts, mask)
-        output = layout.sequences(output) if self.return_sequences else layout.single(output)
-        return (output, layout.single(states)) if self.return_state else output
+        if not as_they_lie:
+            output = layout.sequences(output) if self.return_sequences else layout.single(output)
+            states = layout.single(states)
+        return (output, states) if self.return_state else output
 
     def step(self, x: mx.array, state: Any = None, ts: Timespans = None) -> tuple:
         """One step of a stream -> (output [B, O], new state), equal to a sequence cut into steps.
@@ -191,7 +195,7 @@ class SequenceLayer(Configurable, Stateful):
     def _run(self, x, states, ts, mask):
         """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
         results = []
-        for n, half in enumerate(self.directions):
+        for n, half in enumerate(self.directions if self.bidirectional else (self,)):
             arguments = (x, states[n], ts, mask, self._kept_seen(n) if self._kept else None)
             if self.go_backwards != (n == 1):
                 shapeless.refuse(self.op, "reading backwards", length=False)
@@ -229,8 +233,9 @@ class SequenceLayer(Configurable, Stateful):
 
         Raises ValueError when they exist for another number of inputs.
         """
-        for half in self.directions:
-            Direction.build(half, input_shape)
+        Direction.build(self, input_shape)
+        if self.bidirectional:
+            Direction.build(self.directions[1], input_shape)
 
     def _build_for(self, width: int) -> None:
         self.build(width)
