@@ -9,30 +9,23 @@ import mlx.core as mx
 import numpy as np
 
 from ..at_once import LTCStage, Readout, StepPlan
-from ..checks import brief, choice, refused
 from ..ops import LSTMParams, LTCParams, SynapseLists, ltc_mixed_sequence, shapeless, uniform
 from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_params
 from ..ops.ltc import prepare_ltc
-from ..wirings import FullyConnected, Wiring
+from ..wirings import Wiring
 from .backbone import backbone_options
 from .base import SignatureOfInit
 from .host_masks import HostMasks
-from .ltc_ranges import POSITIVE, checked_range, init_ranges
+from .ltc_arguments import as_wiring, clip_ranges, init_ranges, mapping_kind
 from .mask_blocks import whole_masks
 from .ncp import NCPRNNCell
 from .stability import StabilityWarning
 
 _VECTORS = ("gleak", "vleak", "cm")
-_MAPPINGS = ("affine", "linear", "identity")
 _ARRAYS = (  # every array of a cell
     *(f for f in LTCParams._fields if "mask" not in f),
     *("sparsity_mask", "sensory_sparsity_mask", "output_w", "output_b"),
 )
-
-
-def _mapping(op: str, name: str, mapping) -> str:
-    wanted = f"one of {', '.join(_MAPPINGS)} or None"
-    return choice(op, name, "identity" if mapping is None else mapping, _MAPPINGS, wanted)
 
 
 class LTCCell(NCPRNNCell):
@@ -65,7 +58,7 @@ class LTCCell(NCPRNNCell):
 
     op = "ltc"
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
-    checked_options = LTC_OPTIONS | {"input_mapping": _mapping, "output_mapping": _mapping}
+    checked_options = LTC_OPTIONS | {"input_mapping": mapping_kind, "output_mapping": mapping_kind}
     fixed_options = frozenset(("input_mapping", "output_mapping"))
 
     _with_backbone: ClassVar[type]  # what the options of a backbone make; that class sets it
@@ -110,7 +103,7 @@ class LTCCell(NCPRNNCell):
         self.backbone_options = backbone_options(
             activation, None, backbone_units, backbone_layers, None, 0, self.op
         )
-        self._set_wiring(_as_wiring(wiring), in_features)
+        self._set_wiring(as_wiring(wiring), in_features)
 
     def _create(self, width: int) -> None:
         wiring = self["wiring"]
@@ -286,19 +279,11 @@ class LTCCell(NCPRNNCell):
         Does nothing with `implicit_param_constraints`, whose softplus keeps them positive. Raises
         ValueError for a name that is no parameter.
         """
-        ranges = dict.fromkeys(POSITIVE, (0.0, None)) if ranges is None else ranges
-        if not isinstance(ranges, Mapping):
-            raise refused(self.op, "ranges", "a dict of names and (low, high)", ranges)
-        for name, pair in ranges.items():
-            if not isinstance(name, str) or name not in LTCParams._fields or name not in self:
-                raise ValueError(
-                    f"[ltc] ranges must name parameters of the cell such as 'w', got {brief(name)}."
-                )
-            checked_range(f"ranges[{name!r}]", pair, (None,))
-        if self.implicit_param_constraints:
-            return
-        for name, (low, high) in ranges.items():
-            self[name] = mx.clip(self[name], low, high)
+        names = [name for name in LTCParams._fields if name in self]
+        ranges = clip_ranges(ranges, names)
+        if not self.implicit_param_constraints:
+            for name, (low, high) in ranges.items():
+                self[name] = mx.clip(self[name], low, high)
 
     apply_constraints = apply_weight_constraints
 
@@ -306,12 +291,3 @@ class LTCCell(NCPRNNCell):
 def _erev(matrix: str) -> str:
     """The reversal potentials that belong to a matrix of the wiring."""
     return matrix.replace("adjacency_matrix", "erev")
-
-
-def _as_wiring(wiring) -> Wiring:
-    """`wiring`, or a number of fully connected neurons."""
-    if isinstance(wiring, Wiring):
-        return wiring
-    if not isinstance(wiring, (int, np.integer)) or isinstance(wiring, bool) or wiring < 1:
-        raise refused("ltc", "wiring", "a Wiring or an integer >= 1", wiring)
-    return FullyConnected(int(wiring))
