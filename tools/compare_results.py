@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Saves what the package computes, and compares it bit for bit with what it computes later.
 
-    python tools/compare_results.py save DIR            # before a change
-    python tools/compare_results.py compare DIR         # after it; 1 when a number differs
-    python tools/compare_results.py compare DIR --quick # a sample, in a minute
+    python -m tools.compare_results save DIR            # before a change
+    python -m tools.compare_results compare DIR         # after it; 1 when a number differs
+    python -m tools.compare_results compare DIR --quick # a sample, in a minute
 
 result_operators.py and result_layers.py have what is computed: the table of cases of the tests
 through every operator, and layers of every kind in every way to call them. Backends: reference, cpu
@@ -23,11 +23,11 @@ from pathlib import Path
 import mlx.core as mx
 import mlx_ncps
 import numpy as np
-import result_layers
-import result_operators
 from mlx.utils import tree_flatten
 from mlx_ncps.backends import metal
-from result_operators import operators
+
+from tools import result_layers, result_operators
+from tools.result_operators import operators
 
 QUICK = 8  # one entry of so many
 METAL_CASES, METAL_LAYERS = 8, 24  # the same for the simulator's sample

@@ -34,7 +34,8 @@ from mlx_ncps import (
     chunked_value_and_grad,
 )
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random
-from result_operators import Entry, numbers
+
+from tools.result_operators import Entry, numbers
 
 B, T, I = 3, 5, 4
 PLAIN = {  # name: layer of these options

@@ -7,17 +7,15 @@ Everything random is drawn by NumPy from a name, so that no number depends on th
 from __future__ import annotations
 
 import functools
-import sys
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import mlx.core as mx
 import numpy as np
-from case_arrays import named_leaves, round_to, to_mlx
-from cases import (
+from mlx_ncps import ops
+
+from tests.support.case_arrays import named_leaves, round_to, to_mlx
+from tests.support.cases import (
     CFC_CASES,
     CFC_EMPTY_CASES,
     LTC_CASES,
@@ -30,8 +28,7 @@ from cases import (
     random_cfc_cases,
     random_ltc_cases,
 )
-from mlx_ncps import ops
-from running import _rebuild, problem
+from tests.support.running import _rebuild, problem
 
 Entry = Callable[[], object]  # -> a tree of arrays
 

@@ -2,8 +2,8 @@
 """Counts what a reader walks through to follow one call: the Python functions of the package that
 it enters, their files, how often it goes over into another file, and how deep it gets.
 
-    python tools/walk.py                      # the table, in Markdown
-    python tools/walk.py --only ltc --trace   # each function on its way, indented by depth
+    python -m tools.walk                      # the table, in Markdown
+    python -m tools.walk --only ltc --trace   # each function on its way, indented by depth
 
 frames: functions and methods of mlx_ncps entered, each time again. Comprehensions and generator
 expressions belong to the function that they stand in, and what lies between two functions of the

@@ -1,5 +1,5 @@
-"""Loads the native module `_ext`, and only when it is certain to fit the running MLX; backends/cpu
-and `python -m mlx_ncps` read the result: `native` (the module or None) and `reason` (why None).
+"""Loads the native module `_ext`, and only when it is certain to fit the running MLX. The result:
+`native` (the module or None) and `reason` (why None).
 
 MLX has no stable C++ interface. A module that was built against another release must not even be
 opened, hence the check of the version that the build wrote down. Environment:
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx  # loads libmlx and registers mx.array, both of which _ext needs
 
@@ -83,7 +83,7 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
         message = f"[mlx_ncps] the native module is not available: {reason}."
         if _is_set(environ, "MLX_NCPS_REQUIRE_NATIVE"):
             raise ImportError(f"{message} (MLX_NCPS_REQUIRE_NATIVE is set.)")
-        if surprising and not _mlx.is_command():  # which says it in its report
+        if surprising and not _mlx.is_command():  # the command's report has the reason
             warnings.warn(f"{message} Slower backends are used.", RuntimeWarning, stacklevel=3)
     else:
         # Both read their variable once. Here a bad value is an error that names it; inside a
@@ -94,3 +94,5 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
 
 
 native, reason = load()
+if TYPE_CHECKING:
+    pass  # None is asked for wherever it may be

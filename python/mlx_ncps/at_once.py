@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _loader, dispatch
 from ._fork import check_process
-from .backends import cpu
+from .backends import Facts, FusedCall, LTCFacts, cpu
 
 # Forms of a call: one step [B, I] or [I]; a sequence [B, T, I] or [T, I] for the outputs of every
 # step or of the last one; one step [B, I] alone.
@@ -88,7 +88,7 @@ class StepPlan(NamedTuple):
 
     def unsupported(self) -> str:
         """Why the CPU's kernels can't run it; or ""."""
-        reasons = (cpu.unsupported("", backbone=stage.backbone) for stage in self.stages)
+        reasons = (cpu.too_deep(stage.backbone) for stage in self.stages)
         return next(filter(None, reasons), "")
 
 
@@ -232,13 +232,11 @@ def why_not(cell: Any, lstm: Any, batch: int, steps: int, dtype: mx.Dtype) -> st
     return _why_unfit(plan, lstm is not None, batch, steps)
 
 
-def why_too_large(calls: list[tuple[str, dict]], mixed: bool, batch: int, steps: int) -> str:
-    """The same of a packed cell that stands for these calls, (op, facts) each, behind an LSTM or
-    not.
-    """
+def why_too_large(calls: list[FusedCall], mixed: bool, batch: int, steps: int) -> str:
+    """The same of a packed cell that stands for these calls, behind an LSTM or not."""
     if why := dispatch.why_no_steps_on_cpu():
         return why
-    stages = tuple(_stage(op, **facts) for op, facts in calls)
+    stages = tuple(_stage(facts) for _, facts in calls)
     return _why_unfit(StepPlan(stages, [], Readout(0, 0), list), mixed, batch, steps)
 
 
@@ -248,10 +246,11 @@ def _why_unfit(plan: StepPlan, mixed: bool, batch: int, steps: int) -> str:
     return cpu.left_to_graph(batch, steps, plan.work(mixed), dispatch.beside_gpu())
 
 
-def _stage(op: str, *, inputs: int, units: int, **facts: Any) -> CfCStage | LTCStage:
-    if op.startswith("ltc"):
-        return LTCStage(inputs, units, facts["ode_unfolds"], 0.0, False)
-    return CfCStage(inputs, units, facts["backbone"], facts["mode"], facts["activation"], "torch")
+def _stage(facts: Facts) -> CfCStage | LTCStage:
+    if isinstance(facts, LTCFacts):
+        return LTCStage(facts.inputs, facts.units, facts.ode_unfolds, 0.0, False)
+    options = facts.mode, facts.activation, facts.variant
+    return CfCStage(facts.inputs, facts.units, facts.backbone, *options)
 
 
 def linear(x: mx.array, weight: Any, bias: Any) -> mx.array | None:

@@ -1,6 +1,5 @@
 """Checks of plain arguments, numbers, options, shapes, paths: each gives the value, or raises a
-ValueError that names op, wanted and got. Every constructor and function of the package calls them;
-those of an op's arrays are in `ops.checks`.
+ValueError that names op, wanted and got. Those of an op's arrays are in `ops.checks`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ import math
 import numbers
 import operator
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import mlx.core as mx
 import numpy as np
@@ -18,10 +19,13 @@ from mlx.utils import tree_flatten
 
 from . import limits
 
+if TYPE_CHECKING:
+    import mlx.nn as nn
+
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
-def brief(value, most: int = 100) -> str:
+def brief(value: Any, most: int = 100) -> str:
     """`value` for a message: its repr unless that is long or fails, an array by its shape."""
     if isinstance(value, (mx.array, np.ndarray)):
         return f"an array {value.shape}" if _has_shape(value) else "an array without a value"
@@ -32,12 +36,12 @@ def brief(value, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def refused(op: str, name: str, wanted: str, got) -> ValueError:
+def refused(op: str, name: str, wanted: str, got: object) -> ValueError:
     """The error of an argument; `got` is the value itself."""
     return ValueError(f"[{op}] {name} must be {wanted}, got {brief(got)}.")
 
 
-def is_array(value) -> bool:
+def is_array(value: Any) -> TypeGuard[mx.array]:
     """Whether `value` is an mx.array; one of `mx.array.__new__` alone has no value and isn't."""
     try:
         return isinstance(value, mx.array) and value.shape is not None
@@ -45,7 +49,7 @@ def is_array(value) -> bool:
         return False
 
 
-def _has_shape(array) -> bool:
+def _has_shape(array: Any) -> bool:
     try:
         return array.shape is not None
     except Exception:  # nanobind's, for an object that was never initialised
@@ -61,7 +65,13 @@ def at_most(op: str, name: str, number: int, most: int, meaning: str = "") -> in
 
 
 def integer(
-    op: str, name: str, value, low: int, high: int | None = None, *, most: int = limits.MAX_SIZE
+    op: str,
+    name: str,
+    value: Any,
+    low: int,
+    high: int | None = None,
+    *,
+    most: int = limits.MAX_SIZE,
 ) -> int:
     """`value` as an int in [low, high), or in [low, most] without `high`."""
     wanted = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high})"
@@ -74,21 +84,23 @@ def integer(
     return at_most(op, name, number, most) if high is None else number
 
 
-def size(op: str, name: str, value, *, most: int = limits.MAX_SIZE) -> int:
+def size(op: str, name: str, value: Any, *, most: int = limits.MAX_SIZE) -> int:
     """`value` as an int >= 1."""
     return integer(op, name, value, 1, most=most)
 
 
-def check_numbers(op: str, module) -> None:
+def check_numbers(op: str, module: nn.Module) -> None:
     """Raise ValueError when a module just made has more weights than `limits.MAX_NUMBERS`; arrays
     of MLX are allocated when they are first read, so none is yet.
     """
-    arrays = [array for _, array in tree_flatten(module.parameters()) if hasattr(array, "size")]
-    count = sum(array.size for array in arrays)
+    leaves: Any = tree_flatten(module.parameters())
+    count = sum(array.size for _, array in leaves if hasattr(array, "size"))
     at_most(op, "the number of weights", count, limits.MAX_NUMBERS)
 
 
-def real(op: str, name: str, value, wanted: str, fits=math.isfinite) -> float:
+def real(
+    op: str, name: str, value: Any, wanted: str, fits: Callable[[float], bool] = math.isfinite
+) -> float:
     """`value` as a float for which `fits`; no bool, NaN never."""
     number = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
@@ -99,7 +111,7 @@ def real(op: str, name: str, value, wanted: str, fits=math.isfinite) -> float:
     return number
 
 
-def flag(op: str, name: str, value) -> bool:
+def flag(op: str, name: str, value: Any) -> bool:
     """`value` as a bool: True, False, 1 or 0."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -108,7 +120,9 @@ def flag(op: str, name: str, value) -> bool:
     raise refused(op, name, "True or False", value)
 
 
-def choice(op: str, name: str, value, options, wanted: str | None = None):
+def choice(
+    op: str, name: str, value: Any, options: Collection[str | None], wanted: str | None = None
+) -> Any:
     """`value`, which is one of `options`, strings or None."""
     if (value is None or isinstance(value, str)) and value in options:
         return value
@@ -118,12 +132,12 @@ def choice(op: str, name: str, value, options, wanted: str | None = None):
 def sizes(
     op: str,
     name: str,
-    shape,
+    shape: object,
     wanted: str = "a tuple of sizes",
     low: int | None = 0,
     *,
     most: int = limits.MAX_AXIS,
-) -> tuple:
+) -> tuple[Any, ...]:
     """`shape` as a tuple of ints in [low, most], of which any may be None if `low` is None."""
     if not isinstance(shape, (tuple, list)):
         raise refused(op, name, wanted, shape)
@@ -133,7 +147,7 @@ def sizes(
     )
 
 
-def float_dtype(op: str, dtype):
+def float_dtype(op: str, dtype: object) -> mx.Dtype:
     """`dtype`, float32 for None."""
     if dtype is None:
         return mx.float32
@@ -142,7 +156,7 @@ def float_dtype(op: str, dtype):
     return dtype
 
 
-def key_words(op: str, key) -> np.ndarray:
+def key_words(op: str, key: object) -> np.ndarray:
     """The two uint32 of an `mx.random.key`, in NumPy."""
     host = host_numbers(op, "key", key, "an mx.random.key, [2] uint32")
     if (
@@ -155,7 +169,7 @@ def key_words(op: str, key) -> np.ndarray:
     return host.astype(np.uint32)
 
 
-def host_numbers(op: str, name: str, value, wanted: str = "an array of numbers") -> np.ndarray:
+def host_numbers(op: str, name: str, value: Any, wanted: str = "an array of numbers") -> np.ndarray:
     """`value`, an array or nested lists of real numbers, in NumPy."""
     known = isinstance(value, (mx.array, np.ndarray, np.generic, list, tuple, int, float))
     if not known or not _has_values(value):  # without values NumPy would end the process
@@ -173,14 +187,14 @@ def host_numbers(op: str, name: str, value, wanted: str = "an array of numbers")
     return host
 
 
-def _has_values(value, depth: int = 64) -> bool:
+def _has_values(value: Any, depth: int = 64) -> bool:
     """Whether no array in nested lists was never initialised; deeper NumPy doesn't look either."""
     if isinstance(value, (list, tuple)):
         return depth == 0 or all(_has_values(item, depth - 1) for item in value)
     return not isinstance(value, mx.array) or is_array(value)
 
 
-def path(op: str, name: str, value) -> Path:
+def path(op: str, name: str, value: Any) -> Path:
     """`value` as a Path."""
     if not isinstance(value, (str, os.PathLike)):
         raise refused(op, name, "a path", value)

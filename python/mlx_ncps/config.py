@@ -1,5 +1,5 @@
-"""Configurations: how cells, layers and wirings become JSON and come back; `Configurable` is their
-base, and `register` admits a user's own cell.
+"""Configurations: how cells, layers and wirings become JSON and come back; `register` admits a
+user's own cell.
 """
 
 from __future__ import annotations
@@ -9,20 +9,27 @@ import copy
 import functools
 import inspect
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import limits
 from .checks import brief, refused
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["Configurable", "from_config", "register", "to_config"]
 
-_CLASSES: dict[str, type] = {}  # by name; the only ones that a configuration can name
-_ADOPTERS: list = []  # what makes ours of another package's objects
+Adopter = Callable[[Any], Any]
+Class = TypeVar("Class", bound=type)
+
+_CLASSES: dict[str, Any] = {}  # by name; the only ones that a configuration can name
+_ADOPTERS: list[Adopter] = []  # what makes ours of another package's objects
 _BUILT_FOR = "built_for"
 MOST_VALUES = 10**6  # of a configuration: lists of numbers among them, arrays not
 
 
-def register(cls: type) -> type:
+def register(cls: Class) -> Class:
     """Let configurations name `cls`, which has `get_config()` and a class method `from_config`.
 
     A decorator for cells that are plain classes or modules; subclasses of `NCPLayer`, `LiquidCell`,
@@ -34,10 +41,10 @@ def register(cls: type) -> type:
     known = _CLASSES.get(cls.__name__)
     if known is None or not _is_ours(known) or _is_ours(cls):
         _CLASSES[cls.__name__] = cls
-    return cls
+    return cls  # pyright: ignore[reportReturnType]  what isclass narrowed it to
 
 
-def adopter(function):
+def adopter(function: Adopter) -> Adopter:
     """Let constructors of configurable classes take `function(argument)` for each argument: it
     gives our object for another package's, and anything else back as it is.
     """
@@ -45,7 +52,7 @@ def adopter(function):
     return function
 
 
-def adopted(value):
+def adopted(value: Any) -> Any:
     """`value`, or our object for another package's."""
     for adopt in _ADOPTERS:
         value = adopt(value)
@@ -65,13 +72,13 @@ class Configurable:
     was edited in the object since it tells the synapses of now (`_argument_now`).
     """
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         register(cls)
         if "__init__" in cls.__dict__:
             cls.__init__ = recorded(cls.__init__)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """What `from_config` needs, compatible with JSON: the constructor's arguments, a wiring or
         cell among them as {"class": name, "config": its configuration}, and `built_for`, the number
         of inputs once it is known. Weights are not in it.
@@ -84,7 +91,7 @@ class Configurable:
         return config if width is None else {**config, _BUILT_FOR: width}
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """An object of this class from a `get_config()`, with new weights; `load_weights` fills it.
 
         Only registered classes are made, whatever the configuration names.
@@ -105,16 +112,16 @@ class Configurable:
     def _build_for(self, width: int) -> None:
         """Make the weights for so many inputs."""
 
-    def __copy__(self):
+    def __copy__(self) -> Self:
         """A shallow copy: the arrays and modules are the same, what is known of them its own."""
         twin = type(self).__new__(type(self))
         own = {key: copy.copy(value) for key, value in vars(self).items() if key.startswith("_")}
         twin.__dict__.update({**vars(self), **own})
-        dict.update(twin, self)
+        dict.update(cast(dict, twin), cast(dict, self))
         return twin
 
 
-def construct(cls: type, arguments: dict):
+def construct(cls: type, arguments: dict[str, Any]) -> Any:
     """`cls(**arguments)`; ValueError when the constructor doesn't take these arguments."""
     if not all(isinstance(key, str) for key in arguments):
         raise ValueError(f"[from_config] config must have names as keys, got {brief(arguments)}.")
@@ -128,13 +135,13 @@ def construct(cls: type, arguments: dict):
     return cls(**arguments)
 
 
-def recorded(init):
+def recorded(init: Callable[..., None]) -> Callable[..., None]:
     """`init` that keeps its arguments, unless the constructor of a subclass has done so already,
     and takes other packages' objects as ours.
     """
 
     @functools.wraps(init)
-    def recording(self, *args, **kwargs):
+    def recording(self: Any, *args: Any, **kwargs: Any) -> None:
         args = tuple(adopted(value) for value in args)
         kwargs = {key: adopted(value) for key, value in kwargs.items()}
         outermost = "_arguments" not in self.__dict__
@@ -147,7 +154,7 @@ def recorded(init):
     return recording
 
 
-def _bound(init, self, args, kwargs) -> dict:
+def _bound(init: Callable[..., None], self: object, args: tuple, kwargs: dict[str, Any]) -> dict:
     """The arguments of a call by name, defaults included, options in a **dict as the others."""
     signature = inspect.signature(init)
     try:
@@ -165,12 +172,12 @@ def _bound(init, self, args, kwargs) -> dict:
     return {key: _snapshot(value) for key, value in arguments.items()}
 
 
-def _snapshot(value):
+def _snapshot(value: Any) -> Any:
     """A wiring's copy: the user's own may be built or edited later."""
     return value.as_given() if hasattr(value, "as_given") else value
 
 
-def encoded_arguments(made) -> dict:
+def encoded_arguments(made: object) -> dict[str, Any]:
     """The recorded arguments of an object in the form that JSON knows."""
     name, arguments = type(made).__name__, made.__dict__.get("_arguments", {})
     if any(key.startswith("*") for key in arguments):
@@ -182,14 +189,14 @@ def encoded_arguments(made) -> dict:
 class _Walk(threading.local):
     """How far this thread's `get_config` may still go; None outside of one."""
 
-    left = None
+    left: int | None = None
 
 
 _walk = _Walk()
 
 
 @contextlib.contextmanager
-def _bounded():
+def _bounded() -> Iterator[None]:
     """Within it a configuration that is made has MOST_VALUES and an end: objects may hold
     themselves, or each other over and over.
     """
@@ -216,7 +223,7 @@ def _count() -> None:
         raise ValueError(text)
 
 
-def _encode(name: str, value):
+def _encode(name: str, value: Any) -> Any:
     """`value` in the form that JSON knows."""
     _count()
     if value is None or isinstance(value, bool | int | float | str):
@@ -236,7 +243,7 @@ def _encode(name: str, value):
     )
 
 
-def _decode(value):
+def _decode(value: object) -> Any:
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if isinstance(value, dict):
@@ -246,7 +253,7 @@ def _decode(value):
     return value
 
 
-def check_nesting(config) -> None:
+def check_nesting(config: Any) -> None:
     """Raise ValueError for a configuration whose lists and dicts lie too deep in each other, hold
     themselves, or are more than `limits` admits, each counted wherever it comes again.
     """
@@ -263,7 +270,7 @@ def check_nesting(config) -> None:
         todo += [(value, depth + 1) for value in items if isinstance(value, list | tuple | dict)]
 
 
-def to_config(value) -> dict:
+def to_config(value: Any) -> dict[str, Any]:
     """{"class": name, "config": configuration} of a cell, layer or wiring, for `from_config`.
 
     Raises ValueError when its class is not registered.
@@ -275,7 +282,7 @@ def to_config(value) -> dict:
     return {"class": name, "config": value.get_config()}
 
 
-def from_config(config: dict):
+def from_config(config: dict[str, Any]) -> Any:
     """The cell, layer or wiring of a `to_config`, with new weights.
 
     Raises ValueError when it isn't of that form or names a class that is not registered.
@@ -288,7 +295,7 @@ def from_config(config: dict):
     return _CLASSES[name].from_config(_mapping(_CLASSES[name], config["config"]))
 
 
-def _mapping(cls: type, config) -> dict:
+def _mapping(cls: type, config: object) -> Mapping[str, Any]:
     if not isinstance(config, Mapping):
         raise ValueError(
             f"[from_config] config of {cls.__name__} must be a dict, got {type(config).__name__}."

@@ -21,7 +21,18 @@ import mlx.core as mx
 
 from . import _loader
 from ._fork import check_process
-from .backends import cpu, cuda, metal, metallib, reference
+from .backends import (
+    Backend,
+    CfCFacts,  # noqa: F401  for cells and layers
+    Facts,
+    FusedCall,
+    LTCFacts,  # noqa: F401
+    cpu,
+    cuda,
+    metal,
+    metallib,
+    reference,
+)
 from .checks import brief
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
@@ -127,14 +138,14 @@ def describe() -> list[BackendStatus]:
     return rows
 
 
-def explain(op: str | None, **facts) -> Choice:
-    """What a call of `op` with these facts (listed in `backends`) would run, and why; raises for no
-    backend. stepwise=True: a call that a layer makes at every step, between operations of MLX.
+def explain(op: str | None, facts: Facts | None = None, *, stepwise: bool = False) -> Choice:
+    """What a call of `op` with these facts would run, and why; raises for no backend.
+    stepwise: a call that a layer makes at every step, between operations of MLX.
     """
-    return _decide(op, facts)[1]
+    return _decide(op, facts, stepwise)[1]
 
 
-def choose(op: str, **facts):
+def choose(op: str, facts: Facts) -> Backend:
     """The backend module for this call. Raises RuntimeError when a forced backend can't run it."""
     check_process(op)
     module, choice = _decide(op, facts)
@@ -172,11 +183,11 @@ def beside_gpu() -> bool:
     return _selected()[0] == "auto" and mx.default_device().type == mx.DeviceType.gpu
 
 
-def stream_of_steps(calls):
+def stream_of_steps(calls: list[FusedCall]):
     """A context for a layer that makes these `calls`, (op, facts) each, at every step: the CPU's
     stream where `explain` with stepwise=True says cpu for all of them, else no other than now.
     """
-    chosen = [_decide(op, facts | {"stepwise": True})[1].backend for op, facts in calls]
+    chosen = [_decide(op, facts, True)[1].backend for op, facts in calls]
     if chosen and set(chosen) == {"cpu"} and beside_gpu():
         return mx.stream(mx.cpu)
     return contextlib.nullcontext()
@@ -190,17 +201,16 @@ def record(backend: str) -> None:
     _last.name = backend
 
 
-def _decide(op: str | None, facts: dict):
+def _decide(op: str | None, facts: Facts | None, stepwise: bool = False):
     """(module or None, Choice) for one call; op None leaves what a backend says on single calls
     aside.
     """
-    stepwise = facts.pop("stepwise", False)
     name, origin = _selected()
     if name != "auto":
         module, why = _availability(name)
         error = f"the backend {name} can't run here: {why}" if why else ""
         if not error and op is not None:
-            why = module.unsupported(op, **facts)
+            why = module.unsupported(op, facts)
             error = f"the backend {name} can't run this call: {why}" if why else ""
         if error:
             cure = f"unset {_VARIABLE}" if origin == _VARIABLE else 'use_backend("auto")'
@@ -226,25 +236,25 @@ def _decide(op: str | None, facts: dict):
 _BESIDE = "the CPU's kernel does it in one call, in the memory that the GPU shares"
 
 
-def _refusal(module, op: str | None, facts: dict) -> str:
+def _refusal(module, op: str | None, facts: Facts | None) -> str:
     """Why a backend can't run a call; "" when it can."""
     runs, why = module.available()
     if not runs:
         return why or "no reason is known"
-    return module.unsupported(op, **facts) if op is not None else ""
+    return module.unsupported(op, facts) if op is not None else ""
 
 
-def _cpu_shares_memory(op: str | None, facts: dict) -> bool:
+def _cpu_shares_memory(op: str | None, facts: Facts | None) -> bool:
     """Whether this is an Apple GPU beside CPU kernels that can run the call."""
     if op is None or _availability("metal")[1]:
         return False
     module, why = _availability("cpu")
-    return not (why or module.unsupported(op, **facts))
+    return not (why or module.unsupported(op, facts))
 
 
 def _worse_than_cpu(module, op: str, stepwise: bool) -> str:
     """Why a backend of an Apple GPU, which can run a call, leaves it to the CPU's kernel; or ""."""
-    if "_mixed_" in op and not getattr(module, "MIXED_MEMORY", False):
+    if "_mixed_" in op and not module.MIXED_MEMORY:
         return "it has no kernel of the LSTM in front of the cell, and would launch each step alone"
     return "each step would be launches of its own" if stepwise else ""
 

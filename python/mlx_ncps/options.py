@@ -5,37 +5,42 @@ runs a check wherever an option is set.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import mlx.nn as nn
 
 from . import limits
 from .checks import choice, real, size
+
+Check = Callable[[str, str, Any], Any]  # check(op, name, value) -> the value to keep
 
 unfolds = partial(size, most=limits.MAX_UNFOLDS)
 layer_count = partial(size, most=limits.MAX_LAYERS)
 
 
-def number(op: str, name: str, value) -> float:
+def number(op: str, name: str, value: object) -> float:
     """`value` as a finite float >= 0."""
     return real(op, name, value, "a number >= 0", lambda n: 0 <= n < math.inf)
 
 
-def positive(op: str, name: str, value) -> float:
+def positive(op: str, name: str, value: object) -> float:
     """`value` as a finite float > 0."""
     return real(op, name, value, "a number > 0", lambda n: 0 < n < math.inf)
 
 
-def optional(check):
+def optional(check: Check) -> Check:
     """`check`, which lets None pass."""
     return lambda op, name, value: None if value is None else check(op, name, value)
 
 
-def one_of(*among):
+def one_of(*among: str | None) -> Check:
     """The check of `choice` among these."""
     return partial(choice, options=among)
 
 
-class CheckedOptions:
+class CheckedOptions(nn.Module):
     """Options are attributes that are checked whenever they are set, in the constructor or later.
 
     `checked_options`: {name: check(op, name, value) -> the value to keep}.  `fixed_options`: names
@@ -43,10 +48,11 @@ class CheckedOptions:
     Both raise ValueError.
     """
 
-    checked_options: ClassVar[dict] = {}
-    fixed_options: frozenset = frozenset()
+    op: str
+    checked_options: ClassVar[dict[str, Check]] = {}
+    fixed_options: ClassVar[frozenset[str]] = frozenset()
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         check = self.checked_options.get(name)
         if check is not None:
             value = check(self.op, name, value)

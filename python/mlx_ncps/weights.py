@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,23 +15,28 @@ from mlx.utils import tree_flatten, tree_unflatten
 from .checks import brief, flag, is_array
 from .weight_files import Stored, open_arrays, save_arrays
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ._types import WeightSource
+
 __all__ = ["load_weights", "save_weights"]
 
 _MASKS = ("sparsity_mask", "source_mask")  # what a NaN would turn into synapses
 
 
-class WeightFiles:
+class WeightFiles(nn.Module):
     """`load_weights` and `save_weights` of every layer and cell, in place of those of
     `mlx.nn.Module`.
     """
 
-    def load_weights(self, file_or_weights, strict=True):
+    def load_weights(self, file_or_weights: WeightSource, strict: bool = True) -> Self:
         """Load all weights, masks and wirings, or raise and leave this as it was; see
         `mlx_ncps.weights.load_weights`.
         """
         return load_weights(self, file_or_weights, strict)
 
-    def save_weights(self, file):
+    def save_weights(self, file: str | os.PathLike[str]) -> None:
         """Write all weights, masks and wirings; see `mlx_ncps.weights.save_weights`."""
         save_weights(self, file)
 

@@ -15,6 +15,7 @@ from . import _cfc_gemm, _launch
 from ._fold import fold_cfc
 from ._kernels import in_pieces
 from .reference import ACTIVATIONS
+from .types import CfCFacts
 
 MODES = ("default", "no_gate", "pure")  # NcpsCfcMode
 KINDS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid", "identity")  # NcpsActivation
@@ -32,11 +33,11 @@ class _Shape(NamedTuple):
     timespans: bool  # ts is an array [B, T] that the kernels read
 
 
-def unsupported(**facts) -> str:
+def unsupported(facts: CfCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
-    if facts["inputs"] == 0:
+    if facts.inputs == 0:
         return "it needs at least one input"
-    return _launch.cfc_excess(facts["inputs"], facts["units"], tuple(facts.get("backbone", ())))
+    return _launch.cfc_excess(facts.inputs, facts.units, facts.backbone)
 
 
 def cfc_sequence(run, inputs, state, ts, params, *, mode, activation, variant="torch", training):

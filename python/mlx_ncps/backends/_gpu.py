@@ -5,14 +5,18 @@ kernel is launched: each calls `functions` with its Runner.
 from __future__ import annotations
 
 from . import _cfc_kernels, _ltc_kernels
+from .types import CfCFacts, Facts
+
+MIXED_MEMORY = False
 
 
-def unsupported(op: str, **facts) -> str:
+def unsupported(op: str, facts: Facts) -> str:
     """Sizes whose state exceeds threadgroup memory, and the solvers of an LTC but the default."""
-    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
-        return f"the kernels run semi_implicit only, got {facts['ode_solver']}"
-    kernels = _ltc_kernels if op.startswith("ltc") else _cfc_kernels
-    return kernels.unsupported(**facts)
+    if isinstance(facts, CfCFacts):
+        return _cfc_kernels.unsupported(facts)
+    if facts.ode_solver != "semi_implicit":
+        return f"the kernels run semi_implicit only, got {facts.ode_solver}"
+    return _ltc_kernels.unsupported(facts)
 
 
 def functions(runner):

@@ -24,15 +24,16 @@ from ._ltc_synapses import (
     sensory_dense,
     sensory_listed,
 )
+from .types import LTCFacts
 
 
-def unsupported(**facts) -> str:
+def unsupported(facts: LTCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
-    if facts["inputs"] == 0:
+    if facts.inputs == 0:
         return "it needs at least one input"
-    if _launch.streamed_backward(1, facts["units"]) is None:
-        return f"the states of {facts['units']} neurons exceed threadgroup memory"
-    return _launch.ltc_excess(facts["inputs"], facts["units"], int(facts.get("ode_unfolds", 1)))
+    if _launch.streamed_backward(1, facts.units) is None:
+        return f"the states of {facts.units} neurons exceed threadgroup memory"
+    return _launch.ltc_excess(facts.inputs, facts.units, int(facts.ode_unfolds))
 
 
 def plan(units: int, synapses=None) -> str:

@@ -12,6 +12,7 @@ from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
 from ._fold import fold_cfc, fold_ltc
+from .types import Facts, LTCFacts
 
 NAME = "cpu"
 MIXED_MEMORY = True
@@ -26,12 +27,19 @@ def available() -> tuple[bool, str]:
     return True, "the native module is loaded"
 
 
-def unsupported(op: str, **facts) -> str:
+def unsupported(op: str, facts: Facts) -> str:
     """The depth of a CfC's backbone, and the solvers of an LTC but the default."""
-    if facts.get("ode_solver", "semi_implicit") != "semi_implicit":
-        return f"cpu runs semi_implicit only, got {facts['ode_solver']}"
-    if len(facts.get("backbone", ())) > MAX_LAYERS:
-        return f"it has at most {MAX_LAYERS} backbone layers, got {len(facts['backbone'])}"
+    if not isinstance(facts, LTCFacts):
+        return too_deep(facts.backbone)
+    if facts.ode_solver != "semi_implicit":
+        return f"cpu runs semi_implicit only, got {facts.ode_solver}"
+    return ""
+
+
+def too_deep(backbone: tuple[int, ...]) -> str:
+    """Why the kernels can't run a CfC of these backbone layers; or ""."""
+    if len(backbone) > MAX_LAYERS:
+        return f"it has at most {MAX_LAYERS} backbone layers, got {len(backbone)}"
     return ""
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ._gpu import functions, unsupported  # noqa: F401  the names of a backend
+from ._gpu import MIXED_MEMORY, functions, unsupported  # noqa: F401  the names of a backend
 from ._kernels import Runner
 
 NAME = "metal"

@@ -10,7 +10,7 @@ import math
 import mlx.core as mx
 
 from .. import _loader
-from ._gpu import functions, unsupported  # noqa: F401  the names of a backend
+from ._gpu import MIXED_MEMORY, functions, unsupported  # noqa: F401  the names of a backend
 from ._kernels import Runner
 
 NAME = "metallib"

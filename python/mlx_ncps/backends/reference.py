@@ -10,8 +10,10 @@ from functools import partial
 import mlx.core as mx
 
 from . import shapeless
+from .types import Facts
 
 NAME = "reference"
+MIXED_MEMORY = False
 
 
 def available() -> tuple[bool, str]:
@@ -19,7 +21,7 @@ def available() -> tuple[bool, str]:
     return True, "plain MLX operations"
 
 
-def unsupported(op: str, **facts) -> str:
+def unsupported(op: str, facts: Facts) -> str:
     """Nothing is unsupported."""
     return ""
 

@@ -13,6 +13,7 @@ import numpy as np
 from .._fork import check_process
 from ..at_once import BATCH, StepCell, StepPlan, attempt
 from ..checks import float_dtype, is_array, refused
+from ..dispatch import FusedCall
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state, shapeless
 from ..ops.checks import check_array
@@ -80,8 +81,8 @@ class LiquidCell(NCPLayer):
         """Outputs [..., O] of states [..., H]."""
         raise self._must_define("readout()")
 
-    def calls(self) -> list[tuple[str, dict]]:
-        """The fused calls that `sequence` makes, as (op, facts of this cell), for
+    def calls(self) -> list[FusedCall]:
+        """The fused calls that `sequence` makes, with what this cell tells of them, for
         `dispatch.explain`; none by default.
         """
         return []

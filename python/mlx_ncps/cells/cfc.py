@@ -12,6 +12,7 @@ import numpy as np
 from ..at_once import CfCStage, Readout, StepPlan
 from ..checks import host_numbers, refused, size
 from ..config import adopted
+from ..dispatch import CfCFacts, FusedCall
 from ..layers.linear import arrays_of, weights_of, why_called
 from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
 from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
@@ -260,16 +261,12 @@ class CfCCell(LiquidCell):
         check_cfc_params(params, self.mode, self.input_size, self.hidden_size)
         return params
 
-    def calls(self) -> list[tuple[str, dict]]:
+    def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell; none step by step."""
         if self.stepwise():
             return []
-        facts = {
-            "inputs": self.input_size,
-            "units": self.hidden_size,
-            "backbone": self.backbone_options.sizes,
-            **self._keywords(),
-        }
+        sizes = self.input_size, self.hidden_size, self.backbone_options.sizes
+        facts = CfCFacts(*sizes, **self._keywords())
         return [("cfc_sequence", facts)]
 
     def readout(self, states: mx.array) -> mx.array:

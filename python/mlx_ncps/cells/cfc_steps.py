@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from .. import dispatch
+from ..dispatch import CfCFacts
 from ..layers.linear import float32_map, why_called
 from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
 from ..ops.checks import CFC_HEADS, check_array, check_cfc
@@ -26,7 +27,7 @@ def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why
     why: the reason for coming here. Raises RuntimeError when another backend than the reference is
     forced.
     """
-    _choose_reference(why)
+    _choose_reference(cell, why)
     shapeless.refuse("cfc", "a call of each step", length=False)
     B, T, H = _check(cell, inputs, state)
     ts = normalise_timespans("cfc", ts, B, T)
@@ -92,7 +93,7 @@ def _heads(cell):
     return update
 
 
-def _choose_reference(why: str) -> None:
+def _choose_reference(cell: Any, why: str) -> None:
     """Record that the reference runs; an error when another backend is forced."""
     forced = dispatch.selected_backend()
     if forced not in ("auto", "reference"):
@@ -102,4 +103,4 @@ def _choose_reference(why: str) -> None:
             f'({cure}use_backend("auto") lets the reference run.)'
         )
     with dispatch.use_backend("reference"):
-        dispatch.choose("cfc_sequence")
+        dispatch.choose("cfc_sequence", CfCFacts(cell.input_size, cell.hidden_size))

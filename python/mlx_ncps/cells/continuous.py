@@ -1,16 +1,19 @@
 """Continuous-time baselines whose state follows an ODE while the input is held: CT-RNN, neural ODE,
-and the ELTC of earlier MLX ports; plain MLX operations, run by `LiquidRNN`.
+and the ELTC of earlier MLX ports, in plain MLX operations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from .. import limits
 from ..checks import flag, size, sizes
+from ..layers.linear import Linear
 from ..ops import get_activation, shapeless, xavier_uniform
 from ..ops.activations import activation_name
 from ..options import positive
@@ -21,7 +24,7 @@ from .stepwise import (
     LEAKLESS_OPTIONS,
     SOLVER_OPTIONS,
     DenseCell,
-    StepMixin,
+    SteppedCell,
     dense,
     solve,
     tanh_network,
@@ -47,6 +50,11 @@ class CTRNNCell(DenseCell):
     """
 
     op = "ctrnn"
+    tau: float
+    learn_tau: bool
+    input_map: Linear
+    recurrent_map: Linear
+    log_tau: mx.array
     checked_options = (
         DenseCell.checked_options | SOLVER_OPTIONS | {"tau": positive, "learn_tau": flag}
     )
@@ -54,13 +62,13 @@ class CTRNNCell(DenseCell):
 
     def __init__(
         self,
-        input_size,
-        hidden_size,
-        tau=1.0,
-        learn_tau=False,
-        ode_unfolds=6,
-        ode_solver="explicit",
-    ):
+        input_size: int | None,
+        hidden_size: int,
+        tau: float = 1.0,
+        learn_tau: bool = False,
+        ode_unfolds: int = 6,
+        ode_solver: str = "explicit",
+    ) -> None:
         super().__init__(input_size, hidden_size)
         self.tau = tau
         self.learn_tau = learn_tau
@@ -75,13 +83,13 @@ class CTRNNCell(DenseCell):
         if self.learn_tau:
             self.log_tau = mx.full((self.hidden_size,), float(np.log(self.tau)))
 
-    def _drive(self, inputs):
+    def _drive(self, inputs: mx.array) -> mx.array:
         return self.input_map(inputs)
 
-    def _step(self, drive, state, ts):
+    def _step(self, drive: mx.array, state: mx.array, ts: float | mx.array) -> mx.array:
         leak = mx.exp(-self.log_tau) if self.learn_tau else 1.0 / self.tau
 
-        def field(h):
+        def field(h: mx.array) -> mx.array:
             return mx.tanh(drive + self.recurrent_map(h))
 
         return solve(field, state, ts, self.ode_solver, self.ode_unfolds, leak)
@@ -105,11 +113,19 @@ class NeuralODECell(DenseCell):
     """
 
     op = "neural_ode"
+    input_map: Linear
+    recurrent_map: Linear
+    field: list[Linear]
     checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
 
     def __init__(
-        self, input_size, hidden_size, field_units=(), ode_unfolds=6, ode_solver="runge_kutta"
-    ):
+        self,
+        input_size: int | None,
+        hidden_size: int,
+        field_units: Sequence[int] = (),
+        ode_unfolds: int = 6,
+        ode_solver: str = "runge_kutta",
+    ) -> None:
         super().__init__(input_size, hidden_size)
         self._field_units = sizes(self.op, "field_units", field_units, low=1, most=limits.MAX_SIZE)
         self.ode_unfolds = ode_unfolds
@@ -124,18 +140,18 @@ class NeuralODECell(DenseCell):
         sizes = [first, *rest]
         self.field = [dense(*pair) for pair in pairwise(sizes)]
 
-    def _drive(self, inputs):
+    def _drive(self, inputs: mx.array) -> mx.array:
         return self.input_map(inputs)
 
-    def _step(self, drive, state, ts):
-        def field(h):
+    def _step(self, drive: mx.array, state: mx.array, ts: float | mx.array) -> mx.array:
+        def field(h: mx.array) -> mx.array:
             h = mx.tanh(drive + self.recurrent_map(h))
             return mx.tanh(tanh_network(self.field, h)) if self.field else h
 
         return solve(field, state, ts, self.ode_solver, self.ode_unfolds)
 
 
-class ELTCCell(StepMixin, NCPRNNCell):
+class ELTCCell(SteppedCell, NCPRNNCell):
     """The "enhanced LTC" of earlier MLX ports: dv/dt = act(x Wx + v W + b) - v, with the synapses
     of a wiring.
 
@@ -156,17 +172,25 @@ class ELTCCell(StepMixin, NCPRNNCell):
     """
 
     op = "eltc"
+    activation: str
+    ode_unfolds: int
+    ode_solver: str
+    w: mx.array
+    sensory_w: mx.array
+    b: mx.array
+    sparsity_mask: mx.array
+    sensory_sparsity_mask: mx.array
     checked_options = SOLVER_OPTIONS | {"activation": activation_name}
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
 
     def __init__(
         self,
-        wiring,
-        in_features=None,
-        activation="tanh",
-        ode_solver="runge_kutta",
-        ode_unfolds=4,
-    ):
+        wiring: int | Wiring,
+        in_features: int | None = None,
+        activation: str = "tanh",
+        ode_solver: str = "runge_kutta",
+        ode_unfolds: int = 4,
+    ) -> None:
         super().__init__()
         self.activation = activation
         self.ode_solver = ode_solver
@@ -190,20 +214,20 @@ class ELTCCell(StepMixin, NCPRNNCell):
         """|w| [H, H], or |sensory_w| [I, H]."""
         return mx.abs(self["sensory_w" if sensory else "w"])
 
-    def _drive(self, inputs):
+    def _drive(self, inputs: mx.array) -> mx.array:
         if not self.sync_wiring():
             inputs = self._tie.guard(self, inputs)
         return inputs @ (self.sensory_w * self.sensory_sparsity_mask) + self.b
 
-    def _step(self, drive, state, ts):
+    def _step(self, drive: mx.array, state: mx.array, ts: float | mx.array) -> mx.array:
         weight, activation = self.w * self.sparsity_mask, get_activation(self.activation)
 
-        def field(v):
+        def field(v: mx.array) -> mx.array:
             return activation(drive + v @ weight)
 
         return solve(field, state, ts, self.ode_solver, self.ode_unfolds, 1.0)
 
-    def readout(self, states):
+    def readout(self, states: mx.array) -> mx.array:
         """Outputs [..., O] of states [..., H]: the motor neurons."""
         return shapeless.columns(states, 0, self.output_size)
 
@@ -218,5 +242,5 @@ class ELTCCell(StepMixin, NCPRNNCell):
         return self.wiring.sensory_synapse_count
 
 
-def _magnitude(adjacency) -> mx.array:
+def _magnitude(adjacency: Any) -> mx.array:
     return mx.array(np.abs(np.array(adjacency)).astype(np.float32))

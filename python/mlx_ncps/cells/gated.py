@@ -1,10 +1,10 @@
-"""Gated continuous-time baselines: CT-GRU, ODE-RNN and ODE-LSTM; plain MLX operations, run by
-`LiquidRNN`.
-"""
+"""Gated continuous-time baselines: CT-GRU, ODE-RNN and ODE-LSTM, in plain MLX operations."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from .. import limits
 from .._fork import check_process
 from ..checks import at_most, size, sizes
+from ..layers.linear import Linear
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
@@ -19,6 +20,9 @@ from ..options import positive
 from .base import first_state
 from .lstm import LSTMCell
 from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
+
+if TYPE_CHECKING:
+    from .._types import StateLike, TimespansLike
 
 
 class CTGRUCell(DenseCell):
@@ -46,10 +50,17 @@ class CTGRUCell(DenseCell):
     """
 
     op = "ctgru"
+    scales: int
+    tau: float
+    retrieve: Linear
+    detect: Linear
+    store: Linear
     checked_options = DenseCell.checked_options | {"scales": size, "tau": positive}
     fixed_options = DenseCell.fixed_options | {"scales"}
 
-    def __init__(self, input_size, hidden_size, scales=8, tau=1.0):
+    def __init__(
+        self, input_size: int | None, hidden_size: int, scales: int = 8, tau: float = 1.0
+    ) -> None:
         super().__init__(input_size, hidden_size)
         self.scales = scales
         at_most(self.op, "the state", self.hidden_size * self.scales, limits.MAX_SIZE)
@@ -66,13 +77,13 @@ class CTGRUCell(DenseCell):
         for name in ("retrieve", "detect", "store"):
             self[name] = dense(width + self.hidden_size, self.hidden_size)
 
-    def _step(self, drive, state, ts):
+    def _step(self, drive: mx.array, state: mx.array, ts: float | mx.array) -> mx.array:
         log_tau = np.log(self.tau) + np.log(10.0) / 2.0 * np.arange(self.scales)
         ln, rate = mx.array(log_tau.astype(np.float32)), mx.array(np.exp(-log_tau), mx.float32)
         traces = state.reshape(-1, self.hidden_size, self.scales)  # [B, H, M]
         inputs = mx.concatenate([drive, traces.sum(axis=-1)], axis=-1)
 
-        def share(layer):
+        def share(layer: Callable[[mx.array], mx.array]) -> mx.array:
             return mx.softmax(-mx.square(layer(inputs)[..., None] - ln), axis=-1)  # [B, H, M]
 
         retrieved = (share(self.retrieve) * traces).sum(axis=-1)
@@ -82,7 +93,7 @@ class CTGRUCell(DenseCell):
         span = ts[..., None] if isinstance(ts, mx.array) and ts.ndim else ts
         return (traces * mx.exp(-span * rate)).reshape(state.shape)
 
-    def readout(self, states):
+    def readout(self, states: mx.array) -> mx.array:
         """Outputs [..., H] of states [..., H M]: the sums of the traces."""
         traces = states.reshape(*states.shape[:-1], self.hidden_size, self.scales)
         return traces.astype(mx.float32).sum(axis=-1).astype(states.dtype)
@@ -92,22 +103,31 @@ class FieldCell(DenseCell):
     """Base of the cells that let a state evolve by itself: dh/dt = network(h), a tanh network."""
 
     checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
+    field: list[Linear]
 
-    def __init__(self, input_size, hidden_size, field_units, ode_unfolds, ode_solver):
+    def __init__(
+        self,
+        input_size: int | None,
+        hidden_size: int,
+        field_units: Sequence[int] | None = None,
+        ode_unfolds: int = 4,
+        ode_solver: str = "explicit",
+    ) -> None:
         super().__init__(input_size, hidden_size)
         units = (self.hidden_size,) if field_units is None else field_units
         self._field_units = sizes(self.op, "field_units", units, low=1, most=limits.MAX_SIZE)
         self.ode_unfolds = ode_unfolds
         self.ode_solver = ode_solver
+        self._build_known()
 
     def _create_field(self) -> None:
         sizes = [self.hidden_size, *self._field_units, self.hidden_size]
         self.field = [dense(n, m) for n, m in pairwise(sizes)]
 
-    def _evolve(self, h, ts):
+    def _evolve(self, h: mx.array, ts: float | mx.array) -> mx.array:
         """The state h [B, H] after a time ts without input."""
 
-        def field(h):
+        def field(h: mx.array) -> mx.array:
             return tanh_network(self.field, h)
 
         return solve(field, h, ts, self.ode_solver, self.ode_unfolds)
@@ -135,12 +155,8 @@ class ODERNNCell(FieldCell):
     """
 
     op = "ode_rnn"
-
-    def __init__(
-        self, input_size, hidden_size, field_units=None, ode_unfolds=4, ode_solver="explicit"
-    ):
-        super().__init__(input_size, hidden_size, field_units, ode_unfolds, ode_solver)
-        self._build_known()
+    gates: Linear
+    candidate: Linear
 
     def _create(self, width: int) -> None:
         self.input_size = width
@@ -148,7 +164,7 @@ class ODERNNCell(FieldCell):
         self.candidate = dense(width + self.hidden_size, self.hidden_size)
         self._create_field()
 
-    def _step(self, drive, state, ts):
+    def _step(self, drive: mx.array, state: mx.array, ts: float | mx.array) -> mx.array:
         h = self._evolve(state, ts)
         r, z = mx.split(mx.sigmoid(self.gates(mx.concatenate([drive, h], axis=-1))), 2, axis=-1)
         n = mx.tanh(self.candidate(mx.concatenate([drive, r * h], axis=-1)))
@@ -175,15 +191,12 @@ class ODELSTMCell(FieldCell):
     """
 
     op = "ode_lstm"
-
-    def __init__(
-        self, input_size, hidden_size, field_units=None, ode_unfolds=4, ode_solver="explicit"
-    ):
-        super().__init__(input_size, hidden_size, field_units, ode_unfolds, ode_solver)
-        self._build_known()
+    lstm: LSTMCell
 
     @property
-    def state_size(self) -> tuple[int, int]:
+    def state_size(  # pyright: ignore[reportIncompatibleMethodOverride]  the state is a pair
+        self,
+    ) -> tuple[int, int]:
         """The sizes of h and c."""
         return (self.hidden_size, self.hidden_size)
 
@@ -192,13 +205,18 @@ class ODELSTMCell(FieldCell):
         self.lstm = LSTMCell(width, self.hidden_size)
         self._create_field()
 
-    def get_initial_state(self, inputs=None, batch_size=None):
+    def get_initial_state(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, inputs: mx.array | None = None, batch_size: int | None = None
+    ) -> tuple[mx.array, mx.array]:
         """Zeros (h, c), each [B, H], where B is `batch_size` or the first size of `inputs`, whose
         dtype they take.
         """
-        return first_state(self.op, inputs, batch_size, self.state_size)
+        states: Any = first_state(self.op, inputs, batch_size, self.state_size)
+        return states
 
-    def __call__(self, inputs, state, ts=1.0):
+    def __call__(
+        self, inputs: mx.array, state: StateLike, ts: TimespansLike = 1.0
+    ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
         """One step of length `ts`: a number, [B] or [B, 1].
 
         inputs: [B, I]; state: (h, c), each [B, H]. Returns (output [B, H], (h', c')). Raises
@@ -210,7 +228,9 @@ class ODELSTMCell(FieldCell):
         h, c = (states[:, 0] for states in self.sequence(inputs[:, None], state, span))
         return h, (h, c)
 
-    def sequence(self, inputs, state, ts):
+    def sequence(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, inputs: mx.array, state: StateLike, ts: TimespansLike
+    ) -> tuple[mx.array, mx.array]:
         """Run over a sequence: inputs [B, T, I], state (h, c), ts None, a number or [B, T] -> all
         h and all c, each [B, T, H], in the dtype of the inputs.
         """
@@ -234,9 +254,9 @@ class ODELSTMCell(FieldCell):
             h, c = self.lstm.gates(drive[:, t], h, c)
             h = self._evolve(h, span)
             states.append((h, c))
-        parts = (mx.stack(part, axis=1)[:, 1:] for part in zip(*states, strict=True))
-        return tuple(part.astype(inputs.dtype) for part in parts)
+        h, c = (mx.stack(list(part), axis=1)[:, 1:] for part in zip(*states, strict=True))
+        return h.astype(inputs.dtype), c.astype(inputs.dtype)
 
-    def readout(self, states):
+    def readout(self, states: StateLike) -> mx.array:
         """Outputs [..., H] of states (h, c): h."""
         return states[0]

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..at_once import LTCStage, Readout, StepPlan
+from ..dispatch import FusedCall, LTCFacts
 from ..ops import LSTMParams, LTCParams, SynapseLists, ltc_mixed_sequence, shapeless, uniform
 from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_params
 from ..ops.ltc import prepare_ltc
@@ -240,16 +241,16 @@ class LTCCell(NCPRNNCell):
         self._check_output_mapping(self.output_size)
         return params, self._host_masks.lists
 
-    def calls(self) -> list[tuple[str, dict]]:
+    def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell."""
-        facts = {
-            "inputs": self["wiring"].input_dim,
-            "units": self.state_size,
-            "ode_unfolds": self.ode_unfolds,
-            "ode_solver": self.ode_solver,
-            "synapses": self.synapses,
-            "training": self.training,
-        }
+        facts = LTCFacts(
+            inputs=self["wiring"].input_dim,
+            units=self.state_size,
+            ode_unfolds=self.ode_unfolds,
+            ode_solver=self.ode_solver,
+            synapses=self.synapses,
+            training=self.training,
+        )
         return [("ltc_sequence", facts)]
 
     def readout(self, states: mx.array) -> mx.array:

@@ -1,10 +1,11 @@
-"""What the plain reference cells share: solvers, sizes, running step by step in MLX operations;
-`continuous` and `gated` build on it.
+"""What the baselines from the literature share: solvers, sizes, running step by step in MLX
+operations.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 
@@ -17,12 +18,25 @@ from ..ops.timespans import normalise_timespans
 from ..options import one_of, optional, unfolds
 from .base import LiquidCell
 
+if TYPE_CHECKING:
+    from .._types import TimespansLike
+    from ..options import Check
+
+Field = Callable[[mx.array], mx.array]  # a function of the state, as a slope
+
 SOLVERS = ("explicit", "runge_kutta", "semi_implicit")
 SOLVER_OPTIONS = {"ode_unfolds": unfolds, "ode_solver": one_of(*SOLVERS)}
 LEAKLESS_OPTIONS = {"ode_unfolds": unfolds, "ode_solver": one_of(*SOLVERS[:2])}
 
 
-def solve(field, h, ts, solver: str, unfolds: int, leak=0.0):
+def solve(
+    field: Field,
+    h: mx.array,
+    ts: float | mx.array,
+    solver: str,
+    unfolds: int,
+    leak: float | mx.array = 0.0,
+) -> mx.array:
     """The state h [B, H] after `unfolds` steps of ts / unfolds of dh/dt = field(h) - leak h.
 
     ts: a number or [B, 1]; leak: a number or [H].  solver: "explicit" is Euler's method (order 1),
@@ -31,7 +45,7 @@ def solve(field, h, ts, solver: str, unfolds: int, leak=0.0):
     """
     dt = ts / unfolds
 
-    def slope(h):
+    def slope(h: mx.array) -> mx.array:
         return field(h) - leak * h
 
     for _ in range(unfolds):
@@ -57,25 +71,25 @@ def dense(inputs: int, outputs: int, bias: bool = True) -> Linear:
     return layer
 
 
-def tanh_network(layers, x):
+def tanh_network(layers: Sequence[Field], x: mx.array) -> mx.array:
     """Linear maps with tanh between them."""
     for layer in layers[:-1]:
         x = mx.tanh(layer(x))
     return layers[-1](x)
 
 
-class StepMixin:
-    """Gives a LiquidCell its `sequence`: one `_step` after the other, in float32 MLX operations."""
+class SteppedCell(LiquidCell):
+    """Base of cells whose `sequence` is one `_step` after the other, in float32 MLX operations."""
 
     def stepwise(self) -> str:
         """Why `sequence` runs step by step."""
         return f"{type(self).__name__} is a reference cell of MLX operations"
 
-    def readout(self, states):
+    def readout(self, states: mx.array) -> mx.array:
         """Outputs [..., H] of states [..., H]: the states."""
         return states
 
-    def sequence(self, inputs, state, ts):
+    def sequence(self, inputs: mx.array, state: mx.array, ts: TimespansLike) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H], in the dtype of the inputs.
         """
@@ -95,25 +109,33 @@ class StepMixin:
         states = mx.stack(states, axis=1) if steps else state[:, None][:, :0]
         return states.astype(inputs.dtype)
 
-    def _check_state(self, state, batch: int) -> None:
+    def _check_state(self, state: mx.array, batch: int) -> None:
         check_array(self.op, "state", state, "[B, H]", (batch, self.state_size))
 
-    def _drive(self, inputs):
+    def _drive(self, inputs: mx.array) -> mx.array:
         """What a step reads of the inputs [B, T, I], for all steps at once."""
         return inputs
 
-    def _step(self, drive, state, ts):
+    def _step(self, drive: mx.array, state: mx.array, ts: float | mx.array) -> mx.array:
         """One step of length ts, a number or [B, 1]: drive [B, ...], state [B, H] -> state."""
         raise self._must_define("_step()")
 
 
-class DenseCell(StepMixin, LiquidCell):
+class DenseCell(SteppedCell):
     """Base of the baselines without a wiring: sizes, and building at the first call."""
 
-    checked_options: ClassVar[dict] = {"hidden_size": size, "input_size": optional(size)}
-    fixed_options = frozenset(checked_options)
+    checked_options: ClassVar[dict[str, Check]] = {
+        "hidden_size": size,
+        "input_size": optional(size),
+    }
+    fixed_options: ClassVar[frozenset[str]] = frozenset(checked_options)
 
-    def __init__(self, input_size, hidden_size):
+    hidden_size: int
+    input_size: int | None
+    ode_unfolds: int
+    ode_solver: str
+
+    def __init__(self, input_size: int | None, hidden_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.input_size = input_size

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..at_once import Readout, StepPlan
 from ..checks import flag, integer
+from ..dispatch import FusedCall
 from ..ops import CfCParams, shapeless
 from ..ops.checks import check_array
 from ..wirings import Wiring
@@ -272,7 +273,7 @@ class WiredCfCCell(NCPRNNCell):
         layers = enumerate(self._layers() if self.built else ())
         return "; ".join(f"layer_{n}: {why}" for n, layer in layers if (why := layer.stepwise()))
 
-    def calls(self) -> list[tuple[str, dict]]:
+    def calls(self) -> list[FusedCall]:
         """The fused calls of `sequence`, one per layer that has any; none with dropout."""
         return [call for layer in self._layers() for call in layer.calls()]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
@@ -13,8 +14,12 @@ from ..ops.checks import check_array
 from ..wirings import Wiring
 from .base import NCPLayer, output_shape
 
+if TYPE_CHECKING:
+    from .._types import Activation
+    from ..options import Check
 
-def _activation(op: str, name: str, value):
+
+def _activation(op: str, name: str, value: Any) -> Any:
     return value if value is None or callable(value) else activation_name(op, name, value)
 
 
@@ -39,14 +44,27 @@ class NCPDense(NCPLayer):
     """
 
     op = "dense"
-    checked_options: ClassVar[dict] = {
+    units: int
+    use_bias: bool
+    activation: Activation | None
+    wiring: Wiring
+    weight: mx.array
+    bias: mx.array
+
+    checked_options: ClassVar[dict[str, Check]] = {
         "units": size,
         "activation": _activation,
         "use_bias": flag,
     }
     fixed_options = frozenset(("units", "use_bias"))
 
-    def __init__(self, units=None, activation=None, use_bias=True, wiring=None):
+    def __init__(
+        self,
+        units: int | None = None,
+        activation: Activation | None = None,
+        use_bias: bool = True,
+        wiring: Wiring | None = None,
+    ) -> None:
         super().__init__()
         if wiring is not None and not isinstance(wiring, Wiring):
             raise ValueError(
@@ -54,7 +72,7 @@ class NCPDense(NCPLayer):
             )
         if units is None and wiring is not None:
             units = wiring.units
-        self.units = units
+        self.units = units  # pyright: ignore[reportAttributeAccessIssue] checked: no None
         if wiring is not None and wiring.units != units:
             raise ValueError(
                 f"[dense] units must be those of the wiring, {wiring.units}, got {units}."
@@ -73,7 +91,7 @@ class NCPDense(NCPLayer):
         if self.use_bias:
             self.bias = mx.zeros((self.units,))
 
-    def _argument_now(self, value):
+    def _argument_now(self, value: object) -> object:
         return self.wiring.unless_drawn_by(value) if isinstance(value, Wiring) else value
 
     @property
@@ -81,9 +99,10 @@ class NCPDense(NCPLayer):
         """The mask [H, I] of 0 and 1 on the weight; None without a wiring or before `build`."""
         if "wiring" not in self or not self.wiring.is_built():
             return None
-        return mx.abs(self.wiring.sensory_adjacency_matrix).T
+        sensory: mx.array = self.wiring["sensory_adjacency_matrix"]
+        return mx.abs(sensory).T
 
-    def call(self, inputs):
+    def call(self, inputs: mx.array) -> mx.array:
         """The outputs [..., H] of inputs [..., I], in the dtype of the inputs."""
         check_array(self.op, "inputs", inputs, "[..., I]", (*inputs.shape[:-1], self.built_width))
         mask = self.mask
@@ -97,7 +116,7 @@ class NCPDense(NCPLayer):
             output = function(output)
         return output.astype(inputs.dtype)
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         """[..., I] -> [..., H]; ValueError when I is not the width that the layer is built for."""
         return output_shape(self.op, input_shape, None, self.built_width, self.units)
 

@@ -1,8 +1,11 @@
-"""Linear maps as parts of cells and layers, and what a user puts in their place: an adapter, a
-quantized map, any module; cells ask here what a part is.
+"""Linear maps as parts of cells and layers, and what a user may put in their place: an adapter, a
+quantized map, any module.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,7 +16,13 @@ class Linear(nn.Linear):
     that a model can be quantized whatever sizes a cell in it has.
     """
 
-    def to_quantized(self, group_size=None, bits=None, mode="affine", quantize_input=False):
+    def to_quantized(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        group_size: int | None = None,
+        bits: int | None = None,
+        mode: str = "affine",
+        quantize_input: bool = False,
+    ) -> nn.Module:
         """The quantized map; this one where its inputs don't divide into groups, or are to be
         quantized too, which no cell does.
         """
@@ -28,12 +37,12 @@ _PLAIN = (Linear, nn.Linear)
 _LINEAR = (*_PLAIN, nn.QuantizedLinear)
 
 
-def is_plain(part) -> bool:
+def is_plain(part: object) -> TypeGuard[nn.Linear]:
     """Whether a part is a linear map and nothing else; a subclass may compute more."""
     return type(part) in _PLAIN
 
 
-def weight_and_bias(part) -> tuple | None:
+def weight_and_bias(part: Any) -> tuple[mx.array, mx.array | None] | None:
     """(weight [out, in], bias [out] or None) of a linear map, of the values in use if quantized;
     None for any other part, which has to be called.
     """
@@ -52,28 +61,29 @@ def weight_and_bias(part) -> tuple | None:
     return weight, part.get("bias")
 
 
-def weights_of(op: str, parts: dict) -> dict[str, tuple[mx.array, mx.array]]:
+def weights_of(op: str, parts: dict[str, object]) -> dict[str, tuple[mx.array, mx.array]]:
     """(weight, bias) of each part, 0 where it has no bias. Raises ValueError for one that is no
     linear map.
     """
     pairs = {}
     for name, part in parts.items():
-        known = (
-            (part["weight"], part.get("bias")) if type(part) in _PLAIN else weight_and_bias(part)
-        )
-        if known is None:
-            check_linear(op, parts)
-        weight, bias = known
+        if isinstance(part, nn.Linear) and type(part) in _PLAIN:  # nearly always
+            weight, bias = part["weight"], part.get("bias")
+        else:
+            known = weight_and_bias(part)
+            if known is None:
+                raise _no_linear_map(op, name, part)
+            weight, bias = known
         pairs[name] = weight, mx.zeros(weight.shape[:1]) if bias is None else bias
     return pairs
 
 
-def arrays_of(part) -> list:
+def arrays_of(part: nn.Module) -> list[mx.array]:
     """Every array that a linear map, quantized or not, is made of."""
     return [value for value in part.values() if isinstance(value, mx.array)]
 
 
-def why_called(parts: dict) -> str:
+def why_called(parts: dict[str, object]) -> str:
     """Why the parts, by name, have to be called at each step; "" when all are linear maps."""
     others = [
         f"{name} is {_kind(part)}" for name, part in parts.items() if type(part) not in _LINEAR
@@ -81,14 +91,20 @@ def why_called(parts: dict) -> str:
     return f"{', '.join(others)}, no nn.Linear: each step calls it" if others else ""
 
 
-def check_linear(op: str, parts: dict) -> None:
+def check_linear(op: str, parts: dict[str, object]) -> None:
     """Raises ValueError with the names of the parts that are no linear maps."""
     for name, part in parts.items():
         if type(part) not in _LINEAR:
-            raise ValueError(f"[{op}] {name} must be an nn.Linear here, got {_kind(part)}.")
+            raise _no_linear_map(op, name, part)
 
 
-def float32_map(op: str, name: str, part, outputs: int, mask=None):
+def _no_linear_map(op: str, name: str, part: object) -> ValueError:
+    return ValueError(f"[{op}] {name} must be an nn.Linear here, got {_kind(part)}.")
+
+
+def float32_map(
+    op: str, name: str, part: object, outputs: int, mask: mx.array | None = None
+) -> Callable[[mx.array], mx.array]:
     """The function z [..., K] -> [..., outputs] of a part, float32: the linear map, or else a call.
 
     mask: [outputs, K], multiplied into the weight. A part without a weight is called with z times
@@ -101,7 +117,7 @@ def float32_map(op: str, name: str, part, outputs: int, mask=None):
     if not callable(part):
         raise ValueError(f"[{op}] {name} must be a module or a function, got {_kind(part)}.")
 
-    def call(z):
+    def call(z: mx.array) -> mx.array:
         masked = z if mask is None else z[..., None, :] * mask  # [..., outputs, K]
         y, wanted = part(masked), (*masked.shape[:-1], outputs)
         if not isinstance(y, mx.array) or y.shape != wanted:
@@ -113,7 +129,9 @@ def float32_map(op: str, name: str, part, outputs: int, mask=None):
     return call
 
 
-def _of_weights(weight, bias, mask):
+def _of_weights(
+    weight: mx.array, bias: mx.array | None, mask: mx.array | None
+) -> Callable[[mx.array], mx.array]:
     weight = (weight if mask is None else weight * mask).astype(mx.float32)
     if bias is None:
         return lambda z: z @ weight.T
@@ -121,5 +139,5 @@ def _of_weights(weight, bias, mask):
     return lambda z: z @ weight.T + bias
 
 
-def _kind(part) -> str:
+def _kind(part: object) -> str:
     return getattr(part, "__name__", type(part).__name__)

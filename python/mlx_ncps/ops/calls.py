@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..backends import Backend
 from . import shapeless
 
 
@@ -15,7 +16,7 @@ class Call(NamedTuple):
     """One call of `op`, its arguments as `backends` says what `ops` guarantees."""
 
     op: str
-    backend: Any  # module
+    backend: Backend
     inputs: mx.array  # [B, T, I]
     state: mx.array  # [B, H]
     ts: Any  # a number, [] or [B, T]

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from .. import dispatch
 from ..at_once import attempt_call
-from ..backends import reference
+from ..backends import CfCFacts, reference
 from ..checks import flag, is_array, refused
 from . import shapeless
 from .calls import Call
@@ -87,20 +87,20 @@ def prepare_cfc(
     check_params("cfc", "params", params, CfCParams)
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     ts = normalise_timespans("cfc", ts, B, T, inputs)
-    facts = {
-        "batch": B,
-        "steps": T,
-        "inputs": I,
-        "units": H,
-        "dtype": inputs.dtype,
-        "scalar_ts": not isinstance(ts, mx.array),
-        "training": training,
-        "mode": mode,
-        "activation": activation,
-        "variant": variant,
-        "backbone": tuple([weight.shape[0] for weight, _ in params.backbone]),
-    }
-    backend = dispatch.choose(op, **facts)
+    facts = CfCFacts(
+        batch=B,
+        steps=T,
+        inputs=I,
+        units=H,
+        dtype=inputs.dtype,
+        scalar_ts=getattr(ts, "ndim", 0) == 0,
+        training=training,
+        mode=mode,
+        activation=activation,
+        variant=variant,
+        backbone=tuple([weight.shape[0] for weight, _ in params.backbone]),
+    )
+    backend = dispatch.choose(op, facts)
     keywords = {
         "mode": mode,
         "activation": activation,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
+from ..backends import LTCFacts
 from ..checks import flag
 from . import shapeless
 from .calls import Call
@@ -95,19 +96,19 @@ def prepare_ltc(
     B, T, I, H = check_ltc(inputs, state, params)
     check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T, inputs)
-    facts = {
-        "batch": B,
-        "steps": T,
-        "inputs": I,
-        "units": H,
-        "dtype": inputs.dtype,
-        "scalar_ts": getattr(ts, "ndim", 0) == 0,
-        "training": training,
-        "ode_unfolds": options["ode_unfolds"],
-        "ode_solver": options["ode_solver"],
-        "synapses": synapses,
-    }
-    backend = dispatch.choose(op, **facts)
+    facts = LTCFacts(
+        batch=B,
+        steps=T,
+        inputs=I,
+        units=H,
+        dtype=inputs.dtype,
+        scalar_ts=getattr(ts, "ndim", 0) == 0,
+        training=training,
+        ode_unfolds=options["ode_unfolds"],
+        ode_solver=options["ode_solver"],
+        synapses=synapses,
+    )
+    backend = dispatch.choose(op, facts)
     training = training if type(training) is bool else flag("ltc", "training", training)
     keywords = options | {"synapses": synapses, "training": training}
     if options["ode_solver"] == "semi_implicit":

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .. import backends, dispatch
+from ..backends import Facts
 from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
@@ -56,12 +57,12 @@ def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams,
     return _run("ltc", call, c, memory)
 
 
-def mixed_memory_is_fused(op: str, **facts) -> bool:
+def mixed_memory_is_fused(op: str, facts: Facts) -> bool:
     """Whether the backend that runs a call of `op` ("cfc_sequence" or "ltc_sequence") behind an
     LSTM with these facts has both in one kernel.
     """
     op = op.replace("_sequence", "_mixed_sequence")
-    return _has_memory(getattr(backends, dispatch.explain(op, **facts).backend, None))
+    return getattr(backends, dispatch.explain(op, facts).backend).MIXED_MEMORY
 
 
 def lstm_gates(z, c):
@@ -69,10 +70,6 @@ def lstm_gates(z, c):
     i, ig, fg, og = mx.split(z, 4, axis=-1)  # each [B, H]
     c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
     return mx.tanh(c) * mx.sigmoid(og), c
-
-
-def _has_memory(backend) -> bool:
-    return getattr(backend, "MIXED_MEMORY", False)
 
 
 def _check(op: str, state):
@@ -89,7 +86,7 @@ def _run(op: str, call: Call, c, memory):
     if 0 in call.shape:
         return call.run(), call.run()
     c, *memory = (a.astype(mx.float32) for a in (c, *memory))
-    if not _has_memory(call.backend):
+    if not call.backend.MIXED_MEMORY:
         return _steps(call, c, LSTMParams(*memory))
     keywords = call.keywords | {"memory": [c, *memory]}
     return tuple(call._replace(keywords=keywords).run())

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import re
 
-import mlx.core as mx
-
 from .. import _loader, dispatch
 from ..at_once import why_too_large
+from ..backends import CfCFacts, Facts, LTCFacts
 from . import chips
 from .launches import gpu_launches, seconds
 from .trace import trace_cfc, trace_ltc
@@ -17,34 +16,33 @@ from .trace import trace_cfc, trace_ltc
 
 def explain_ltc(B=1, T=1, I=1, H=1, U=6, *, training=False) -> list[str]:
     """The plan of an LTC with all synapses, as lines of text."""
-    facts = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
-    choice = dispatch.explain(
-        "ltc_sequence", **facts, dtype=mx.float32, scalar_ts=True, ode_unfolds=U, synapses=None
-    )
+    sizes = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
+    facts = LTCFacts(**sizes, ode_unfolds=U)
+    choice = dispatch.explain("ltc_sequence", facts)
     native = _loader.native
     kernel = native.ltc_kernel(B, I, H, U) if native else None
-    launches = gpu_launches(trace_ltc, **facts, unfolds=U)
-    layer = _layer_line("ltc_sequence", facts | {"ode_unfolds": U})
+    launches = gpu_launches(trace_ltc, **sizes, unfolds=U)
+    layer = _layer_line("ltc_sequence", facts)
     return _text("ltc_sequence", choice, layer, f"the kernel '{kernel}'", launches)
 
 
 def explain_cfc(B=1, T=1, I=1, H=1, K=128, L=1, *, mode="default", training=False) -> list[str]:
     """The plan of a CfC with L backbone layers of K units, as lines of text."""
-    facts = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
-    facts |= {"backbone": (K,) * L, "mode": mode, "scalar_ts": True}
-    facts["activation"] = "lecun_tanh"
-    choice = dispatch.explain("cfc_sequence", **facts, dtype=mx.float32)
-    launches = gpu_launches(trace_cfc, **facts)
+    sizes = {"batch": B, "steps": T, "inputs": I, "units": H, "training": training}
+    sizes |= {"backbone": (K,) * L, "mode": mode, "scalar_ts": True, "activation": "lecun_tanh"}
+    facts = CfCFacts(**sizes)
+    choice = dispatch.explain("cfc_sequence", facts)
+    launches = gpu_launches(trace_cfc, **sizes)
     layer = _layer_line("cfc_sequence", facts)
     return _text("cfc_sequence", choice, layer, "packed matrix products", launches)
 
 
-def _layer_line(op: str, facts: dict) -> str:
+def _layer_line(op: str, facts: Facts) -> str:
     """Whether a layer that makes this call computes it at once."""
-    if facts["training"]:
+    if facts.training:
         why = "a gradient traces it"
     else:
-        why = why_too_large([(op, facts)], False, facts["batch"], facts["steps"])
+        why = why_too_large([(op, facts)], False, facts.batch, facts.steps)
     if why:
         return f"a layer leaves it to a graph: {why}"
     return "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"

@@ -1,13 +1,15 @@
-"""The CfC layer (Hasani et al. 2022, MATHS 1 and 2): a CfC cell over whole sequences; users call
-it.
-"""
+"""The CfC layer (Hasani et al. 2022, MATHS 1 and 2): a CfC cell over whole sequences."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from ..cells import CfCCell, LiquidCell, WiredCfCCell
 from ..checks import flag
 from ..wirings import Wiring
-from .layout import call_contract, check_cell_alone, one_of
+from .layout import call_contract, one_of
+from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
 
@@ -47,66 +49,52 @@ class CfC(SequenceLayer):
 
     def __init__(
         self,
-        input_size=None,
-        units=None,
-        proj_size=None,
-        return_sequences=None,
-        batch_first=True,
-        mixed_memory=False,
-        mode="default",
-        activation="lecun_tanh",
-        backbone_units=None,
-        backbone_layers=None,
-        backbone_dropout=None,
+        input_size: int | CfCCell | WiredCfCCell | None = None,
+        units: int | Wiring | None = None,
+        proj_size: int | None = None,
+        return_sequences: bool | None = None,
+        batch_first: bool = True,
+        mixed_memory: bool = False,
+        mode: str = "default",
+        activation: str = "lecun_tanh",
+        backbone_units: int | Sequence[int] | None = None,
+        backbone_layers: int | None = None,
+        backbone_dropout: float | None = None,
         *,
-        variant="torch",
-        fully_recurrent=True,
-        return_state=None,
-        bidirectional=False,
-        merge_mode="concat",
-        go_backwards=False,
-        stateful=False,
-        cell=None,
-    ):
+        variant: str = "torch",
+        fully_recurrent: bool = True,
+        return_state: bool | None = None,
+        bidirectional: bool = False,
+        merge_mode: str | None = "concat",
+        go_backwards: bool = False,
+        stateful: bool = False,
+        cell: CfCCell | WiredCfCCell | None = None,
+    ) -> None:
+        of_cell, of_layer = split_options(CfC.__init__, SequenceLayer.__init__, locals())
         input_size = one_of(self.op, input_size=input_size, cell=cell)
         cell_first = isinstance(input_size, LiquidCell)
         if cell_first:
-            check_cell_alone(
-                self.op,
-                units=(units, None),
-                mode=(mode, "default"),
-                activation=(activation, "lecun_tanh"),
-                backbone_units=(backbone_units, None),
-                backbone_layers=(backbone_layers, None),
-                backbone_dropout=(backbone_dropout, None),
-                variant=(variant, "torch"),
-                fully_recurrent=(fully_recurrent, True),
-            )
-            cell = _checked_cell(input_size)
+            check_cell_alone(self.op, CfC.__init__, of_cell)
+            made = _checked_cell(input_size)
         else:
-            backbone = (backbone_units, backbone_layers, backbone_dropout)
-            size, options = _checked_size(input_size, units), {"variant": variant}
-            cell_class = CfCCell
-            if isinstance(units, Wiring):
-                cell_class, options["fully_recurrent"] = WiredCfCCell, fully_recurrent
-            elif not flag(self.op, "fully_recurrent", fully_recurrent):
-                raise ValueError("[cfc] fully_recurrent=False wants a wiring, got none.")
-            cell = cell_class(size, units, mode, activation, *backbone, **options)
+            made = _make_cell(_checked_size(input_size, units), **of_cell)
         contract = call_contract(self.op, cell_first, return_sequences, return_state)
-        super().__init__(
-            cell,
-            contract,
-            batch_first,
-            proj_size,
-            mixed_memory,
-            bidirectional,
-            merge_mode,
-            go_backwards,
-            stateful,
-        )
+        super().__init__(made, contract, **of_layer)
 
 
-def _checked_cell(cell):
+def _make_cell(
+    size: int | None, *, units: Any, activation: str, fully_recurrent: bool, **options: Any
+) -> CfCCell | WiredCfCCell:
+    """The cell of a layer that is given sizes."""
+    options["backbone_activation"] = activation
+    if isinstance(units, Wiring):
+        return WiredCfCCell(size, units, fully_recurrent=fully_recurrent, **options)
+    if not flag("cfc", "fully_recurrent", fully_recurrent):
+        raise ValueError("[cfc] fully_recurrent=False wants a wiring, got none.")
+    return CfCCell(size, units, **options)
+
+
+def _checked_cell(cell: object) -> CfCCell | WiredCfCCell:
     if not isinstance(cell, (CfCCell, WiredCfCCell)):
         raise ValueError(
             f"[cfc] the cell must be a CfCCell or WiredCfCCell, got {type(cell).__name__}."
@@ -114,7 +102,7 @@ def _checked_cell(cell):
     return cell
 
 
-def _checked_size(input_size, units):
+def _checked_size(input_size: Any, units: object) -> int | None:
     if isinstance(input_size, Wiring):
         raise ValueError(
             "[cfc] input_size must be a number of inputs or a cell, got a Wiring: "

@@ -1,6 +1,9 @@
-"""Gradients of a long sequence, chunk by chunk, in the memory of one chunk; users call it."""
+"""Gradients of a long sequence, chunk by chunk, in the memory of one chunk."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +14,9 @@ from ..checks import brief, is_array, refused
 OP = "chunked_value_and_grad"
 
 
-def chunked_value_and_grad(model, loss):
+def chunked_value_and_grad(
+    model: nn.Module, loss: Callable[..., tuple[mx.array, Any]]
+) -> Callable[[Sequence[Sequence[Any]], Any], tuple[mx.array, dict[str, Any], Any]]:
     """The exact gradients of a sum of losses over the chunks of a sequence, in little memory.
 
     model: an `mlx.nn.Module`.  loss(model, state, *chunk) -> (scalar, state after the chunk); a
@@ -33,7 +38,9 @@ def chunked_value_and_grad(model, loss):
     if not callable(loss):
         raise refused(OP, "loss", "a function loss(model, state, *chunk)", loss)
 
-    def value_and_grad(chunks, state):
+    def value_and_grad(
+        chunks: Sequence[Sequence[Any]], state: Any
+    ) -> tuple[mx.array, dict[str, Any], Any]:
         if not isinstance(chunks, (tuple, list)) or not all(
             isinstance(chunk, (tuple, list)) for chunk in chunks
         ):
@@ -42,13 +49,15 @@ def chunked_value_and_grad(model, loss):
             raise ValueError(f"[{OP}] chunks must hold at least one, got none.")
         model.trainable_parameters()  # of a layer that isn't built: says so
         _check_arrays("state", state)
-        seeds = mx.random.randint(0, 2**31 - 1, (len(chunks) + 1,)).tolist()
+        seeds: Any = mx.random.randint(0, 2**31 - 1, (len(chunks) + 1,)).tolist()
         starts = [state]
         for seed, chunk in zip(seeds, chunks[:-1], strict=False):
             mx.random.seed(seed)
             starts.append(_checked(loss(model, starts[-1], *chunk))[1])
             mx.eval(starts[-1])
-        total, gradients, end, cotangent = 0.0, None, None, None
+        total: Any = 0.0
+        gradients: Any = None
+        end, cotangent = None, None
         for seed, chunk, start in reversed(list(zip(seeds, chunks, starts, strict=False))):
             mx.random.seed(seed)
             value, after, (new, cotangent) = _one_chunk(model, loss, chunk, start, cotangent)
@@ -62,7 +71,7 @@ def chunked_value_and_grad(model, loss):
     return value_and_grad
 
 
-def _checked(result) -> tuple:
+def _checked(result: Any) -> tuple:
     """What the loss gave: a scalar and a state."""
     wanted = "loss must give (scalar, state)"
     if not isinstance(result, tuple) or len(result) != 2:
@@ -73,25 +82,32 @@ def _checked(result) -> tuple:
     return result
 
 
-def _check_arrays(name: str, tree) -> None:
+def _check_arrays(name: str, tree: Any) -> None:
     """A state: an array or a tree of them."""
-    for _, leaf in tree_flatten(tree):
+    leaves: Any = tree_flatten(tree)
+    for _, leaf in leaves:
         if not is_array(leaf) or not mx.issubdtype(leaf.dtype, mx.floating):
             raise refused(OP, name, "floating arrays or a tree of them", leaf)
 
 
-def _one_chunk(model, loss, chunk, start, cotangent):
+def _one_chunk(
+    model: nn.Module,
+    loss: Callable[..., tuple[mx.array, Any]],
+    chunk: Sequence[Any],
+    start: Any,
+    cotangent: Any,
+) -> tuple[mx.array, Any, tuple[Any, Any]]:
     """The loss of a chunk, the state after it, and the gradients of (parameters, state before);
     `cotangent` is the gradient of the state after it, None for zeros.
     """
     parameters = model.trainable_parameters()
 
-    def weighted(parameters, start):
+    def weighted(parameters: dict[str, Any], start: Any) -> tuple[mx.array, mx.array, Any]:
         model.update(parameters)
         value, end = _checked(loss(model, start, *chunk))
         total = value
         if cotangent is not None:
-            pairs = zip(tree_flatten(cotangent), tree_flatten(end), strict=True)
+            pairs: Any = zip(tree_flatten(cotangent), tree_flatten(end), strict=True)
             total = total + sum((d * e).astype(mx.float32).sum() for (_, d), (_, e) in pairs)
         return total, value, end
 

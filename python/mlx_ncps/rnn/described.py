@@ -98,13 +98,13 @@ class Described(Direction):
         batch, steps = (1, *shape)[-3:-1]
         if not self.batch_first and len(shape) == 3:
             batch, steps = steps, batch
-        facts = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
         self.build(shape)
         halves = self.directions
-        calls = [call for half in halves for call in half.calls()]
+        of_call = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
+        calls = [(op, facts._replace(**of_call)) for half in halves for op, facts in half.calls()]
         fused = [call for half in halves for call in half.fused_steps()]
         graph = self._why_not_at_once(len(shape), batch, steps, dtype)
-        return make_plan(calls, self.stepwise(), graph, facts, own_steps=not fused)
+        return make_plan(calls, self.stepwise(), graph, own_steps=not fused)
 
     def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype) -> str:
         """Why `__call__` leaves evaluated inputs of this shape to a graph, as it decides it."""

@@ -14,7 +14,9 @@ from mlx.utils import tree_map
 from .. import dispatch
 from ..cells import LSTMCell
 from ..checks import flag, size
-from ..layers.base import LazyWeights, drawing_from
+from ..dispatch import FusedCall
+from ..layers.drawing import drawing_from
+from ..layers.lazy import LazyWeights
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
@@ -144,14 +146,13 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         owners = [owner_of(cell, name) for name in ("sequence", "mixed_sequence")]
         if owners[1] is None or owners[0] is not owners[1]:
             return _MIXED.format(name_of(cell))
-        facts = {"batch": 1, "steps": 1, "dtype": mx.float32, "scalar_ts": True}
-        for op, of_cell in cell.calls():
-            if not mixed_memory_is_fused(op, **facts, **of_cell):
+        for op, facts in cell.calls():
+            if not mixed_memory_is_fused(op, facts):
                 return _MIXED.format("its backend")
         return ""
 
-    def calls(self) -> list[tuple[str, dict]]:
-        """The fused calls of a run, as (op, facts of the cell)."""
+    def calls(self) -> list[FusedCall]:
+        """The fused calls of a run, with what the cell tells of them."""
         calls = getattr(self.rnn_cell, "calls", list)()
         if not self.mixed_memory or self.stepwise():
             return calls
@@ -246,7 +247,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         with dispatch.stream_of_steps(self.fused_steps()):
             return trace_by_steps(self, x, state, ts)
 
-    def fused_steps(self) -> list[tuple[str, dict]]:
+    def fused_steps(self) -> list[FusedCall]:
         """The fused calls of each step where all of it but the LSTM is such; else none."""
         fused = runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
         return self.rnn_cell.calls() if fused else []

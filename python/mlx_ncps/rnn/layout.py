@@ -1,18 +1,23 @@
 """Contracts and shapes of a call of a recurrent layer: how its arrays lie, and what its states are
-made of; `SequenceLayer` calls it.
+made of.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
-from ..checks import brief, flag, is_array, refused
+from ..checks import flag, is_array, refused
 from ..ops import shapeless
 from ..ops.checks import check_array
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
+
+    StateSizes = int | dict[str, Any] | None  # as `Layout` says
 
 
 class Contract(NamedTuple):
@@ -22,11 +27,13 @@ class Contract(NamedTuple):
     return_state: bool
 
 
-def _flag_or(op: str, name: str, given, default: bool) -> bool:
+def _flag_or(op: str, name: str, given: bool | None, default: bool) -> bool:
     return default if given is None else flag(op, name, given)
 
 
-def call_contract(op: str, cell_first: bool, return_sequences, return_state) -> Contract:
+def call_contract(
+    op: str, cell_first: bool, return_sequences: bool | None, return_state: bool | None
+) -> Contract:
     """The contract of a layer: a cell as first argument follows the MLX guides (last output alone),
     sizes follow ncps.torch (whole sequence and state); an argument that is not None wins.
     """
@@ -37,17 +44,7 @@ def call_contract(op: str, cell_first: bool, return_sequences, return_state) -> 
     )
 
 
-def check_cell_alone(op: str, **options) -> None:
-    """Options that a cell as first argument has already: each a pair (given, default)."""
-    for name, (given, default) in options.items():
-        if given is not default and (type(given) is not type(default) or given != default):
-            raise ValueError(
-                f"[{op}] {name} must be left out with a cell, which has its own, "
-                f"got {brief(given)}."
-            )
-
-
-def one_of(op: str, **aliases):
+def one_of(op: str, **aliases: Any) -> Any:
     """The one argument that is not None among several spellings of it, or None."""
     given = [name for name, value in aliases.items() if value is not None]
     if len(given) > 1:
@@ -69,7 +66,7 @@ class Layout(NamedTuple):
     batch_first: bool
 
     @classmethod
-    def of(cls, op: str, inputs, batch_first: bool) -> Layout:
+    def of(cls, op: str, inputs: object, batch_first: bool) -> Layout:
         """The layout of inputs [B, T, I], [T, B, I] unless `batch_first`, or [T, I]."""
         if not is_array(inputs) or inputs.ndim not in (2, 3):
             wanted = f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]"
@@ -77,7 +74,7 @@ class Layout(NamedTuple):
             raise ValueError(f"[{op}] inputs must be {wanted}, got {got}.")
         return cls(op, inputs.ndim == 3, batch_first)
 
-    def inputs(self, inputs):
+    def inputs(self, inputs: mx.array) -> mx.array:
         """The inputs as [B, T, I]."""
         if not self.batched:
             return inputs[None]
@@ -89,7 +86,7 @@ class Layout(NamedTuple):
             return "[T]", (steps,)
         return ("[B, T]", (batch, steps)) if self.batch_first else ("[T, B]", (steps, batch))
 
-    def timespans(self, ts, batch: int, steps: int):
+    def timespans(self, ts: TimespansLike, batch: int, steps: int) -> TimespansLike:
         """The time spans as None, a number, [], [T] or [B, T]."""
         if not (is_array(ts) or isinstance(ts, np.ndarray)) or ts.shape in ((), (steps,)):
             return ts
@@ -99,7 +96,7 @@ class Layout(NamedTuple):
         ts = ts if ts.shape == shape else ts.squeeze(-1)
         return ts.T if self.batched and not self.batch_first else ts
 
-    def mask(self, mask, batch: int, steps: int, features: int):
+    def mask(self, mask: Any, batch: int, steps: int, features: int) -> mx.array | None:
         """The mask, True where it is not 0, as None, [B, T] or [B, T, I]."""
         if mask is None:
             return None
@@ -114,14 +111,14 @@ class Layout(NamedTuple):
                 f"[{self.op}] mask must be {symbols} = {shape} or {wide} = {(*shape, features)}, "
                 f"got {mask.shape}."
             )
-        real = mask.dtype != mx.complex64 if is_array(mask) else mask.dtype.kind in "fiub"
-        if not real:
+        kind: Any = mask.dtype
+        if not (kind != mx.complex64 if is_array(mask) else kind.kind in "fiub"):
             raise ValueError(f"[{self.op}] mask must be of real numbers, got {mask.dtype}.")
         if isinstance(mask, np.ndarray):
             mask = mx.array(np.ascontiguousarray(mask))  # MLX refuses negative strides
         return self.inputs(mask != 0)
 
-    def state(self, hx, sizes, x, name: str = "hx"):
+    def state(self, hx: Any, sizes: StateSizes, x: mx.array, name: str = "hx") -> Any:
         """hx, or zeros, batched, for inputs x [B, T, F], whose dtype it takes."""
         batch = x.shape[0]
         if sizes is None:
@@ -142,9 +139,10 @@ class Layout(NamedTuple):
             hx = hx[0]
         symbols, shape = ("[B, H]", (batch, sizes)) if self.batched else ("[H]", (sizes,))
         check_array(self.op, name, hx, symbols, shape)
-        return (hx if self.batched else hx[None]).astype(x.dtype)
+        array: mx.array = hx
+        return (array if self.batched else array[None]).astype(x.dtype)
 
-    def _free_state(self, array, batch: int, name: str):
+    def _free_state(self, array: object, batch: int, name: str) -> mx.array:
         """An array of a state of any form, batched."""
         if not is_array(array):
             raise refused(self.op, name, "mx.arrays", array)
@@ -155,12 +153,12 @@ class Layout(NamedTuple):
             )
         return array
 
-    def sequences(self, output):
+    def sequences(self, output: Any) -> Any:
         """Output [B, T, O], or several, in the layout of the inputs."""
         if not self.batched:
             return self.single(output)
         return output if self.batch_first else tree_map(lambda o: o.swapaxes(0, 1), output)
 
-    def single(self, tree):
+    def single(self, tree: Any) -> Any:
         """Output [B, O] or state [B, H], or several, in the layout of the inputs."""
         return tree if self.batched else tree_map(lambda array: array.squeeze(0), tree)

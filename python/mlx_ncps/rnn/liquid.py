@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ..checks import refused
 from .layout import call_contract
+from .options import OptionsSignature, split_options
 from .sequence import SequenceLayer
+
+if TYPE_CHECKING:
+    from .._types import Cell
 
 
 class LiquidRNN(SequenceLayer):
@@ -33,37 +39,28 @@ class LiquidRNN(SequenceLayer):
 
     def __init__(
         self,
-        cell,
-        return_sequences=None,
-        return_state=None,
-        batch_first=True,
+        cell: Cell,
+        return_sequences: bool | None = None,
+        return_state: bool | None = None,
+        batch_first: bool = True,
         *,
-        proj_size=None,
-        mixed_memory=False,
-        bidirectional=False,
-        merge_mode="concat",
-        go_backwards=False,
-        stateful=False,
-        backward_cell=None,
-    ):
+        proj_size: int | None = None,
+        mixed_memory: bool = False,
+        bidirectional: bool = False,
+        merge_mode: str | None = "concat",
+        go_backwards: bool = False,
+        stateful: bool = False,
+        backward_cell: Cell | None = None,
+    ) -> None:
+        _, of_layer = split_options(LiquidRNN.__init__, SequenceLayer.__init__, locals())
         for name, given in (("cell", cell), ("backward_cell", backward_cell)):
             if not callable(given) and (given is not None or name == "cell"):
                 raise ValueError(
                     f"[{self.op}] {name} must be callable as cell(inputs, state, ts), "
                     f"got {type(given).__name__}."
                 )
-        super().__init__(
-            cell,
-            call_contract(self.op, True, return_sequences, return_state),
-            batch_first,
-            proj_size,
-            mixed_memory,
-            bidirectional,
-            merge_mode,
-            go_backwards,
-            stateful,
-            backward_cell,
-        )
+        contract = call_contract(self.op, True, return_sequences, return_state)
+        super().__init__(cell, contract, **of_layer)
 
 
 class MMRNN(LiquidRNN):
@@ -72,8 +69,16 @@ class MMRNN(LiquidRNN):
     """
 
     op = "mmrnn"
+    __signature__ = OptionsSignature(lambda cls: LiquidRNN, without=("mixed_memory",))
 
-    def __init__(self, cell, return_sequences=None, return_state=None, batch_first=True, **options):
+    def __init__(
+        self,
+        cell: Cell,
+        return_sequences: bool | None = None,
+        return_state: bool | None = None,
+        batch_first: bool = True,
+        **options: Any,
+    ) -> None:
         mixed = options.pop("mixed_memory", True)
         if mixed is not True:
             raise refused("mmrnn", "mixed_memory", "True or left out", mixed)

@@ -1,11 +1,17 @@
-"""The LTC layer (Hasani et al. 2021, MATHS 3): an LTC cell over whole sequences; users call it."""
+"""The LTC layer (Hasani et al. 2021, MATHS 3): an LTC cell over whole sequences."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ..cells import LiquidCell, LTCCell
 from ..wirings import Wiring
-from .layout import call_contract, check_cell_alone, one_of
+from .layout import call_contract, one_of
+from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
+
+if TYPE_CHECKING:
+    from .._types import Ranges
 
 
 class LTC(SequenceLayer):
@@ -41,68 +47,40 @@ class LTC(SequenceLayer):
 
     def __init__(
         self,
-        input_size=None,
-        units=None,
-        return_sequences=None,
-        batch_first=True,
-        mixed_memory=False,
-        input_mapping="affine",
-        output_mapping="affine",
-        ode_unfolds=6,
-        epsilon=1e-8,
-        implicit_param_constraints=True,
+        input_size: int | LTCCell | None = None,
+        units: int | Wiring | None = None,
+        return_sequences: bool | None = None,
+        batch_first: bool = True,
+        mixed_memory: bool = False,
+        input_mapping: str | None = "affine",
+        output_mapping: str | None = "affine",
+        ode_unfolds: int = 6,
+        epsilon: float = 1e-8,
+        implicit_param_constraints: bool = True,
         *,
-        ode_solver="semi_implicit",
-        initialization_ranges=None,
-        proj_size=None,
-        return_state=None,
-        bidirectional=False,
-        merge_mode="concat",
-        go_backwards=False,
-        stateful=False,
-        cell=None,
-    ):
+        ode_solver: str = "semi_implicit",
+        initialization_ranges: Ranges | None = None,
+        proj_size: int | None = None,
+        return_state: bool | None = None,
+        bidirectional: bool = False,
+        merge_mode: str | None = "concat",
+        go_backwards: bool = False,
+        stateful: bool = False,
+        cell: LTCCell | None = None,
+    ) -> None:
+        of_cell, of_layer = split_options(LTC.__init__, SequenceLayer.__init__, locals())
         input_size = one_of(self.op, input_size=input_size, cell=cell)
         cell_first = isinstance(input_size, LiquidCell)
         if cell_first:
-            check_cell_alone(
-                self.op,
-                units=(units, None),
-                input_mapping=(input_mapping, "affine"),
-                output_mapping=(output_mapping, "affine"),
-                ode_unfolds=(ode_unfolds, 6),
-                epsilon=(epsilon, 1e-8),
-                implicit_param_constraints=(implicit_param_constraints, True),
-                ode_solver=(ode_solver, "semi_implicit"),
-                initialization_ranges=(initialization_ranges, None),
-            )
-            cell = _checked_cell(input_size)
+            check_cell_alone(self.op, LTC.__init__, of_cell)
+            made = _checked_cell(input_size)
         else:
-            cell = LTCCell(
-                _checked_units(input_size, units),
-                input_size,
-                input_mapping,
-                output_mapping,
-                ode_unfolds,
-                epsilon,
-                implicit_param_constraints,
-                ode_solver,
-                initialization_ranges=initialization_ranges,
-            )
+            wiring = _checked_units(input_size, of_cell.pop("units"))
+            made = LTCCell(wiring, input_size, **of_cell)
         contract = call_contract(self.op, cell_first, return_sequences, return_state)
-        super().__init__(
-            cell,
-            contract,
-            batch_first,
-            proj_size,
-            mixed_memory,
-            bidirectional,
-            merge_mode,
-            go_backwards,
-            stateful,
-        )
+        super().__init__(made, contract, **of_layer)
 
-    def apply_weight_constraints(self, ranges=None) -> None:
+    def apply_weight_constraints(self, ranges: Ranges | None = None) -> None:
         """As `LTCCell.apply_weight_constraints`, in every direction."""
         for half in self.directions:
             half.rnn_cell.apply_weight_constraints(ranges)
@@ -110,13 +88,13 @@ class LTC(SequenceLayer):
     apply_constraints = apply_weight_constraints
 
 
-def _checked_cell(cell):
+def _checked_cell(cell: object) -> LTCCell:
     if not isinstance(cell, LTCCell):
         raise ValueError(f"[ltc] the cell must be an LTCCell, got {type(cell).__name__}.")
     return cell
 
 
-def _checked_units(input_size, units):
+def _checked_units(input_size: object, units: Any) -> int | Wiring:
     if isinstance(input_size, Wiring):
         raise ValueError(
             "[ltc] input_size must be a number of inputs or a cell, got a Wiring: "

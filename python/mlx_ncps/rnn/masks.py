@@ -1,10 +1,10 @@
-"""Masks over steps and over features (MATHS 5) for sequences of unequal length and irregular data;
-`Direction` and users call it.
+"""Masks over steps and over features (MATHS 5) for sequences of unequal length and irregular
+data.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 from mlx.utils import tree_map
@@ -12,6 +12,9 @@ from mlx.utils import tree_map
 from ..ops import shapeless
 from ..ops.checks import check_array, check_params
 from ..ops.timespans import normalise_timespans
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 class Steps(NamedTuple):
@@ -27,7 +30,7 @@ class Steps(NamedTuple):
     real: mx.array  # [B, T] whether the place holds a step of the mask
 
     @classmethod
-    def of(cls, mask) -> Steps:
+    def of(cls, mask: mx.array) -> Steps:
         """The steps where mask [B, T] is True."""
         steps = mask.shape[1]
         t = mx.arange(steps)
@@ -35,12 +38,12 @@ class Steps(NamedTuple):
         order = mx.argsort(mx.where(mask, t, steps), axis=1)
         return cls(order, seen, t < seen[:, -1:])
 
-    def take(self, x, filler: float):
+    def take(self, x: mx.array, filler: float) -> mx.array:
         """The array x [B, T, ...] with the steps of the mask first, then `filler`."""
         x = mx.take_along_axis(x, _like(self.order, x), axis=1)
         return mx.where(_like(self.real, x), x, mx.array(filler, x.dtype))
 
-    def spread(self, x, before):
+    def spread(self, x: mx.array, before: mx.array) -> mx.array:
         """The moved steps of x [B, T, ...] back at their places; a masked step has what the step
         before it has, the first ones `before` [B, ...].
         """
@@ -48,7 +51,7 @@ class Steps(NamedTuple):
         return mx.take_along_axis(x, _like(self.seen, x), axis=1)
 
 
-def _like(index, x):
+def _like(index: mx.array, x: mx.array) -> mx.array:
     """An index [B, T] with as many axes as x [B, T, ...], whose sizes it takes."""
     index = index.reshape(*index.shape, *(1,) * (x.ndim - 2))
     return mx.broadcast_to(index, (*index.shape[:2], *x.shape[2:]))
@@ -61,7 +64,9 @@ class Seen(NamedTuple):
     time: mx.array
 
 
-def carry_forward(inputs, mask, ts=None, *, last: Seen | None = None):
+def carry_forward(
+    inputs: mx.array, mask: mx.array, ts: TimespansLike = None, *, last: Seen | None = None
+) -> tuple[mx.array, mx.array, Seen]:
     """Fill the gaps of irregular data with the last seen values -> (values [B, T, I], time since
     update [B, T, I], Seen after the last step).
 
@@ -95,7 +100,7 @@ def carry_forward(inputs, mask, ts=None, *, last: Seen | None = None):
     return values, time, Seen(values[:, -1], time[:, -1])
 
 
-def _time_since(mask, ts, before):
+def _time_since(mask: mx.array, ts: mx.array, before: mx.array) -> mx.array:
     """time_t = (1 - m_t)(time_(t-1) + ts_t) in log2(T) passes, each of which doubles how far back a
     sum reaches.
     """
@@ -103,15 +108,17 @@ def _time_since(mask, ts, before):
     time, done = mx.where(mask, 0.0, time), mask  # [B, T, I]
     distance = 1
     while distance < mask.shape[1]:
-        earlier = mx.pad(time[:, :-distance], ((0, 0), (distance, 0), (0, 0)))
-        ended = mx.pad(done[:, :-distance], ((0, 0), (distance, 0), (0, 0)))
+        earlier = mx.pad(time[:, :-distance], [(0, 0), (distance, 0), (0, 0)])
+        ended = mx.pad(done[:, :-distance], [(0, 0), (distance, 0), (0, 0)])
         time = time + mx.where(done, 0.0, earlier)
         done = done | ended
         distance *= 2
     return time
 
 
-def masked_features(op: str, x, mask, ts, width: int, last: Seen | None):
+def masked_features(
+    op: str, x: mx.array, mask: mx.array, ts: TimespansLike, width: int, last: Seen | None
+) -> tuple[mx.array, mx.array, Seen]:
     """What a layer of `width` inputs reads of x [B, T, I] and its feature mask [B, T, I] ->
     ([B, T, width], row mask [B, T], Seen).
     """
@@ -127,6 +134,6 @@ def masked_features(op: str, x, mask, ts, width: int, last: Seen | None):
     return inputs, mx.any(mask, axis=-1), last
 
 
-def spread_states(steps: Steps, states, before):
+def spread_states(steps: Steps, states: Any, before: Any) -> Any:
     """`Steps.spread` of every array of a state."""
     return tree_map(steps.spread, states, before)

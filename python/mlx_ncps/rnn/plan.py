@@ -1,10 +1,11 @@
-"""What a call of a layer would run, for `explain` of the layers."""
+"""What a call of a layer would run."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from .. import dispatch
+from ..dispatch import FusedCall
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where the inputs are evaluated; else:"
 
@@ -18,9 +19,9 @@ class Plan(NamedTuple):
         where they are computed at once on the CPU, unless masked.
     """
 
-    calls: tuple  # of (op, dispatch.Choice)
+    calls: tuple[tuple[str, dispatch.Choice], ...]
     stepwise: str = ""
-    graph: tuple = ()
+    graph: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         how = "step by step" if self.stepwise else "over the whole sequence"
@@ -34,12 +35,12 @@ class Plan(NamedTuple):
         return "\n".join(lines)
 
 
-def make_plan(calls, stepwise: str, graph: str, facts: dict, *, own_steps: bool) -> Plan:
-    """The Plan of calls (op, facts of the cell) with these facts of the call. own_steps: operations
-    of others beside them keep a step where it is.
+def make_plan(calls: list[FusedCall], stepwise: str, graph: str, *, own_steps: bool) -> Plan:
+    """The Plan of a layer's calls. own_steps: operations of others beside them keep a step where it
+    is.
     """
     if stepwise:
-        facts = facts | {"steps": min(facts["steps"], 1)}
-        facts |= {} if own_steps else {"stepwise": True}
-    chosen = tuple((op, dispatch.explain(op, **facts, **of_cell)) for op, of_cell in calls)
+        calls = [(op, facts._replace(steps=min(facts.steps, 1))) for op, facts in calls]
+    moves = bool(stepwise) and not own_steps
+    chosen = tuple((op, dispatch.explain(op, facts, stepwise=moves)) for op, facts in calls)
     return Plan(chosen, stepwise, (graph,))

@@ -15,7 +15,7 @@ from ..at_once import EVERY, LAST, STEP, attempt, linear
 from ..cells import LiquidCell
 from ..checks import FLOATS, flag, is_array
 from ..config import Configurable
-from ..layers.base import drawing_from
+from ..layers.drawing import drawing_from
 from ..layers.linear import is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from ..checks import is_array, refused
+
+if TYPE_CHECKING:
+    from .._types import StateLike, TimespansLike
 
 
 class StreamingSession:
@@ -27,7 +32,7 @@ class StreamingSession:
     Raises ValueError as `layer.step` does.
     """
 
-    def __init__(self, layer, state=None):
+    def __init__(self, layer: Any, state: StateLike | None = None) -> None:
         if not callable(getattr(layer, "step", None)):
             raise ValueError(
                 f"[streaming_session] layer must have step(x, state, ts), as CfC and LTC have, "
@@ -39,7 +44,7 @@ class StreamingSession:
             mx.eval(layer.parameters())  # no other thread can compute what this one has begun
         mx.eval(_checked(state))
 
-    def __call__(self, x, ts=None):
+    def __call__(self, x: mx.array | np.ndarray, ts: TimespansLike = None) -> mx.array | np.ndarray:
         """One sample -> the output."""
         from_numpy = isinstance(x, np.ndarray)
         if from_numpy:
@@ -62,7 +67,7 @@ class StreamingSession:
         self.state = state
         return np.array(output) if from_numpy else output
 
-    def reset(self, state=None) -> None:
+    def reset(self, state: StateLike | None = None) -> None:
         """Start anew, from zeros or from `state`."""
         mx.eval(_checked(state))
         self.state = state
@@ -70,7 +75,7 @@ class StreamingSession:
             self.layer.reset_states()
 
 
-def _checked(state):
+def _checked(state: Any) -> Any:
     """A state: None, an array, or a tuple of such."""
     parts = state if isinstance(state, tuple | list) else (state,)
     for part in parts:

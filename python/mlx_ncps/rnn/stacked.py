@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from ..checks import check_numbers, flag
 from ..config import Configurable
 from ..layers.base import LazyWeights, drawing_from
 from ..options import CheckedOptions, layer_count
-from ..weights import WeightFiles
+from ..wirings import Wiring
 from .cfc import CfC
 from .layout import one_of
 from .ltc import LTC
+from .options import OptionsSignature
 from .plan import Plan
 from .sequence import SequenceLayer
 
+if TYPE_CHECKING:
+    from .._types import KeyLike, MaskLike, Ranges, ShapeLike, StateLike, TimespansLike
+    from ..options import Check
 
-class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Module):
+
+class StackedRNN(Configurable, LazyWeights, CheckedOptions):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -40,20 +45,25 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
 
     layer_class: type
     op = "rnn"
-    checked_options: ClassVar[dict] = {"return_state": flag}
+    layers: list[SequenceLayer]
+    return_state: bool
+    __signature__ = OptionsSignature(
+        lambda cls: getattr(cls, "layer_class", cls), without=("units",)
+    )
+    checked_options: ClassVar[dict[str, Check]] = {"return_state": flag}
 
     def __init__(
         self,
-        input_size,
-        hidden_size,
-        num_layers=1,
-        bidirectional=False,
+        input_size: int | None,
+        hidden_size: int | Wiring,
+        num_layers: int = 1,
+        bidirectional: bool = False,
         *,
-        return_sequences=True,
-        return_state=True,
-        proj_size=None,
-        **options,
-    ):
+        return_sequences: bool = True,
+        return_state: bool = True,
+        proj_size: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         num_layers = layer_count(self.op, "num_layers", num_layers)
         bidirectional = flag(self.op, "bidirectional", bidirectional)
@@ -87,15 +97,15 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
 
     def __call__(
         self,
-        inputs,
-        hx=None,
-        timespans=None,
+        inputs: mx.array,
+        hx: StateLike | None = None,
+        timespans: TimespansLike = None,
         *,
-        mask=None,
-        time_delta=None,
-        initial_state=None,
-        initial_states=None,
-    ):
+        mask: MaskLike | None = None,
+        time_delta: TimespansLike = None,
+        initial_state: StateLike | None = None,
+        initial_states: StateLike | None = None,
+    ) -> Any:
         """The layers over a sequence; arguments as in a call of `CfC`, hx a tuple with one state
         for each layer. Every layer gets the time spans and the mask; of a feature mask those above
         the first get which steps had any feature.
@@ -110,7 +120,9 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
                 mask = (mask != 0).any(axis=-1)
         return (output, tuple(states)) if self.return_state else output
 
-    def step(self, x, state=None, ts=None):
+    def step(
+        self, x: mx.array, state: StateLike | None = None, ts: TimespansLike = None
+    ) -> tuple[mx.array, tuple[Any, ...]]:
         """One step of a stream -> (output [B, O], new states); arguments as in `CfC.step`."""
         states = []
         for layer, below in zip(self._layers(), self._states(state), strict=True):
@@ -128,7 +140,7 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
                 )
         return self.layers
 
-    def _states(self, hx):
+    def _states(self, hx: StateLike | None) -> Sequence[Any]:
         """The state of each layer, None for each when hx is None."""
         if hx is None:
             return (None,) * len(self.layers)
@@ -140,14 +152,15 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
             )
         return hx
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         """The shape of the output for inputs of this shape; as in `CfC.compute_output_shape`."""
-        for layer in self.layers:
-            output = layer.compute_output_shape(input_shape)
+        *below, last = self.layers
+        for layer in below:
+            layer.compute_output_shape(input_shape)  # which checks it
             input_shape = (*input_shape[:-1], layer.merged_size)
-        return output
+        return last.compute_output_shape(input_shape)
 
-    def redraw(self, key=None) -> None:
+    def redraw(self, key: KeyLike = None) -> None:
         """Draw new weights in every layer: from `key`, an `mx.random.key`, always the same."""
         with drawing_from(key):
             for layer in self.layers:
@@ -156,7 +169,7 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
     def _built_for(self) -> int | None:
         return self.layers[0]._built_for()
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: ShapeLike) -> None:
         """Make the weights for so many inputs, or for inputs of this shape; as in `CfC.build`."""
         for layer in self.layers:
             layer.build(input_shape)
@@ -173,7 +186,9 @@ class StackedRNN(Configurable, LazyWeights, WeightFiles, CheckedOptions, nn.Modu
         for layer in self.layers:
             layer.reset_states()
 
-    def explain(self, shape, *, dtype=mx.float32, scalar_timespans=True) -> Plan:
+    def explain(
+        self, shape: Sequence[int], *, dtype: mx.Dtype = mx.float32, scalar_timespans: bool = True
+    ) -> Plan:
         """What a call with inputs of this shape would run and why, as a printable `Plan`."""
         calls, stepwise, graph = (), "", ()
         for layer in self.layers:
@@ -202,8 +217,9 @@ class LTCRNN(StackedRNN):
 
     layer_class = LTC
     op = "ltc_rnn"
+    layers: list[Any]  # of LTC
 
-    def apply_weight_constraints(self, ranges=None) -> None:
+    def apply_weight_constraints(self, ranges: Ranges | None = None) -> None:
         """As `LTCCell.apply_weight_constraints`, in every layer."""
         for layer in self.layers:
             layer.apply_weight_constraints(ranges)

@@ -1,4 +1,4 @@
-"""States of recurrent cells: zeros to start from, their past cut off, rows set back."""
+"""States of recurrent cells: zeros to start from, detached from their past, rows reset to zeros."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def initial_state(batch_size, units, *, dtype=None):
 
 
 def detach_state(state):
-    """The state as it is: NumPy records no past."""
+    """The state unchanged: NumPy records nothing for a gradient."""
     if isinstance(state, (tuple, list)):
         return tuple(detach_state(part) for part in state)
     return _array("detach_state", state)
