@@ -1,10 +1,12 @@
-"""The extension's fused CPU primitives behind the names of a backend; `dispatch` calls it, on a CPU
+"""The extension's fused CPU primitives behind the names of a backend, on a CPU
 stream whatever the default device is.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
+from typing import Any
 
 import mlx.core as mx
 
@@ -121,7 +123,9 @@ def cfc_step_cell(chain, memory, arrays, readout):
     return _loader.native.StepCell.cfc(stages, _plain(memory), _readout(readout), arrays)
 
 
-def cfc_at_once(inputs, state, ts, params, stage, no_gpu: bool):
+def cfc_at_once(
+    inputs: mx.array, state: mx.array, ts: Any, params: Any, stage: tuple, no_gpu: bool
+) -> mx.array | None:
     """The states [B, T, H] of `cfc_sequence`, computed now by weights packed for this call, or None
     where a graph must. stage: (inputs, mode, activation, variant).
     """
@@ -153,7 +157,7 @@ def is_pending(a: mx.array) -> bool:
     return _loader.native.is_pending(a)
 
 
-def _plain(arrays) -> list:
+def _plain(arrays: Iterable[mx.array]) -> list:
     """Evaluated, row-contiguous and float32, as the extension reads memory."""
     with mx.stream(mx.cpu):
         plain = [mx.contiguous(a.astype(mx.float32)) for a in arrays]

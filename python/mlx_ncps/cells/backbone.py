@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -56,7 +56,7 @@ def backbone_options(
     return Backbone(_backbone_sizes(units, layers, default_layers, op), activation, dropout)
 
 
-def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, ...]:
+def _backbone_sizes(units: Any, layers: Any, default_layers: int, op: str) -> tuple[int, ...]:
     """The widths of the backbone's layers, from one width and their number, or from a list."""
     if isinstance(units, (list, tuple)):
         sizes = tuple(units)
@@ -73,7 +73,7 @@ def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, .
     return tuple(size(op, "backbone_units", units) for units in sizes)
 
 
-def _layer_count(op: str, layers) -> int:
+def _layer_count(op: str, layers: Any) -> int:
     return integer(op, "backbone_layers", layers, 0, most=limits.MAX_LAYERS)
 
 

@@ -160,7 +160,7 @@ class CfCCell(LiquidCell):
             self.time_a = linear_map(sizes[-1], hidden, torch)
             self.time_b = linear_map(sizes[-1], hidden, torch)
 
-    def _torch_mask(self, mask) -> mx.array:
+    def _torch_mask(self, mask: Any) -> mx.array:
         """The mask [K, H] of the constructor, as the float32 [H, K] that multiplies a weight."""
         mask, wanted = host_numbers("cfc", "sparsity_mask", mask), self.ff1.weight.shape[::-1]
         if mask.shape != wanted:
@@ -202,7 +202,7 @@ class CfCCell(LiquidCell):
                 heads[name] = self[name].squeeze(0)
         return CfCParams(backbone, **heads)
 
-    def _masked(self, name: str, weight, bias) -> tuple[mx.array, mx.array]:
+    def _masked(self, name: str, weight: mx.array, bias: mx.array) -> tuple[mx.array, mx.array]:
         fan_in = (self.input_size + self.hidden_size, *self.backbone_options.sizes)[-1]
         shape = (self.hidden_size, fan_in)
         check_array(self.op, f"params.{name}[0]", weight, "[H, K]", shape)

@@ -4,6 +4,7 @@ with modules of a user in place of its linear maps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -42,7 +43,7 @@ def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why
     return mx.stack(states, axis=1).astype(inputs.dtype)
 
 
-def _check(cell, inputs, state) -> tuple[int, int, int]:
+def _check(cell: Any, inputs: mx.array, state: mx.array) -> tuple[int, int, int]:
     """Every shape that is known ahead of the calls; returns B, T, H."""
     if not why_called(cell._parts()):
         options = cell.mode, cell.backbone_options.activation, cell.variant
@@ -54,7 +55,7 @@ def _check(cell, inputs, state) -> tuple[int, int, int]:
     return B, T, H
 
 
-def _backbone(cell, B: int, T: int):
+def _backbone(cell: Any, B: int, T: int) -> Callable[[mx.array, int], mx.array]:
     """The function ([x, h] [B, I + H], t) -> z [B, K] of the hidden layers, dropout included."""
     sizes, name, rate = cell.backbone_options
     activate = get_activation(name)

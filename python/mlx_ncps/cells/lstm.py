@@ -62,7 +62,7 @@ class LSTMCell(NCPLayer):
         """
         return first_state(self.op, inputs, batch_size, self.state_size)
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The shape (B, H) of the output for inputs of shape (B, I), where None is any size."""
         return output_shape(self.op, input_shape, 2, self.sensory_size, self.hidden_size)
 

@@ -11,6 +11,7 @@ from ..checks import size
 from ..ops import get_activation, shapeless
 from ..ops.checks import check_array
 from ..options import optional
+from ..wirings import Wiring
 from .backbone import linear_map
 from .ltc import LTCCell
 
@@ -26,7 +27,7 @@ class BackboneLTCCell(LTCCell):
     Raises ValueError when the wiring is built for another width than K.
     """
 
-    def _set_wiring(self, wiring, width: int | None) -> None:
+    def _set_wiring(self, wiring: Wiring, width: int | None) -> None:
         if not self.backbone_options.sizes:
             raise ValueError("[ltc] backbone_units or backbone_layers must be given, got none.")
         width = optional(size)(self.op, "input_dim", width)

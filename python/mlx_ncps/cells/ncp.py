@@ -103,7 +103,7 @@ class NCPRNNCell(LiquidCell):
         if tied and (key == "wiring" or key in self._no_grad):
             self.sync_wiring(strict=False, edited=key == "wiring")
 
-    def _fitting(self, wiring) -> Wiring:
+    def _fitting(self, wiring: Any) -> Wiring:
         """A copy of a wiring that is to take the place of the cell's."""
         old = self["wiring"]
         if not isinstance(wiring, Wiring) or wiring.units != old.units:
@@ -118,7 +118,7 @@ class NCPRNNCell(LiquidCell):
     def _argument_now(self, value):
         return self.wiring.unless_drawn_by(value) if isinstance(value, Wiring) else value
 
-    def _set_wiring(self, wiring, width: int | None) -> None:
+    def _set_wiring(self, wiring: Any, width: int | None) -> None:
         """Keep a copy of `wiring`, and build both when the number of inputs is known."""
         width = optional(size)(self.op, "input_dim", width)
         self.wiring = wiring.as_given()

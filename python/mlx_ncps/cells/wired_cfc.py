@@ -216,7 +216,7 @@ class WiredCfCCell(NCPRNNCell):
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
 
-    def _source_mask(self, n: int, inputs: int):
+    def _source_mask(self, n: int, inputs: int) -> mx.array:
         name = f"source_mask_{n}"
         check_array(self.op, name, self[name], "[in]", (inputs,), ())
         return self[name]

@@ -1,5 +1,5 @@
 """A checked call of a fused operator with the backend that will run it, with or without an LSTM in
-front of the cell; `ops.cfc`, `ops.ltc` and `ops.mixed_memory` make and run it.
+front of the cell.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""The CfC operators with their parameters (MATHS 1): check, bring to one form, dispatch; cells and
-layers call them.
-"""
+"""The CfC operators with their parameters (MATHS 1): check, bring to one form, dispatch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from .. import dispatch
+from .._types import TimespansLike
 from ..at_once import attempt_call
 from ..backends import CfCFacts, reference
 from ..checks import flag, is_array, refused
@@ -36,9 +35,9 @@ class CfCParams(NamedTuple):
 
 
 def cfc_sequence(
-    inputs,
-    state,
-    ts,
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
     params: CfCParams,
     *,
     mode: str = "default",
@@ -81,7 +80,16 @@ def cfc_sequence(
 
 
 def prepare_cfc(
-    inputs, state, ts, params, *, mode, activation, variant, training, op="cfc_sequence"
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: Any,
+    *,
+    mode: str,
+    activation: str,
+    variant: str,
+    training: bool,
+    op: str = "cfc_sequence",
 ) -> Call:
     """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
     check_params("cfc", "params", params, CfCParams)
@@ -111,7 +119,9 @@ def prepare_cfc(
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
 
 
-def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
+def cfc_step(
+    inputs: mx.array, state: mx.array, ts: TimespansLike, params: CfCParams, **keywords: Any
+) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
     ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].
@@ -123,7 +133,16 @@ def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
         return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch") -> mx.array:
+def cfc_update(
+    f1: mx.array,
+    f2: mx.array,
+    a: mx.array,
+    b: mx.array,
+    ts: TimespansLike,
+    *,
+    mode: str = "default",
+    variant: str = "torch",
+) -> mx.array:
     """The pointwise update of one step from its heads, each [..., H] -> h' [..., H].
 
     default: F1 (1 - g) + g F2;  no_gate: F1 + g F2.  Variant torch: F = tanh(f), g = sigmoid(a ts +
@@ -141,7 +160,7 @@ def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch
     return reference.cfc_update(*heads, ts, mode=mode, variant=variant).astype(f1.dtype)
 
 
-def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
+def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLike) -> mx.array:
     """The pointwise update of the mode pure from its head f1 [..., H], w_tau and A [H].
 
     Returns h' = A - A exp(-ts (|w_tau| + |f1|)) f1, [..., H].
@@ -155,7 +174,7 @@ def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
     return reference.cfc_update_pure(*arrays, ts).astype(f1.dtype)
 
 
-def _head_shape(f1) -> tuple:
+def _head_shape(f1: mx.array) -> tuple:
     """The shape [..., H] of a head."""
     if not is_array(f1) or f1.ndim == 0:
         raise refused("cfc", "f1", "an mx.array [..., H]", f1)

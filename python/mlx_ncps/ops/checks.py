@@ -1,8 +1,10 @@
 """Checks of shapes, dtypes and options before any work, with errors that name the op, what was
-wanted and what came; every op calls it, so no backend has to.
+wanted and what came. No backend has to check again.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import mlx.core as mx
 
@@ -17,7 +19,9 @@ SOLVERS = ("semi_implicit", "explicit", "runge_kutta")
 VARIANTS = ("torch", "keras", "paper")
 
 
-def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES) -> None:
+def check_array(
+    op: str, name: str, x: Any, symbols: str, shape: tuple, dtypes: tuple = DTYPES
+) -> None:
     """`x` is an mx.array of `shape`, written as `symbols`, where None stands for any size."""
     try:
         if isinstance(x, mx.array) and x.dtype in (dtypes or (x.dtype,)):
@@ -51,13 +55,13 @@ def dtype_name(x: mx.array) -> str:
     return str(x.dtype).removeprefix("mlx.core.")
 
 
-def check_params(op: str, name: str, params, kind: type) -> None:
+def check_params(op: str, name: str, params: Any, kind: type) -> None:
     """`params` is of the named tuple `kind`, or of another one with its fields."""
     if getattr(params, "_fields", None) != kind._fields:
         raise ValueError(f"[{op}] {name} must be {kind.__name__}, got {type(params).__name__}.")
 
 
-def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
+def check_ltc(inputs: Any, state: Any, params: Any) -> tuple[int, int, int, int]:
     """Every array of an LTC call; returns B, T, I, H."""
     op = "ltc"
     if sizes := _ltc_sizes(inputs, state, params):
@@ -70,7 +74,7 @@ def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
     return B, T, I, H
 
 
-def check_ltc_params(params, I: int, H: int) -> None:
+def check_ltc_params(params: Any, I: int, H: int) -> None:
     """Every parameter of an LTC of I inputs and H neurons."""
     if _ltc_params_fit(params, I, H):
         return
@@ -94,7 +98,7 @@ def check_ltc_params(params, I: int, H: int) -> None:
             )
 
 
-def _ltc_sizes(inputs, state, params) -> tuple | None:
+def _ltc_sizes(inputs: Any, state: Any, params: Any) -> tuple | None:
     """As `_cfc_sizes`."""
     try:
         (B, T, I), (H,) = inputs.shape, params.gleak.shape
@@ -104,7 +108,7 @@ def _ltc_sizes(inputs, state, params) -> tuple | None:
     return (B, T, I, H) if fits else None
 
 
-def _ltc_params_fit(params, I: int, H: int) -> bool:
+def _ltc_params_fit(params: Any, I: int, H: int) -> bool:
     """As `_cfc_params_fit`; of the masks any dtype fits."""
     shapes = ((H,),) * 3 + ((H, H),) * 4 + ((I, H),) * 4
     try:
@@ -124,12 +128,12 @@ LTC_OPTIONS = {  # of a call, and of a cell
 }
 
 
-def check_ltc_options(**given) -> dict:
+def check_ltc_options(**given: Any) -> dict:
     """The options of an LTC call, LTC_OPTIONS, as backends read them."""
     return {name: check("ltc", name, given[name]) for name, check in LTC_OPTIONS.items()}
 
 
-def check_synapses(synapses, params) -> None:
+def check_synapses(synapses: Any, params: Any) -> None:
     """The lists of an LTC call fit its masks in number; what they list is not compared."""
     if synapses is None:
         return
@@ -148,7 +152,7 @@ def check_synapses(synapses, params) -> None:
 
 
 def check_cfc(
-    inputs, state, params, mode: str, activation: str, variant: str
+    inputs: Any, state: Any, params: Any, mode: str, activation: str, variant: str
 ) -> tuple[int, int, int, int]:
     """Every array and option of a CfC call; returns B, T, I, H. Leaves that the mode doesn't use
     are not read.
@@ -175,7 +179,7 @@ def check_cfc(
 CFC_HEADS = ("ff1", "ff2", "time_a", "time_b")  # of every mode but pure, which has ff1
 
 
-def check_cfc_params(params, mode: str, I: int, H: int) -> None:
+def check_cfc_params(params: Any, mode: str, I: int, H: int) -> None:
     """Every parameter that a CfC of I inputs and H neurons reads in this mode."""
     if _cfc_params_fit(params, mode, I + H, H):
         return
@@ -188,7 +192,7 @@ def check_cfc_params(params, mode: str, I: int, H: int) -> None:
         check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
 
 
-def _cfc_sizes(inputs, state, params, options) -> tuple | None:
+def _cfc_sizes(inputs: Any, state: Any, params: Any, options: tuple) -> tuple | None:
     """B, T, I, H where all is as it should be, which it nearly always is; None: the errors' code
     says what isn't. options: pairs (value, among), the mode first.
     """
@@ -203,7 +207,7 @@ def _cfc_sizes(inputs, state, params, options) -> tuple | None:
     return (B, T, I, H) if fits else None
 
 
-def _cfc_params_fit(params, mode: str, width: int, H: int) -> bool:
+def _cfc_params_fit(params: Any, mode: str, width: int, H: int) -> bool:
     """Whether all is as it should be, which it nearly always is, in one look."""
     try:
         arrays = []  # (array, the shape that it must have)
@@ -220,7 +224,7 @@ def _cfc_params_fit(params, mode: str, width: int, H: int) -> bool:
         return False
 
 
-def _fit(arrays: list, dtypes=DTYPES) -> bool:
+def _fit(arrays: list, dtypes: tuple = DTYPES) -> bool:
     """Whether each is an mx.array of its shape, and of a dtype among `dtypes` if there are any."""
     for array, shape in arrays:
         if not isinstance(array, mx.array) or array.shape != shape:
@@ -230,7 +234,7 @@ def _fit(arrays: list, dtypes=DTYPES) -> bool:
     return True
 
 
-def check_memory(op: str, memory, I: int, H: int) -> None:
+def check_memory(op: str, memory: Any, I: int, H: int) -> None:
     """Every parameter of the LSTM of I inputs in front of a cell of H neurons."""
     check_array(op, "memory.input_weight", memory.input_weight, "[4H, I]", (4 * H, I))
     check_array(op, "memory.bias", memory.bias, "[4H]", (4 * H,))
@@ -238,7 +242,7 @@ def check_memory(op: str, memory, I: int, H: int) -> None:
     check_array(op, "memory.recurrent_weight", weight, "[4H, H]", (4 * H, H))
 
 
-def check_mode(mode: str, modes=MODES) -> None:
+def check_mode(mode: str, modes: tuple[str, ...] = MODES) -> None:
     """`mode` is one of `modes`."""
     choice("cfc", "mode", mode, modes)
 
@@ -248,14 +252,16 @@ def check_variant(variant: str) -> None:
     choice("cfc", "variant", variant, VARIANTS)
 
 
-def _check_pair(op: str, name: str, layer) -> None:
+def _check_pair(op: str, name: str, layer: Any) -> None:
     if not isinstance(layer, tuple | list) or len(layer) != 2:
         raise ValueError(
             f"[{op}] {name} must be a pair (weight, bias), got {type(layer).__name__}."
         )
 
 
-def _check_layer(op: str, name: str, layer, symbol: str, rows, columns: int) -> int:
+def _check_layer(
+    op: str, name: str, layer: Any, symbol: str, rows: int | None, columns: int
+) -> int:
     """A pair weight [rows, columns], bias [rows]; returns its rows."""
     _check_pair(op, name, layer)
     weight, bias = layer

@@ -1,19 +1,19 @@
-"""The LTC operators with their parameters (MATHS 3): check, bring to one form, dispatch; cells and
-layers call them.
-"""
+"""The LTC operators with their parameters (MATHS 3): check, bring to one form, dispatch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from .. import dispatch
+from .._types import TimespansLike
 from ..backends import LTCFacts
 from ..checks import flag
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
+from .synapses import SynapseLists
 from .timespans import normalise_step_timespans, normalise_timespans
 
 
@@ -42,16 +42,16 @@ class LTCParams(NamedTuple):
 
 
 def ltc_sequence(
-    inputs,
-    state,
-    ts,
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
     params: LTCParams,
     *,
     ode_unfolds: int = 6,
     epsilon: float = 1e-8,
     implicit_param_constraints: bool = False,
     ode_solver: str = "semi_implicit",
-    synapses=None,
+    synapses: SynapseLists | None = None,
     training: bool = True,
 ) -> mx.array:
     """LTC over a sequence -> states [B, T, H], the membrane potentials after each step.
@@ -87,7 +87,14 @@ def ltc_sequence(
 
 
 def prepare_ltc(
-    inputs, state, ts, params, options: dict, synapses, training, op="ltc_sequence"
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: Any,
+    options: dict,
+    synapses: SynapseLists | None,
+    training: bool,
+    op: str = "ltc_sequence",
 ) -> Call:
     """The checked call of `ltc_sequence` with its backend; `options`: all of LTC_OPTIONS, checked;
     `op`: what the backend is chosen for.
@@ -118,7 +125,9 @@ def prepare_ltc(
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 
 
-def ltc_step(inputs, state, ts, params: LTCParams, **keywords) -> mx.array:
+def ltc_step(
+    inputs: mx.array, state: mx.array, ts: TimespansLike, params: LTCParams, **keywords: Any
+) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
     ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].

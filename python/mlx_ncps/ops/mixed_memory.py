@@ -1,14 +1,15 @@
 """Mixed memory (MATHS 4, Lechner and Hasani 2020): an LSTM in front of a CfC or LTC, over whole
-sequences; cells and layers call it.
+sequences.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from .. import backends, dispatch
+from .._types import TimespansLike
 from ..backends import Facts
 from . import shapeless
 from .calls import Call
@@ -25,7 +26,14 @@ class LSTMParams(NamedTuple):
     recurrent_weight: mx.array  # [4H, H]
 
 
-def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams, **keywords):
+def cfc_mixed_sequence(
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: CfCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
     """A CfC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each.
 
     Step t: z = W_input x + b + W_recurrent h, split into i, ig, fg, og; c' = c sigmoid(fg + 1) +
@@ -43,7 +51,14 @@ def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams,
     return _run("cfc", call, c, memory)
 
 
-def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams, **keywords):
+def ltc_mixed_sequence(
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: LTCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
     """An LTC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each; h are the
     membrane potentials.
 
@@ -72,13 +87,13 @@ def lstm_gates(z, c):
     return mx.tanh(c) * mx.sigmoid(og), c
 
 
-def _check(op: str, state):
+def _check(op: str, state: Any) -> tuple:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
     return state
 
 
-def _run(op: str, call: Call, c, memory):
+def _run(op: str, call: Call, c: mx.array, memory: Any) -> tuple[mx.array, mx.array]:
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
     check_params(op, "memory", memory, LSTMParams)
@@ -92,7 +107,7 @@ def _run(op: str, call: Call, c, memory):
     return tuple(call._replace(keywords=keywords).run())
 
 
-def _steps(call: Call, c, memory: LSTMParams):
+def _steps(call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.array]:
     """The same with one call of the backend for each step."""
     shapeless.refuse(call.op, "running step by step")
     x, h, ts = call.inputs.astype(mx.float32), call.state, call.ts

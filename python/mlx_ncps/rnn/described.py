@@ -106,7 +106,7 @@ class Described(Direction):
         graph = self._why_not_at_once(len(shape), batch, steps, dtype)
         return make_plan(calls, self.stepwise(), graph, own_steps=not fused)
 
-    def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype) -> str:
+    def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype: mx.Dtype) -> str:
         """Why `__call__` leaves evaluated inputs of this shape to a graph, as it decides it."""
         if self.bidirectional or self.go_backwards:
             return "the layer reads backwards"

@@ -214,7 +214,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             check_array(self.op, "fc.bias", fc.bias, "[P]", sizes[:1])
         return shapeless.linear(fc, output).astype(output.dtype)
 
-    def _masked_trace(self, x, state, ts, mask) -> Trace:
+    def _masked_trace(self, x: mx.array, state: Any, ts: Any, mask: Any) -> Trace:
         """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are."""
         steps = Steps.of(mask)
         ts = steps.take(ts, 1.0) if is_spans(ts) else ts
@@ -224,7 +224,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             outputs = steps.spread(outputs, nothing)
         return Trace(spread_states(steps, states, state), outputs)
 
-    def _trace(self, x, state, ts) -> Trace:
+    def _trace(self, x: mx.array, state: Any, ts: Any) -> Trace:
         """Run over x [B, T, I] without a mask."""
         if x.shape[1] == 0:
             return self._empty_trace(x, state)
@@ -234,7 +234,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
         return self._step_trace(x, state, ts)
 
-    def _empty_trace(self, x, state) -> Trace:
+    def _empty_trace(self, x: mx.array, state: Any) -> Trace:
         outputs = None
         if not runs_sequences(self.rnn_cell):  # a step that is never computed tells O
             hidden = state[0] if self.mixed_memory else state
@@ -242,7 +242,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
         return Trace(tree_map(lambda s: s[:, None][:, :0], state), outputs)
 
-    def _step_trace(self, x, state, ts) -> Trace:
+    def _step_trace(self, x: mx.array, state: Any, ts: Any) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""
         with dispatch.stream_of_steps(self.fused_steps()):
             return trace_by_steps(self, x, state, ts)
@@ -253,7 +253,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         return self.rnn_cell.calls() if fused else []
 
 
-def _last_state(states, before, steps: int):
+def _last_state(states: Any, before: Any, steps: int) -> Any:
     """The last of states [B, T, ...], `before` [B, ...] where there is none."""
     if shapeless.length_varies():
         return tree_map(shapeless.last_step, states, before)
