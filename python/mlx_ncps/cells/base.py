@@ -92,7 +92,7 @@ class LiquidCell(NCPLayer):
         return ""
 
     @classmethod
-    def has_own_call(cls) -> bool:
+    def _has_own_call(cls) -> bool:
         """Whether a subclass changed the call of a step but not `sequence`, which then doesn't do
         the same; layers call it step by step.
         """

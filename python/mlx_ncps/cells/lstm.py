@@ -87,11 +87,11 @@ class LSTMCell(NCPLayer):
         """
         if type(self) is not LSTMCell or not self.built or self.stepwise():
             return None
-        weights = self.weights()
+        weights = self._weights()
         check_memory(self.op, weights, self.sensory_size, self.hidden_size)
         return weights
 
-    def weights(self) -> LSTMParams:
+    def _weights(self) -> LSTMParams:
         """Input map [4H, I], bias [4H], recurrent map [4H, H]; quantized ones by their values.
 
         Raises ValueError when a part is no linear map.
@@ -103,14 +103,14 @@ class LSTMCell(NCPLayer):
         bias = sum(biases[1:], biases[0]) if biases else mx.zeros(weight.shape[:1])
         return LSTMParams(weight, bias, recurrent)
 
-    def drive(self, inputs):
+    def _drive(self, inputs):
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
         if not self.stepwise():
-            check_memory(self.op, self.weights(), self.sensory_size, self.hidden_size)
+            check_memory(self.op, self._weights(), self.sensory_size, self.hidden_size)
         rows = 4 * self.hidden_size
         return float32_map(self.op, "input_map", self.input_map, rows)(inputs.astype(mx.float32))
 
-    def gates(self, drive, h, c):
+    def _gates(self, drive, h, c):
         """One step from its drive [B, 4H] and float32 h, c [B, H] -> (h', c')."""
         rows = 4 * self.hidden_size
         recurrent = float32_map(self.op, "recurrent_map", self.recurrent_map, rows)
@@ -131,5 +131,5 @@ class LSTMCell(NCPLayer):
             shape = (inputs.shape[0], self.hidden_size)
             check_array(self.op, f"state {name}", part, "[B, H]", shape)
         h, c = (part.astype(mx.float32) for part in state)
-        h, c = (part.astype(inputs.dtype) for part in self.gates(self.drive(inputs), h, c))
+        h, c = (part.astype(inputs.dtype) for part in self._gates(self._drive(inputs), h, c))
         return h, (h, c)

@@ -161,7 +161,7 @@ class LTCCell(NCPRNNCell):
         return self._synced_masks().lists
 
     def _synced_masks(self) -> HostMasks:
-        self.sync_wiring()
+        self._sync_wiring()
         for name in self.fixed_keys:
             if name in self:
                 self._host_masks.sync(name, self[name])
@@ -172,14 +172,14 @@ class LTCCell(NCPRNNCell):
         weight = self["sensory_w" if sensory else "w"]
         return mx.logaddexp(weight, 0) if self.implicit_param_constraints else mx.abs(weight)
 
-    def likely_polarities(self, matrix: str, shape: tuple) -> np.ndarray:
+    def _likely_polarities(self, matrix: str, shape: tuple) -> np.ndarray:
         """The signs of the reversal potentials."""
         try:
             return np.where(np.array(self[_erev(matrix)] < 0), -1, 1)
         except ValueError:  # a tracer
-            return super().likely_polarities(matrix, shape)
+            return super()._likely_polarities(matrix, shape)
 
-    def polarities_set(
+    def _polarities_set(
         self, matrix: str, values: np.ndarray, where: np.ndarray, only_unset: bool = False
     ) -> None:
         """A new polarity is the reversal potential that the synapse starts from."""
@@ -191,7 +191,7 @@ class LTCCell(NCPRNNCell):
 
     def params(self) -> LTCParams:
         """The parameters as the op reads them."""
-        known = self.sync_wiring()
+        known = self._sync_wiring()
         fields = {name: self.get(name) for name in LTCParams._fields}
         fields["mask"], fields["sensory_mask"] = (self[name] for name in self.fixed_keys)
         for name, mask in (("w", "sparsity_mask"), ("sensory_w", "sensory_sparsity_mask")):
@@ -227,7 +227,7 @@ class LTCCell(NCPRNNCell):
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
         plain = type(self) is LTCCell and self.built and self.ode_solver == "semi_implicit"
-        if not plain or not self.sync_wiring():
+        if not plain or not self._sync_wiring():
             return None
         sizes = self["wiring"].input_dim, self.state_size
         stage = LTCStage(*sizes, self.ode_unfolds, self.epsilon, self.implicit_param_constraints)

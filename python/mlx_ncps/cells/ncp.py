@@ -44,7 +44,7 @@ class NCPRNNCell(LiquidCell):
         """
         if "wiring" not in self:
             raise AttributeError("wiring")
-        self.sync_wiring(strict=False)
+        self._sync_wiring(strict=False)
         return self["wiring"]
 
     @wiring.setter
@@ -62,7 +62,7 @@ class NCPRNNCell(LiquidCell):
         self._tie = WiringTie(blocks)
         self._tie.start(self)
 
-    def sync_wiring(self, strict: bool = True, edited: bool = False) -> bool:
+    def _sync_wiring(self, strict: bool = True, edited: bool = False) -> bool:
         """Let an edit of the wiring reach the masks, and one of the masks the wiring; False where
         they are tracers. `edited`: the user has just set the wiring.
 
@@ -71,11 +71,11 @@ class NCPRNNCell(LiquidCell):
         tie = self.__dict__.get("_tie")
         return tie is None or tie.sync(self, strict, edited)
 
-    def likely_polarities(self, matrix: str, shape: tuple) -> np.ndarray:
+    def _likely_polarities(self, matrix: str, shape: tuple) -> np.ndarray:
         """-1 or 1 [source, target]: what the synapses are that only an edited mask knows."""
         return np.ones(shape, np.int32)
 
-    def polarities_set(
+    def _polarities_set(
         self, matrix: str, values: np.ndarray, where: np.ndarray, only_unset: bool = False
     ) -> None:
         """The wiring got synapses of these polarities `where` this is True, or others for old ones;
@@ -92,7 +92,7 @@ class NCPRNNCell(LiquidCell):
 
     def items(self) -> Any:
         """As a dict has it; whatever walks over the parameters sees masks and wiring agree."""
-        self.sync_wiring(strict=False)
+        self._sync_wiring(strict=False)
         return super().items()
 
     def __setitem__(self, key, value):
@@ -101,7 +101,7 @@ class NCPRNNCell(LiquidCell):
             value = self._fitting(value)
         super().__setitem__(key, value)
         if tied and (key == "wiring" or key in self._no_grad):
-            self.sync_wiring(strict=False, edited=key == "wiring")
+            self._sync_wiring(strict=False, edited=key == "wiring")
 
     def _fitting(self, wiring: Any) -> Wiring:
         """A copy of a wiring that is to take the place of the cell's."""

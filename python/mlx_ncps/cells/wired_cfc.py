@@ -167,7 +167,7 @@ class WiredCfCCell(NCPRNNCell):
         return [head for head in ("ff1", "ff2") if head in self["layer_0"]]
 
     @property
-    def UNREAD(self) -> str:
+    def _UNREAD(self) -> str:
         """Which synapses of its wiring a cell doesn't read."""
         if self.backbone_options.sizes:
             return "with a backbone a layer reads whole sources, those that have a synapse into it"
@@ -203,7 +203,7 @@ class WiredCfCCell(NCPRNNCell):
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
-        if not self.sync_wiring():
+        if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
         states, start = [], 0
         for n, layer in enumerate(self._layers()):
@@ -224,7 +224,7 @@ class WiredCfCCell(NCPRNNCell):
     def _layers(self) -> list:
         layers = [getattr(self, f"layer_{n}") for n in range(self.num_layers)]
         for n, layer in enumerate(layers):
-            if not isinstance(layer, LiquidCell) or layer.has_own_call():
+            if not isinstance(layer, LiquidCell) or layer._has_own_call():
                 kind = type(layer).__name__
                 raise ValueError(
                     f"[cfc] layer_{n} must be a CfCCell, or a LiquidCell with a `sequence` of its "
@@ -237,7 +237,7 @@ class WiredCfCCell(NCPRNNCell):
         if type(self) is not WiredCfCCell or not self.built or mixed or self.stepwise():
             return None
         layers = self._layers()
-        if any(type(layer) is not CfCCell for layer in layers) or not self.sync_wiring():
+        if any(type(layer) is not CfCCell for layer in layers) or not self._sync_wiring():
             return None
         plans = [layer._step_plan(mixed) for layer in layers]
         if None in plans:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
 from .. import dispatch
-from .._types import TimespansLike
 from ..at_once import attempt_call
 from ..backends import CfCFacts, reference
 from ..checks import flag, is_array, refused
@@ -15,6 +14,9 @@ from . import shapeless
 from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_params, check_variant
 from .timespans import normalise_step_timespans, normalise_timespans
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 class CfCParams(NamedTuple):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
 from .. import dispatch
-from .._types import TimespansLike
 from ..backends import LTCFacts
 from ..checks import flag
 from . import shapeless
@@ -15,6 +14,9 @@ from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
 from .synapses import SynapseLists
 from .timespans import normalise_step_timespans, normalise_timespans
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 class LTCParams(NamedTuple):

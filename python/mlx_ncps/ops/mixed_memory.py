@@ -4,18 +4,20 @@ sequences.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
 from .. import backends, dispatch
-from .._types import TimespansLike
 from ..backends import Facts
 from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
 from .checks import LTC_OPTIONS, check_array, check_ltc_options, check_memory, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 class LSTMParams(NamedTuple):

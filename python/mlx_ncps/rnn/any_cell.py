@@ -21,7 +21,7 @@ def name_of(cell: Any) -> str:
 
 def runs_sequences(cell: Any) -> bool:
     """Whether a cell runs over a sequence itself; any other is called once for each step."""
-    return isinstance(cell, LiquidCell) and not cell.has_own_call()
+    return isinstance(cell, LiquidCell) and not cell._has_own_call()
 
 
 def owner_of(cell: Any, name: str) -> type | None:

@@ -58,8 +58,8 @@ def _memory(layer: Any, x: mx.array) -> Callable:
     """The function (t, h, c) -> (h*, c') of the LSTM over x [B, T, I]."""
     lstm = layer.lstm
     if type(lstm) is LSTMCell:
-        drive = lstm.drive(x)  # [B, T, 4H]
-        return lambda t, h, c: lstm.gates(drive[:, t], h, c)
+        drive = lstm._drive(x)  # [B, T, 4H]
+        return lambda t, h, c: lstm._gates(drive[:, t], h, c)
 
     def call(t, h, c):
         result = lstm(x[:, t], (h, c))

@@ -25,7 +25,7 @@ class Described(Direction):
     _kept: dict
 
     @property
-    def directions(self) -> tuple[Direction, ...]:
+    def _directions(self) -> tuple[Direction, ...]:
         """This layer, and `backward` when it is bidirectional."""
         if not self.bidirectional:
             return (self,)
@@ -99,12 +99,12 @@ class Described(Direction):
         if not self.batch_first and len(shape) == 3:
             batch, steps = steps, batch
         self.build(shape)
-        halves = self.directions
+        halves = self._directions
         of_call = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
-        calls = [(op, facts._replace(**of_call)) for half in halves for op, facts in half.calls()]
-        fused = [call for half in halves for call in half.fused_steps()]
+        calls = [(op, facts._replace(**of_call)) for half in halves for op, facts in half._calls()]
+        fused = [call for half in halves for call in half._fused_steps()]
         graph = self._why_not_at_once(len(shape), batch, steps, dtype)
-        return make_plan(calls, self.stepwise(), graph, own_steps=not fused)
+        return make_plan(calls, self._stepwise(), graph, own_steps=not fused)
 
     def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype: mx.Dtype) -> str:
         """Why `__call__` leaves evaluated inputs of this shape to a graph, as it decides it."""

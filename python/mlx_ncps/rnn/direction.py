@@ -71,7 +71,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             self.fc = Linear(cell.output_size, proj_size)
 
     @property
-    def state_sizes(self) -> int | dict | None:
+    def _state_sizes(self) -> int | dict | None:
         """The form of the state, as `Layout.state` reads it."""
         sizes = getattr(self.rnn_cell, "state_size", None)
         if self.mixed_memory:
@@ -80,7 +80,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             return {str(n): size for n, size in enumerate(sizes)}
         return sizes
 
-    def other_direction(self, cell: Any = None) -> Direction:
+    def _other_direction(self, cell: Any = None) -> Direction:
         """A Direction of the same options, of `cell` or a copy with weights of its own."""
         if cell is None:
             cell = copy.deepcopy(self.rnn_cell)
@@ -117,14 +117,14 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
     def _is_unbuilt(self) -> bool:
         return not getattr(self.rnn_cell, "built", True)
 
-    def input_width(self, features: int, feature_mask: bool) -> int:
+    def _input_width(self, features: int, feature_mask: bool) -> int:
         """The number of inputs of the cell for data of so many features."""
         if not feature_mask:
             return features
         known = width_of(self.rnn_cell)
         return 2 * features if known is None else known
 
-    def stepwise(self) -> str:
+    def _stepwise(self) -> str:
         """Why this runs step by step; "" when it runs over the whole sequence."""
         if self.mixed_memory:
             return self._mixed_stepwise()
@@ -151,14 +151,14 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
                 return _MIXED.format("its backend")
         return ""
 
-    def calls(self) -> list[FusedCall]:
+    def _calls(self) -> list[FusedCall]:
         """The fused calls of a run, with what the cell tells of them."""
         calls = getattr(self.rnn_cell, "calls", list)()
-        if not self.mixed_memory or self.stepwise():
+        if not self.mixed_memory or self._stepwise():
             return calls
         return [(op.replace("_sequence", "_mixed_sequence"), facts) for op, facts in calls]
 
-    def free_initial_state(self, batch: int) -> Any:
+    def _free_initial_state(self, batch: int) -> Any:
         """The first state of a cell that doesn't say its `state_size`."""
         if hasattr(self.rnn_cell, "get_initial_state"):
             return self.rnn_cell.get_initial_state(batch_size=batch)
@@ -167,7 +167,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             "state_size nor get_initial_state, got None."
         )
 
-    def run(
+    def _run_half(
         self,
         x: mx.array,
         state: Any,
@@ -188,7 +188,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             shapeless.refuse(self.op, "an empty sequence", length=False)
         settle(self, x, ts, mask, *(state if isinstance(state, tuple | list) else (state,)))
         if mask is not None and mask.ndim == 3:
-            width = self.input_width(x.shape[-1], True)
+            width = self._input_width(x.shape[-1], True)
             x, mask, seen = masked_features(self.op, x, mask, ts, width, seen)
         if mask is None or x.shape[1] == 0:
             trace = self._trace(x, state, ts)
@@ -231,7 +231,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         if runs_sequences(self.rnn_cell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts), None)
         if self.mixed_memory and not self._mixed_stepwise():
-            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
+            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm._weights()), None)
         return self._step_trace(x, state, ts)
 
     def _empty_trace(self, x: mx.array, state: Any) -> Trace:
@@ -244,10 +244,10 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
 
     def _step_trace(self, x: mx.array, state: Any, ts: Any) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""
-        with dispatch.stream_of_steps(self.fused_steps()):
+        with dispatch.stream_of_steps(self._fused_steps()):
             return trace_by_steps(self, x, state, ts)
 
-    def fused_steps(self) -> list[FusedCall]:
+    def _fused_steps(self) -> list[FusedCall]:
         """The fused calls of each step where all of it but the LSTM is such; else none."""
         fused = runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
         return self.rnn_cell.calls() if fused else []

@@ -65,7 +65,7 @@ class SequenceLayer(Configurable, Stateful):
         self.stateful = stateful
         self._kept = {}  # of mx.compile's inputs and outputs when `state` is, and never a parameter
         if self.bidirectional:
-            self.backward = self.other_direction(backward_cell)
+            self.backward = self._other_direction(backward_cell)
 
     def __call__(
         self,
@@ -116,7 +116,7 @@ class SequenceLayer(Configurable, Stateful):
             check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         if mask is not None:
             mask = layout.mask(mask, batch, steps, features)
-            features = self.input_width(features, mask.ndim == 3)
+            features = self._input_width(features, mask.ndim == 3)
         self.build(features)
         if timespans is not None:
             timespans = layout.timespans(timespans, batch, steps)
@@ -157,7 +157,7 @@ class SequenceLayer(Configurable, Stateful):
         ts = normalise_timespans(self.op, ts, x.shape[0], 1)
         states = self._states(layout, state, x)
         with shapeless.one_step():
-            result = self.run(x, states[0], ts, None, self._kept_seen(0), sequences=False)
+            result = self._run_half(x, states[0], ts, None, self._kept_seen(0), sequences=False)
         if self.stateful:
             self._keep([result], x)
         return layout.single(result.output), layout.single(result.state)
@@ -195,12 +195,12 @@ class SequenceLayer(Configurable, Stateful):
     def _run(self, x, states, ts, mask):
         """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
         results = []
-        for n, half in enumerate(self.directions if self.bidirectional else (self,)):
+        for n, half in enumerate(self._directions if self.bidirectional else (self,)):
             arguments = (x, states[n], ts, mask, self._kept_seen(n) if self._kept else None)
             if self.go_backwards != (n == 1):
                 shapeless.refuse(self.op, "reading backwards", length=False)
                 arguments = backwards(*arguments)
-            results.append(half.run(*arguments, sequences=self.return_sequences))
+            results.append(half._run_half(*arguments, sequences=self.return_sequences))
         if self.stateful:
             self._keep(results, x)
         if not self.bidirectional:
@@ -235,7 +235,7 @@ class SequenceLayer(Configurable, Stateful):
         """
         Direction.build(self, input_shape)
         if self.bidirectional:
-            Direction.build(self.directions[1], input_shape)
+            Direction.build(self._directions[1], input_shape)
 
     def _build_for(self, width: int) -> None:
         self.build(width)

@@ -22,11 +22,11 @@ class Stateful(Described):
     def _states(self, layout: Layout, hx: Any, x: mx.array) -> tuple:
         """The state of each direction before the first step of x [B, T, F], batched."""
         batch = x.shape[0]
-        sizes = self.state_sizes
+        sizes = self._state_sizes
         if hx is None and self._kept:
             return self._kept_states(batch)
         if hx is None and sizes is None:
-            return tuple(half.free_initial_state(batch) for half in self.directions)
+            return tuple(half._free_initial_state(batch) for half in self._directions)
         if self.bidirectional:
             sizes = {"forward": sizes, "backward": sizes}
         states = layout.state(hx, sizes, x)
