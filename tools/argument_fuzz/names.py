@@ -13,7 +13,7 @@ MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weight
 INTERNAL = frozenset(
     [
         *("build_by_layer", "call", "calls", "items", "layer_class", "mixed_sequence", "params"),
-        *("readout", "stepwise", "unless_drawn_by"),
+        *("readout", "stepwise", "unless_drawn_by", "weights"),
     ]
 )
 # A subclass's own code.

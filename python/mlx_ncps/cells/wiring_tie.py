@@ -216,7 +216,11 @@ class WiringTie:
 
     def _arrays(self, cell: Any) -> list:
         wiring = cell["wiring"]
-        return [*self._arrays_of_masks(cell).values(), *(wiring[name] for name in MATRICES)]
+        try:
+            masks = [(cell[part] if part else cell)[key] for part, key in self._names]
+        except (KeyError, TypeError):
+            masks = self._arrays_of_masks(cell).values()  # which says what is wrong
+        return [*masks, *(wiring[name] for name in MATRICES)]
 
     def _remember(self, cell: Any) -> None:
         self._objects = self._arrays(cell)

@@ -130,18 +130,17 @@ LTC_OPTIONS = {  # of a call, and of a cell
 }
 
 
-def check_ltc_options(**given: Any) -> dict:
+def check_ltc_options(
+    *, ode_unfolds: Any, epsilon: Any, implicit_param_constraints: Any, ode_solver: Any
+) -> dict:
     """The options of an LTC call, LTC_OPTIONS, as backends read them."""
-    if _ltc_options_fit(**given):
-        return given
-    return {name: check("ltc", name, given[name]) for name, check in LTC_OPTIONS.items()}
-
-
-def _ltc_options_fit(
-    ode_unfolds: Any, epsilon: Any, implicit_param_constraints: Any, ode_solver: Any
-) -> bool:
-    """Whether all are as they should be, which they nearly always are."""
-    return (
+    given = {
+        "ode_unfolds": ode_unfolds,
+        "epsilon": epsilon,
+        "implicit_param_constraints": implicit_param_constraints,
+        "ode_solver": ode_solver,
+    }
+    if (
         type(ode_unfolds) is int
         and 1 <= ode_unfolds <= limits.MAX_UNFOLDS
         and type(epsilon) is float
@@ -149,7 +148,9 @@ def _ltc_options_fit(
         and type(implicit_param_constraints) is bool
         and type(ode_solver) is str
         and ode_solver in SOLVERS
-    )
+    ):
+        return given  # nearly always
+    return {name: check("ltc", name, given[name]) for name, check in LTC_OPTIONS.items()}
 
 
 def check_synapses(synapses: Any, params: Any) -> None:
