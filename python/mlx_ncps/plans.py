@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _loader, dispatch
+from .at_once import why_too_large
 from .backends import CfCFacts, Facts, LTCFacts
 from .backends.gpu import ltc
 from .backends.gpu.geometry import APPLE
 from .backends.gpu.trace import Launched, launches, trace_cfc, trace_ltc
 from .ops import MODES
-from .ops.stepping import why_too_large
+
 
 LETTERS = {"ltc": "BTIHU", "cfc": "BTIHKL"}
 

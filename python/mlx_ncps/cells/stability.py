@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -23,7 +24,7 @@ from ..ops.activations import softplus
 LIMITS = {"explicit": 2.0, "runge_kutta": 2.785}  # of q
 
 
-def largest_rate(params, implicit: bool) -> mx.array:
+def largest_rate(params: Any, implicit: bool) -> mx.array:
     """R of the fastest neuron of LTCParams, []; infinity where a capacitance is not positive."""
     p = params
     gleak, cm, w, sensory_w = (a.astype(mx.float32) for a in (p.gleak, p.cm, p.w, p.sensory_w))
@@ -35,7 +36,7 @@ def largest_rate(params, implicit: bool) -> mx.array:
     return mx.max(mx.where(cm > 0, total / cm, math.inf))
 
 
-def stable_unfolds(params, implicit: bool, ode_solver: str, ts) -> float | None:
+def stable_unfolds(params: Any, implicit: bool, ode_solver: str, ts: Any) -> float | None:
     """The least number of unfolds that is stable for any inputs, infinity where none is; None among
     tracers, which have no values. ts: None, a number or an array.
     """
@@ -57,7 +58,7 @@ class StabilityWarning:
     def __init__(self):
         self.given = False
 
-    def check(self, cell, params, ts) -> None:
+    def check(self, cell: Any, params: Any, ts: Any) -> None:
         """Called with what `LTCCell.sequence` computes with."""
         if cell.ode_solver == "semi_implicit" or self.given:
             return

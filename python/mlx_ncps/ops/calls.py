@@ -1,5 +1,5 @@
 """A checked call of a fused operator with the backend that will run it, with or without an LSTM in
-front of the cell; `ops.cfc`, `ops.ltc` and `ops.mixed_memory` make and run it.
+front of the cell.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Call(NamedTuple):
 
     def run(self) -> mx.array:
         """The states [B, T, H]."""
-        if 0 in self.shape:
+        if 0 in self.inputs.shape[:2] or self.state.shape[1] == 0:
             shapeless.refuse(self.op, "an empty batch or sequence", length=False)
             return mx.zeros(self.shape, self.inputs.dtype)
         sequence = getattr(self.backend, self.op)

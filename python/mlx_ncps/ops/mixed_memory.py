@@ -1,10 +1,10 @@
 """Mixed memory (MATHS 4, Lechner and Hasani 2020): an LSTM in front of a CfC or LTC, over whole
-sequences; cells and layers call it.
+sequences.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
@@ -13,8 +13,11 @@ from ..backends import Facts
 from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array, check_memory, check_params
+from .checks import LTC_OPTIONS, check_array, check_ltc_options, check_memory, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 class LSTMParams(NamedTuple):
@@ -25,7 +28,14 @@ class LSTMParams(NamedTuple):
     recurrent_weight: mx.array  # [4H, H]
 
 
-def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams, **keywords):
+def cfc_mixed_sequence(
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: CfCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
     """A CfC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each.
 
     Step t: z = W_input x + b + W_recurrent h, split into i, ig, fg, og; c' = c sigmoid(fg + 1) +
@@ -43,7 +53,14 @@ def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams,
     return _run("cfc", call, c, memory)
 
 
-def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams, **keywords):
+def ltc_mixed_sequence(
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: LTCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
     """An LTC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each; h are the
     membrane potentials.
 
@@ -52,7 +69,8 @@ def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams,
     """
     h, c = _check("ltc", state)
     keywords = ltc_sequence.__kwdefaults__ | keywords
-    call = prepare_ltc(inputs, h, ts, params, **keywords, op="ltc_mixed_sequence")
+    options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
+    call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
 
 
@@ -71,13 +89,13 @@ def lstm_gates(z, c):
     return mx.tanh(c) * mx.sigmoid(og), c
 
 
-def _check(op: str, state):
+def _check(op: str, state: Any) -> tuple:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
     return state
 
 
-def _run(op: str, call: Call, c, memory):
+def _run(op: str, call: Call, c: mx.array, memory: Any) -> tuple[mx.array, mx.array]:
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
     check_params(op, "memory", memory, LSTMParams)
@@ -91,7 +109,7 @@ def _run(op: str, call: Call, c, memory):
     return tuple(call._replace(keywords=keywords).run())
 
 
-def _steps(call: Call, c, memory: LSTMParams):
+def _steps(call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.array]:
     """The same with one call of the backend for each step."""
     shapeless.refuse(call.op, "running step by step")
     x, h, ts = call.inputs.astype(mx.float32), call.state, call.ts
