@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -87,7 +88,7 @@ def explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_explain(commands) -> None:
+def _add_explain(commands: Any) -> None:
     parser = commands.add_parser("explain", help=explain.__doc__)
     parser.set_defaults(run=explain)
     what = "a call, or the plans of common shapes as a table in Markdown"

@@ -95,4 +95,4 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
 
 native, reason = load()
 if TYPE_CHECKING:
-    from . import _ext as native  # None is asked for wherever it may be
+    pass  # None is asked for wherever it may be

@@ -1,10 +1,9 @@
-"""The CfC operators with their parameters (MATHS 1): check, bring to one form, dispatch; cells and
-layers call them.
-"""
+"""The CfC operators with their parameters (MATHS 1): check, bring to one form, dispatch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
@@ -15,6 +14,9 @@ from . import shapeless
 from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_params, check_variant
 from .timespans import normalise_step_timespans, normalise_timespans
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 class CfCParams(NamedTuple):
@@ -35,9 +37,9 @@ class CfCParams(NamedTuple):
 
 
 def cfc_sequence(
-    inputs,
-    state,
-    ts,
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
     params: CfCParams,
     *,
     mode: str = "default",
@@ -78,7 +80,16 @@ def cfc_sequence(
 
 
 def prepare_cfc(
-    inputs, state, ts, params, *, mode, activation, variant, training, op="cfc_sequence"
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: CfCParams,
+    *,
+    mode: str,
+    activation: str,
+    variant: str,
+    training: bool,
+    op: str = "cfc_sequence",
 ) -> Call:
     """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
     check_params("cfc", "params", params, CfCParams)
@@ -108,7 +119,9 @@ def prepare_cfc(
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
 
 
-def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
+def cfc_step(
+    inputs: mx.array, state: mx.array, ts: TimespansLike, params: CfCParams, **keywords: Any
+) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
     ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].
@@ -120,7 +133,16 @@ def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
         return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch") -> mx.array:
+def cfc_update(
+    f1: mx.array,
+    f2: mx.array,
+    a: mx.array,
+    b: mx.array,
+    ts: TimespansLike,
+    *,
+    mode: str = "default",
+    variant: str = "torch",
+) -> mx.array:
     """The pointwise update of one step from its heads, each [..., H] -> h' [..., H].
 
     default: F1 (1 - g) + g F2;  no_gate: F1 + g F2.  Variant torch: F = tanh(f), g = sigmoid(a ts +
@@ -134,11 +156,11 @@ def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch
     for name, head in (("f1", f1), ("f2", f2), ("a", a), ("b", b)):
         check_array("cfc", name, head, "[..., H]", shape)
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
-    heads = (head.astype(mx.float32) for head in (f1, f2, a, b))
-    return reference.cfc_update(*heads, ts, mode=mode, variant=variant).astype(f1.dtype)
+    update = partial(reference.cfc_update, ts=ts, mode=mode, variant=variant)
+    return update(*(head.astype(mx.float32) for head in (f1, f2, a, b))).astype(f1.dtype)
 
 
-def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
+def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLike) -> mx.array:
     """The pointwise update of the mode pure from its head f1 [..., H], w_tau and A [H].
 
     Returns h' = A - A exp(-ts (|w_tau| + |f1|)) f1, [..., H].
@@ -148,18 +170,18 @@ def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
     for name, x in (("w_tau", w_tau), ("A", A)):
         check_array("cfc", name, x, "[H]", f1.shape[-1:])
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
-    arrays = (x.astype(mx.float32) for x in (f1, w_tau, A))
-    return reference.cfc_update_pure(*arrays, ts).astype(f1.dtype)
+    update = partial(reference.cfc_update_pure, ts=ts)
+    return update(*(x.astype(mx.float32) for x in (f1, w_tau, A))).astype(f1.dtype)
 
 
-def _head_shape(f1) -> tuple:
+def _head_shape(f1: Any) -> tuple:
     """The shape [..., H] of a head."""
     if not is_array(f1) or f1.ndim == 0:
         raise refused("cfc", "f1", "an mx.array [..., H]", f1)
     return f1.shape
 
 
-def _float32(x):
+def _float32(x: Any) -> Any:
     """Every array of nested tuples in float32."""
     if isinstance(x, mx.array):
         return x.astype(mx.float32)

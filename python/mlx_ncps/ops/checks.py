@@ -4,6 +4,9 @@ wanted and what came; every op calls it, so no backend has to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import mlx.core as mx
 
 from ..checks import FLOATS as DTYPES
@@ -17,7 +20,9 @@ SOLVERS = ("semi_implicit", "explicit", "runge_kutta")
 VARIANTS = ("torch", "keras", "paper")
 
 
-def check_array(op: str, name: str, x, symbols: str, shape: tuple, dtypes=DTYPES) -> None:
+def check_array(
+    op: str, name: str, x: Any, symbols: str, shape: tuple, dtypes: Sequence[mx.Dtype] = DTYPES
+) -> None:
     """`x` is an mx.array of `shape`, written as `symbols`, where None stands for any size."""
     try:
         if isinstance(x, mx.array) and x.shape == shape and x.dtype in (dtypes or (x.dtype,)):
@@ -42,13 +47,13 @@ def dtype_name(x: mx.array) -> str:
     return str(x.dtype).removeprefix("mlx.core.")
 
 
-def check_params(op: str, name: str, params, kind: type) -> None:
+def check_params(op: str, name: str, params: object, kind: type) -> None:
     """`params` is of the named tuple `kind`, or of another one with its fields."""
     if getattr(params, "_fields", None) != kind._fields:
         raise ValueError(f"[{op}] {name} must be {kind.__name__}, got {type(params).__name__}.")
 
 
-def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
+def check_ltc(inputs: Any, state: Any, params: Any) -> tuple[int, int, int, int]:
     """Every array of an LTC call; returns B, T, I, H."""
     op = "ltc"
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
@@ -59,7 +64,7 @@ def check_ltc(inputs, state, params) -> tuple[int, int, int, int]:
     return B, T, I, H
 
 
-def check_ltc_params(params, I: int, H: int) -> None:
+def check_ltc_params(params: Any, I: int, H: int) -> None:
     """Every parameter of an LTC of I inputs and H neurons."""
     op = "ltc"
     for name in ("gleak", "vleak", "cm"):
@@ -89,12 +94,12 @@ LTC_OPTIONS = {  # of a call, and of a cell
 }
 
 
-def check_ltc_options(**given) -> dict:
+def check_ltc_options(**given: Any) -> dict:
     """The options of an LTC call, LTC_OPTIONS, as backends read them."""
     return {name: check("ltc", name, given[name]) for name, check in LTC_OPTIONS.items()}
 
 
-def check_synapses(synapses, params) -> None:
+def check_synapses(synapses: Any, params: Any) -> None:
     """The lists of an LTC call fit its masks in number; what they list is not compared."""
     if synapses is None:
         return
@@ -113,7 +118,7 @@ def check_synapses(synapses, params) -> None:
 
 
 def check_cfc(
-    inputs, state, params, mode: str, activation: str, variant: str
+    inputs: Any, state: Any, params: Any, mode: str, activation: str, variant: str
 ) -> tuple[int, int, int, int]:
     """Every array and option of a CfC call; returns B, T, I, H. Leaves that the mode doesn't use
     are not read.
@@ -135,7 +140,7 @@ def check_cfc(
     return B, T, I, H
 
 
-def check_cfc_params(params, mode: str, I: int, H: int) -> None:
+def check_cfc_params(params: Any, mode: str, I: int, H: int) -> None:
     """Every parameter that a CfC of I inputs and H neurons reads in this mode."""
     op, width = "cfc", I + H
     for n, layer in enumerate(params.backbone):
@@ -146,7 +151,7 @@ def check_cfc_params(params, mode: str, I: int, H: int) -> None:
         check_array(op, f"params.{name}", getattr(params, name), "[H]", (H,))
 
 
-def check_memory(op: str, memory, I: int, H: int) -> None:
+def check_memory(op: str, memory: Any, I: int, H: int) -> None:
     """Every parameter of the LSTM of I inputs in front of a cell of H neurons."""
     check_array(op, "memory.input_weight", memory.input_weight, "[4H, I]", (4 * H, I))
     check_array(op, "memory.bias", memory.bias, "[4H]", (4 * H,))
@@ -154,7 +159,7 @@ def check_memory(op: str, memory, I: int, H: int) -> None:
     check_array(op, "memory.recurrent_weight", weight, "[4H, H]", (4 * H, H))
 
 
-def check_mode(mode: str, modes=MODES) -> None:
+def check_mode(mode: str, modes: Sequence[str] = MODES) -> None:
     """`mode` is one of `modes`."""
     choice("cfc", "mode", mode, modes)
 
@@ -164,20 +169,22 @@ def check_variant(variant: str) -> None:
     choice("cfc", "variant", variant, VARIANTS)
 
 
-def _check_pair(op: str, name: str, layer) -> None:
+def _check_pair(op: str, name: str, layer: Any) -> None:
     if not isinstance(layer, tuple | list) or len(layer) != 2:
         raise ValueError(
             f"[{op}] {name} must be a pair (weight, bias), got {type(layer).__name__}."
         )
 
 
-def _check_layer(op: str, name: str, layer, symbol: str, rows, columns: int) -> int:
+def _check_layer(
+    op: str, name: str, layer: Any, symbol: str, rows: int | None, columns: int
+) -> int:
     """A pair weight [rows, columns], bias [rows]; returns its rows."""
     _check_pair(op, name, layer)
     weight, bias = layer
     if rows is None:
         check_array(op, f"{name}[0]", weight, f"[{symbol}, N]", (None, None))
-        rows = weight.shape[0]
+        rows = int(weight.shape[0])
     check_array(op, f"{name}[0]", weight, f"[{symbol}, N]", (rows, columns))
     check_array(op, f"{name}[1]", bias, f"[{symbol}]", (rows,))
     return rows

@@ -1,10 +1,8 @@
-"""The LTC operators with their parameters (MATHS 3): check, bring to one form, dispatch; cells and
-layers call them.
-"""
+"""The LTC operators with their parameters (MATHS 3): check, bring to one form, dispatch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
@@ -15,6 +13,10 @@ from . import shapeless
 from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
 from .timespans import normalise_step_timespans, normalise_timespans
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
+    from ..ops.synapses import SynapseLists
 
 
 class LTCParams(NamedTuple):
@@ -42,16 +44,16 @@ class LTCParams(NamedTuple):
 
 
 def ltc_sequence(
-    inputs,
-    state,
-    ts,
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
     params: LTCParams,
     *,
     ode_unfolds: int = 6,
     epsilon: float = 1e-8,
     implicit_param_constraints: bool = False,
     ode_solver: str = "semi_implicit",
-    synapses=None,
+    synapses: SynapseLists | None = None,
     training: bool = True,
 ) -> mx.array:
     """LTC over a sequence -> states [B, T, H], the membrane potentials after each step.
@@ -92,18 +94,18 @@ def ltc_sequence(
 
 
 def prepare_ltc(
-    inputs,
-    state,
-    ts,
-    params,
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: LTCParams,
     *,
-    ode_unfolds,
-    epsilon,
-    implicit_param_constraints,
-    ode_solver,
-    synapses,
-    training,
-    op="ltc_sequence",
+    ode_unfolds: int,
+    epsilon: float,
+    implicit_param_constraints: bool,
+    ode_solver: str,
+    synapses: SynapseLists | None,
+    training: bool,
+    op: str = "ltc_sequence",
 ) -> Call:
     """The checked call of `ltc_sequence` with its backend; `op`: what the backend is chosen for."""
     check_params("ltc", "params", params, LTCParams)
@@ -131,13 +133,16 @@ def prepare_ltc(
     backend = dispatch.choose(op, facts)
     if ode_solver == "semi_implicit":
         del options["ode_solver"]
-    params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
+    arrays: Any = (p if p is None else p.astype(mx.float32) for p in params)
+    params = LTCParams(*arrays)
     keywords = options | {"synapses": synapses, "training": flag("ltc", "training", training)}
     state = state.astype(mx.float32)
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 
 
-def ltc_step(inputs, state, ts, params: LTCParams, **keywords) -> mx.array:
+def ltc_step(
+    inputs: mx.array, state: mx.array, ts: TimespansLike, params: LTCParams, **keywords: Any
+) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
     ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].

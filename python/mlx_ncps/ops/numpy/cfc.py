@@ -13,12 +13,15 @@ That is the variant torch. The others have g = sigmoid(b - a ts), and in place o
 the heads as they are (keras) or lecun_tanh(f1), lecun_tanh(f2) (paper); pure is the same in all.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import get_activation, get_activation_derivative, lecun_tanh, sigmoid
 from .arrays import (
+    Numbers,
     as_float64,
     check_cotangents,
     check_shapes,
@@ -52,16 +55,16 @@ class CfCParams(NamedTuple):
 
 
 def cfc_sequence(
-    inputs,
-    state,
-    ts,
-    params,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    params: Any,
     *,
-    mode="default",
-    activation="lecun_tanh",
-    variant="torch",
-    training=True,
-):
+    mode: str = "default",
+    activation: str = "lecun_tanh",
+    variant: str = "torch",
+    training: bool = True,
+) -> np.ndarray:
     """Runs a CfC over a sequence and returns the state after every step, [B, T, H] float64.
 
     Args:
@@ -81,7 +84,9 @@ def cfc_sequence(
     return _states(x, h, ts, p, act, mode=mode, variant=variant)
 
 
-def cfc_step(inputs, state, ts, params, **keywords):
+def cfc_step(
+    inputs: Numbers, state: Numbers, ts: Numbers, params: Any, **keywords: Any
+) -> np.ndarray:
     """One time step: inputs [B, I], state [B, H], ts a number, [B] or [B, 1] -> state [B, H].
 
     The keywords are those of `cfc_sequence`.
@@ -91,7 +96,16 @@ def cfc_step(inputs, state, ts, params, **keywords):
     return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode="default", variant="torch"):
+def cfc_update(
+    f1: Numbers,
+    f2: Numbers,
+    a: Numbers,
+    b: Numbers,
+    ts: Numbers,
+    *,
+    mode: str = "default",
+    variant: str = "torch",
+) -> np.ndarray:
     """The new state [B, H] from the four heads [B, H], as the file's head has it.
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
@@ -119,7 +133,7 @@ def _check_variant(variant):
     choice("cfc", "variant", variant, VARIANTS)
 
 
-def cfc_update_pure(f1, w_tau, A, ts):
+def cfc_update_pure(f1: Numbers, w_tau: Numbers, A: Numbers, ts: Numbers) -> np.ndarray:
     """The new state [B, H] of the pure mode from its head f1 [B, H] and w_tau, A [H].
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
@@ -161,17 +175,17 @@ def _heads(z, p):
 
 
 def cfc_sequence_backward(
-    cotangents,
-    inputs,
-    state,
-    ts,
-    params,
+    cotangents: Numbers,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    params: Any,
     *,
-    mode="default",
-    activation="lecun_tanh",
-    variant="torch",
-    training=True,
-):
+    mode: str = "default",
+    activation: str = "lecun_tanh",
+    variant: str = "torch",
+    training: bool = True,
+) -> Any:
     """The gradient of sum(cotangents * cfc_sequence(...)).
 
     Args: cotangents [B, T, H], then those of `cfc_sequence`.
@@ -198,7 +212,7 @@ def cfc_sequence_backward(
         dheads, dts[:, t] = update_backward(
             dh, _heads(zs[-1], p), ts[:, t, None], p, grads, **options
         )
-        dz = sum(
+        dz: Any = sum(
             _linear_backward(d, zs[-1], getattr(p, name), getattr(grads, name))
             for name, d in dheads.items()
         )
@@ -212,7 +226,8 @@ def cfc_sequence_backward(
 
 def _update_backward(dh, heads, ts, p, grads, *, mode, variant):
     """Gradients of `cfc_update` [B, H]: by its heads, a dict, and by ts, [B]."""
-    F1, F2, g = _gated(*heads.values(), ts, variant)
+    f1, f2, a, b = heads.values()
+    F1, F2, g = _gated(f1, f2, a, b, ts, variant)
     slope, sign = _HEAD_SLOPES[variant], 1.0 if variant == "torch" else -1.0
     dF1 = dh * (1.0 - g) if mode == "default" else dh
     dg = dh * (F2 - F1) if mode == "default" else dh * F2
@@ -286,10 +301,10 @@ def _layer(name, layer, rows, columns):
 
 def _vector(name, array, units):
     """An array [H] or [1, H] in float64."""
-    array = as_float64(array)
-    if array is None or array.shape not in ((units,), (1, units)):
-        raise ValueError(f"[cfc] {name} must be [H] = ({units},), got {np.shape(array)}.")
-    return array
+    found: Any = as_float64(array)
+    if found is None or found.shape not in ((units,), (1, units)):
+        raise ValueError(f"[cfc] {name} must be [H] = ({units},), got {np.shape(found)}.")
+    return found
 
 
 def _arguments(inputs, state, ts, p):
