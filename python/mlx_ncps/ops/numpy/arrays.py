@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Numbers = Any  # a number, an array of NumPy or MLX, lists of these; None where one may be missing
-    Any  # a number, an array of NumPy or MLX, lists of these, or None where one may be left out
-)
+Numbers = Any  # a number, an array of NumPy or MLX, or lists; None where one may be left out
 
 
 def as_float64(array: Any) -> Any:
@@ -54,17 +52,16 @@ def _not_numbers(array: object) -> ValueError:
     return ValueError(f"[numpy] an argument must be a number or an array of numbers, got {kind}.")
 
 
-def check_shapes(
-    op: str, inputs: np.ndarray, state: Any, input_size: int, units: int
-) -> None:
+def check_shapes(op: str, inputs: np.ndarray, state: Any, input_size: int, units: int) -> None:
     """Raises ValueError unless inputs [B, T, I] and state [B, H] have the parameters' sizes."""
     if np.ndim(inputs) != 3 or inputs.shape[2] != input_size:
         raise ValueError(
             f"[{op}] inputs must be [B, T, I] = (*, *, {input_size}), got {np.shape(inputs)}."
         )
-    if state is None or state.shape != (inputs.shape[0], units):
+    found: Any = () if state is None else state.shape
+    if found != (inputs.shape[0], units):
         raise ValueError(
-            f"[{op}] state must be [B, H] = ({inputs.shape[0]}, {units}), got {np.shape(state)}."
+            f"[{op}] state must be [B, H] = ({inputs.shape[0]}, {units}), got {found}."
         )
 
 

@@ -301,10 +301,11 @@ def _layer(name, layer, rows, columns):
 
 def _vector(name, array, units):
     """An array [H] or [1, H] in float64."""
-    found: Any = as_float64(array)
-    if found is None or found.shape not in ((units,), (1, units)):
-        raise ValueError(f"[cfc] {name} must be [H] = ({units},), got {np.shape(found)}.")
-    return found
+    array = as_float64(array)
+    shape = () if array is None else array.shape
+    if shape not in ((units,), (1, units)):
+        raise ValueError(f"[cfc] {name} must be [H] = ({units},), got {shape}.")
+    return array
 
 
 def _arguments(inputs, state, ts, p):

@@ -94,7 +94,7 @@ def key(op: str, value: Any) -> Any:
 def shaped(op: str, name: str, array: Any, shape: tuple[int | None, ...]) -> Any:
     """``array`` as float64 of ``shape``, in which None is any size."""
     array = as_float64(array)
-    got = None if array is None else array.shape
+    got: Any = None if array is None else array.shape
     fits = got is not None and len(got) == len(shape)
     if not fits or any(n not in (None, m) for n, m in zip(shape, got, strict=True)):
         raise ValueError(f"[{op}] {name} must be of shape {shape}, got {got}.")
