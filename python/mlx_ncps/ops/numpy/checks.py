@@ -96,6 +96,6 @@ def shaped(op: str, name: str, array: Any, shape: tuple[int | None, ...]) -> Any
     array = as_float64(array)
     got: Any = None if array is None else array.shape
     fits = got is not None and len(got) == len(shape)
-    if not fits or any(n not in (None, m) for n, m in zip(shape, got, strict=True)):
+    if not fits or any(n not in (None, m) for n, m in zip(shape, got or (), strict=True)):
         raise ValueError(f"[{op}] {name} must be of shape {shape}, got {got}.")
     return array
