@@ -1,5 +1,5 @@
-# make test       everything in tests/, with the native module built and required
-# make test-as-mac  the same as a Mac would run it, on Linux: see tests/as_mac.py
+# make test       everything in tests/ and simulator/, with the native module built and required
+# make test-as-mac  the same as a Mac would run it, on Linux: see tests/support/as_mac.py
 # make demo       train a CfC and an LTC on handwritten digits      DEMO_ARGS=--short
 # make examples   every other example in its short mode
 # make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
@@ -8,18 +8,18 @@
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make agx        machine code of Apple's GPUs, on Linux as root (docs/agx.md); AGX_ARGS=--check
 # make lint       ruff, clang-format and pyright, changing nothing; `make format` applies them
-# make fuzz       both that follow
+# make fuzz       fuzz-arguments and fuzz-files
 # make fuzz-arguments  hostile arguments for every public callable    FUZZ_ARGS="--seed 5"
 # make fuzz-files 1000 hostile weight files and configurations    FUZZ_FILES_ARGS=--seed 1
 # make sanitize   the C++ tests under ASan + UBSan, then under TSan
 # make sanitize-python  the native module under ASan + UBSan with the Python tests that enter it
-#                 SANITIZE_TESTS="tests/test_step_cell.py"
+#                 SANITIZE_TESTS="tests/backends/test_step_cell.py"
 # make clean      remove what these made
 #
 # From a fresh clone: needs Python 3.10 or newer with venv, a C++20 compiler, and on Linux Python's
 # headers. Works with the make 3.81 and the BSD tools of macOS.
 
-# The first that is new enough: python3 may be Xcode's Python 3.9.
+# The first interpreter that is new enough: python3 may be Xcode's Python 3.9.
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python3.10
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(or $(shell for python in $(PYTHONS); do \
@@ -33,7 +33,7 @@ MLX := cpu
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find build_backend cmake csrc metal python src -type f \
     -not -name '*.pyc' -not -name '_ext*.so' -not -name '_build_info.py')
-NATIVE_FILES = $(shell find csrc metal src tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' \
+NATIVE_FILES = $(shell find csrc metal simulator src tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' \
   -o -name '*.metal')
 SANITIZERS := address,undefined thread
 
@@ -77,13 +77,13 @@ bench-gpu: $(VENV)/bench
 	$(BIN)/python -m benchmarks page
 
 mac-report: $(VENV)/created
-	$(BIN)/python tools/mac_report.py $(MAC_REPORT_ARGS)
+	$(BIN)/python -m tools.mac_report $(MAC_REPORT_ARGS)
 
 guard: $(VENV)/tools
 	$(BIN)/cmake -S . -B build/guard -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_TESTS=ON
 	$(BIN)/cmake --build build/guard --target mlx_ncps_perf_guard
-	$(BIN)/python tools/perf_guard.py build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
+	$(BIN)/python -m tools.perf_guard build/guard/mlx_ncps_perf_guard $(GUARD_ARGS)
 
 agx: $(VENV)/test
 	PYTHON=$(CURDIR)/$(BIN)/python tools/agx/run $(AGX_ARGS)
@@ -91,7 +91,7 @@ agx: $(VENV)/test
 fuzz: fuzz-arguments fuzz-files
 
 fuzz-arguments: $(VENV)/test
-	$(BIN)/python tools/fuzz_arguments.py --cases 20000 $(FUZZ_ARGS)
+	$(BIN)/python -m tools.fuzz_arguments --cases 20000 $(FUZZ_ARGS)
 
 lint: $(VENV)/tools $(VENV)/mlx
 	$(BIN)/ruff check
@@ -106,7 +106,7 @@ format: $(VENV)/tools
 	$(BIN)/clang-format -i $(NATIVE_FILES)
 
 fuzz-files: $(VENV)/test
-	$(BIN)/python -W ignore tools/fuzz_files.py $(FUZZ_FILES_ARGS)
+	$(BIN)/python -W ignore -m tools.fuzz_files $(FUZZ_FILES_ARGS)
 
 sanitize: $(SANITIZERS:%=sanitize-%)
 
@@ -117,11 +117,12 @@ sanitize-%: $(VENV)/tools
 	$(BIN)/cmake --build build/sanitize-$*
 	$(BIN)/ctest --test-dir build/sanitize-$* --verbose
 
-# The test files that enter native code by all its ways. GCC's runtimes come first in the process, as
-# Python and MLX are not instrumented.
-SANITIZE_TESTS = $(addprefix tests/test_, cells*.py cpu_backend.py forks.py interrupts.py layers.py \
-  mixed_memory_ops.py native_locks.py ops*.py rnn_*.py step*.py threads.py timespans.py \
-  training_*.py)
+# The test files that together call every entry of the native code. GCC's sanitizer libraries must be
+# loaded first, because Python and MLX are not built with them.
+SANITIZE_TESTS = $(addprefix tests/, cells docs rnn training) \
+  $(addprefix tests/backends/test_, cpu.py forks.py interrupts.py native_locks.py step*.py threads.py) \
+  $(addprefix tests/ops/test_, errors.py initializers.py mixed_memory.py ops.py states.py synapses.py \
+    timespans.py)
 SANITIZED := build/sanitize-python/site
 
 sanitize-python: $(VENV)/test $(VENV)/tools
@@ -166,8 +167,8 @@ build/wheel/built: $(VENV)/created $(SOURCES)
 	$(PIP) wheel --no-deps --wheel-dir build/wheel .
 	touch $@
 
-# What lets MLX evaluate the simulator's kernels when it needs them.
-build/mac/built: $(VENV)/test $(VENV)/tools tests/mslsim/lazy_primitive.cpp
+# A small module with which MLX runs a simulated kernel lazily, when its result is needed.
+build/mac/built: $(VENV)/test $(VENV)/tools simulator/mslsim/lazy_primitive.cpp
 	$(PIP) install "$$($(BIN)/python build_backend/native_requirements.py nanobind)"
 	$(BIN)/cmake -S . -B build/mac -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DMLX_NCPS_EXTENSION=OFF -DMLX_NCPS_SIMULATOR=ON

@@ -94,7 +94,13 @@ def _parser() -> argparse.ArgumentParser:
         help="rows whose name contains PATTERN (table: or matches it if it has a *); scaling: the "
         "series whose name does, such as cross-over; may be repeated",
     )
-    add("--column", action="append", dest="columns", metavar="KEY", help="only these columns")
+    add(
+        "--column",
+        action="append",
+        dest="columns",
+        metavar="KEY",
+        help="only these columns (memory: among fused, eager, by_hand, checkpoint, chunked)",
+    )
     add("--list", action="store_true", help="print the names of the rows and stop")
     add("--json", type=Path, metavar="PATH", help="keep all results, written after every cell")
     add("--resume", action="store_true", help="only measure what the file of --json has not")

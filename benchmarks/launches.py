@@ -1,4 +1,4 @@
-"""Counts what a call launches: MLX's primitives, PyTorch's operators; the programs call it."""
+"""Counts what a call launches: MLX's primitives, PyTorch's operators."""
 
 from __future__ import annotations
 

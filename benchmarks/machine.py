@@ -44,7 +44,7 @@ def header(options) -> dict[str, str]:
 
 
 def remarks() -> list[str]:
-    """What the figures would not tell by themselves."""
+    """Warnings about the machine that a reader of the figures must know."""
     lines = []
     if platform.system() == "Linux" and not mx.metal.is_available():
         lines.append(
@@ -129,7 +129,7 @@ def _commit() -> str:
 
 
 def _load() -> str:
-    """Other programs that run now make every figure worse, and not all alike."""
+    """The load of the last minute, with a warning where other programs slow the machine down."""
     load = os.getloadavg()[0]
     return f"{load:.1f}" + (" (the machine is busy: figures are noisy)" if load > 1 else "")
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 
-from cases import CfcCase, LtcCase
+from tests.support.cases import CfcCase, LtcCase
 
 from . import machine, report
 from .implementations import BY_KEY, Implementation
 from .rows import Row
-from .scaling import _Named, series_of
+from .series import NamedRow, series_of
 from .store import Store
-from .table import failed, run_row
+from .table import choose_columns, failed, run_row
 
 GROWING = (64, 256, 1024, 4096, 16384)
 LONG = 100_000
@@ -52,7 +52,8 @@ def saved_bytes(case) -> int:
 
 
 def rows(options) -> list[tuple[Row, dict, tuple]]:
-    """(row, facts, ways) of all rows."""
+    """(row, facts, ways) of all rows that have a way among the asked columns."""
+    keys = {way.key for way in choose_columns(options.columns, WAYS)}
     growing, long, batch = GROWING, LONG, 16
     if options.quick:
         growing, long, batch = (8, 16), 64, 2
@@ -63,9 +64,10 @@ def rows(options) -> list[tuple[Row, dict, tuple]]:
     for mode, case, ways, value in cases:
         op = "ltc" if isinstance(case, LtcCase) else "cfc"
         series = f"{op} {'long' if mode == 'train' else 'T'}"
-        row = _Named(case, mode, True, f"{case} {mode}")
+        row = NamedRow(case, mode, True, f"{case} {mode}")
         facts = report.facts(row) | {"series": series, "value": value}
-        found.append((row, facts | {"saved_bytes": saved_bytes(case)}, ways))
+        if ready := tuple(way for way in ways if way.key in keys):
+            found.append((row, facts | {"saved_bytes": saved_bytes(case)}, ready))
     return found
 
 
@@ -131,11 +133,6 @@ def _memory() -> int:
     if "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 8 * 2**30
-
-
-def points_of(document, op: str) -> list:
-    """[(T, cells), ...] of the sequences that grow."""
-    return series_of(document).get(f"{op} T", [])
 
 
 def tables(document) -> dict[str, list]:

@@ -1,4 +1,4 @@
-"""The figures of the results page, from documents of results: `scaling` and `memory` draw them."""
+"""The figures of the results page, from documents of results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
 from .implementations import BY_KEY
+from .series import series_of, unfinished
 
-# One colour and mark for a column in every figure; told apart without colours by the marks.
+# A column has one colour and one mark in every figure; the marks also tell them apart in grey.
 STYLES = {
     "fused": ("#0b5fa5", "o", "-"),
     "checkpoint": ("#9a9ae0", "d", "-"),
@@ -57,10 +58,8 @@ THREADS = (("ltc threads", "cfc threads"), "forward, LTC B64 T64 H64, CfC B64 T1
 def draw_scaling(document, folder: Path) -> list[Path]:
     """Write a PNG for every group of series that the document has -> their paths.
 
-    The cross-over is only drawn when it is measured to its end: what it is about lies there.
+    The cross-over is drawn only from complete measurements: the lines may cross at the end.
     """
-    from .scaling import series_of, unfinished
-
     series = series_of(document)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -161,12 +160,10 @@ def _threads(series, panels, common, path: Path) -> Path:
 
 def draw_memory(document, folder: Path) -> Path:
     """Peak memory and time of a training step over T."""
-    from .memory import points_of
-
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = _panels(("ltc", "cfc"), "gradients, B16 I16 H64: peak of MLX's memory")
     for name, axis in axes.items():
-        points = points_of(document, name)
+        points = series_of(document).get(f"{name} T", [])
         _lines(axis, points, lambda cells, key: cells.get(key, {}).get("peak_bytes"))
         axis.set(title=_op(name), xlabel=LABELS["T"], ylabel="bytes")
         _logarithmic(axis, [value for value, _ in points], lambda y, _: _bytes(y))
@@ -213,6 +210,6 @@ def _save(figure, axes, path: Path) -> Path:
     image = io.BytesIO()
     figure.savefig(image, dpi=110)
     plt.close(figure)
-    # A palette: a third of the bytes, and nothing to be seen of it.
+    # With a palette the file has a third of the bytes and looks the same.
     Image.open(image).convert("RGB").quantize(64).save(path, optimize=True)
     return path

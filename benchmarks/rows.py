@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from cases import CfcCase, LtcCase, build_wiring, make
+
+from tests.support.cases import CfcCase, LtcCase, build_wiring, make
 
 MODES = {
     "fwd": "the states of a whole sequence, nothing kept for a gradient",
@@ -20,7 +21,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a case of tests/cases.py, and what is timed of it (`MODES`)."""
+    """One line of the table: a case of the tests, and what is timed of it (`MODES`)."""
 
     case: LtcCase | CfcCase
     mode: str
@@ -49,7 +50,7 @@ class Row:
 
     @property
     def work(self) -> tuple[str, int]:
-        """What bounds a row on a CPU, and the least number: sigmoids of an LTC, FMAs of a CfC.
+        """What limits a row on a CPU, and the least number of it: an LTC's sigmoids, a CfC's FMAs.
 
         A backward pass computes each sigmoid once more, and two products for each of the forward's.
         """

@@ -1,7 +1,4 @@
-"""Measures a row: every implementation in a fresh process, samples of the fast ones interleaved.
-
-`python -m benchmarks` and its command `scaling` call `measure`.
-"""
+"""Measures a row: every implementation in a fresh process, samples of the fast ones interleaved."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ import numpy as np
 
 from .worker import serve
 
-PAUSE = 0.02  # seconds between samples: threads of the process before have stopped spinning
+PAUSE = 0.02  # seconds between samples, until threads of the process before no longer spin
 
 
 class Cell:
-    """The process of a row in one implementation. `result` holds what came of it."""
+    """The process of a row in one implementation; `result` is its outcome."""
 
     def __init__(self, row, implementation, want, options):
         self._limit, self._budget = options.limit, options.budget
@@ -94,7 +91,7 @@ class Cell:
 
     def _ask(self):
         """Tell the process to go on; what it answers."""
-        self._send(True)  # `_receive` says so when it can't be told
+        self._send(True)  # the process has ended; `_receive` reports that
         return self._receive()
 
     def _receive(self):
@@ -123,8 +120,8 @@ def measure(row, implementations, want, options, done=lambda key, result: None) 
 
     All processes start together and import; then each checks and warms up alone. A slow cell takes
     at most `options.slow_repeats` samples at once and ends; the others wait, then take
-    `options.repeats` samples each in turn. No cell samples for longer than `options.budget` seconds
-    by much. done(key, result) is called as soon as a cell has its result.
+    `options.repeats` samples each in turn. No cell takes a sample that would not fit
+    `options.budget` seconds. done(key, result) is called as soon as a cell has its result.
     """
     cells: dict[str, Cell] = {}
     try:

@@ -1,5 +1,5 @@
 """A JSON file of results that is written after every cell, so that an interrupted run keeps what it
-has; the commands keep their results here.
+has.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ SAME = ("machine", "versions", "threads", "backend", "repeats")  # of a resumed 
 class Store:
     """{"command", "header", "rows": {name: {"row": facts, "cells": {key: result}}}} in a file.
 
-    path: None keeps nothing on disk.  resume: start from what the file holds; ValueError when it
-    was measured under another header or the file is no such one.
+    path: None keeps nothing on disk; what a file holds stays until there is a new cell.
+    resume: start from what the file holds; ValueError when it was measured under another header or
+    the file is no such one.
     """
 
     def __init__(self, path: Path | None, command: str, header: dict, resume: bool = False):
@@ -58,8 +59,8 @@ class Store:
         self.write()
 
     def write(self) -> None:
-        """Replace the file, never half of it."""
-        if self.path is None:
+        """Replace the file as a whole, so that no reader sees half of it; never by nothing."""
+        if self.path is None or not any(row["cells"] for row in self.rows.values()):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".draft")
@@ -90,7 +91,7 @@ def read(path: Path) -> dict:
 
 
 def _rounded(value):
-    """The same with floats of 4 digits: the rest is noise, and space in a repository."""
+    """The same with floats of 4 digits: further ones are noise and make the file large."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

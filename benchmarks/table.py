@@ -47,14 +47,14 @@ def choose_rows(options) -> tuple:
     return select(quick(rows) if options.quick else rows, options.only)
 
 
-def choose_columns(keys) -> tuple:
+def choose_columns(keys, implementations=IMPLEMENTATIONS) -> tuple:
     """The implementations of these keys; all without any. Raises ValueError for another key."""
-    known = {i.key: i for i in IMPLEMENTATIONS}
+    known = [i.key for i in implementations]
     unknown = [key for key in keys or () if key not in known]
     if unknown:
         wanted = ", ".join(known)
         raise ValueError(f"[benchmarks] --column must be one of {wanted}; got {unknown[0]!r}.")
-    return tuple(i for i in IMPLEMENTATIONS if not keys or i.key in keys)
+    return tuple(i for i in implementations if not keys or i.key in keys)
 
 
 def run_row(row, options, implementations, store, check: bool = True) -> None:

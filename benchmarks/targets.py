@@ -1,4 +1,4 @@
-"""What the rows have to reach on a CPU with two AVX-512 cores; `report.tables` compares."""
+"""What the rows have to reach on a CPU with two AVX-512 cores."""
 
 from __future__ import annotations
 

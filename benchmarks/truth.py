@@ -1,4 +1,4 @@
-"""What a row must give, from mlx_ncps.ops.numpy in float64; the runner asks before anything runs.
+"""What a row must give, from mlx_ncps.ops.numpy in float64.
 
 The equations are evaluated on a few sequences at a time, in processes side by side: the same sums
 as for the whole batch, in a fraction of the memory.
@@ -11,19 +11,20 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-from cases import make, named_leaves
 from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import make, named_leaves
 
 from .rows import Row
 
 SEQUENCES = 8  # of a chunk
-SMALL = 5e7  # sigmoids or products: less work than starting a process is
+SMALL = 5e7  # sigmoids or products: less work than this is done faster than a process starts
 
 
 def want(row: Row, processes: int = 1) -> dict[str, np.ndarray]:
     """{"output": [B, T, O]} and for rows with gradients {"params.w": ..., ...}, float64.
 
-    The gradients are those of sum(cotangents * output), cotangents as in tests/cases.py.
+    The gradients are those of sum(cotangents * output), cotangents as in tests/support/cases.py.
     """
     starts = range(0, row.case.batch, SEQUENCES)
     if processes == 1 or len(starts) == 1 or row.work[1] < SMALL:
@@ -31,7 +32,9 @@ def want(row: Row, processes: int = 1) -> dict[str, np.ndarray]:
     else:
         context = multiprocessing.get_context("spawn")
         quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        with ProcessPoolExecutor(processes, context, **quiet) as pool:  # Ctrl-C is for the command
+        with ProcessPoolExecutor(
+            processes, context, **quiet
+        ) as pool:  # the command handles Ctrl-C and ends this process
             parts = list(pool.map(_part, [row] * len(starts), starts))
     whole = {name: sum(part[name] for part in parts) for name in parts[0] if name != "output"}
     return {"output": np.concatenate([part["output"] for part in parts]), **whole}

@@ -1,5 +1,4 @@
-"""One cell of the table, a row in one implementation, in a process of its own; the runner starts
-it.
+"""One cell of the table: a row in one implementation, in a process of its own.
 
 It checks the results against float64 before anything is timed; a wrong one is never timed.
 """
@@ -15,7 +14,8 @@ import traceback
 
 import mlx.core as mx
 import numpy as np
-from cases import assert_close, relative_error, tolerance
+
+from tests.support.cases import assert_close, relative_error, tolerance
 
 from . import ROOT
 from .implementations import Missing
@@ -29,7 +29,7 @@ def serve(connection, row, implementation, want, threads: int, device: str) -> N
     """Import the packages and send anything; when told to go on, send the result of `prepare`; if
     that is "ready", one sample for each message but None.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command handles Ctrl-C and ends this process
     pin(threads)
     mx.set_default_device(getattr(mx, device))
     missing = implementation.missing()

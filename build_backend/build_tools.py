@@ -1,5 +1,5 @@
-"""What a build of the native module needs from the machine; mlx_ncps_build asks before CMake runs,
-whose own words for a missing compiler fill a page.
+"""What a build of the native module needs from the machine. It is checked before CMake runs, whose
+message about a missing compiler fills a page.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check(config_settings: dict | None, native: bool) -> None:
 
 
 def check_packages(requirements: list[str]) -> None:
-    """Raises SystemExit when pip, told not to isolate the build, has not brought these."""
+    """Raises SystemExit when packages are missing, as after pip's --no-build-isolation."""
     missing = [name for name in ("cmake", "nanobind", "mlx") if not _has(name)]
     if missing:
         wanted = " ".join(f'"{r}"' for r in ("scikit-build-core", "cmake", "ninja", *requirements))
@@ -68,7 +68,7 @@ def headers_fault() -> str:
 
 
 def names_compiler(config_settings: dict | None) -> bool:
-    """Whether CMake is told of a compiler in a way that only CMake understands."""
+    """Whether the user named a compiler in an option of CMake, which only CMake can judge."""
     variables = ("CMAKE_ARGS", "CMAKE_TOOLCHAIN_FILE", "SKBUILD_CMAKE_ARGS", "SKBUILD_CMAKE_DEFINE")
     settings = " ".join(f"{key}={value}" for key, value in (config_settings or {}).items())
     return any(os.environ.get(name) for name in variables) or "cmake." in settings

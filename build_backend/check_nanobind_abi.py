@@ -1,4 +1,4 @@
-"""Configure-time guard, run by CMake: MLX's module and ours must share one nanobind type registry.
+"""Check while CMake configures: MLX's module and ours must share one nanobind type registry.
 
 With another internals version (or nanobind's stable-ABI mode) the import would succeed and then
 every call would raise `TypeError: incompatible function arguments`.

@@ -39,7 +39,7 @@ def get_requires_for_build_editable(config_settings: dict | None = None) -> list
 
 
 def _check(config_settings: dict | None) -> None:
-    """Once more: `pip --no-build-isolation` asks for no requirements."""
+    """The checks once more, because `pip --no-build-isolation` does not call the hooks above."""
     build_tools.check(config_settings, is_native())
     if is_native():
         build_tools.check_packages(native_requirements())

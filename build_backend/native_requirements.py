@@ -1,4 +1,4 @@
-"""Which MLX and which nanobind the native module is compiled against; mlx_ncps_build asks.
+"""Which MLX and which nanobind the native module is compiled against.
 
 MLX has no stable C++ interface, not even between patch releases, so it has to be exactly the MLX
 that will run the module: the one in the target environment or, if there is none yet, the newest

@@ -39,7 +39,8 @@ if(APPLE)
   # from the same text at run time by mx.fast.metal_kernel.
   if(MLX_NCPS_METALLIB)
     file(GLOB _metal_text CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/metal/*)
-    # Run it: Xcode 26 finds a `metal` that only says that the Metal toolchain must be downloaded.
+    # Run the compiler, don't only look for it: Xcode 26 has a `metal` that only says that the Metal
+    # toolchain must be downloaded.
     execute_process(COMMAND xcrun -sdk macosx metal --version
       RESULT_VARIABLE _no_metal OUTPUT_QUIET ERROR_QUIET)
     if(NOT _no_metal EQUAL 0)

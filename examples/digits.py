@@ -183,7 +183,7 @@ def run(task, data, short, epochs):
 
 
 def report(results, short):
-    """Prints the accuracies; True when all are as high as wanted, or it doesn't count."""
+    """Prints the accuracies; True when all are as high as wanted, or in the short mode."""
     print()
     passed = True
     for task, _, accuracies, seconds, *_ in results:

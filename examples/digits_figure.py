@@ -1,6 +1,4 @@
-"""The picture of the digits example: learning curves, time per epoch, the wiring; digits.py calls
-it.
-"""
+"""The picture of the digits example: learning curves, time per epoch, the wiring."""
 
 import matplotlib
 

@@ -1,7 +1,7 @@
-"""Proves the GPU kernels on a real GPU, where one is at hand:
+"""Tests and measures the GPU kernels on a real GPU:
 
-    pip install ".[cuda12]" && python tools/check_gpu.py cuda      # an NVIDIA GPU
-    pip install . && python tools/check_gpu.py metal               # an Apple GPU; also metallib
+    pip install ".[cuda12]" && python -m tools.check_gpu cuda      # an NVIDIA GPU
+    pip install . && python -m tools.check_gpu metal               # an Apple GPU; also metallib
 
 1. values: states and all gradients of the tests' table of cases against NumPy float64, case by
    case, failures again at the end; variants that the metallib lacks are skipped and counted. The
@@ -37,11 +37,11 @@ from pathlib import Path
 os.environ["MLX_ENABLE_TF32"] = "0"
 
 import mlx.core as mx
+from mlx_ncps import dispatch, use_backend
+from mlx_ncps.backends.metallib import MissingVariant
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
-
-from cases import (  # noqa: E402  the table of cases lies beside the tests
+from benchmarks import page
+from tests.support.cases import (
     CFC_CASES,
     CFC_EMPTY_CASES,
     LTC_CASES,
@@ -53,18 +53,16 @@ from cases import (  # noqa: E402  the table of cases lies beside the tests
     random_cfc_cases,
     random_ltc_cases,
 )
-from failing_kernel import failing_kernel  # noqa: E402
-from mlx_ncps import dispatch, use_backend  # noqa: E402
-from mlx_ncps.backends.metallib import MissingVariant  # noqa: E402
-from running import (  # noqa: E402
+from tests.support.running import (
     INFINITE_CASES,
     check_gradients,
     check_infinite,
     check_states,
     problem,
 )
+from tools.failing_kernel import failing_kernel
 
-from benchmarks import page  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 CASES = [*LTC_CASES, *LTC_WIRED_CASES, *LTC_EMPTY_CASES, *CFC_CASES, *CFC_EMPTY_CASES]
 FEW = [
@@ -149,7 +147,9 @@ def sanitize(backend: str) -> bool:
     passed = True
     for tool in SANITIZERS:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
-        done = subprocess.run([*command, __file__, backend, "--steps", "few"], check=False)
+        done = subprocess.run(
+            [*command, "-m", "tools.check_gpu", backend, "--steps", "few"], cwd=ROOT, check=False
+        )
         print(f"{tool}: {'clean' if done.returncode == 0 else f'exit status {done.returncode}'}")
         passed = passed and done.returncode == 0
     return passed
@@ -220,7 +220,9 @@ def parse(argv) -> argparse.Namespace:
     parser.add_argument("backend", choices=RESULTS)
     parser.add_argument("--steps", nargs="+", choices=STEPS)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "results", metavar="FOLDER")
-    parser.add_argument("--as-mac", action="store_true", help="simulate the GPU: tests/as_mac.py")
+    parser.add_argument(
+        "--as-mac", action="store_true", help="simulate it: tests/support/as_mac.py"
+    )
     argv = list(argv)
     split = argv.index("--") if "--" in argv else len(argv)
     options = parser.parse_args(argv[:split])
@@ -236,7 +238,7 @@ def main(argv=None) -> int:
     options = parse(sys.argv[1:] if argv is None else argv)
     backend = options.backend
     if options.as_mac:
-        import as_mac
+        from tests.support import as_mac
 
         as_mac.install()
     status = {row.name: row for row in dispatch.describe()}[backend]

@@ -53,7 +53,7 @@ def failing_kernel(backend: str, call) -> Kernel | None:
             try:
                 outputs = kernel(**called)
                 mx.eval(outputs)
-            except Exception as error:  # whatever MLX, the compiler or the driver say
+            except Exception as error:  # any error of MLX, the compiler or the driver
                 template = ", ".join(f"{key}={value}" for key, value in called["template"])
                 name = f"{named['name']}<{template}>"
                 raise _Failed(Kernel(name, str(error), _text(named, called, run._cuda))) from error
@@ -66,7 +66,7 @@ def failing_kernel(backend: str, call) -> Kernel | None:
         call()
     except _Failed as failed:
         return failed.args[0]
-    except Exception:  # not of a kernel
+    except Exception:  # the error is not a kernel's
         return None
     finally:
         module.run = run

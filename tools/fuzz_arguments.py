@@ -1,8 +1,8 @@
 """Hostile arguments for every public callable of mlx_ncps: each must be accepted, or rejected by a
 ValueError or TypeError that says `[op]`, what was wanted and what it got.
 
-    python tools/fuzz_arguments.py --cases 6000 --seed 0
-    python tools/fuzz_arguments.py --seed 0 --replay 123
+    python -m tools.fuzz_arguments --cases 6000 --seed 0
+    python -m tools.fuzz_arguments --seed 0 --replay 123
 
 Cases run in processes of their own, so that a crash or a hang is seen. Ends with status 1 when 1 %
 of the rejections or more are unclear, when anything crashed or hung, when lazy arrays are refused
@@ -59,8 +59,8 @@ def main() -> int:
 
 def names_without_arguments(only: str) -> list[str]:
     """Public names that the catalogue doesn't know, and those whose valid arguments are refused."""
-    from argument_fuzz.names import public_names
-    from argument_fuzz.run import check_valid
+    from tools.argument_fuzz.names import public_names
+    from tools.argument_fuzz.run import check_valid
 
     problems = []
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def run_cases(only: str, seed: int, cases: int):
 
 def _one_process(only: str, seed: int, first: int, last: int, folder: str):
     """The outcomes of the cases of one process, until it dies or hangs."""
-    command = [sys.executable, os.path.abspath(__file__), "--seed", str(seed)]
+    command = [sys.executable, "-m", "tools.fuzz_arguments", "--seed", str(seed)]
     command += ["--only", only, "--work", str(first), str(last)]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     environ |= {"MPLBACKEND": "agg"}
@@ -145,7 +145,7 @@ def _read(stream, lines) -> None:
 def work(only: str, seed: int, first: int, last: int) -> int:
     """The cases of one process, a line of JSON before and after each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    from argument_fuzz import run
+    from tools.argument_fuzz import run
 
     for number in range(first, last):
         run.report_cases(only, seed, number, lambda line: print(json.dumps(line), flush=True))
@@ -154,7 +154,7 @@ def work(only: str, seed: int, first: int, last: int) -> int:
 
 def replay(only: str, seed: int, number: int) -> int:
     """One case in this process, with the traceback of its error."""
-    from argument_fuzz import run
+    from tools.argument_fuzz import run
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -2,8 +2,8 @@
 process with little memory and little time. A file may load, or be refused with ValueError; all else
 is a fault: another error, a crash, a hang, much memory, or a layer that a refused file changed.
 
-    python tools/fuzz_files.py --cases 1000 --seed 0
-    python tools/fuzz_files.py --seed 0 --case 137      # one case again, with its traceback
+    python -m tools.fuzz_files --cases 1000 --seed 0
+    python -m tools.fuzz_files --seed 0 --case 137      # one case again, with its traceback
 
 `.h5` and `.keras` need h5py. `.pt` files are made here; without PyTorch they are checked up to the
 point where PyTorch would read them. The exit status is 1 when there was a fault.
@@ -21,9 +21,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import hostile_files as hostile
+from tools import hostile_files as hostile
 
 MEMORY = 4 * 2**30  # bytes of address space, over what a worker has after its imports
 SECONDS = 20  # for one case
@@ -66,7 +64,7 @@ def _stop(*_):
 
 
 def _work(seed: int, cases: list[int], folder: str, results) -> None:
-    if sys.platform != "darwin":  # which has no such limit
+    if sys.platform != "darwin":  # macOS has no such limit
         now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
     for case in cases:

@@ -1,4 +1,4 @@
-"""The files of `fuzz_files.py`: real ones of every format, and what is done to them."""
+"""The files that the fuzz reads: real ones of every format, and the ways to spoil them."""
 
 from __future__ import annotations
 

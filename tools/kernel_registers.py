@@ -1,8 +1,9 @@
-"""What CUDA's compiler says of the GPU kernels, without a GPU: registers, spills and threadgroup
-memory of the variants that common shapes launch, and how many threadgroups a core holds of each.
+"""Compiles the GPU kernels with CUDA's compiler, without a GPU, and lists registers, spills and
+threadgroup memory of the variants that common shapes launch, and how many of their threadgroups fit
+a core.
 
     pip install nvidia-cuda-nvrtc-cu12
-    python tools/kernel_registers.py        # the table of docs/metal_kernels.md
+    python -m tools.kernel_registers        # the table of docs/metal_kernels.md
 
 1 if a variant spills.
 """
@@ -11,20 +12,17 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "python")]
+from mlx_ncps.plans import chips
 
-from as_cuda import (  # noqa: E402  the compiler lies beside the tests
+from tests.support.as_cuda import (
     ARCHITECTURES,
     nvrtc,
     outside_registers,
     recorded,
     registers,
 )
-from cases import CfcCase, LtcCase  # noqa: E402
-from mlx_ncps.plans import chips  # noqa: E402
+from tests.support.cases import CfcCase, LtcCase
 
 FEW = {"steps": 2, "unfolds": 2}
 CASES = {

@@ -7,7 +7,7 @@ fails does not keep the next from running. The names of your folders are left ou
 
     make mac-report                                  # about an hour
     make mac-report MAC_REPORT_ARGS=--short          # some minutes: a part of each
-    python tools/mac_report.py --short --as-mac      # on Linux, its GPU simulated: tries itself out
+    PYTHONPATH=simulator python -m tools.mac_report --short --as-mac   # on Linux, its GPU simulated
 
 Ends with 0 if nothing failed; a GPU that is missing is no failure.
 """
@@ -29,7 +29,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 60_000  # characters; an issue of GitHub may have 65 536
-SHORT_TESTS = ("tests/test_dispatch.py", "tests/test_golden.py", "tests/test_ops.py")
+SHORT_TESTS = (
+    "tests/backends/test_dispatch.py",
+    "tests/ops/test_golden.py",
+    "tests/ops/test_ops.py",
+)
 SHORT_ROWS = ("--quick", "--only", "cfc-B64*fwd", "--column", "fused", "--repeats", "3")
 NO_GPU = 2  # exit status of tools/check_gpu.py
 
@@ -52,7 +56,7 @@ class Done(NamedTuple):
 
     @property
     def says(self) -> str:
-        """How it ended."""
+        """How the command ended."""
         ended = "ran out of time" if self.status is None else f"exit status {self.status}"
         return f"{ended} after {self.seconds:.0f} s"
 
@@ -129,7 +133,7 @@ def tests(options) -> Part:
     """pytest: its summary and every failure's line."""
     command = [options.python, "-m", "pytest", "-q", "-rfE", "--tb=short"]
     command += ["--as-mac"] * options.as_mac
-    done = run([*command, *(SHORT_TESTS if options.short else ())], 4 * 3600)
+    done = run([*command, *(f"tests/{name}" for name in SHORT_TESTS if options.short)], 4 * 3600)
     summaries = re.findall(r"^(?:=+ )?(\d+ (?:passed|failed|skipped|error).* in .*?)(?: =+)?$",
                            done.output, re.MULTILINE)  # fmt: skip
     verdict = summaries[-1] if summaries else done.says
@@ -142,13 +146,13 @@ def values(options, backend: str) -> Part:
     """tools/check_gpu.py: cases that failed, and the first kernel that did."""
     kept = options.out.parent / f"values-{backend}.json"
     kept.unlink(missing_ok=True)
-    command = [options.python, "tools/check_gpu.py", backend, "--out", kept.parent]
+    command = [options.python, "-m", "tools.check_gpu", backend, "--out", kept.parent]
     command += ["--as-mac"] * options.as_mac
     done = run([*command, "--steps", "few" if options.short else "values"], 4 * 3600)
     title = f"Values and gradients on the GPU, {backend}"
     if done.status == NO_GPU:
         return Part(title, f"not run: {done.output.strip().splitlines()[-1]}", None)
-    if not kept.exists():  # it crashed: the last lines name the case before
+    if not kept.exists():  # it crashed: its last lines name the case before the one that failed
         return Part(title, done.says, False, tail(done.output))
     found = json.loads(kept.read_text())
     failed = len(found["failures"])
@@ -169,7 +173,7 @@ def benchmarks(options) -> Part:
     command = [options.python, "-m", "benchmarks", "--device", device, "--json", path]
     command += SHORT_ROWS if options.short else ["--quick"] * options.quick
     done = run(command, 2 * 3600)
-    derived = [options.python, __file__, "--derived", path]
+    derived = [options.python, "-m", "tools.mac_report", "--derived", path]
     text = run(derived, 300).output if path.exists() else ""
     return Part(
         f"Benchmarks on the {device}", done.says, done.status == 0, text + tail(done.output)
@@ -180,7 +184,6 @@ def derived(path: Path) -> str:
     """Of a file of results: each row's median time on our kernels beside what the cost model
     derives for the chips that it knows.
     """
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from mlx_ncps.plans import chips
 
     from benchmarks.rows import ROWS, quick
@@ -226,7 +229,7 @@ def fenced(text: str) -> str:
 
 
 def details(title: str, text: str) -> str:
-    """A block of code that opens on a click."""
+    """A block of code that is folded until it is clicked."""
     return f"<details><summary>{title}</summary>\n\n{fenced(text)}</details>\n\n"
 
 
@@ -281,7 +284,9 @@ def parse(argv) -> argparse.Namespace:
     add("--quick", action="store_true", help="short benchmarks")
     add("--no-build", action="store_true", help="use this Python and the package that it has")
     add(
-        "--as-mac", action="store_true", help="simulate the GPU (tests/as_mac.py); implies no build"
+        "--as-mac",
+        action="store_true",
+        help="simulate the GPU (tests/support/as_mac.py); implies no build",
     )
     add("--out", type=Path, default=ROOT / "build" / "mac-report.md", metavar="PATH")
     add("--derived", type=Path, metavar="JSON", help=argparse.SUPPRESS)

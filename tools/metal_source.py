@@ -1,7 +1,7 @@
 """Writes the kernels of all files of metal/ as complete Metal functions, in the variants that the
 tests' table of cases launches, for a Metal compiler to judge:
 
-    python tools/metal_source.py kernels.metal && xcrun -sdk macosx metal -c kernels.metal
+    python -m tools.metal_source kernels.metal && xcrun -sdk macosx metal -c kernels.metal
 
 The metallib (build_backend/metallib_source.py) has only what common sizes launch. Needs MLX, but no
 GPU; .github/workflows/macos.yml runs it.
@@ -12,15 +12,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "build_backend")]
-sys.path.append(str(ROOT / "python"))  # where the package is not installed
+from mlx_ncps.backends import _kernels, metal, metallib
+from mlx_ncps.plans.trace import runner
 
-from cases import CFC_CASES, LTC_CASES, LTC_WIRED_CASES, CfcCase, LtcCase, make  # noqa: E402
-from metallib_source import Source  # noqa: E402
-from mlx_ncps.backends import _kernels, metal, metallib  # noqa: E402
-from mlx_ncps.plans.trace import runner  # noqa: E402
-from running import gradients, states  # noqa: E402
+from build_backend.metallib_source import Source
+from tests.support.cases import CFC_CASES, LTC_CASES, LTC_WIRED_CASES, CfcCase, LtcCase, make
+from tests.support.running import gradients, states
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # What the table leaves out, because float64 would take long: large sizes.
 LARGE = [

@@ -2,7 +2,7 @@
 any machine.
 
     apt-get install clang-19 llvm-19 g++-aarch64-linux-gnu     # Debian
-    python tools/neon_mca.py
+    python -m tools.neon_mca
 
 Nothing is run. clang compiles csrc/cpu/kernels_baseline.cpp for the M1; of each kernel the
 innermost loop with most divisions, or multiply-adds, goes through llvm-mca. LLVM has no model of an

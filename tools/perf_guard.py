@@ -3,11 +3,11 @@
 
 Instructions, counted by valgrind, do not depend on the machine's speed or load: the same
 binary gives the same numbers on every run. The kernels are those for AVX2, which valgrind can run;
-AVX-512 and NEON are built from the same text. What the count does not see: cache misses, and
-instructions that became slower ones.
+AVX-512 and NEON are built from the same text. The count does not see cache misses, nor an
+instruction that was replaced by a slower one.
 
-    python tools/perf_guard.py DRIVER             # 1 when a count is beyond its bound
-    python tools/perf_guard.py DRIVER --update    # the counts of now become the bounds
+    python -m tools.perf_guard DRIVER             # 1 when a count is beyond its bound
+    python -m tools.perf_guard DRIVER --update    # the counts of now become the bounds
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs the torch tests of ncps against this package, with only their imports changed.
 
-    python tools/upstream_tests.py SOURCE      (a clone, a bare repository, an sdist or the file)
+    python -m tools.upstream_tests SOURCE      (a clone, a bare repository, an sdist or the file)
 
 The tests are read from the checkout and never kept. Three lines change, all of them imports:
 

@@ -1,4 +1,4 @@
-"""What is measured: each implementation turns a row into a Program. The worker calls them."""
+"""What is measured: each implementation turns a row into a Program."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ whole sequence gave the same speed, after a much longer first call.
 from __future__ import annotations
 
 import mlx.core as mx
-from cases import make, to_mlx
+
+from tests.support.cases import make, to_mlx
 
 from . import Program
 from .mlx_programs import sequence_program, step_program

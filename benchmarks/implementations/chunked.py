@@ -1,5 +1,5 @@
 """Gradients of a long sequence by the public layers: at once, under `nn.utils.checkpoint`, and with
-`chunked_value_and_grad`. The command `memory` calls it.
+`chunked_value_and_grad`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from cases import make
 from mlx.utils import tree_flatten
 from mlx_ncps import LTC, CfC, _loader, chunked_value_and_grad
+
+from tests.support.cases import make
 
 from . import Program
 from .mlx_programs import LEARNING_RATE

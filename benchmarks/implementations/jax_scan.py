@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import mlx.core as mx
 import numpy as np
-from cases import make, named_leaves
 from jax import lax
+
+from tests.support.cases import make, named_leaves
 
 from . import Missing, Program
 from .mlx_programs import LEARNING_RATE

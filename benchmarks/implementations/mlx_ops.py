@@ -8,10 +8,11 @@ from contextlib import nullcontext
 
 import mlx.core as mx
 import numpy as np
-from cases import build_wiring, make
 from mlx_ncps import LTC, CfC, StreamingSession, _loader, dispatch, ops
 from mlx_ncps.cells import CfCCell, LTCCell
 from mlx_ncps.wirings import FullyConnected
+
+from tests.support.cases import build_wiring, make
 
 from ..launches import primitives
 from . import Missing, Program
@@ -47,7 +48,7 @@ def session(row, threads: int) -> Program:
 
 
 class _Steps:
-    """What a loop around `layer.step` keeps."""
+    """A loop around `layer.step`: keeps the state that each call hands to the next."""
 
     def __init__(self, layer, state):
         self.layer, self.state = layer, state

@@ -1,14 +1,12 @@
-"""Programs of an MLX function `sequence(params, x, v) -> states`, in every mode, eager or compiled.
-
-`mlx_ops` (fused, plain operations) and `by_hand` call it.
-"""
+"""Programs, in every mode, of an MLX function `sequence(params, x, v) -> states`."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from cases import make, named_leaves, to_mlx
+
+from tests.support.cases import make, named_leaves, to_mlx
 
 from ..launches import primitives
 from . import Program

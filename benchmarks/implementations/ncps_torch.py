@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import numpy as np
-from cases import make
+
+from tests.support.cases import make
 
 from ..launches import torch_operators
 from . import Missing, Program

@@ -10,8 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from cases import make
 from mlx.utils import tree_flatten
+
+from tests.support.cases import make
 
 from ..launches import primitives, torch_operators
 from . import Program

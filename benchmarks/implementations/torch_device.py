@@ -1,4 +1,4 @@
-"""Where PyTorch runs: on the CPU, or on the GPU when MLX does. Its programs call it."""
+"""Where PyTorch runs: on the CPU, or on the GPU when MLX does."""
 
 from __future__ import annotations
 

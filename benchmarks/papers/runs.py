@@ -36,7 +36,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time of the epochs so far: their number times the median, which interruptions leave."""
+        """Time of the epochs so far: their number times the median, as a pause lasts long."""
         return len(self.log) * statistics.median(entry["seconds"] for entry in self.log)
 
     def epochs(self, total: int, train_epoch, *, quiet=False) -> None:

@@ -1,5 +1,5 @@
-"""Raises where a forked child would wait for ever: MLX's threads don't outlive `os.fork()`; the
-layers, the cells and `dispatch` ask before they compute.
+"""An error in place of a hang in a forked child: MLX's threads don't outlive `os.fork()`, so a
+child that computes with MLX would wait for ever.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _check_child(op: str) -> None:
 
 
 def _answers() -> bool:
-    """Whether MLX's stream has a thread: where the parent had none, the child makes its own."""
+    """Whether MLX's stream has a thread; where the parent had none, the child makes its own."""
     stream = mx.default_stream(mx.default_device())
     asking = threading.Thread(target=mx.synchronize, args=(stream,), daemon=True)
     asking.start()

@@ -83,7 +83,7 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
         message = f"[mlx_ncps] the native module is not available: {reason}."
         if _is_set(environ, "MLX_NCPS_REQUIRE_NATIVE"):
             raise ImportError(f"{message} (MLX_NCPS_REQUIRE_NATIVE is set.)")
-        if surprising and not _mlx.is_command():  # which says it in its report
+        if surprising and not _mlx.is_command():  # the command's report has the reason
             warnings.warn(f"{message} Slower backends are used.", RuntimeWarning, stacklevel=3)
     else:
         # Both read their variable once. Here a bad value is an error that names it; inside a

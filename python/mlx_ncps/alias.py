@@ -1,4 +1,4 @@
-"""The names of the MLX guides: after `import mlx_ncps.alias`, `ncps.mlx` is this package.
+"""The names of earlier MLX ports: after `import mlx_ncps.alias`, `ncps.mlx` is this package.
 
 `from ncps.mlx import CfC, CfCCell` and `from ncps.mlx.wirings import AutoNCP` then give the classes
 of `mlx_ncps` themselves, before or after `import ncps`, whether or not ncps is installed. An

@@ -604,7 +604,7 @@ NATIVE_TEST(kernels_maths_are_accurate_and_saturate_over_all_floats) {
   const Function functions[] = {{NCPS_TANH, [](double x) { return std::tanh(x); }, 6, 9.011},
                                 {MATHS_ERF, [](double x) { return std::erf(x); }, 6, 3.93},
                                 {MATHS_EXP2, [](double x) { return std::exp2(x); }, 3, 150}};
-  // Per max(1, |z|), as in tests/cases.py.
+  // Per max(1, |z|), as in tests/support/cases.py.
   const auto gate_holds = [](float z, float got) {
     const double want = 1 / (1 + std::exp2(double(z)));
     if (std::isnan(z)) return std::isnan(got);

@@ -1,5 +1,5 @@
-"""Tries the instrument itself: costs that others measured on an M1, faults that it must see, and
-the values of the kernels' SPIR-V on a CPU.
+"""Checks the tool itself: whether it counts costs as others measured them on an M1, whether it sees
+faults planted on purpose, and whether the kernels' SPIR-V computes the right values on a CPU.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ DIVISIONS = {"fast": "v = metal::fast::divide(b, v) + a;", "precise": "v = b / v
 
 
 def _chain(operation: str, count: int) -> str:
-    """A kernel that does an operation so many times in a row."""
+    """A kernel that does an operation a number of times in a row."""
     lines = "  float v = x[i], a = x[i + 1], b = x[i + 2];\n" + f"  {operation}\n" * count
     return KERNEL.format(threads=256, body=lines + "  y[i] = v;\n")
 
 
 def _hoard(count: int, threads: int) -> str:
-    """A kernel that keeps so many floats over a loop."""
+    """A kernel that keeps a number of floats in use over a loop."""
     body = f"""  float kept[{count}];
   _Pragma("clang loop unroll(full)")
   for (int n = 0; n < {count}; ++n) kept[n] = x[i + n];
@@ -132,9 +132,10 @@ class Pocl:
 
 def values(root: Root) -> list[tuple[str, bool]]:
     """Calls of the tests' table and their gradients, computed by the SPIR-V, against float64."""
-    from cases import CfcCase, LtcCase
     from mlx_ncps.backends import _kernels, metal
-    from running import check_gradients, check_states
+
+    from tests.support.cases import CfcCase, LtcCase
+    from tests.support.running import check_gradients, check_states
 
     pocl = Pocl(root)
     run = _kernels.Runner("metal", pocl.register, mx.cpu)

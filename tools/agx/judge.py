@@ -30,7 +30,7 @@ STATISTICS = re.compile(
 class Figures(NamedTuple):
     """What the compiler counts of one kernel. Each instruction counts once, in a loop or not."""
 
-    registers: int  # of 32 bits, of a thread
+    registers: int  # of 32 bits, for a thread
     allowed: int  # threads of a threadgroup, with so many registers
     spills: int
     fills: int
@@ -93,7 +93,7 @@ class Root:
                 raise RuntimeError(f"the compiler is for no {chip}:\n{done.stderr[-2000:]}")
             if not new or (len(new) < len(rest) and not done.returncode):
                 raise RuntimeError(f"the compiler did not start:\n{done.stderr[-2000:]}")
-            if done.returncode:  # it fell over the last; go on behind it
+            if done.returncode:  # the compiler crashed on the last file; go on with the next
                 new[list(new)[-1]] = f"the compiler ended with {done.returncode}"
             found |= new
         return {stem: found[f"{stem}.spv"] for stem in stems}

@@ -14,7 +14,7 @@ from mlx_ncps.backends import _kernels
 from mlx_ncps.ops import SynapseLists
 from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
 
-SIZES = ("UNITS", "WIDTH", "CHIP")  # of threadgroup memory alone: they make no other code
+SIZES = ("UNITS", "WIDTH", "CHIP")  # sizes of threadgroup memory alone: they do not change the code
 ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
     "thread_position_in_threadgroup": "get_local_id",
     "threadgroup_position_in_grid": "get_group_id",
@@ -60,7 +60,7 @@ def variant_name(kernel: dict, call: dict) -> str:
 
 
 def opencl(kernel: dict, call: dict) -> str:
-    """The text of a launch: the product's own, behind metal.h, with a head as MLX writes it."""
+    """The text of a launch: the package's own, behind metal.h, with the head that MLX writes."""
     inputs = zip(kernel["input_names"], call["inputs"], strict=True)
     buffers = [_buffer(name, array) for name, array in inputs]
     buffers += [f"__global float* {name}" for name in kernel["output_names"]]
@@ -126,7 +126,7 @@ def pairs(name: str) -> set[tuple]:
 
 
 def cover(names) -> list[str]:
-    """Few names with all pairs of all names: always that with most new ones."""
+    """A few names that together have all pairs: the name with most new pairs is added each time."""
     left = {name: pairs(name) for name in sorted(names, reverse=True)}
     chosen = []
     while left:

@@ -1,1 +1,1 @@
-"""Hostile arguments for every public callable of mlx_ncps; `tools/fuzz_arguments.py` runs it."""
+"""Hostile arguments for every public callable of mlx_ncps."""

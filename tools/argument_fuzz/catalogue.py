@@ -45,7 +45,7 @@ def _plain(function, arguments, in_numpy=False):
 
 
 def _one_way(method, made) -> bool:
-    """Whether this form of an object takes part: a stream can't go backwards."""
+    """Whether this form of an object has the method: a bidirectional layer has no `step`."""
     return method != "step" or not getattr(made, "bidirectional", False)
 
 

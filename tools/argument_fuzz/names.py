@@ -9,7 +9,7 @@ from mlx_ncps import cells, config, convert, layers, ops, rnn, weights, wirings
 
 MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weights, wirings)
 
-# What the layers and cells of this package call among themselves, with arguments that are checked.
+# Methods that only layers and cells of this package call, with arguments that are checked already.
 INTERNAL = frozenset(
     [
         *(

@@ -1,4 +1,4 @@
-"""Objects of every public class, in some of their forms, and the arrays of valid calls."""
+"""Objects of every public class, some with several options, and the arrays of valid calls."""
 
 from __future__ import annotations
 

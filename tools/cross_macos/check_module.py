@@ -1,4 +1,4 @@
-"""Does a cross-built extension fit macOS and the MLX wheel? Called by tools/cross_macos/run.
+"""Does a cross-built extension fit macOS and the MLX wheel?
 
 `stubs` writes the stubs of the system's libraries that the module is linked against: what MLX's own
 binaries, which Apple's tools linked for the same macOS, import from them. `check` then judges the

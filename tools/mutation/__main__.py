@@ -78,7 +78,7 @@ class Judges:
         stage, verdict, cause = None, "survived", ""
         for stage in self.stages(mutant.path):
             if explained and isinstance(stage, Pytest):
-                break  # minutes each, and somebody has read these lines
+                break  # each takes minutes, and a person has judged these lines
             verdict, cause = stage.judge(mutant)
             if verdict != "survived":
                 break
@@ -87,7 +87,7 @@ class Judges:
 
 
 def run(options: argparse.Namespace, judges: Judges, known: dict[str, report.Result]):
-    """Yield results, the files in turns, until each file's share counts or the time is over."""
+    """Yield results, a mutant of each file in turn, until each has its share or time is over."""
     paths = kernel_files(judges.tree.folder, options.kernels)
     if options.files:
         paths = [path for path in paths if any(part in path for part in options.files)]
@@ -128,7 +128,7 @@ def main() -> int:
     facts = {"commit": commit(), "seed": options.seed, "density": densities(options)}
     known = report.load(options.out) if options.resume else {}
     results, rest = [], dict(known)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the copies go in any case
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # remove the copies whatever happened
     folder = Path(tempfile.mkdtemp(prefix="mlx_ncps_mutation_"))
     try:
         for result, new in run(options, Judges(folder, options), known):

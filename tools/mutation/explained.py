@@ -1,6 +1,6 @@
 """Survivors that are no bugs: (file, line before, line after) -> why no test can or should see it.
 
-Whoever adds an entry has read the line; an entry whose lines are gone is dead and can go.
+Add an entry only after reading the line. Delete an entry whose lines no longer exist.
 """
 
 _ROWS = "4; // four tasks while the batch is small; more rows than 16 gain nothing in the GEMM"

@@ -259,7 +259,7 @@ def _guard(s: Source) -> Iterator[Edit]:
 
 
 def _loop(s: Source) -> Iterator[Edit]:
-    """One turn less at the start or at the end."""
+    """One pass of a loop less, the first or the last."""
     for i, token in enumerate(s.tokens):
         if token.text != "for" or not s.is_symbol(i + 1, "("):
             continue
@@ -272,7 +272,7 @@ def _loop(s: Source) -> Iterator[Edit]:
             yield Edit("loop", end, end, " - 1")
 
 
-# Names that a tired eye takes for each other.
+# Names that are easily taken for each other.
 _TWINS = (
     ("dn", "dd"), ("n", "d"), ("w", "we"), ("s2", "m2"), ("dw", "dwe"), ("ds2", "dm2"),
     ("H", "I"), ("H", "Hp"), ("T", "U"), ("F1", "F2"), ("df1", "df2"), ("v", "v_next"),

@@ -12,7 +12,7 @@ from .native import must
 from .select import Mutant
 from .tree import Run, Tree, run
 
-EXTENSION_TESTS = ("tests/test_cpu_backend.py",)
+EXTENSION_TESTS = ("tests/backends/test_cpu.py",)
 
 
 class Pytest:
@@ -105,13 +105,13 @@ class Metal(Pytest):
     @property
     def available(self) -> bool:
         """Whether the tree has such tests."""
-        return (self.tree.folder / "tests/simulated_metal.py").is_file()
+        return (self.tree.folder / "tests/support/simulated_metal.py").is_file()
 
     def selections(self, path: str) -> list[list[str]]:
         """Arguments of pytest: one case that runs the kernel, then all tests of its family."""
         stem = Path(path).stem
         families = [family for family in ("ltc", "cfc") if stem.startswith(family)]
-        files = [f"tests/test_metal_{family}.py" for family in families or ("ltc", "cfc")]
+        files = [f"tests/gpu/test_{family}.py" for family in families or ("ltc", "cfc")]
         first = next(tests for part, tests in self.first.items() if part in stem)
         return [[*files, "-k", f"({first}) and {self.chosen}"], [*files, "-k", self.chosen]]
 

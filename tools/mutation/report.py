@@ -1,4 +1,4 @@
-"""Results as JSON and as Markdown tables; __main__.py writes them, docs/mutation.md keeps the last.
+"""Results as JSON and as Markdown tables; docs/mutation.md keeps the last.
 
 A mutant is `killed`, `survived`, `equal` (the same machine code: no bug) or `invalid` (does not
 compile). Only killed and survived ones count.

@@ -1,5 +1,5 @@
 """Draws mutants from the kernels, the same ones for the same text and seed: every file has its
-share, and within a file the operators take turns. __main__.py calls it.
+share, and within a file the operators take turns.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Cuts C++ and Metal text into tokens, as far as mutation needs it; operators.py calls it."""
+"""Cuts C++ and Metal text into tokens, as far as mutation needs it."""
 
 import re
 from typing import NamedTuple

@@ -1,6 +1,4 @@
-"""A copy of the project in which mutants live, and bounded runs of commands in it; native.py,
-extension.py and metal.py call it.
-"""
+"""A copy of the project in which mutants live, and bounded runs of commands in it."""
 
 import io
 import os

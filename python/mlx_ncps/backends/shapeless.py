@@ -1,5 +1,5 @@
-"""Within `mx.compile(shapeless=True)` one trace serves arrays of every batch and length: what takes
-a size from an array must follow it there, or refuse.
+"""Help for `mx.compile(shapeless=True)`, where one trace serves arrays of every batch and length.
+Code that takes a size from an array must follow the array there, or refuse.
 
 MLX takes the shape of each operation anew from its inputs, but a size that Python read while
 tracing stays what it was, and so does a slice of it. What stands here is made of operations that
@@ -29,7 +29,9 @@ def tracing() -> bool:
     """Whether such a trace goes on in this thread."""
     if _loader.native is not None:
         return _loader.native.in_shapeless_trace()
-    graph = io.StringIO()  # only there equal shapes are broadcast, for they may differ later
+    graph = (
+        io.StringIO()
+    )  # only a shapeless trace broadcasts equal shapes, as they may differ later
     mx.export_to_dot(graph, mx.broadcast_arrays(mx.array(0.0), mx.array(0.0))[0])
     return "Broadcast" in graph.getvalue()
 

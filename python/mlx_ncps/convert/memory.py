@@ -1,4 +1,4 @@
-"""The mixed memory of ncps.keras as a cell; `from_keras` makes it, `LiquidRNN` runs it."""
+"""The mixed memory of ncps.keras as a cell."""
 
 from __future__ import annotations
 

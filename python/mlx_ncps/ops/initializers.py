@@ -1,4 +1,4 @@
-"""Initial values of parameters, as plain functions shape -> array.
+"""Initial values of parameters, as plain functions shape -> array (MATHS 11).
 
 `key` is an `mx.random.key` or its seed, an int; None draws from MLX's global random state.
 `ops.numpy` gives the same numbers for the same key. `dtype` None is float32.

@@ -1,4 +1,4 @@
-"""States of recurrent cells: zeros to start from, their past cut off, rows set back."""
+"""States of recurrent cells: zeros to start from, detached from their past, rows reset to zeros."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where the masks of a sparse LTC are non-zero, as host-side lists, which tell fused backends what
-to skip.
+"""The synapses of a sparse LTC as lists: where its masks are not 0. Fused backends skip the rest.
+In NumPy, since kernels and launches are chosen by them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Wirings: which neuron excites or inhibits which; bit-exact with ncps, read by the cells."""
+"""Wirings: which neuron excites or inhibits which; bit-exact with ncps."""
 
 from .base import Synapse, Wiring
 from .dense import FullyConnected, Random

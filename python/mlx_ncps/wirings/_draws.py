@@ -42,3 +42,13 @@ def checked_key(op, key):
 def source(make, seed, key):
     """``KeyDraws`` when a key is given, else NumPy's generator ``make(seed)``."""
     return make(seed) if key is None else KeyDraws(key)
+
+
+def one_by_one(rng, options, count):
+    """``count`` draws, the same as by ``count`` calls of ``choice``, as ncps makes them.
+
+    NumPy's generators draw a whole array in that order too, at once; a key is split for each call.
+    """
+    if isinstance(rng, KeyDraws):
+        return [rng.choice(options) for _ in range(count)]
+    return rng.choice(options, size=count)

@@ -119,7 +119,7 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
             axes = "[units, units]" if name == "adjacency_matrix" else "[input_dim, units]"
             wanted = f"({rows or 'any'}, {self.units})"
             raise ValueError(f"[{self._op}] {name} must be {axes} = {wanted}, got {shape}.")
-        if host is not None and (wrong := host[~np.isin(host, (-1, 0, 1))]).size:
+        if host is not None and (wrong := host[(host != 0) & (np.abs(host) != 1)]).size:
             raise ValueError(
                 f"[{self._op}] {name} must hold -1, 0 and +1 alone, got {wrong[0]}. (A tree_map "
                 "over parameters() maps frozen ones too: take trainable_parameters().)"

@@ -5,28 +5,20 @@ unfold) and the masks of a wired CfC cell; base of all wirings.
 import copy
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
 
-import mlx.core as mx
 import numpy as np
 
 from .. import limits
-from ..checks import brief, float_dtype, host_numbers, sizes
+from ..checks import brief
 from ..config import check_nesting, construct, encoded_arguments, recorded, register
 from . import _checks, draw
-from ._matrices import MATRICES, SynapseMatrices
-
-
-class Synapse(NamedTuple):
-    """From a neuron, or an input, to a neuron: polarity +1 (excitatory) or -1 (inhibitory)."""
-
-    source: int
-    target: int
-    polarity: int
+from ._matrices import MATRICES
+from .synapses import Synapse as Synapse  # where pickles of it look
+from .synapses import Synapses
 
 
 @register
-class Wiring(SynapseMatrices):
+class Wiring(Synapses):
     """Synapses between neurons, and from the inputs to the neurons.
 
     Entry ``[source, target]`` of a matrix is +1 (excitatory), -1 (inhibitory) or 0 (no synapse). A
@@ -84,10 +76,6 @@ class Wiring(SynapseMatrices):
         """
         self.set_input_dim(input_dim)
 
-    def is_built(self):
-        """Whether the number of inputs is known."""
-        return self.input_dim is not None
-
     def set_input_dim(self, input_dim):
         """Fixes the number of inputs, without sensory synapses; errors as :meth:`build`."""
         if not self._is_built_for(input_dim):
@@ -110,103 +98,6 @@ class Wiring(SynapseMatrices):
                 f"{type(self).__name__} is built, got {given}."
             )
         return self.is_built()
-
-    # Synapses
-
-    def add_synapse(self, src, dest, polarity):
-        """Sets the synapse from neuron ``src`` to neuron ``dest`` to ``polarity``, -1 or +1."""
-        polarity = _checks.polarity("add_synapse", polarity)
-        self._connect("add_synapse", "adjacency_matrix", src, dest, polarity)
-
-    def add_sensory_synapse(self, src, dest, polarity):
-        """Sets the synapse from input ``src`` to neuron ``dest`` to ``polarity``, -1 or +1."""
-        self._require_built("add_sensory_synapse")
-        polarity = _checks.polarity("add_sensory_synapse", polarity)
-        self._connect("add_sensory_synapse", "sensory_adjacency_matrix", src, dest, polarity)
-
-    def remove_synapse(self, src, dest):
-        """Removes the synapse from neuron ``src`` to neuron ``dest``, if there is one."""
-        self._connect("remove_synapse", "adjacency_matrix", src, dest, 0)
-
-    def remove_sensory_synapse(self, src, dest):
-        """Removes the synapse from input ``src`` to neuron ``dest``, if there is one."""
-        self._require_built("remove_sensory_synapse")
-        self._connect("remove_sensory_synapse", "sensory_adjacency_matrix", src, dest, 0)
-
-    def prune(self, remove, *, sensory=False):
-        """Removes the synapses between neurons, or those from the inputs when ``sensory``, that
-        ``remove`` names: an array of bools ``[source, target]``, True where one goes, or a function
-        of a :class:`Synapse` that returns True. Returns how many there were.
-
-        The wiring of a built layer acts on it at once, as :meth:`remove_synapse` does.
-        Raises ValueError for an array of another shape.
-        """
-        sensory = _checks.flag("prune", "sensory", sensory)
-        if sensory:
-            self._require_built("prune")
-        name = MATRICES[sensory]
-        matrix = np.array(self._host(name))
-        if callable(remove):
-            gone = np.zeros(matrix.shape, bool)
-            for synapse in self.get_synapses(sensory=sensory):
-                gone[synapse.source, synapse.target] = bool(remove(synapse))
-        else:
-            wanted = f"a function or bools {matrix.shape}"
-            gone = host_numbers("prune", "remove", remove, wanted)
-            if gone.shape != matrix.shape or gone.dtype != bool:
-                raise ValueError(f"[prune] remove must be {wanted}, got {gone.dtype} {gone.shape}.")
-        count = int(np.count_nonzero(matrix[gone]))
-        matrix[gone] = 0
-        setattr(self, name, matrix)
-        return count
-
-    def _connect(self, op, name, src, dest, polarity):
-        matrix = np.array(self._host(name))
-        src = _checks.integer(op, "src", src, 0, matrix.shape[0])
-        dest = _checks.integer(op, "dest", dest, 0, matrix.shape[1])
-        matrix[src, dest] = polarity
-        setattr(self, name, matrix)
-
-    @property
-    def synapse_count(self):
-        """Number of synapses between neurons."""
-        return int(np.count_nonzero(self.adjacency))
-
-    @property
-    def sensory_synapse_count(self):
-        """Number of synapses from the inputs; 0 before :meth:`build`."""
-        return int(np.count_nonzero(self.sensory_adjacency)) if self.is_built() else 0
-
-    def erev_initializer(self, shape=None, dtype=None):
-        """Initial reversal potentials ``[H, H]``: the adjacency as float32, or as ``dtype``."""
-        return _as_initial("erev_initializer", self.adjacency, shape, dtype)
-
-    def sensory_erev_initializer(self, shape=None, dtype=None):
-        """Initial sensory reversal potentials ``[I, H]``: float32, or ``dtype``."""
-        self._require_built("sensory_erev_initializer")
-        return _as_initial("sensory_erev_initializer", self.sensory_adjacency, shape, dtype)
-
-    def get_synapses(self, source=None, target=None, *, sensory=False):
-        """The synapses between neurons, or those from the inputs when ``sensory``, as a list of
-        ``Synapse(source, target, polarity)``: all, or those of one source, one target, or both.
-
-        Raises:
-            ValueError: no such neuron or input; ``sensory`` before :meth:`build`.
-        """
-        sensory = _checks.flag("get_synapses", "sensory", sensory)
-        if sensory:
-            self._require_built("get_synapses")
-        matrix = self.sensory_adjacency if sensory else self.adjacency
-        for name, given, size in zip(
-            ("source", "target"), (source, target), matrix.shape, strict=True
-        ):
-            if given is not None:
-                _checks.integer("get_synapses", name, given, 0, size)
-        return [
-            Synapse(int(a), int(b), int(matrix[a, b]))
-            for a, b in np.argwhere(matrix)
-            if source in (None, a) and target in (None, b)
-        ]
 
     # Neurons
 
@@ -351,12 +242,6 @@ class Wiring(SynapseMatrices):
         self._require_built("draw_graph")
         return draw.draw_graph(self, layout, neuron_colors, synapse_colors, draw_labels, **options)
 
-    def _require_built(self, op):
-        if not self.is_built():
-            raise ValueError(
-                f"[{op}] the wiring must be built, got input_dim=None: call build(input_dim) first."
-            )
-
 
 def _build_once(build):
     """``build`` that does nothing when the wiring is built for this width already."""
@@ -372,12 +257,6 @@ def _build_once(build):
             raise
 
     return build_once
-
-
-def _as_initial(op, host, shape, dtype):
-    if shape is not None and sizes(op, "shape", shape) != host.shape:
-        raise ValueError(f"[{op}] shape must be {host.shape}, got {tuple(shape)}.")
-    return mx.array(host).astype(float_dtype(op, dtype))
 
 
 def _as_list(host):

@@ -1,4 +1,4 @@
-"""Pictures of a wiring: its networkx graph, and matplotlib drawings of that; called by Wiring."""
+"""Pictures of a wiring: its networkx graph, and matplotlib drawings of that."""
 
 import importlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Wirings of the package ncps as ours: cells and layers take both, and `convert` reads them."""
+"""Wirings of the package ncps as ours: the same class, matrices and random state."""
 
 import copy
 

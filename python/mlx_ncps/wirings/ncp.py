@@ -8,7 +8,6 @@ from . import _checks, _draws
 from .base import Wiring
 
 POLARITIES = [-1, 1]
-LAYERS = ("inter", "command", "motor")
 
 
 class NCP(Wiring):
@@ -82,7 +81,8 @@ class NCP(Wiring):
     def get_neurons_of_layer(self, layer_id):
         """Neuron ids of layer 0 (inter), 1 (command) or 2 (motor), as a list."""
         layer_id = _checks.integer("get_neurons_of_layer", "layer_id", layer_id, 0, self.num_layers)
-        return [i for i in range(self.units) if self.get_type_of_neuron(i) == LAYERS[layer_id]]
+        first = (self._motor + self._command, self._motor, 0)[layer_id]
+        return list(range(first, first + (self._inter, self._command, self._motor)[layer_id]))
 
     def get_type_of_neuron(self, neuron_id):
         """``"motor"``, ``"command"`` or ``"inter"``."""
@@ -94,10 +94,10 @@ class NCP(Wiring):
     def build(self, input_dim):
         """Draws all synapses; see :meth:`Wiring.build`."""
         super().build(input_dim)
-        inter, command, motor = (self.get_neurons_of_layer(layer) for layer in range(3))
+        inter, command, motor = (np.array(self.get_neurons_of_layer(n)) for n in range(3))
         sensory = np.array(self.sensory_adjacency)
         adjacency = np.array(self.adjacency)
-        inputs = list(range(self.input_dim))
+        inputs = np.arange(self.input_dim)
         self._spread(sensory, inputs, inter, self._sensory_fanout)
         # ncps bounds this repair by the command layer, not by the inter layer that it draws from
         self._spread(adjacency, inter, command, self._inter_fanout, repair_limit=len(command))
@@ -108,17 +108,16 @@ class NCP(Wiring):
 
     def _spread(self, matrix, near, far, degree, repair_limit=None):
         """Links each of ``near`` to ``degree`` of ``far``, then those of ``far`` left out."""
-        missed = set(far)
+        missed = set(far.tolist())
         for a in near:
-            for b in self._rng.choice(far, size=degree, replace=False):
-                missed.discard(int(b))
-                matrix[a, b] = self._rng.choice(POLARITIES)
+            drawn = self._rng.choice(far, size=degree, replace=False)
+            missed.difference_update(drawn.tolist())
+            matrix[a, drawn] = _draws.one_by_one(self._rng, POLARITIES, len(drawn))
         mean = max(len(near) * degree // len(far), 1)
         for b in sorted(missed):
-            for a in self._rng.choice(
-                near, size=min(mean, repair_limit or len(near)), replace=False
-            ):
-                matrix[a, b] = self._rng.choice(POLARITIES)
+            size = min(mean, repair_limit or len(near))
+            drawn = self._rng.choice(near, size=size, replace=False)
+            matrix[drawn, b] = _draws.one_by_one(self._rng, POLARITIES, size)
 
     def _recur(self, matrix, command):
         for _ in range(self._recurrent):

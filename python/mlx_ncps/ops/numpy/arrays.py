@@ -31,7 +31,7 @@ def as_float64(array: Any) -> Any:
 
 
 def _has_values(array: Any, depth: int = 64) -> bool:
-    """Whether no MLX array, also in nested lists, was never initialised."""
+    """False where an MLX array, also one in nested lists, was never initialised."""
     if isinstance(array, (list, tuple)):
         return depth == 0 or all(_has_values(item, depth - 1) for item in array)
     try:

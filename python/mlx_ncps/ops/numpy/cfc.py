@@ -9,8 +9,9 @@ One step reads the inputs x, the state h and the elapsed time ts:
     no_gate:  h' = tanh(f1) + g tanh(f2)
     pure:     h' = A - A exp(-ts (|w_tau| + |f1|)) f1      (f1 alone; w_tau and A are parameters)
 
-That is the variant torch. The others have g = sigmoid(b - a ts), and in place of tanh(f1), tanh(f2)
-the heads as they are (keras) or lecun_tanh(f1), lecun_tanh(f2) (paper); pure is the same in all.
+That is the variant torch. The variants keras and paper have g = sigmoid(b - a ts). In place of
+tanh(f1) and tanh(f2), keras has f1 and f2, and paper lecun_tanh(f1) and lecun_tanh(f2). The mode
+pure is the same in every variant. The gradients are written out in docs/maths.md (MATHS 1).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MODES = ("default", "no_gate", "pure")
 VARIANTS = ("torch", "keras", "paper")
 _HEADS = ("ff1", "ff2", "time_a", "time_b")
 _HEAD_ACTIVATIONS = {"torch": np.tanh, "keras": lambda f: f, "paper": lecun_tanh}
-_HEAD_SLOPES = {  # by the value of the head
+_HEAD_SLOPES = {  # dF/df, from F
     "torch": lambda F: 1.0 - F**2,
     "keras": np.ones_like,
     "paper": lambda F: 0.666 * (1.7159 - F**2 / 1.7159),
@@ -106,7 +107,7 @@ def cfc_update(
     mode: str = "default",
     variant: str = "torch",
 ) -> np.ndarray:
-    """The new state [B, H] from the four heads [B, H], as the file's head has it.
+    """The new state [B, H] from the four heads [B, H]: modes default and no_gate.
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
     """
@@ -158,7 +159,7 @@ def _states(x, h, ts, p, act, *, mode, variant):
 
 
 def _backbone(x, h, p, act):
-    """What every layer reads: [x, h], then the output of each backbone layer, the heads' last."""
+    """[x, h] and the output of each backbone layer; the heads read the last of them."""
     zs = [np.concatenate([x, h], axis=1)]  # [B, I + H]
     for layer in p.backbone:
         zs.append(act(_linear(zs[-1], layer)))  # [B, K]

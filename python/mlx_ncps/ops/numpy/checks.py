@@ -15,7 +15,7 @@ from .arrays import as_float64
 
 
 def refused(op: str, name: str, wanted: str, got: object) -> ValueError:
-    """The error of an argument: arrays and objects by their type, values as they are, if short."""
+    """The error for an argument. It shows short values themselves, and the type of all else."""
     text = type(got).__name__
     if got is None or isinstance(got, (Real, str, tuple, list)):
         with contextlib.suppress(Exception):  # of what is in it, or an integer of too many digits

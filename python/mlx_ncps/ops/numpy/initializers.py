@@ -25,7 +25,7 @@ _inverse_normal = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 def uniform(
     low: float, high: float, shape: Sequence[int], *, dtype: Any = None, key: Any = None
 ) -> np.ndarray:
-    """Uniform in [low, high), of ``shape``; float64 unless ``dtype`` says another."""
+    """Uniform in [low, high), of ``shape``; float64 unless ``dtype`` is given."""
     op = "uniform"
     low, high = number(op, "low", low), number(op, "high", high)
     return (low + (high - low) * _unit(op, shape, key)).astype(checked_dtype(op, dtype))

@@ -8,7 +8,7 @@ gate s_ij = sigmoid(sigma_ij (v_i - mu_ij)) and conductance a_ij = w_ij s_ij |ma
     v'_j = (cm_j v_j + k n_j) / (cm_j + k d_j)
 
 ncps divides both sides by k; this form is the same for k > 0 and gives v' = v at k = 0. It is the
-solver semi_implicit; ltc_solvers.py has the others.
+solver semi_implicit (MATHS 3); ltc_solvers.py has the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .ltc_solvers import (
     unfold_backward,
 )
 
-MAX_UNFOLDS = 10_000  # as mlx_ncps.limits has it
+MAX_UNFOLDS = 10_000  # the same as in mlx_ncps.limits, which imports MLX
 
 
 class LTCParams(NamedTuple):
@@ -85,10 +85,10 @@ def ltc_sequence(
         params: LTCParams, or any object with its fields.
         ode_unfolds: solver steps U per time step.
         epsilon: added to the sum of conductances by the solver semi_implicit.
-        implicit_param_constraints: gleak, cm and the w pass through softplus.
+        implicit_param_constraints: gleak, cm, w and sensory_w pass through softplus.
         ode_solver: semi_implicit, explicit or runge_kutta.
         synapses: a hint to fused backends, without effect here.
-        training: the same.
+        training: another such hint.
     """
     p = _float64(params)
     cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints, ode_solver)

@@ -141,7 +141,7 @@ def _explicit_backward(dv, v, k, sensory, cell, grads):
 
 
 _REACH = (0.0, 0.5, 0.5, 1.0)  # how far into the unfold, in k, each slope of runge_kutta is taken
-_SHARE = (1 / 6, 1 / 3, 1 / 3, 1 / 6)  # of each in v'
+_SHARE = (1 / 6, 1 / 3, 1 / 3, 1 / 6)  # weight of each slope in v'
 
 
 def _slopes(v, k, sensory, cell):
@@ -162,7 +162,7 @@ def _runge_kutta_backward(dv, v, k, sensory, cell, grads):
     points, slopes = _slopes(v, k, sensory, cell)
     dk = (dv * sum(share * f for share, f in zip(_SHARE, slopes, strict=True))).sum(axis=1)
     total, dn, dd = dv, np.zeros_like(v), np.zeros_like(v)
-    dpoint = np.zeros_like(v)  # of the point that the slope at hand leads to
+    dpoint = np.zeros_like(v)  # gradient of the next stage's point
     for stage in reversed(range(4)):
         reach = _REACH[stage + 1] if stage < 3 else 0.0
         dk = dk + (reach * dpoint * slopes[stage]).sum(axis=1)

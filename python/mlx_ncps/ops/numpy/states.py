@@ -1,4 +1,4 @@
-"""States of recurrent cells: zeros to start from, their past cut off, rows set back."""
+"""States of recurrent cells: zeros to start from, detached from their past, rows reset to zeros."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def initial_state(batch_size: int, units: int | Sequence[int], *, dtype: Any = N
 
 
 def detach_state(state: Any) -> Any:
-    """The state as it is: NumPy records no past."""
+    """The state unchanged: NumPy records nothing for a gradient."""
     if isinstance(state, (tuple, list)):
         return tuple(detach_state(part) for part in state)
     return _array("detach_state", state)

@@ -1,0 +1,1 @@
+"""The tests, a package so that its helpers in `support` are imported by their full names."""

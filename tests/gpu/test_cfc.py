@@ -1,0 +1,143 @@
+"""The CfC kernels of metal/ in the simulator, through the public op, against NumPy float64: every
+access checked, in every order.
+"""
+
+import mslsim
+import numpy as np
+import pytest
+from mlx_ncps.backends import _launch
+
+from tests.support.cases import ACTIVATIONS, CFC_EMPTY_CASES, CfcCase
+from tests.support.running import check_gradients, check_states, gradients, states
+from tests.support.simulated_metal import ORDERS, replaced, simulated
+
+BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
+
+# Shapes at the edges of the kernels: of SIMD groups, row blocks, on-chip and streamed weights.
+EDGES = [
+    CfcCase(batch=1, steps=1, inputs=1, units=1, backbone_units=1),
+    CfcCase(batch=3, steps=2, units=31, backbone_units=33, timespans="per_batch"),
+    CfcCase(batch=2, steps=2, inputs=33, units=32, layers=0, timespans="zero"),
+    CfcCase(batch=1, steps=17, units=2, layers=0, mode="pure", timespans="per_step"),
+    CfcCase(batch=3, steps=2, units=63, backbone_units=65, layers=2, mode="no_gate"),
+    CfcCase(batch=33, steps=2, units=33, backbone_units=17, layers=3, timespans="per_batch"),
+    CfcCase(batch=3, steps=2, units=100, backbone_units=128, mode="pure", timespans="scalar"),
+    CfcCase(batch=64, steps=2, units=65, backbone_units=64, timespans="per_batch"),
+    CfcCase(batch=130, steps=1, units=9, backbone_units=33, timespans="scalar"),
+    CfcCase(batch=1, steps=2, units=200, layers=0),
+    CfcCase(batch=3, steps=1, units=64, backbone_units=64, timespans="per_batch"),
+    CfcCase(batch=1, steps=2, units=128, backbone_units=128, mode="no_gate"),
+]
+KINDS = [
+    *(CfcCase(activation=a, layers=2, steps=2) for a in ACTIVATIONS),
+    *(CfcCase(activation=a, mode="pure", timespans="zero", steps=2) for a in ("gelu", "tanh")),
+    CfcCase(mode="no_gate", timespans="per_batch"),
+    CfcCase(mode="no_gate", layers=0, timespans="scalar"),
+    CfcCase(variant="keras", timespans="per_batch", steps=3),
+    CfcCase(variant="keras", mode="no_gate", layers=2, timespans="scalar", steps=3),
+    CfcCase(variant="paper", layers=0, timespans="zero", density=0.5),
+    CfcCase(variant="paper", mode="no_gate", units=33, steps=2),
+    CfcCase(steps=33, timespans="per_step"),
+    *(CfcCase(units=33, dtype=t, timespans="per_batch") for t in ("float16", "bfloat16")),
+]
+
+
+@pytest.mark.parametrize("case", EDGES, ids=str)
+def test_cfc_sequence_equals_numpy_at_the_edges(case):
+    for order in ORDERS:
+        with simulated(order):
+            check_states(case, "metal")
+            check_gradients(case, "metal")
+
+
+@pytest.mark.parametrize(("index", "case"), list(enumerate(KINDS)), ids=str)
+def test_cfc_sequence_equals_numpy(index, case):
+    with simulated(ORDERS[index % 3], metal_versions=(310,)):
+        check_gradients(case, "metal")
+        check_states(case, "metal")
+
+
+def test_cfc_gradient_without_saved_values_is_the_same():
+    with simulated():
+        check_states(CfcCase(), "metal", training=False)
+        check_gradients(CfcCase(), "metal", training=False)
+
+
+@pytest.mark.parametrize("case", CFC_EMPTY_CASES, ids=str)
+def test_cfc_sequence_of_nothing_is_empty(case):
+    with simulated():
+        assert states(case, "metal").shape == (case.batch, case.steps, case.units)
+        assert not any(np.any(np.array(g)) for g in gradients(case, "metal").values())
+
+
+def test_cfc_walks_over_more_neurons_than_threads(monkeypatch):
+    monkeypatch.setattr(_launch, "THREADS", 32)
+    with simulated("chaos", metal_versions=(310,)):
+        check_gradients(CfcCase(units=33, backbone_units=65, steps=2), "metal")
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("piece", [(3, 7), (2, 3), (1, 1)])  # of 3 rows and 7 steps
+def test_cfc_sequence_in_pieces_of_rows_and_time_is_the_same(monkeypatch, piece, products):
+    monkeypatch.setattr(_launch, "cfc_piece", lambda *_: _launch.Piece(*piece))
+    monkeypatch.setattr(_launch, "cfc_takes_products", lambda *_: products)
+    case = CfcCase(batch=3, steps=7, timespans="per_batch")
+    with simulated(metal_versions=(310,)):
+        check_states(case, "metal")
+        check_gradients(case, "metal")
+
+
+def test_cfc_runs_are_bitwise_equal():
+    case = CfcCase(batch=5, units=33, backbone_units=65, timespans="per_batch")
+    runs = []
+    for order in ORDERS:
+        with simulated(order):
+            runs.append({"states": states(case, "metal"), **gradients(case, "metal")})
+    for name, first in runs[0].items():
+        for other in runs[1:]:
+            assert np.array_equal(np.array(first), np.array(other[name])), name
+
+
+PLANTED = [  # (file, a barrier with what surrounds it, what is left)
+    ("cfc_forward", f"{BARRIER}\n    weight_at", "weight_at"),
+    ("cfc_forward", f"{BARRIER}\n  now", "now"),
+    ("cfc_forward", f"{BARRIER}\n\nuint now", "uint now"),
+    ("cfc_backward", f"{BARRIER}\n\n  uint weight_at", "uint weight_at"),
+    ("cfc_backward", f"{BARRIER}\n    weight_at", "weight_at"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new"), PLANTED)
+def test_cfc_missing_barrier_is_caught(file, old, new):
+    change = f"{file}.metal", replaced(old, new)
+    case = CfcCase(batch=2, steps=2, units=33)
+    race = pytest.raises(mslsim.MSLError, match=r"\[race\]")
+    with simulated(change=change, metal_versions=(310,)), race:
+        gradients(case, "metal")
+
+
+PRODUCTS = [
+    CfcCase(batch=3, units=33, backbone_units=17, layers=2, timespans="per_batch"),
+    CfcCase(batch=2, units=9, layers=0, mode="no_gate", activation="gelu"),
+    CfcCase(batch=5, units=31, mode="pure", timespans="per_batch"),
+    CfcCase(batch=2, units=32, mode="pure", timespans="scalar", activation="relu"),
+    CfcCase(batch=2, variant="keras", timespans="per_batch"),
+    CfcCase(batch=2, variant="paper", mode="no_gate", timespans="scalar"),
+    CfcCase(units=65, dtype="float16", timespans="per_step"),
+    CfcCase(batch=1, units=1, backbone_units=1, timespans="zero"),
+]
+
+
+@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+def test_cfc_by_products_equals_numpy(monkeypatch, case):
+    monkeypatch.setattr(_launch, "PRODUCT_WEIGHTS", 0)
+    for order, training in zip(ORDERS, (True, False, True), strict=True):
+        with simulated(order):
+            check_states(case, "metal", training=training)
+            check_gradients(case, "metal", training=training)
+
+
+def test_cfc_by_products_where_one_row_exceeds_threadgroup_memory():
+    assert _launch.cfc_takes_products(3000, (), 1)
+    assert _launch.cfc_takes_products(256, (256,), 3)
+    assert not _launch.cfc_takes_products(128, (128,), 3)

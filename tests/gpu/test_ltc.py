@@ -1,0 +1,189 @@
+"""The LTC kernels of metal/ in the simulator, through the public op, against NumPy float64: every
+access checked, in every order.
+"""
+
+import mlx.core as mx
+import mslsim
+import numpy as np
+import pytest
+from mlx_ncps import ops
+from mlx_ncps.backends import _launch, _ltc_kernels, _ltc_lists
+
+from tests.support.cases import LTC_CASES, LTC_EMPTY_CASES, LTC_WIRED_CASES, LtcCase, make
+from tests.support.running import check_gradients, check_states, gradients, problem, states
+from tests.support.simulated_metal import ORDERS, replaced, simulated
+
+BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
+SIMD_BARRIER = "simdgroup_barrier(mem_flags::mem_threadgroup);"
+
+# Shapes at the edges of the kernels: of SIMD groups, registers, row blocks, chunks.
+EDGES = [
+    LtcCase(batch=1, steps=1, inputs=1, units=1, unfolds=1, timespans="per_batch"),
+    LtcCase(batch=3, steps=2, inputs=33, units=31, unfolds=1, timespans="zero"),
+    LtcCase(batch=3, steps=17, inputs=1, units=2, unfolds=6, timespans="per_step"),
+    LtcCase(batch=2, steps=2, inputs=1, units=32, unfolds=2, density=0.3),
+    LtcCase(batch=1, steps=17, inputs=3, units=33, unfolds=1, timespans="per_step"),
+    LtcCase(batch=2, steps=2, inputs=3, units=63, unfolds=2, implicit=True),
+    LtcCase(batch=2, steps=2, inputs=2, units=64, unfolds=6, timespans="per_batch"),
+    LtcCase(batch=1, steps=2, inputs=3, units=65, unfolds=2, timespans="zero"),
+    LtcCase(batch=33, steps=2, inputs=3, units=65, unfolds=2, timespans="per_batch"),
+    LtcCase(batch=3, steps=1, inputs=1, units=100, unfolds=2, implicit=True),
+    LtcCase(batch=17, steps=2, inputs=2, units=128, unfolds=1, density=0.3),
+    LtcCase(batch=2, steps=1, inputs=3, units=200, unfolds=2, timespans="per_batch"),
+]
+STREAMED = LtcCase(batch=17, steps=2, units=9, unfolds=2, timespans="per_batch")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("case", EDGES, ids=str)
+def test_ltc_sequence_equals_numpy_at_the_edges(case, order):
+    with simulated(order):
+        check_states(case, "metal", training=False)
+        check_gradients(case, "metal")
+
+
+@pytest.mark.parametrize(("index", "case"), list(enumerate(LTC_CASES + LTC_WIRED_CASES)), ids=str)
+def test_ltc_sequence_equals_numpy(index, case):
+    with simulated(ORDERS[index % 3], metal_versions=(310,)):
+        check_states(case, "metal")
+        check_gradients(case, "metal", training=index % 2 == 0)
+
+
+@pytest.mark.parametrize("case", LTC_EMPTY_CASES, ids=str)
+def test_ltc_sequence_of_nothing_is_empty(case):
+    with simulated():
+        assert states(case, "metal").shape == (case.batch, case.steps, case.units)
+        assert not any(np.any(np.array(g)) for g in gradients(case, "metal").values())
+
+
+@pytest.mark.parametrize("threads", [32, 64, 512])
+def test_ltc_streamed_walks_over_more_neurons_than_threads(monkeypatch, threads):
+    monkeypatch.setattr(_launch, "THREADS", threads)
+    monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
+    with simulated("chaos"):
+        check_states(LtcCase(units=33, unfolds=2), "metal")
+        check_gradients(LtcCase(units=33, unfolds=2), "metal")
+
+
+@pytest.mark.parametrize("piece", [(3, 7), (2, 3), (1, 1)])  # of 3 rows and 7 steps
+def test_ltc_sequence_in_pieces_of_rows_and_time_is_the_same(monkeypatch, piece):
+    case = LtcCase(batch=3, units=5, steps=7, unfolds=2, timespans="per_batch")
+    monkeypatch.setattr(_launch, "ltc_piece", lambda *_: _launch.Piece(*piece))
+    with simulated():
+        check_states(case, "metal")
+        check_gradients(case, "metal")
+
+
+@pytest.mark.parametrize("units", [17, 65])
+def test_ltc_runs_are_bitwise_equal(units):
+    case = LtcCase(batch=5, units=units, unfolds=2, timespans="per_batch")
+    runs = []
+    for order in ORDERS:
+        with simulated(order):
+            runs.append({"states": states(case, "metal"), **gradients(case, "metal")})
+    for name, first in runs[0].items():
+        for other in runs[1:]:
+            assert np.array_equal(np.array(first), np.array(other[name])), name
+
+
+LISTED = [  # sparse enough for the kernels of synapse lists
+    LtcCase(batch=1, steps=1, inputs=1, units=2, unfolds=1, density=0.2, timespans="per_batch"),
+    LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="zero"),
+    LtcCase(batch=3, steps=2, units=100, unfolds=2, density=0.05, implicit=True),
+    LtcCase(batch=17, steps=4, units=33, unfolds=2, density=0.2),  # several chunks of rows
+    LTC_WIRED_CASES[1],
+]
+
+
+def stream_lists(monkeypatch):
+    """Take the kernels of lists that don't fit registers, at any size."""
+    monkeypatch.setattr(_launch, "LISTED_FORWARD_PER", 0)
+    monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
+
+
+@pytest.mark.parametrize("plan", ["listed", "list"])
+@pytest.mark.parametrize("case", LISTED, ids=str)
+def test_ltc_with_synapse_lists_equals_numpy(monkeypatch, case, plan):
+    if plan == "list":
+        stream_lists(monkeypatch)
+    masks = make(case).params
+    lists = ops.SynapseLists(masks.mask, masks.sensory_mask)
+    assert _ltc_kernels.plan(case.units, lists) == plan
+    assert _ltc_lists.lists_of(lists)[1] is not None
+    for order in ORDERS:
+        with simulated(order):
+            check_states(case, "metal", synapses=True, training=False)
+            check_gradients(case, "metal", synapses=True)
+
+
+def test_ltc_with_a_streamed_forward_and_a_backward_in_registers_equals_numpy(monkeypatch):
+    monkeypatch.setattr(_launch, "LIST_BATCH", 1)
+    case = LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="per_batch")
+    for training in (False, True):
+        with simulated("chaos", metal_versions=(310,)):
+            check_gradients(case, "metal", synapses=True, training=training)
+
+
+@pytest.mark.parametrize("rows", [4, 8])
+def test_ltc_with_lists_that_rows_share_equals_numpy(monkeypatch, rows):
+    stream_lists(monkeypatch)
+    monkeypatch.setattr(_launch, "LIST_ROWS", rows)
+    case = LtcCase(batch=17, steps=2, units=33, unfolds=2, density=0.2, timespans="per_batch")
+    assert _launch.listed(case.batch, case.units).rows == rows
+    with simulated("chaos", metal_versions=(310,)):
+        check_states(case, "metal", synapses=True)
+        check_gradients(case, "metal", synapses=True)
+
+
+@pytest.mark.parametrize("plan", ["listed", "list"])
+def test_ltc_with_a_list_of_no_synapse_equals_numpy(monkeypatch, plan):
+    if plan == "list":
+        stream_lists(monkeypatch)
+    case = LtcCase(density=0.0)
+    with simulated():
+        check_states(case, "metal", synapses=True)
+        check_gradients(case, "metal", synapses=True)
+
+
+NOT_A_NUMBER = [  # a call for each kind of recurrence
+    (LtcCase(units=5, timespans="per_batch"), False),
+    (LtcCase(batch=33, units=65, unfolds=2, timespans="per_batch"), False),
+    (LtcCase(units=33, unfolds=2, density=0.2, timespans="per_batch"), True),
+]
+
+
+@pytest.mark.parametrize(("case", "synapses"), NOT_A_NUMBER, ids=str)
+def test_ltc_negative_timespan_gives_nan_in_its_row_from_there_on(case, synapses):
+    f, leaves, _ = problem(case, synapses=synapses)
+    with simulated(metal_versions=(310,)):
+        want = np.array(f(*leaves.values()))
+        ts = np.array(leaves["ts"])
+        ts[1, 1] = -1.0
+        got = np.array(f(*(leaves | {"ts": mx.array(ts)}).values()))
+    want[1, 1:] = np.nan
+    assert np.array_equal(got, want, equal_nan=True)
+
+
+PLANTED = [  # (file, a barrier with what follows, what is left)
+    ("ltc_dense_forward", f"{BARRIER}\n    now", "now"),
+    ("ltc_dense_backward", BARRIER, ""),
+    ("ltc_streamed_forward", f"{BARRIER}\n    now", "now"),
+    ("ltc_streamed_backward", f"{BARRIER}\n    for", "for"),
+    ("ltc_streamed_backward", f"{BARRIER}\n  }}", "}"),
+    ("ltc_list_forward", f"    {SIMD_BARRIER}\n    now", "now"),
+    ("ltc_list_backward", f"{SIMD_BARRIER}\n    for", "for"),
+    ("ltc_list_backward", f"{SIMD_BARRIER}\n  }}", "}"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new"), PLANTED)
+def test_ltc_missing_barrier_is_caught(monkeypatch, file, old, new):
+    if "streamed" in file:
+        monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
+    if "list" in file:
+        stream_lists(monkeypatch)
+    case = LtcCase(batch=2, steps=2, units=40, unfolds=2, density=0.3)
+    change = f"{file}.metal", replaced(old, new)
+    race = pytest.raises(mslsim.MSLError, match=r"\[race\]")
+    with simulated(change=change, metal_versions=(310,)), race:
+        gradients(case, "metal", synapses="list" in file)

@@ -1,0 +1,237 @@
+"""Launch plans and the cost model: `python -m mlx_ncps explain`; and that no plan that the model
+knows is much better than the one chosen.
+"""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from mlx_ncps.backends import _launch
+from mlx_ncps.plans import chips, costs, table
+from mlx_ncps.plans.launches import SCALARS, gpu_launches, seconds
+from mlx_ncps.plans.trace import trace_cfc, trace_ltc
+
+from tests.support import ROOT
+
+LTC = {"batch": 64, "steps": 128, "inputs": 64, "units": 64, "unfolds": 6}
+CFC = {"batch": 64, "steps": 128, "inputs": 64, "units": 128, "backbone": (128,), "mode": "default"}
+CFC |= {"activation": "lecun_tanh", "scalar_ts": True}
+
+
+def launches(trace, facts, **changes):
+    return {one.kernel: one for one in gpu_launches(trace, **facts | changes)}
+
+
+def test_ltc_inference_is_two_launches_and_saves_nothing():
+    found = launches(trace_ltc, LTC, training=False)
+    assert list(found) == ["ncps_ltc_sensory_forward", "ncps_ltc_dense_forward"]
+    dense = found["ncps_ltc_dense_forward"]
+    assert (dense.groups, dense.threads, dense.count) == (64, 256, 1)
+    assert dense.threadgroup_bytes == 2 * 4 * 64
+    assert dense.registers == SCALARS + 5 * 16  # four values of 16 synapses, and their sources
+
+
+def test_long_sequences_go_in_chunks():
+    found = gpu_launches(trace_ltc, **LTC | {"steps": 10_000}, training=False)
+    per_launch = _launch.ltc_piece(64, 64, 64, 6, 64 * 64, 64 * 64).steps
+    counts = [one.count for one in found if one.kernel == "ncps_ltc_dense_forward"]
+    assert sum(counts) == -(-10_000 // per_launch)  # the last is shorter
+
+
+def test_threadgroup_memory_and_threads_stay_within_the_limits_of_a_gpu():
+    for units in (1, 31, 64, 65, 200, 512):
+        for training in (False, True):
+            for one in gpu_launches(trace_ltc, **LTC | {"units": units}, training=training):
+                assert one.threadgroup_bytes <= _launch.MEMORY, one
+                assert one.threads <= 1024, one
+            for one in gpu_launches(trace_cfc, **CFC | {"units": units}, training=training):
+                assert one.threadgroup_bytes <= _launch.MEMORY, one
+                assert one.threads <= 1024, one
+
+
+@pytest.mark.parametrize("mode", ["default", "no_gate", "pure"])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_cfc_is_one_launch_forward_and_one_backward(mode, layers):
+    found = launches(trace_cfc, CFC, mode=mode, backbone=(32,) * layers, training=True)
+    assert [one.count for one in found.values()] == [1, 1]
+    assert all(name.startswith("ncps_cfc_") for name in found)
+
+
+def test_costs_count_gates_and_products_as_the_kernels_loop():
+    found = launches(trace_ltc, LTC, training=True)
+    dense = found["ncps_ltc_dense_forward_save"].cost
+    assert dense.gates == 128 * 6 * 64 * 64  # of one row
+    assert dense.rounds == 128 * 6
+    assert found["ncps_ltc_dense_backward"].cost.gates == dense.gates
+    sensory = found["ncps_ltc_sensory_forward"]
+    assert sensory.cost.gates * sensory.groups == 64 * 128 * 64 * 64
+    cfc = launches(trace_cfc, CFC, training=False)["ncps_cfc_forward"]
+    weights = 128 * 128 + 128 * 3 * 128
+    assert cfc.cost.operations == 128 * 8 * weights  # eight rows
+    assert cfc.cost.streamed == 128 * 4 * weights
+    assert cfc.cost.rounds == 128 * 2
+    streamed = launches(trace_ltc, LTC, units=128, training=True)["ncps_ltc_streamed_backward"].cost
+    assert streamed.gates == 128 * 6 * 8 * 128 * 128
+    assert streamed.streamed == 128 * 6 * 16 * 128 * 128
+
+
+def test_costs_of_a_wiring_count_its_lists():
+    lists = table.auto_ncp(64, 8)
+    most = np.bincount(lists.target, minlength=64).max()
+    found = launches(trace_ltc, LTC, training=False, synapses=lists)
+    assert found["ncps_ltc_dense_forward_listed"].cost.gates == 128 * 6 * 256 * -(-most // 4)
+
+
+def test_every_kernel_has_a_cost():
+    files = {path.stem for path in (ROOT / "metal").glob("*.metal")}
+    assert files == {costs.stem(f"ncps_{name}_save") for name in files}
+
+
+ONE_GIGAHERTZ = chips.Chip("ten cores", 10, 1.0, 1.0, cache=10**6)
+
+
+@pytest.mark.parametrize(
+    ("cost", "milliseconds", "bound"),
+    [
+        (chips.Cost(operations=128 * 10**6), 2.0, "multiply-adds"),
+        (chips.Cost(gates=128 * 10**6), 20.0, "exp2, 1/x"),
+        (chips.Cost(loads=10**6), 2.0, "threadgroup memory"),
+        (chips.Cost(streamed=32 * 10**6), 2.0, "L2"),
+        (chips.Cost(streamed=32 * 10**6, working_set=10**7), 4.0, "L2"),
+        (chips.Cost(operations=128 * 10**3, rounds=10**4), 1.201, "latency"),
+        (chips.Cost(rounds=10**4, memory_rounds=10**4), 5.2, "latency"),
+        (chips.Cost(operations=128, bytes=10**7), 10.0, "memory"),
+    ],
+)
+def test_estimate_is_the_slowest_limit(cost, milliseconds, bound):
+    """Twenty threadgroups on ten cores, which hold two at a time."""
+    e = chips.estimate(ONE_GIGAHERTZ, cost, groups=20, threads=128, residents=2)
+    assert e == (pytest.approx(1e-3 * milliseconds), bound)
+
+
+def test_estimate_of_idle_cores_and_schedulers_and_of_turns():
+    cost = chips.Cost(operations=128 * 10**6)
+
+    def milliseconds(groups, threads, residents):
+        return 1e3 * chips.estimate(ONE_GIGAHERTZ, cost, groups, threads, residents).seconds
+
+    assert milliseconds(5, 128, 1) == pytest.approx(1)  # as long as ten
+    assert milliseconds(11, 128, 1) == pytest.approx(2)  # one core has two
+    assert milliseconds(10, 32, 1) == pytest.approx(4)  # a SIMD group feeds one scheduler
+    waits = chips.Cost(rounds=1000)
+    times = [chips.estimate(ONE_GIGAHERTZ, waits, 40, 128, r).seconds for r in (1, 2, 4)]
+    assert times == pytest.approx([4 * times[2], 2 * times[2], times[2]])
+
+
+def test_resident_follows_registers_threads_and_threadgroup_memory():
+    m1 = chips.CHIPS[0]
+    assert [chips.resident(m1, 512, r, 0) for r in (52, 104)] == [2, 1]
+    assert chips.resident(m1, 32, 24, 20 * 1024) == 3
+    assert chips.resident(m1, 1024, 24, 0) == 2
+
+
+def alternatives(monkeypatch, plan, rows):
+    """Seconds of a plan on each chip with every number of rows that fits."""
+    found = {}
+    for most in rows:
+        with monkeypatch.context() as change:
+            change.setattr(_launch, "MIN_GROUPS_APPLE", 1)
+            change.setattr(_launch, "LTC_ROWS", most)
+            change.setattr(_launch, "cfc_rows", lambda heads, backend, most=most: most)
+            found[most] = np.array([seconds(plan(), chip) for chip in chips.CHIPS])
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64, 512])
+@pytest.mark.parametrize("units", [96, 128, 256])
+def test_no_number_of_rows_is_much_better_for_a_streamed_ltc(monkeypatch, batch, units):
+    plan = partial(table.ltc, batch, units=units)
+    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
+    for rows, other in alternatives(monkeypatch, plan, (1, 2, 4, 8)).items():
+        assert np.all(ours < 1.35 * other), f"{rows} rows"
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64, 512])
+@pytest.mark.parametrize("units", [32, 64, 128])
+def test_no_number_of_rows_is_much_better_for_a_cfc(monkeypatch, batch, units):
+    plan = partial(table.cfc, batch, units=units)
+    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
+    for rows, other in alternatives(monkeypatch, plan, (1, 2, 4, 8, 16)).items():
+        assert np.all(ours < 1.35 * other), f"{rows} rows"
+
+
+@pytest.mark.parametrize("batch", [8, 64, 512, 2048])
+@pytest.mark.parametrize("call", [partial(table.ltc, units=128), partial(table.cfc, units=128)])
+def test_no_number_of_rows_is_much_better_on_many_cores(monkeypatch, call, batch):
+    ours = seconds(call(batch, backend="cuda"), chips.H200)
+    for groups in (8, 16, 32, 64, 256, 512):
+        monkeypatch.setattr(_launch, "MIN_GROUPS", {"cuda": groups})
+        assert ours < 1.1 * seconds(call(batch, backend="cuda"), chips.H200), f"{groups} groups"
+
+
+@pytest.mark.parametrize("batch", [8, 64, 512])
+@pytest.mark.parametrize("units", [64, 128, 256, 512])
+def test_cfc_takes_products_where_they_are_faster(monkeypatch, batch, units):
+    times = {}
+    for products, limit in ((False, 2**30), (True, 0)):
+        monkeypatch.setattr(_launch, "PRODUCT_WEIGHTS", limit)
+        plan = table.cfc(batch, units=units, steps=16)
+        facts = batch, units, 16, products, False
+        times[products] = np.array(
+            [seconds(plan, chip) + table.product_seconds(chip, *facts) for chip in chips.CHIPS]
+        )
+    monkeypatch.undo()
+    chosen = _launch.cfc_takes_products(units, (units,), 3)
+    assert np.all(times[chosen] < 1.1 * times[not chosen]), times
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64, 512])
+@pytest.mark.parametrize("training", [False, True])
+def test_wirings_in_registers_beat_streamed_lists_and_all_synapses(monkeypatch, batch, training):
+    synapses = table.auto_ncp(64, 8)
+
+    def times():
+        plan = table.ltc(batch, units=64, synapses=synapses, training=training)
+        return np.array([seconds(plan, chip) for chip in chips.CHIPS])
+
+    ours = times()
+    monkeypatch.setattr(_launch, "LIST_BATCH", 2**30)
+    assert np.all(ours <= times())
+    monkeypatch.setattr(_launch, "LISTED_FORWARD_PER", 0)
+    assert np.all(ours < times())  # all synapses in registers
+    monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
+    assert np.all(ours < 1.4 * times())  # lists streamed, forward and backward
+
+
+@pytest.mark.parametrize("batch", [8, 16, 64, 128, 512])
+def test_no_number_of_rows_is_twice_as_good_for_streamed_lists(monkeypatch, batch):
+    plan = partial(table.ltc, batch, units=256, synapses=table.auto_ncp(256, 16))
+    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
+    for rows in (1, 2, 4, 8):
+        monkeypatch.setattr(_launch, "LIST_ROWS", rows)
+        other = np.array([seconds(plan(), chip) for chip in chips.CHIPS])
+        assert np.all(ours < 2.1 * other), f"{rows} rows"
+
+
+def test_the_page_has_the_table_that_explain_prints(run_python):
+    done = run_python("-m", "mlx_ncps", "explain", "table")
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "metal_kernels.md").read_text(encoding="utf-8")
+    assert done.stdout.strip() in page, "paste the output of `python -m mlx_ncps explain table`"
+
+
+def test_explain_prints_kernels_and_marks_estimates_as_derived(run_python):
+    done = run_python("-m", "mlx_ncps", "explain", "ltc", "B64", "T128", "I64", "H64", "U6")
+    assert done.returncode == 0, done.stderr
+    for words in ("ltc_sequence runs here on", "ncps_ltc_dense_forward", "derived", "M4 Max"):
+        assert words in done.stdout
+    done = run_python("-m", "mlx_ncps", "explain", "cfc", "B4", "T2", "H300", "--training")
+    assert done.returncode == 0, done.stderr
+    assert "ncps_cfc_backward" in done.stdout
+
+
+@pytest.mark.parametrize("size", ["Q3", "B", "B0", "B-1", "64", "K3"])
+def test_explain_names_a_size_that_it_does_not_know(run_python, size):
+    done = run_python("-m", "mlx_ncps", "explain", "ltc", size)
+    assert done.returncode == 2
+    assert f"got {size!r}" in done.stderr

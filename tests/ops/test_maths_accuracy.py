@@ -1,0 +1,196 @@
+"""The maths of metal/activations.h against float64, on every instruction set and as the GPU's text:
+over all exponents of both signs, denormals, infinities and NaN; exact where float32 is saturated.
+"""
+
+from math import erf, sqrt
+
+import mlx.core as mx
+import mlx_ncps
+import mslsim
+import numpy as np
+import pytest
+from mlx_ncps import _loader, ops
+from mlx_ncps.backends import _kernels
+from mlx_ncps.ops import numpy as truth
+
+from tests.support.cases import (
+    ACTIVATIONS,
+    MODES,
+    ULPS,
+    CfcCase,
+    assert_close,
+    make,
+    to_mlx,
+    tolerance,
+)
+
+ISAS = mlx_ncps.instruction_sets() if _loader.native else []
+CODES = {"lecun_tanh": 0, "tanh": 1, "relu": 2, "gelu": 3, "silu": 4, "sigmoid": 5}
+CHECKS = [(f, kind) for f, kinds in ULPS.items() for kind in kinds]
+TINY = 2.0**-126  # the smallest normal number
+END = {"lecun_tanh": 13.54, "erf": 3.93, "gelu": 15.0, "silu": 120.0, "sigmoid": 120.0}
+
+
+def arguments(step) -> np.ndarray:
+    """Every `step`-th float32 pattern but NaN, the range of interest, and the special ones."""
+    patterns = np.arange(0, 2**32, step, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    special = [0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, TINY, -TINY, 3.4028235e38, -3.4028235e38]
+    parts = (
+        patterns[~np.isnan(patterns)],
+        np.linspace(-150, 150, 30001),
+        np.linspace(-14, 14, 30001),
+    )
+    return np.concatenate([*parts, special]).astype(np.float32)
+
+
+def want(function, kind, z):
+    """The function or its derivative in float64; NaN where the reference has it."""
+    with np.errstate(all="ignore"):
+        sigmoid, complement = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
+        if function in ("tanh", "lecun_tanh"):
+            a, b = (1.7159, 0.666) if function == "lecun_tanh" else (1.0, 1.0)
+            return a * np.tanh(b * z) if kind == "value" else a * b / np.cosh(b * z) ** 2
+        if function == "relu":
+            return np.maximum(z, 0) if kind == "value" else (z > 0).astype(float)
+        if function == "gelu":
+            half = 0.5 * np.vectorize(erf)(z / sqrt(2)) + 0.5
+            density = np.exp(-0.5 * z * z) / sqrt(2 * np.pi)
+            return z * half if kind == "value" else half + z * density
+        if function == "silu":
+            return z * sigmoid if kind == "value" else sigmoid + z * sigmoid * complement
+        if function == "sigmoid":
+            return sigmoid if kind == "value" else sigmoid * complement
+        if function == "erf":
+            return np.vectorize(erf)(z)
+        return np.exp2(z) if function == "exp2" else 1 / (1 + np.exp2(z))
+
+
+def worst(function, kind, z, got, exact):
+    """(error in the units of ULPS, its argument). Below TINY a result may be flushed to 0, as GPUs
+    do; a wrong NaN or infinity is an infinite error.
+    """
+    z, got = z.astype(np.float64), got.astype(np.float64)
+    with np.errstate(all="ignore"):
+        rounded, larger = exact.astype(np.float32), np.maximum(1, np.abs(z))
+        size = np.maximum(np.abs(exact), TINY if kind == "value" else 0.5)
+        if function == "gelu":
+            size = np.maximum(size, np.maximum(0.5, np.abs(z)))
+        grows = function in ("silu", "logistic") or (function, kind) == ("sigmoid", "value")
+        flushed = TINY * (larger if function == "silu" else 1)
+        errors = np.maximum(np.abs(got - exact) - flushed, 0) / ulp(size)
+        errors /= larger if grows else 1
+    special = ~np.isfinite(rounded) | ~np.isfinite(got)
+    same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+    errors[special] = np.where(same[special], 0, np.inf)
+    at = errors.argmax()
+    return errors[at], z[at]
+
+
+def ulp(size):
+    """The distance of float32 numbers of this size."""
+    return 2.0 ** (np.floor(np.log2(np.minimum(size, 2.0**127))) - 23)
+
+
+def on_cpu(isa):
+    """f(name, kind, z) by the kernels of an instruction set."""
+
+    def run(function, kind, z):
+        before = mlx_ncps.get_instruction_set()
+        mlx_ncps.set_instruction_set(isa)
+        try:
+            return np.array(_loader.native.maths(function, kind == "slope", z))
+        finally:
+            mlx_ncps.set_instruction_set(before)
+
+    return run
+
+
+def on_gpu(function, kind, z):
+    """The same by the GPU's text, in the simulator."""
+    mslsim.require()
+    value = {"exp2": "ncps_exp2(z)", "logistic": "ncps_logistic(z)", "erf": "ncps_erf(z)"}
+    body = value.get(function, f"ncps_activation<{CODES.get(function)}>(z)")
+    if kind == "slope":
+        code = CODES[function]
+        kept = f"ncps_slope_from_value<{code}>() ? {body} : z"
+        body = f"ncps_activation_slope<{code}>({kept})"
+    source = f"uint i = thread_position_in_grid.x; float z = x[i]; out[i] = {body};"
+    kernel = mslsim.metal_kernel(f"m_{function}_{kind}", ["x"], ["out"], source, _kernels.header())
+    (out,) = kernel(
+        inputs=[mx.array(z)],
+        grid=(len(z), 1, 1),
+        threadgroup=(256, 1, 1),
+        output_shapes=[z.shape],
+        output_dtypes=[mx.float32],
+    )
+    return np.array(out)
+
+
+BACKENDS = [*((isa, on_cpu(isa), 20011) for isa in ISAS), ("metal", on_gpu, 400009)]
+
+
+@pytest.mark.parametrize(("function", "kind"), CHECKS)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b[0])
+def test_maths_are_accurate_over_the_whole_range(backend, function, kind):
+    name, run, step = backend
+    z = arguments(step)
+    error, at = worst(
+        function, kind, z, run(function, kind, z), want(function, kind, z.astype(np.float64))
+    )
+    assert error <= ULPS[function][kind], f"{name}: {error:.3g} ulps at {at!r}"
+    if (function, kind) != ("relu", "slope"):
+        assert np.isnan(run(function, kind, np.full(1, np.nan, np.float32))).all()
+
+
+@pytest.mark.parametrize(("function", "kind"), CHECKS)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b[0])
+def test_maths_are_exact_where_they_saturate(backend, function, kind):
+    """Both ends: a slope that is not exactly 0 there would pass an input of 1e6 into a gradient."""
+    _, run, _ = backend
+    end = END.get(function, 9.011) if "exp" not in function and function != "logistic" else 150.0
+    far = np.geomspace(end, 3e38, 400).astype(np.float32)
+    low, high = {
+        "value": {
+            "tanh": (-1, 1),
+            "erf": (-1, 1),
+            "sigmoid": (0, 1),
+            "lecun_tanh": (-np.float32(1.7159), np.float32(1.7159)),
+            "exp2": (0, np.inf),
+            "logistic": (1, 0),
+            **dict.fromkeys(("relu", "gelu", "silu"), (0, far)),
+        },
+        "slope": dict.fromkeys(("tanh", "lecun_tanh", "sigmoid"), (0, 0))
+        | dict.fromkeys(("relu", "gelu", "silu"), (0, 1)),
+    }[kind][function]
+    assert np.array_equal(run(function, kind, -far), np.broadcast_to(np.float32(low), far.shape))
+    assert np.array_equal(run(function, kind, far), np.broadcast_to(high, far.shape))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("scale", [1e6, 1e8])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_a_feature_in_large_units(activation, mode, scale, isa):
+    """Its units are saturated; with 1e4 a few are not, and the rounding of their argument shows."""
+    case = CfcCase(activation=activation, mode=mode, timespans="per_batch")
+    call = make(case)
+    call.inputs[..., 0] *= np.float32(scale)
+    want_grads = truth.cfc_sequence_backward(call.cotangents, *call.arguments, **call.keywords)
+    before = mlx_ncps.get_instruction_set()
+    mlx_ncps.set_instruction_set(isa)
+    try:
+        arrays = to_mlx(call)
+
+        def loss(inputs, weight, bias):
+            params = arrays.params._replace(backbone=((weight, bias),))
+            states = ops.cfc_sequence(inputs, arrays.state, arrays.ts, params, **arrays.keywords)
+            return (states * arrays.cotangents).sum()
+
+        with mlx_ncps.use_backend("cpu"):
+            got = mx.grad(loss, argnums=(0, 1, 2))(arrays.inputs, *arrays.params.backbone[0])
+            mx.eval(got)
+    finally:
+        mlx_ncps.set_instruction_set(before)
+    wanted = want_grads[0], *want_grads[3].backbone[0]
+    for name, g, w in zip(("inputs", "weight", "bias"), got, wanted, strict=True):
+        assert_close(name, np.array(g), w, tolerance("float32", "gradient"))

@@ -1,0 +1,117 @@
+"""The CUDA text of the GPU kernels, and NVRTC, which compiles it without a GPU."""
+
+import ctypes
+import math
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import mlx.core as mx
+from mlx_ncps import ops
+from mlx_ncps.backends import _cfc_kernels, _kernels, _ltc_kernels
+
+from tests.support.case_arrays import to_mlx
+from tests.support.cases import LtcCase, make
+
+ARCHITECTURES = ("sm_80", "sm_90a")
+
+
+def recorded(case, backend="cuda"):
+    """{name: (text, threads of a group)} of every kernel that a call of the case and its gradient
+    launch, with the geometry of a backend.
+    """
+    texts = {}
+
+    def register(name, input_names, output_names, source, header):
+        def kernel(*, inputs, template, threadgroup, output_shapes, output_dtypes, **_):
+            unique = "_".join(["custom_kernel", name, *(str(v) for _, v in template)])
+            dtypes = [a.dtype for a in inputs]
+            parts = unique, header, source, zip(input_names, dtypes, strict=True), output_names
+            texts[unique] = cuda_text(*parts, template), math.prod(threadgroup)
+            return [mx.zeros(s, d) for s, d in zip(output_shapes, output_dtypes, strict=True)]
+
+        return kernel
+
+    run = _kernels.Runner(backend, register, mx.cpu, cuda=True)
+    call = to_mlx(make(case))
+    ts = 1.0 if call.ts is None else call.ts
+    ltc, lists = isinstance(case, LtcCase), None
+    if ltc and case.density < 1:
+        lists = ops.SynapseLists(make(case).params.mask, make(case).params.sensory_mask)
+
+    def f(state):
+        if ltc:
+            options = {"unfolds": 2, "epsilon": 1e-8, "implicit": False, "synapses": lists}
+            op = _ltc_kernels.ltc_sequence
+        else:
+            options, op = call.keywords, _cfc_kernels.cfc_sequence
+        return op(run, call.inputs, state, ts, call.params, training=True, **options)
+
+    mx.eval(mx.vjp(f, [call.state], [call.cotangents]))
+    return texts
+
+
+def cuda_text(name, header, source, inputs, outputs, template):
+    """The text as MLX puts it together, but for its own headers."""
+    types = {mx.float32: "float", mx.int32: "int"}
+    parameters = [f"const {types[dtype]}* {buffer}" for buffer, dtype in inputs]
+    parameters += [f"float* {buffer}" for buffer in outputs]
+    constants = "".join(f"  constexpr int {key} = {value};\n" for key, value in template)
+    return (
+        f"{header}\nnamespace mlx::core::cu {{\n\n__global__ void {name}(\n    "
+        + ",\n    ".join(parameters)
+        + f") {{\n{constants}\n{source}\n}}\n\n}}\n"
+    )
+
+
+def _library():
+    """The library of NVRTC, or None."""
+    try:
+        folder = Path(find_spec("nvidia.cuda_nvrtc").submodule_search_locations[0])
+    except (ModuleNotFoundError, AttributeError):
+        return None
+    return ctypes.CDLL(str(next(folder.glob("lib/libnvrtc.so*"))))
+
+
+def nvrtc_version() -> tuple[int, int]:
+    """(major, minor) of NVRTC, which must be there."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
+def nvrtc():
+    """A function (text, architecture, *options) -> (result code, log) of NVRTC; None where it is
+    missing.
+    """
+    library = _library()
+    if library is None:
+        return None
+
+    def compile_text(text, architecture, *more):
+        program, size = ctypes.c_void_p(), ctypes.c_size_t()
+        library.nvrtcCreateProgram(
+            ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None
+        )
+        options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v"]
+        # a template argument that a variant does not read
+        options += ["--diag-suppress=177", *more]
+        array = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+        code = library.nvrtcCompileProgram(program, len(options), array)
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        library.nvrtcGetProgramLog(program, log)
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+        return code, log.value.decode()
+
+    return compile_text
+
+
+def registers(log) -> int:
+    """Registers of a thread, from the log of a compilation."""
+    return int(re.search(r"Used (\d+) registers", log)[1])
+
+
+def outside_registers(log) -> list[int]:
+    """Bytes of a thread's stack frame, spilled stores and loads."""
+    return [int(n) for n in re.findall(r"(\d+) bytes (?:stack frame|spill)", log)]

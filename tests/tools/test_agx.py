@@ -1,0 +1,200 @@
+"""tools/agx without its compilers: its stored figures are of today's plans, each launch is allowed
+by the registers that they say, and worse figures are faults.
+"""
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import mslsim
+import pytest
+from mlx_ncps.backends import _kernels
+from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
+
+from tests.support import ROOT
+from tools.agx import report, variants
+from tools.agx.judge import CHIPS, Figures, read
+
+FIGURES = Figures(104, 512, 0, 0, 0, 1000, 8000, 900, 100)
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return report.load()
+
+
+@pytest.fixture(scope="module")
+def judged():
+    return {one.name: one for one in variants.variants()}
+
+
+# ---- The stored figures -------------------------------------------------------------------------
+
+
+def test_the_stored_figures_are_of_the_variants_that_plans_choose(stored, judged):
+    assert {name: v["launched"] for name, v in stored["variants"].items()} == {
+        name: one.threads for name, one in judged.items()
+    }
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_the_registers_of_every_variant_allow_the_threads_of_its_launch(stored, chip):
+    for name, variant in stored["variants"].items():
+        assert isinstance(variant[chip], Figures), name
+        assert variant["launched"] <= variant[chip].allowed, name
+        assert variant["arrays"] == 0, name
+
+
+def test_the_page_shows_the_stored_figures(stored):
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert report.MARKS[0] + report.page(stored) + report.MARKS[1] in text
+
+
+def arguments(name):
+    kernel, *pairs = name.split()
+    return {(kernel, pair) for pair in pairs}
+
+
+def random_calls(draw):
+    """Any call, larger ones too."""
+    for _ in range(150):
+        units, batch = (
+            draw.choice((4, 8, 20, 50, 64, 100, 200, 300)),
+            draw.choice((1, 2, 7, 20, 40, 100, 300, 700)),
+        )
+        facts = {"batch": batch, "steps": 2, "units": units, "inputs": draw.choice((1, 8, 70))}
+        lists = None
+        if draw.random() < 0.5:
+            into, out = (draw.randint(1, max(1, units // 2)) for _ in range(2))
+            lists = variants.star(units, into, out, facts["inputs"])
+        yield trace_ltc, facts | {"unfolds": draw.randint(1, 6), "synapses": lists}
+        facts |= {"backbone": (draw.randint(1, 300),) * draw.randint(0, 3)}
+        facts |= {"mode": draw.choice(("default", "no_gate", "pure"))}
+        facts |= {"activation": draw.choice(variants.ACTIVATIONS)}
+        facts |= {"variant": draw.choice(("torch", "keras", "paper"))}
+        yield trace_cfc, facts | {"scalar_ts": draw.random() < 0.5}
+
+
+def test_every_argument_that_a_plan_chooses_is_of_a_judged_variant(judged):
+    """Not every combination is judged, but each value of each argument of each kernel."""
+    known = set().union(*map(arguments, judged))
+    recorder = variants.Recorder()
+    run = runner(recorder)
+    for trace, facts in random_calls(random.Random(5)):
+        trace(run, **facts, training=True)
+    assert len(recorder.found) > 200
+    assert set().union(*map(arguments, recorder.found)) <= known
+    for name, one in recorder.found.items():
+        assert one.threads <= int(dict(p.split("=") for p in name.split()[1:])["THREADS"])
+
+
+# ---- The text -----------------------------------------------------------------------------------
+
+
+def test_the_text_holds_the_products_own_text(judged):
+    for one in judged.values():
+        stem = one.name.split()[0]
+        body = next(
+            _kernels.text(path.name)
+            for path in sorted((ROOT / "metal").glob("*.metal"), reverse=True)
+            if stem.startswith(path.stem)
+        )
+        assert body in one.text
+        assert _kernels.header() in one.text
+
+
+def arrays_in_memory(text, tmp_path):
+    """Those that clang leaves there, as tools/agx/compile.sh calls it."""
+    (tmp_path / "kernel.clcpp").write_text(text, encoding="utf-8")
+    options = "--target=spir64 -cl-std=CLC++2021 -O2 -fno-slp-vectorize -fno-vectorize -fno-builtin"
+    folder = Path(variants.__file__).parent
+    command = [*mslsim.compiler.toolchain().clang, *options.split(), "-Wno-everything"]
+    command += [f"-I{folder}", "-S", "-emit-llvm", str(tmp_path / "kernel.clcpp"), "-o", "-"]
+    done = mslsim.compiler.run(command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.count("= alloca ")
+
+
+def largest(judged):
+    """Of each kernel, the variant with most registers in its loops."""
+    found = {}
+    for name in judged:
+        count = math.prod(int(n) for n in re.findall(r"(?:ROWS|PER|HEADS)=(\d+)", name))
+        found[name.split()[0]] = max(found.get(name.split()[0], (0, "")), (count, name))
+    return [name for _, name in found.values()]
+
+
+def test_clang_keeps_every_array_of_a_thread_in_registers(judged, tmp_path):
+    mslsim.require()
+    kept = {name: arrays_in_memory(judged[name].text, tmp_path) for name in largest(judged)}
+    assert len(kept) > 30
+    assert {name: count for name, count in kept.items() if count} == {}
+
+
+def test_clang_leaves_arrays_in_memory_where_loops_are_not_marked(judged, tmp_path):
+    mslsim.require()
+    name = next(n for n in judged if n.startswith("cfc_forward ") and "ROWS=16" in n)
+    text = judged[name].text.replace('#define NCPS_UNROLL _Pragma("clang loop unroll(full)")', "")
+    assert arrays_in_memory("#define NCPS_UNROLL\n" + text, tmp_path) > 0
+
+
+# ---- Reading and comparing ----------------------------------------------------------------------
+
+LOG = """CS shader: 9 instrs, 9 alu, 9 fscib, 9 ic, 9 code size, 9 gprs, 9 uniforms, 0 scratch, \
+1024 threads, 0 loops, 0:0 spills:fills, 9 preamble inst
+@ 0.spv
+CS shader: 28 instrs, 24 alu, 24 fscib, 14 ic, 320 code size, 11 gprs, 26 uniforms, 0 scratch, \
+1024 threads, 0 loops, 0:0 spills:fills, 11 preamble inst
+CS shader: 25 instrs, 20 alu, 20 fscib, 10 ic, 300 code size, 11 gprs, 18 uniforms, 4 scratch, \
+512 threads, 0 loops, 3:7 spills:fills, 5 preamble inst
+
+allows 448 threads, 0 private, 0 shared
+@ 1.spv
+refused -11 Failed
+"""
+
+
+def test_read_takes_the_last_statistics_of_each_kernel_and_the_reason_of_a_refusal():
+    want = Figures(6, 448, 3, 7, 4, 25, 300, 20, 10)
+    assert read(LOG) == {"0.spv": want, "1.spv": "refused -11 Failed"}
+
+
+def variant(launched=512, arrays=0, **changes):
+    figures = FIGURES._replace(**changes)
+    return {"launched": launched, "arrays": arrays, "m1": figures, "m2": FIGURES}
+
+
+@pytest.mark.parametrize(
+    ("now", "fault"),
+    [
+        (variant(), None),
+        (variant(instructions=1010), None),
+        (variant(instructions=900, allowed=640), None),
+        (variant(instructions=1030), "instructions 1000 -> 1030"),
+        (variant(code=8300), "code 8000 -> 8300"),
+        (variant(ic=110), "ic 100 -> 110"),
+        (variant(spills=1), "spills 0 -> 1"),
+        (variant(scratch=4), "scratch 0 -> 4"),
+        (variant(launched=384, allowed=448), "allowed 512 -> 448"),
+        (variant(launched=640), "640 threads are launched, 512 allowed"),
+        (variant(arrays=1), "1 arrays of a thread in memory"),
+        (variant() | {"m2": "refused -11"}, "m2: refused: refused -11"),
+    ],
+)
+def test_what_is_worse_than_stored_is_a_fault(now, fault):
+    found = report.faults({"k A=1": now}, {"k A=1": variant()})
+    assert bool(found) is bool(fault)
+    assert fault is None or fault in found[0]
+
+
+def test_variants_that_come_and_go_are_faults():
+    found = report.faults({"new": variant()}, {"old": variant()})
+    assert [line.split(";")[0] for line in found] == ["new: not stored", "old: no plan chooses it"]
+
+
+def test_save_and_load_keep_the_figures(tmp_path):
+    kept = report.save({"k": variant(spills=2)}, "mesa 1", "abc", "2026-01-01", tmp_path / "f.json")
+    assert kept["variants"] == {"k": variant(spills=2)}
+    assert json.loads((tmp_path / "f.json").read_text())["compilers"] == "mesa 1"

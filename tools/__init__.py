@@ -1,0 +1,1 @@
+"""Programs for the developers of mlx_ncps: `python -m tools.<name>` in the root folder."""
