@@ -25,7 +25,8 @@ _VARIABLES = {
 
 
 def _status_lines() -> Iterator[str]:
-    yield f"mlx-ncps {__version__}, mlx {mx.__version__}, numpy {np.__version__}"
+    mlx = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]  its stub lacks it
+    yield f"mlx-ncps {__version__}, mlx {mlx}, numpy {np.__version__}"
     yield f"Python {platform.python_version()}, {platform.platform(terse=True)}"
     yield f"default device: {mx.default_device()}"
     yield ""
