@@ -271,7 +271,7 @@ def check_nesting(config: Any) -> None:
 
 
 def to_config(value: Any) -> dict[str, Any]:
-    """{"class": name, "config": configuration} of a cell, layer or wiring, for `from_config`.
+    """{"class": name, "config": configuration} of `value`, a cell, layer or wiring.
 
     Raises ValueError when its class is not registered.
     """
@@ -283,7 +283,7 @@ def to_config(value: Any) -> dict[str, Any]:
 
 
 def from_config(config: dict[str, Any]) -> Any:
-    """The cell, layer or wiring of a `to_config`, with new weights.
+    """The cell, layer or wiring of `config`, which `to_config` gave, with new weights.
 
     Raises ValueError when it isn't of that form or names a class that is not registered.
     """
