@@ -1,6 +1,5 @@
 """The native module; written by tools/extension_stub.py."""
 
-# ruff: noqa
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -21,20 +20,14 @@ def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | No
 
 def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
-def linear(x: object, weight: object, bias: object | None) -> object:
-    """
-    A linear map computed at once, or None where something has no values yet.
-    """
-
 def has_values(a: object | None) -> bool:
     """Whether an object is an evaluated, row-contiguous float32 array."""
-
-def decline_steps(on: bool) -> None: ...
 
 def lies_plain(a: mlx.core.array) -> bool:
     """Whether an array is evaluated and row-contiguous."""
 
-def may_lack_values(a: mlx.core.array) -> bool: ...
+def may_lack_values(a: object | None) -> bool:
+    """Whether an object is an array that may depend on one without a value."""
 
 def is_tracer(a: mlx.core.array) -> bool: ...
 
@@ -42,6 +35,41 @@ def is_tracing() -> bool:
     """
     Whether mx.compile, a gradient or mx.vmap traces a function in this thread.
     """
+
+def is_pending(a: mlx.core.array) -> bool:
+    """Whether MLX computes an array now."""
+
+STEP: int = 0
+
+EVERY: int = 1
+
+LAST: int = 2
+
+BATCH: int = 3
+
+MAX_BACKBONE_LAYERS: int = 15
+
+def ltc_step_work(inputs: int, units: int, unfolds: int, memory: bool) -> int: ...
+
+def cfc_step_work(inputs: int, units: int, backbone: Sequence[int], pure: bool, memory: bool) -> int:
+    """The work of a row and step of a packed cell."""
+
+def left_to_graph(B: int, T: int, work: int, beside_gpu: bool) -> str:
+    """
+    Why a call of so much work for each row and step is not computed at once, or nothing.
+    """
+
+def fits(x: mlx.core.array, form: int, work: int, beside_gpu: bool) -> bool:
+    """
+    Whether inputs lie in this form and are not too much, at so much work for each row and step.
+    """
+
+def linear(x: object, weight: object, bias: object | None) -> object:
+    """
+    A linear map computed at once, or None where something has no values yet.
+    """
+
+def decline_steps(on: bool) -> None: ...
 
 class Places:
     """What a cell and its LSTM are made of now."""
@@ -57,14 +85,6 @@ class Readout:
 
 class CfcStage:
     def __init__(self, weights: Sequence[mlx.core.array], *, inputs: int, layers: int, mode: str, activation: str, head_activation: str) -> None: ...
-
-def left_to_graph(B: int, T: int, work: int, beside_gpu: bool) -> str:
-    """
-    Why a call of so much work for each row and step is not computed at once, or nothing.
-    """
-
-def is_pending(a: mlx.core.array) -> bool:
-    """Whether MLX computes an array now."""
 
 def cfc_at_once(x: object, h0: object, ts: object, stage: CfcStage, no_gpu: bool) -> object:
     """

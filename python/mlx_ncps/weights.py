@@ -88,8 +88,8 @@ def replace(module, values: dict[str, mx.array]) -> None:
     try:
         module.update(tree_unflatten(plain))
         for part in module.modules():
-            if hasattr(part, "sync_wiring"):
-                part.sync_wiring()  # refuses masks and wirings that disagree
+            if hasattr(part, "_sync_wiring"):
+                part._sync_wiring()  # refuses masks and wirings that disagree
         mx.eval(module.parameters())
     except BaseException:
         module.update(before)

@@ -2,13 +2,14 @@
 continuous-time baselines from the literature.
 """
 
-from .base import LiquidCell, NCPRNNCell
+from .base import LiquidCell
 from .cfc import CfCCell
 from .continuous import CTRNNCell, ELTCCell, NeuralODECell
 from .gated import CTGRUCell, ODELSTMCell, ODERNNCell
 from .lstm import LSTMCell
 from .ltc import LTCCell
 from .ltc_backbone import BackboneLTCCell
+from .ncp import NCPRNNCell
 from .wired_cfc import WiredCfCCell
 
 __all__ = [

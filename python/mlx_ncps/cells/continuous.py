@@ -18,8 +18,8 @@ from ..ops import get_activation, shapeless, xavier_uniform
 from ..ops.activations import activation_name
 from ..options import positive
 from ..wirings import FullyConnected, Wiring
-from .base import NCPRNNCell
 from .mask_blocks import whole_masks
+from .ncp import NCPRNNCell
 from .stepwise import (
     LEAKLESS_OPTIONS,
     SOLVER_OPTIONS,
@@ -215,7 +215,7 @@ class ELTCCell(SteppedCell, NCPRNNCell):
         return mx.abs(self["sensory_w" if sensory else "w"])
 
     def _drive(self, inputs: mx.array) -> mx.array:
-        if not self.sync_wiring():
+        if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
         return inputs @ (self.sensory_w * self.sensory_sparsity_mask) + self.b
 

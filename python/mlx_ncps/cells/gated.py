@@ -248,10 +248,10 @@ class ODELSTMCell(FieldCell):
             raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
         h, c = (part.astype(mx.float32) for part in state)
-        drive, states = self.lstm.drive(inputs), [(h, c)]
+        drive, states = self.lstm._drive(inputs), [(h, c)]
         for t in range(steps):
             span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
-            h, c = self.lstm.gates(drive[:, t], h, c)
+            h, c = self.lstm._gates(drive[:, t], h, c)
             h = self._evolve(h, span)
             states.append((h, c))
         h, c = (mx.stack(list(part), axis=1)[:, 1:] for part in zip(*states, strict=True))

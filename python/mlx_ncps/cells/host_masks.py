@@ -12,7 +12,7 @@ import numpy as np
 
 from ..ops import SynapseLists
 from ..ops.checks import check_array
-from ..ops.stepping import seen
+from ..values import seen
 
 
 class HostMasks:

@@ -1,6 +1,4 @@
-"""The LSTM cell of mixed memory (MATHS 4, Lechner and Hasani 2020), weights as in ncps.torch; the
-layers of `rnn` put it in front of a cell.
-"""
+"""The LSTM cell of mixed memory (MATHS 4, Lechner and Hasani 2020), weights as in ncps.torch."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ class LSTMCell(NCPLayer):
         """
         return first_state(self.op, inputs, batch_size, self.state_size)
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The shape (B, H) of the output for inputs of shape (B, I), where None is any size."""
         return output_shape(self.op, input_shape, 2, self.sensory_size, self.hidden_size)
 
@@ -83,13 +81,17 @@ class LSTMCell(NCPLayer):
         """Why no fused operator runs this, which modules in place of the linear maps do; or ""."""
         return why_called(self._parts())
 
-    def steps_at_once(self) -> bool:
-        """Whether a packed cell can have this in front of it; False where a subclass has its own
-        equations.
+    def _step_weights(self) -> LSTMParams | None:
+        """The weights that a packed cell has in front of it; None where a subclass has its own
+        equations, or modules of a user are called.
         """
-        return type(self) is LSTMCell and self.built and not self.stepwise()
+        if type(self) is not LSTMCell or not self.built or self.stepwise():
+            return None
+        weights = self._weights()
+        check_memory(self.op, weights, self.sensory_size, self.hidden_size)
+        return weights
 
-    def weights(self) -> LSTMParams:
+    def _weights(self) -> LSTMParams:
         """Input map [4H, I], bias [4H], recurrent map [4H, H]; quantized ones by their values.
 
         Raises ValueError when a part is no linear map.
@@ -101,14 +103,14 @@ class LSTMCell(NCPLayer):
         bias = sum(biases[1:], biases[0]) if biases else mx.zeros(weight.shape[:1])
         return LSTMParams(weight, bias, recurrent)
 
-    def drive(self, inputs):
+    def _drive(self, inputs):
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
         if not self.stepwise():
-            check_memory(self.op, self.weights(), self.sensory_size, self.hidden_size)
+            check_memory(self.op, self._weights(), self.sensory_size, self.hidden_size)
         rows = 4 * self.hidden_size
         return float32_map(self.op, "input_map", self.input_map, rows)(inputs.astype(mx.float32))
 
-    def gates(self, drive, h, c):
+    def _gates(self, drive, h, c):
         """One step from its drive [B, 4H] and float32 h, c [B, H] -> (h', c')."""
         rows = 4 * self.hidden_size
         recurrent = float32_map(self.op, "recurrent_map", self.recurrent_map, rows)
@@ -129,5 +131,5 @@ class LSTMCell(NCPLayer):
             shape = (inputs.shape[0], self.hidden_size)
             check_array(self.op, f"state {name}", part, "[B, H]", shape)
         h, c = (part.astype(mx.float32) for part in state)
-        h, c = (part.astype(inputs.dtype) for part in self.gates(self.drive(inputs), h, c))
+        h, c = (part.astype(inputs.dtype) for part in self._gates(self._drive(inputs), h, c))
         return h, (h, c)

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..ops.stepping import is_tracer, seen
+from ..values import is_tracer, seen
 from ..wirings._matrices import MATRICES
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 
@@ -36,7 +36,7 @@ class Owner:
         """Let the owner's masks and wiring follow each other, if it still exists."""
         cell = self._cell()
         if cell is not None:
-            cell.sync_wiring(strict=edited, edited=edited)
+            cell._sync_wiring(strict=edited, edited=edited)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Owner:
         return Owner()
@@ -165,7 +165,7 @@ class WiringTie:
             name = block.part, block.key
             mask, matrix = masks[name], matrices[block.matrix]
             old = block.of(self.masks[name]), block.at(before[block.matrix])
-            signs = cell.likely_polarities(block.matrix, matrix.shape)
+            signs = cell._likely_polarities(block.matrix, matrix.shape)
             now = block.of(mask), block.at(matrix), block.at(signs)
             done = block.settle(cell.op, *old, *now)
             block.of(new_masks[name])[...] = done.mask
@@ -178,12 +178,12 @@ class WiringTie:
         for name in MATRICES:
             set_anew = (matrices[name] != before[name]) & (matrices[name] != 0)
             if name in fresh and set_anew.any():
-                cell.polarities_set(name, matrices[name], set_anew)
+                cell._polarities_set(name, matrices[name], set_anew)
             elif added[name].any():
-                cell.polarities_set(name, matrices[name], added[name], only_unset=True)
+                cell._polarities_set(name, matrices[name], added[name], only_unset=True)
         if count := sum(int(np.count_nonzero(unread[name])) for name in fresh):
             warnings.warn(
-                f"[{cell.op}] {count} of the edited synapses change nothing: {cell.UNREAD}.",
+                f"[{cell.op}] {count} of the edited synapses change nothing: {cell._UNREAD}.",
                 stacklevel=_users_level(),
             )
 

@@ -83,7 +83,7 @@ def inner_cell(layer):
 
 def load_halves(layer, halves: list[Half]) -> None:
     """Load the arrays of all directions, or none."""
-    directions = getattr(layer, "directions", (layer,))
+    directions = getattr(layer, "_directions", (layer,))
     if len(directions) != len(halves):
         wanted = "bidirectional" if len(halves) == 2 else "of one direction"
         raise ValueError(f"[{OP}] layer must be {wanted}, as the source is, got another.")

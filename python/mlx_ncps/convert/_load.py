@@ -40,7 +40,7 @@ def load(op: str, layer, arrays: dict[str, Stored], their_name: Callable[[str], 
     values = {name: arrays[theirs[name]].read().astype(a.dtype) for name, a in ours.items()}
     for name, value in values.items():
         check_values(op, theirs[name], value, ours[name])
-    cells = [_innermost(part) for part in getattr(layer, "directions", (layer,))]
+    cells = [_innermost(part) for part in getattr(layer, "_directions", (layer,))]
     if isinstance(cells[0], WiredCfCCell):
         _check_masks(op, ours, theirs, values)
     replace(layer, values)

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 
 from .. import limits
 from ..checks import at_most, brief, check_numbers, integer, is_array, refused
-from ..ops.stepping import is_tracing
+from ..values import is_tracing
 from ..weights import WeightFiles
 
 if TYPE_CHECKING:

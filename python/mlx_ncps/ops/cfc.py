@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 
 from .. import dispatch
+from ..at_once import attempt_call
 from ..backends import CfCFacts, reference
 from ..checks import flag, is_array, refused
 from . import shapeless
@@ -67,7 +68,7 @@ def cfc_sequence(
     run.
     Source: Hasani et al. 2022, "Closed-form continuous-time neural networks"; equal to ncps.torch.
     """
-    return prepare_cfc(
+    call = prepare_cfc(
         inputs,
         state,
         ts,
@@ -76,14 +77,16 @@ def cfc_sequence(
         activation=activation,
         variant=variant,
         training=training,
-    ).run()
+    )
+    done = None if training else attempt_call(call)
+    return call.run() if done is None else done
 
 
 def prepare_cfc(
     inputs: mx.array,
     state: mx.array,
     ts: TimespansLike,
-    params: CfCParams,
+    params: Any,
     *,
     mode: str,
     activation: str,
@@ -106,16 +109,16 @@ def prepare_cfc(
         mode=mode,
         activation=activation,
         variant=variant,
-        backbone=tuple(weight.shape[0] for weight, _ in params.backbone),
+        backbone=tuple([weight.shape[0] for weight, _ in params.backbone]),
     )
     backend = dispatch.choose(op, facts)
     keywords = {
         "mode": mode,
         "activation": activation,
         "variant": variant,
-        "training": flag("cfc", "training", training),
+        "training": training if type(training) is bool else flag("cfc", "training", training),
     }
-    state, params = state.astype(mx.float32), _float32(params)
+    state, params = state.astype(mx.float32), _float32(params, mode)
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
 
 
@@ -174,17 +177,19 @@ def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLik
     return update(*(x.astype(mx.float32) for x in (f1, w_tau, A))).astype(f1.dtype)
 
 
-def _head_shape(f1: Any) -> tuple:
+def _head_shape(f1: mx.array) -> tuple:
     """The shape [..., H] of a head."""
     if not is_array(f1) or f1.ndim == 0:
         raise refused("cfc", "f1", "an mx.array [..., H]", f1)
     return f1.shape
 
 
-def _float32(x: Any) -> Any:
-    """Every array of nested tuples in float32."""
-    if isinstance(x, mx.array):
-        return x.astype(mx.float32)
-    if isinstance(x, CfCParams):
-        return CfCParams(*(_float32(y) for y in x))
-    return tuple(_float32(y) for y in x) if isinstance(x, tuple | list) else x
+def _float32(params: CfCParams, mode: str) -> CfCParams:
+    """Every leaf that the mode reads in float32."""
+    backbone = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in params.backbone]
+    heads = (params.ff1,) if mode == "pure" else params[1:5]
+    heads = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in heads]
+    if mode != "pure":
+        return CfCParams(tuple(backbone), *heads)
+    w_tau, A = params.w_tau.astype(mx.float32), params.A.astype(mx.float32)
+    return CfCParams(tuple(backbone), *heads, w_tau=w_tau, A=A)

@@ -12,6 +12,7 @@ from ..checks import flag
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
+from .synapses import SynapseLists
 from .timespans import normalise_step_timespans, normalise_timespans
 
 if TYPE_CHECKING:
@@ -79,43 +80,30 @@ def ltc_sequence(
     run.
     Source: Hasani et al. 2021, "Liquid Time-constant Networks"; semi_implicit equals ncps.torch.
     """
-    return prepare_ltc(
-        inputs,
-        state,
-        ts,
-        params,
-        ode_unfolds=ode_unfolds,
-        epsilon=epsilon,
-        implicit_param_constraints=implicit_param_constraints,
-        ode_solver=ode_solver,
-        synapses=synapses,
-        training=training,
-    ).run()
-
-
-def prepare_ltc(
-    inputs: mx.array,
-    state: mx.array,
-    ts: TimespansLike,
-    params: LTCParams,
-    *,
-    ode_unfolds: int,
-    epsilon: float,
-    implicit_param_constraints: bool,
-    ode_solver: str,
-    synapses: SynapseLists | None,
-    training: bool,
-    op: str = "ltc_sequence",
-) -> Call:
-    """The checked call of `ltc_sequence` with its backend; `op`: what the backend is chosen for."""
-    check_params("ltc", "params", params, LTCParams)
-    B, T, I, H = check_ltc(inputs, state, params)
     options = check_ltc_options(
         ode_unfolds=ode_unfolds,
         epsilon=epsilon,
         implicit_param_constraints=implicit_param_constraints,
         ode_solver=ode_solver,
     )
+    return prepare_ltc(inputs, state, ts, params, options, synapses, training).run()
+
+
+def prepare_ltc(
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: Any,
+    options: dict,
+    synapses: SynapseLists | None,
+    training: bool,
+    op: str = "ltc_sequence",
+) -> Call:
+    """The checked call of `ltc_sequence` with its backend; `options`: all of LTC_OPTIONS, checked;
+    `op`: what the backend is chosen for.
+    """
+    check_params("ltc", "params", params, LTCParams)
+    B, T, I, H = check_ltc(inputs, state, params)
     check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T, inputs)
     facts = LTCFacts(
@@ -127,15 +115,15 @@ def prepare_ltc(
         scalar_ts=getattr(ts, "ndim", 0) == 0,
         training=training,
         ode_unfolds=options["ode_unfolds"],
-        ode_solver=ode_solver,
+        ode_solver=options["ode_solver"],
         synapses=synapses,
     )
     backend = dispatch.choose(op, facts)
-    if ode_solver == "semi_implicit":
-        del options["ode_solver"]
-    arrays: Any = (p if p is None else p.astype(mx.float32) for p in params)
-    params = LTCParams(*arrays)
-    keywords = options | {"synapses": synapses, "training": flag("ltc", "training", training)}
+    training = training if type(training) is bool else flag("ltc", "training", training)
+    keywords = options | {"synapses": synapses, "training": training}
+    if options["ode_solver"] == "semi_implicit":
+        del keywords["ode_solver"]
+    params = LTCParams(*[p if p is None else p.astype(mx.float32) for p in params])
     state = state.astype(mx.float32)
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 

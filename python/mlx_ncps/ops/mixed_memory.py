@@ -4,7 +4,6 @@ sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
@@ -14,7 +13,7 @@ from ..backends import Facts
 from . import shapeless
 from .calls import Call
 from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array, check_memory, check_params
+from .checks import LTC_OPTIONS, check_array, check_ltc_options, check_memory, check_params
 from .ltc import LTCParams, ltc_sequence, prepare_ltc
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class LSTMParams(NamedTuple):
 
 def cfc_mixed_sequence(
     inputs: mx.array,
-    state: Sequence[mx.array],
+    state: Any,
     ts: TimespansLike,
     memory: LSTMParams,
     params: CfCParams,
@@ -56,7 +55,7 @@ def cfc_mixed_sequence(
 
 def ltc_mixed_sequence(
     inputs: mx.array,
-    state: Sequence[mx.array],
+    state: Any,
     ts: TimespansLike,
     memory: LSTMParams,
     params: LTCParams,
@@ -69,8 +68,9 @@ def ltc_mixed_sequence(
     of `ltc_sequence`.
     """
     h, c = _check("ltc", state)
-    keywords = (ltc_sequence.__kwdefaults__ or {}) | keywords
-    call = prepare_ltc(inputs, h, ts, params, **keywords, op="ltc_mixed_sequence")
+    keywords = ltc_sequence.__kwdefaults__ | keywords
+    options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
+    call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
 
 
@@ -89,13 +89,13 @@ def lstm_gates(z: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
     return mx.tanh(c) * mx.sigmoid(og), c
 
 
-def _check(op: str, state: Any) -> Sequence[mx.array]:
+def _check(op: str, state: Any) -> tuple:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
     return state
 
 
-def _run(op: str, call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.array]:
+def _run(op: str, call: Call, c: mx.array, memory: Any) -> tuple[mx.array, mx.array]:
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
     check_params(op, "memory", memory, LSTMParams)

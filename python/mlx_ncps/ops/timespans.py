@@ -13,7 +13,7 @@ from ..checks import brief, is_array
 from . import shapeless
 
 if TYPE_CHECKING:
-    from ..backends.types import Timespans
+    pass
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _INTS = (mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64)
@@ -21,7 +21,7 @@ _INTS = (mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, 
 
 def normalise_timespans(
     op: str, ts: Any, batch: int, steps: int, inputs: mx.array | None = None
-) -> Timespans:
+) -> float | mx.array:
     """`ts` as a Python float >= 0, a float32 0-d array, or a float32 array [B, T].
 
     ts: None (1.0 for each step), a number, or an array of shape [], [T], [B, T] or [B, T, 1];
@@ -31,6 +31,8 @@ def normalise_timespans(
     """
     if ts is None:
         return 1.0
+    if type(ts) is float and ts >= 0:  # also one that was normalised before
+        return ts
     if isinstance(ts, numbers.Real) and not isinstance(ts, bool):
         return _number(op, ts)
     ts = _array(op, ts)
@@ -44,7 +46,7 @@ def normalise_timespans(
     return ts if ts.ndim == 0 else mx.broadcast_to(ts, (batch, steps))
 
 
-def normalise_step_timespans(op: str, ts: Any, lead: tuple) -> Timespans:
+def normalise_step_timespans(op: str, ts: Any, lead: tuple) -> float | mx.array:
     """`ts` of one step of rows `lead`, mostly (B,), as a Python float, a 0-d array or [*lead, 1].
 
     ts: None, a number, or an array of shape [], [*lead] or [*lead, 1]; else as above.

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 
 from .. import _loader, dispatch
+from ..at_once import why_too_large
 from ..backends import CfCFacts, Facts, LTCFacts
-from ..ops.stepping import why_too_large
 from . import chips
 from .launches import gpu_launches, seconds
 from .trace import trace_cfc, trace_ltc
