@@ -129,8 +129,9 @@ def cfc_at_once(
     """The states [B, T, H] of `cfc_sequence`, computed now by weights packed for this call, or None
     where a graph must. stage: (inputs, mode, activation, variant).
     """
-    stage = _cfc_stage(params, *stage, list)
-    done = _loader.native.cfc_at_once(inputs, state, ts, stage, no_gpu)
+    inputs_size, mode, activation, variant = stage
+    packed = _cfc_stage(params, inputs_size, mode, activation, variant, list)
+    done: Any = _loader.native.cfc_at_once(inputs, state, ts, packed, no_gpu)
     return None if done is None else done[0]
 
 

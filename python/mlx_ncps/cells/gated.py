@@ -214,7 +214,7 @@ class ODELSTMCell(FieldCell):
         states: Any = first_state(self.op, inputs, batch_size, self.state_size)
         return states
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: mx.array, state: StateLike, ts: TimespansLike = 1.0
     ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
         """One step of length `ts`: a number, [B] or [B, 1].

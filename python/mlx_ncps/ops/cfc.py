@@ -177,18 +177,18 @@ def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLik
     return update(*(x.astype(mx.float32) for x in (f1, w_tau, A))).astype(f1.dtype)
 
 
-def _head_shape(f1: mx.array) -> tuple:
+def _head_shape(f1: Any) -> tuple:
     """The shape [..., H] of a head."""
     if not is_array(f1) or f1.ndim == 0:
         raise refused("cfc", "f1", "an mx.array [..., H]", f1)
     return f1.shape
 
 
-def _float32(params: CfCParams, mode: str) -> CfCParams:
+def _float32(params: Any, mode: str) -> CfCParams:
     """Every leaf that the mode reads in float32."""
     backbone = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in params.backbone]
     heads = (params.ff1,) if mode == "pure" else params[1:5]
-    heads = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in heads]
+    heads: Any = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in heads]
     if mode != "pure":
         return CfCParams(tuple(backbone), *heads)
     w_tau, A = params.w_tau.astype(mx.float32), params.A.astype(mx.float32)

@@ -234,7 +234,7 @@ def _fit(arrays: list, dtypes: tuple = DTYPES) -> bool:
     return True
 
 
-def check_memory(op: str, memory: Any, I: int, H: int) -> None:
+def check_memory(op: str, memory: Any, I: int | None, H: int) -> None:
     """Every parameter of the LSTM of I inputs in front of a cell of H neurons."""
     check_array(op, "memory.input_weight", memory.input_weight, "[4H, I]", (4 * H, I))
     check_array(op, "memory.bias", memory.bias, "[4H]", (4 * H,))

@@ -4,6 +4,7 @@ sequences.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
@@ -68,7 +69,7 @@ def ltc_mixed_sequence(
     of `ltc_sequence`.
     """
     h, c = _check("ltc", state)
-    keywords = ltc_sequence.__kwdefaults__ | keywords
+    keywords = (ltc_sequence.__kwdefaults__ or {}) | keywords
     options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
     call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
@@ -89,7 +90,7 @@ def lstm_gates(z: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
     return mx.tanh(c) * mx.sigmoid(og), c
 
 
-def _check(op: str, state: Any) -> tuple:
+def _check(op: str, state: Any) -> Sequence[mx.array]:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
     return state
