@@ -133,9 +133,8 @@ def attempt(cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int) -> tu
         return None
     made = cell._step_cell.made
     done = False if made is None else made[0](cell, lstm, x, state, ts, form)
-    if (
-        made is not None and done is True
-    ):  # large: asking for the device takes as long as a tenth of a small step
+    # True: large. Asking for the device takes as long as a tenth of a small step.
+    if done is True and made is not None:
         done = None if dispatch.beside_gpu() else made[0](cell, lstm, x, state, ts, form, True)
     if done is False:  # what the parameters depend on may have changed
         packed = _packed(cell, lstm, x, form)

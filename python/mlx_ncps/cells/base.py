@@ -164,7 +164,8 @@ def first_state(op: str, inputs: Any, batch_size: int | None, sizes: Any) -> Any
     dtype = float_dtype(op, None if inputs is None else inputs.dtype)
     if batch_size is not None:
         return initial_state(batch_size, sizes, dtype=dtype)
-    zeros: Any = partial(shapeless.zero_state, inputs)
+    given: Any = inputs
+    zeros = partial(shapeless.zero_state, given)
     if isinstance(sizes, tuple):
         return tuple(zeros(units, dtype) for units in sizes)
     return zeros(sizes, dtype)
