@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["load_weights", "save_weights"]
 
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
+
 _MASKS = ("sparsity_mask", "source_mask")  # what a NaN would turn into synapses
 
 

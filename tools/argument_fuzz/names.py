@@ -12,7 +12,6 @@ MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weight
 # Methods that only layers and cells of this package call, with arguments that are checked already.
 INTERNAL = frozenset(
     [
-        *("build_by_layer", "call", "calls", "items", "layer_class", "mixed_sequence", "params"),
         *("readout", "stepwise", "unless_drawn_by"),
     ]
 )

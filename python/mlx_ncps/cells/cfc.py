@@ -11,12 +11,12 @@ import numpy as np
 
 from ..at_once import CfCStage, Readout, StepPlan
 from ..checks import host_numbers, refused, size
-from ..config import adopted
 from ..dispatch import CfCFacts, FusedCall
 from ..layers.linear import Linear, arrays_of, weights_of, why_called
 from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
 from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
 from ..options import one_of
+from ..recording import adopted
 from ..wirings import Wiring
 from .backbone import Backbone, backbone_options, linear_map
 from .base import LiquidCell, SignatureOfInit
@@ -68,8 +68,8 @@ class CfCCell(LiquidCell):
     A: mx.array
     sparsity_mask: mx.array
     fixed_keys = ("sparsity_mask",)
-    checked_options = CFC_OPTIONS | {"hidden_size": size, "input_size": size}
-    fixed_options = frozenset(("mode", "hidden_size", "input_size"))
+    _checked_options = CFC_OPTIONS | {"hidden_size": size, "input_size": size}
+    _fixed_options = frozenset(("mode", "hidden_size", "input_size"))
 
     _with_wiring: ClassVar[type]  # what the constructor makes of a wiring; that class sets it
     __signature__ = SignatureOfInit()

@@ -55,8 +55,8 @@ class CTGRUCell(DenseCell):
     retrieve: Linear
     detect: Linear
     store: Linear
-    checked_options = DenseCell.checked_options | {"scales": size, "tau": positive}
-    fixed_options = DenseCell.fixed_options | {"scales"}
+    _checked_options = DenseCell._checked_options | {"scales": size, "tau": positive}
+    _fixed_options = DenseCell._fixed_options | {"scales"}
 
     def __init__(
         self, input_size: int | None, hidden_size: int, scales: int = 8, tau: float = 1.0
@@ -102,7 +102,7 @@ class CTGRUCell(DenseCell):
 class FieldCell(DenseCell):
     """Base of the cells that let a state evolve by itself: dh/dt = network(h), a tanh network."""
 
-    checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
+    _checked_options = DenseCell._checked_options | LEAKLESS_OPTIONS
     field: list[Linear]
 
     def __init__(

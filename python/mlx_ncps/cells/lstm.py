@@ -40,8 +40,8 @@ class LSTMCell(NCPLayer):
     hidden_size: int
     input_map: Linear
     recurrent_map: Linear
-    checked_options: ClassVar[dict[str, Check]] = {"hidden_size": size}
-    fixed_options = frozenset(checked_options)
+    _checked_options: ClassVar[dict[str, Check]] = {"hidden_size": size}
+    _fixed_options = frozenset(_checked_options)
 
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()

@@ -68,8 +68,8 @@ class LTCCell(NCPRNNCell):
     output_b: mx.array
     _init_ranges: Mapping[str, tuple[float, float]]
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
-    checked_options = LTC_OPTIONS | {"input_mapping": mapping_kind, "output_mapping": mapping_kind}
-    fixed_options = frozenset(("input_mapping", "output_mapping"))
+    _checked_options = LTC_OPTIONS | {"input_mapping": mapping_kind, "output_mapping": mapping_kind}
+    _fixed_options = frozenset(("input_mapping", "output_mapping"))
 
     _with_backbone: ClassVar[type]  # what the options of a backbone make; that class sets it
     __signature__ = SignatureOfInit()

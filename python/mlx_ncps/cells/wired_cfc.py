@@ -47,8 +47,8 @@ class WiredCfCCell(NCPRNNCell):
     """
 
     op = "cfc"
-    checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
-    fixed_options = frozenset((*checked_options, "backbone_options"))
+    _checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
+    _fixed_options = frozenset((*_checked_options, "backbone_options"))
 
     def __init__(
         self,

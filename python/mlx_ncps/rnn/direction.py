@@ -54,8 +54,8 @@ class Direction(LazyWeights, CheckedOptions):
     fc: Any
     proj_size: int | None
     mixed_memory: bool
-    checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
-    fixed_options = frozenset(("mixed_memory",))
+    _checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
+    _fixed_options = frozenset(("mixed_memory",))
 
     def __init__(self, cell: Any, proj_size: int | None = None, mixed_memory: bool = False):
         super().__init__()

@@ -37,12 +37,12 @@ class SequenceLayer(Configurable, Stateful):
     `backward` for the other direction.
     """
 
-    checked_options = Direction.checked_options | {
+    _checked_options = Direction._checked_options | {
         **dict.fromkeys(("return_sequences", "return_state", "batch_first"), flag),
         **dict.fromkeys(("bidirectional", "go_backwards", "stateful"), flag),
         "merge_mode": one_of_these(*MERGE_MODES),
     }
-    fixed_options = Direction.fixed_options | {"bidirectional"}
+    _fixed_options = Direction._fixed_options | {"bidirectional"}
 
     return_sequences: bool
     return_state: bool

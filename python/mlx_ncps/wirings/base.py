@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import limits
 from ..checks import brief
-from ..config import check_nesting, construct, encoded_arguments, recorded, register
+from ..config import check_nesting, construct, encoded_arguments, register
+from ..recording import recorded
 from . import _checks, draw
 from ._matrices import MATRICES
 from .synapses import Synapse as Synapse  # where pickles of it look

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 
 from ..checks import refused
-from ..config import adopter
+from ..recording import adopter
 from .base import Wiring
 from .dense import FullyConnected, Random
 from .ncp import NCP, AutoNCP

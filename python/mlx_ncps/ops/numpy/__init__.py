@@ -82,3 +82,8 @@ __all__ = [
     "xavier_normal",
     "xavier_uniform",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
