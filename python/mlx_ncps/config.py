@@ -4,15 +4,13 @@ user's own cell.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from . import limits
 from .checks import brief, refused
+from .config_bounds import bounded, check_nesting, count_value
 from .recording import recorded
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ Class = TypeVar("Class", bound=type)
 
 _CLASSES: dict[str, Any] = {}  # by name; the only ones that a configuration can name
 _BUILT_FOR = "built_for"
-MOST_VALUES = 10**6  # of a configuration: lists of numbers among them, arrays not
 
 
 def register(cls: Class) -> Class:
@@ -74,7 +71,7 @@ class Configurable:
 
         Raises ValueError for an argument that has no such form, as a plain function.
         """
-        with _bounded():
+        with bounded():
             config = encoded_arguments(self)
         width = self._built_for()
         return config if width is None else {**config, _BUILT_FOR: width}
@@ -133,46 +130,9 @@ def encoded_arguments(made: object) -> dict[str, Any]:
     return {key: _encode(f"{name}.{key}", now(value)) for key, value in arguments.items()}
 
 
-class _Walk(threading.local):
-    """How far this thread's `get_config` may still go; None outside of one."""
-
-    left: int | None = None
-
-
-_walk = _Walk()
-
-
-@contextlib.contextmanager
-def _bounded() -> Iterator[None]:
-    """Within it a configuration that is made has MOST_VALUES and an end: objects may hold
-    themselves, or each other over and over.
-    """
-    outermost = _walk.left is None
-    if outermost:
-        _walk.left = MOST_VALUES
-    try:
-        yield
-    except RecursionError as error:
-        text = "[get_config] config must be nested less deep, got too many levels."
-        raise ValueError(text) from error
-    finally:
-        if outermost:
-            _walk.left = None
-
-
-def _count() -> None:
-    """One value more of the configuration that is made."""
-    if _walk.left is None:
-        return
-    _walk.left -= 1
-    if _walk.left < 0:
-        text = f"[get_config] config must hold at most {MOST_VALUES} values, got more."
-        raise ValueError(text)
-
-
 def _encode(name: str, value: Any) -> Any:
     """`value` in the form that JSON knows."""
-    _count()
+    count_value()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value) is dict:
@@ -198,23 +158,6 @@ def _decode(value: object) -> Any:
             return from_config(value)
         return {key: _decode(item) for key, item in value.items()}
     return value
-
-
-def check_nesting(config: Any) -> None:
-    """Raise ValueError for a configuration whose lists and dicts lie too deep in each other, hold
-    themselves, or are more than `limits` admits, each counted wherever it comes again.
-    """
-    count, todo = 0, [(config, 0)]
-    while todo:
-        item, depth = todo.pop()
-        count += 1
-        if depth > limits.MAX_NESTING or count > limits.MAX_ITEMS:
-            raise ValueError(
-                f"[from_config] config must have at most {limits.MAX_ITEMS} lists and dicts, "
-                f"nested at most {limits.MAX_NESTING} deep, got more."
-            )
-        items = item.values() if isinstance(item, dict) else item
-        todo += [(value, depth + 1) for value in items if isinstance(value, list | tuple | dict)]
 
 
 def to_config(value: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -28,6 +28,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
+Module = TypeVar("Module", bound=nn.Module)
+
 _MASKS = ("sparsity_mask", "source_mask")  # what a NaN would turn into synapses
 
 
@@ -47,7 +49,7 @@ class WeightFiles(nn.Module):
         save_weights(self, file)
 
 
-def load_weights(module, file_or_weights, strict=True):
+def load_weights(module: Module, file_or_weights: WeightSource, strict: bool = True) -> Module:
     """Load all parameters of any `mlx.nn.Module`, or raise and leave it as it was; returns it.
 
     Args:
@@ -63,7 +65,7 @@ def load_weights(module, file_or_weights, strict=True):
     """
     _check_module("load_weights", module)
     stored, strict = _entries(file_or_weights), flag("load_weights", "strict", strict)
-    current = dict(tree_flatten(module.parameters()))
+    current: dict[str, Any] = dict(tree_flatten(module.parameters()))
     if strict:
         check_names("load_weights", set(current), set(stored))
     chosen = {name: stored[name] for name in current if name in stored}
@@ -76,7 +78,7 @@ def load_weights(module, file_or_weights, strict=True):
     return module
 
 
-def save_weights(module, file):
+def save_weights(module: nn.Module, file: str | os.PathLike[str]) -> None:
     """Write all parameters of any `mlx.nn.Module` to a `.safetensors` file, with checksums that
     `load_weights` checks, or to an `.npz` file, whose format has some.
     """
@@ -84,7 +86,7 @@ def save_weights(module, file):
     save_arrays("save_weights", file, dict(tree_flatten(module.parameters())))
 
 
-def replace(module, values: dict[str, mx.array]) -> None:
+def replace(module: nn.Module, values: dict[str, mx.array]) -> None:
     """Set these parameters, whose names and shapes are checked, row-contiguous; none when one is
     refused.
     """
@@ -130,7 +132,7 @@ def _is_mask(name: str) -> bool:
     return name.rpartition(".")[2].removeprefix("sensory_").startswith(_MASKS)
 
 
-def _entries(source) -> dict[str, Stored]:
+def _entries(source: WeightSource) -> dict[str, Stored]:
     if isinstance(source, (str, os.PathLike)):
         return open_arrays("load_weights", source)
     entries = {}
@@ -147,12 +149,12 @@ def _entries(source) -> dict[str, Stored]:
     return entries
 
 
-def _check_module(op: str, module) -> None:
+def _check_module(op: str, module: object) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(f"[{op}] module must be an mlx.nn.Module, got {type(module).__name__}.")
 
 
-def _pairs(source) -> list[tuple]:
+def _pairs(source: Any) -> list[tuple]:
     """(name, value) of a dict or of a list of pairs."""
     wanted = "file_or_weights must be a path, a dict or a list of pairs (name, mx.array)"
     if isinstance(source, Mapping):

@@ -78,7 +78,7 @@ def imports_of(tree):
 
 def file_of(place):
     """The file of a module or package, or None."""
-    for path in (place.with_suffix(".py"), place / "__init__.py"):
+    for path in (place.with_suffix(".py"), place / "__init__.py", place.with_suffix(".pyi")):
         if path.is_file():
             return path
     return None
@@ -119,7 +119,9 @@ def circles(graph):
         return seen
 
     reach = {node: reached(node) for node in graph}
-    found = {frozenset(b for b in reach[a] if a in reach[b]) for a in graph if a in reach[a]}
+    found = {
+        frozenset(b for b in reach[a] if a in reach.get(b, ())) for a in graph if a in reach[a]
+    }
     return sorted(sorted(circle) for circle in found)
 
 
