@@ -60,10 +60,6 @@ class LTCCell(NCPRNNCell):
     op = "ltc"
     input_mapping: str
     output_mapping: str
-    ode_unfolds: int
-    ode_solver: str
-    epsilon: float
-    implicit_param_constraints: bool
     output_w: mx.array
     output_b: mx.array
     _init_ranges: Mapping[str, tuple[float, float]]
