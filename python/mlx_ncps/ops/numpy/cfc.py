@@ -30,7 +30,7 @@ from .arrays import (
     timespans_column,
     timespans_gradient,
 )
-from .cfc_params import HEADS, params_as_float64, zero_gradients
+from .cfc_params import HEADS, params_as_float64, vector, zero_gradients
 from .checks import choice, shaped
 
 VARIANTS = ("torch", "keras", "paper")
@@ -127,7 +127,7 @@ def cfc_update_pure(f1: Numbers, w_tau: Numbers, A: Numbers, ts: Numbers) -> np.
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
     """
     f1 = shaped("cfc", "f1", f1, (None, None))
-    w_tau, A = (_vector(name, x, f1.shape[1]) for name, x in (("w_tau", w_tau), ("A", A)))
+    w_tau, A = (vector(name, x, f1.shape[1]) for name, x in (("w_tau", w_tau), ("A", A)))
     ts = timespans_column("cfc", ts, len(f1))
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 

@@ -42,7 +42,7 @@ def params_as_float64(params: Any, mode: str) -> CfCParams:
     for name in layers:
         fields[name] = _layer(f"params.{name}", getattr(params, name), units, width)
         units, width = fields[name][0].shape
-    fields |= {name: _vector(f"params.{name}", getattr(params, name), units) for name in vectors}
+    fields |= {name: vector(f"params.{name}", getattr(params, name), units) for name in vectors}
     return CfCParams(tuple(backbone), **fields)
 
 
@@ -54,7 +54,7 @@ def _layer(name, layer, rows, columns):
     return weight, shaped("cfc", f"{name}[1]", layer[1], weight.shape[:1])
 
 
-def _vector(name, array, units):
+def vector(name: str, array: Any, units: int | None) -> Any:
     """An array [H] or [1, H] in float64."""
     array = as_float64(array)
     shape = () if array is None else array.shape
