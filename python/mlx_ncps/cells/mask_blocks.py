@@ -80,7 +80,7 @@ class Block(NamedTuple):
         wiring_edited: np.ndarray,
         mask: np.ndarray,
         matrix: np.ndarray,
-        signs: np.ndarray | None,
+        signs: Any,
     ) -> Settled:
         exists = mask != 0
         polarity = np.sign(mask) if self.signed else np.where(matrix != 0, matrix, signs)
