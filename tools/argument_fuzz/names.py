@@ -12,7 +12,8 @@ MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weight
 # Methods that only layers and cells of this package call, with arguments that are checked already.
 INTERNAL = frozenset(
     [
-        *("readout", "stepwise", "unless_drawn_by"),
+        *("build_by_layer", "call", "calls", "items", "mixed_sequence", "params"),
+        *("readout", "stepwise", "unless_drawn_by", "weights"),
     ]
 )
 # A subclass's own code.
