@@ -59,7 +59,8 @@ OBJECTS = {
     "ODELSTMCell": (lambda: mlx_ncps.ODELSTMCell(3, 4), f"{DENSE} ode_solver ode_unfolds"),
     "LSTMCell": (
         lambda: mlx_ncps.LSTMCell(3, 4),
-        f"{LAZY} get_initial_state hidden_size output_size sensory_size state_size stepwise weights",
+        f"""{LAZY} get_initial_state hidden_size output_size sensory_size state_size stepwise
+        weights""",
     ),
     "NCPDense": (lambda: mlx_ncps.NCPDense(4), f"{LAZY} activation mask units use_bias"),
 }
