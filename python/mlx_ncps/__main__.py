@@ -51,7 +51,7 @@ def _native_lines() -> Iterator[str]:
     if native is None:
         yield f"  not available: {_loader.reason}"
         return
-    from . import _build_info
+    from . import _build_info  # pyright: ignore[reportAttributeAccessIssue]  the build writes it
 
     metallib = "with" if _build_info.HAS_METALLIB else "without"
     built = f"mlx {_build_info.MLX_VERSION}, nanobind {_build_info.NANOBIND_VERSION}"

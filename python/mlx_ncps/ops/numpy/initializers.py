@@ -8,7 +8,6 @@ None takes a key from NumPy's global random state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from .checks import number, sizes
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _LOW = np.nextafter(np.float32(-1), np.float32(0))
-_inverse_normal = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 
 
 def uniform(
@@ -90,7 +88,10 @@ def _normal(op: str, shape: Sequence[int], key: Any) -> np.ndarray:
     what bounds the tails.
     """
     drawn = _LOW + (np.float32(1) - _LOW) * _unit(op, shape, key).astype(np.float32)
-    quantiles = _inverse_normal((1.0 + drawn.astype(np.float64)) / 2.0)
+    from statistics import NormalDist  # slow to import
+
+    inverse = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
+    quantiles = inverse((1.0 + drawn.astype(np.float64)) / 2.0)
     return np.asarray(quantiles, dtype=np.float64).reshape(tuple(shape))
 
 
