@@ -31,13 +31,15 @@ def backend(monkeypatch):
 
 def test_a_source_distribution_has_marker_and_stub(backend, tmp_path):
     made = backend.build_sdist(str(tmp_path))
-    names = {n.split("/", 1)[1] for n in tarfile.open(tmp_path / made).getnames() if "/" in n}
+    with tarfile.open(tmp_path / made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"python/mlx_ncps/py.typed", "python/mlx_ncps/_ext.pyi"} <= names
 
 
 def test_a_pure_wheel_has_the_marker_and_no_stub(backend, tmp_path):
     made = backend.build_wheel(str(tmp_path))
-    names = set(zipfile.ZipFile(tmp_path / made).namelist())
+    with zipfile.ZipFile(tmp_path / made) as archive:
+        names = set(archive.namelist())
     assert "mlx_ncps/py.typed" in names
     assert not [name for name in names if name.startswith("mlx_ncps/_ext")]
 
