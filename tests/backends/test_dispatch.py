@@ -9,6 +9,7 @@ import pytest
 from mlx_ncps import dispatch, ops
 from mlx_ncps.backends import Backend
 from mlx_ncps.dispatch import CfCFacts, LTCFacts, use_backend
+
 from tests.support.cases import LtcCase, make, to_mlx
 
 CFC, LTC = CfCFacts(1, 1), LTCFacts(1, 1)
