@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -23,7 +24,8 @@ _VARIABLES = {
 
 
 def _status_lines() -> Iterator[str]:
-    yield f"mlx-ncps {__version__}, mlx {mx.__version__}, numpy {np.__version__}"
+    mlx = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]  its stub lacks it
+    yield f"mlx-ncps {__version__}, mlx {mlx}, numpy {np.__version__}"
     yield f"Python {platform.python_version()}, {platform.platform(terse=True)}"
     yield f"default device: {mx.default_device()}"
     yield ""
@@ -48,7 +50,7 @@ def _native_lines() -> Iterator[str]:
     if native is None:
         yield f"  not available: {_loader.reason}"
         return
-    from . import _build_info
+    from . import _build_info  # pyright: ignore[reportAttributeAccessIssue]  the build writes it
 
     metallib = "with" if _build_info.HAS_METALLIB else "without"
     built = f"mlx {_build_info.MLX_VERSION}, nanobind {_build_info.NANOBIND_VERSION}"
@@ -80,7 +82,7 @@ def explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_explain(commands: argparse._SubParsersAction) -> None:
+def _add_explain(commands: Any) -> None:
     parser = commands.add_parser("explain", help=explain.__doc__)
     parser.set_defaults(run=explain)
     parser.add_argument("op", choices=tuple(plans.LETTERS))

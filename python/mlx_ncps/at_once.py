@@ -10,7 +10,7 @@ Where one answer is no, the result is None: a graph computes the call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -31,7 +31,7 @@ class Readout(NamedTuple):
     """Which neurons are the outputs: `count` of them from `first`, times w plus b where given."""
 
     first: int
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  tuple has a count()
     w: mx.array | None = None
     b: mx.array | None = None
 
@@ -61,7 +61,10 @@ class LTCStage(NamedTuple):
     epsilon: float
     implicit_param_constraints: bool
 
-    backbone: ClassVar[tuple] = ()
+    @property
+    def backbone(self) -> tuple[int, ...]:
+        """None: an LTC has no layers."""
+        return ()
 
     def work(self, memory: bool) -> int:
         """Of one row and step, `memory`: behind an LSTM."""
@@ -130,7 +133,8 @@ def attempt(cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int) -> tu
         return None
     made = cell._step_cell.made
     done = False if made is None else made[0](cell, lstm, x, state, ts, form)
-    if done is True:  # large: asking for the device takes as long as a tenth of a small step
+    # True: large. Asking for the device takes as long as a tenth of a small step.
+    if done is True and made is not None:
         done = None if dispatch.beside_gpu() else made[0](cell, lstm, x, state, ts, form, True)
     if done is False:  # what the parameters depend on may have changed
         packed = _packed(cell, lstm, x, form)
@@ -138,7 +142,8 @@ def attempt(cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int) -> tu
             return None
         done = packed(cell, lstm, x, state, ts, form, not dispatch.beside_gpu())
     if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
-        return attempt(cell, lstm, x, state, mx.array(ts.astype(np.float32)), form)
+        spans: Any = ts.astype(np.float32)
+        return attempt(cell, lstm, x, state, mx.array(spans), form)
     if not done or done is True:
         return None
     dispatch.record("cpu")
@@ -236,7 +241,7 @@ def why_too_large(calls: list[FusedCall], mixed: bool, batch: int, steps: int) -
     """The same of a packed cell that stands for these calls, behind an LSTM or not."""
     if why := dispatch.why_no_steps_on_cpu():
         return why
-    stages = tuple(_stage(facts) for _, facts in calls)
+    stages: Any = tuple(_stage(facts) for _, facts in calls)
     return _why_unfit(StepPlan(stages, [], Readout(0, 0), list), mixed, batch, steps)
 
 
@@ -257,4 +262,5 @@ def linear(x: mx.array, weight: Any, bias: Any) -> mx.array | None:
     """The linear map behind a cell, x [..., O] by weight [P, O] and bias [P] or None; None where an
     array has no value yet.
     """
-    return cpu.linear(x, weight, bias)
+    done: Any = cpu.linear(x, weight, bias)
+    return done

@@ -5,24 +5,28 @@ user's own cell.
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .checks import brief, refused
 from .config_bounds import bounded, check_nesting, count_value
+from .recording import recorded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Configurable", "from_config", "register", "to_config"]
 
-Adopter = Callable[[Any], Any]
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
+
 Class = TypeVar("Class", bound=type)
 
 _CLASSES: dict[str, Any] = {}  # by name; the only ones that a configuration can name
-_ADOPTERS: list[Adopter] = []  # what makes ours of another package's objects
 _BUILT_FOR = "built_for"
 
 
@@ -39,21 +43,6 @@ def register(cls: Class) -> Class:
     if known is None or not _is_ours(known) or _is_ours(cls):
         _CLASSES[cls.__name__] = cls
     return cls  # pyright: ignore[reportReturnType]  what isclass narrowed it to
-
-
-def adopter(function: Adopter) -> Adopter:
-    """Let constructors of configurable classes take `function(argument)` for each argument: it
-    gives our object for another package's, and anything else back as it is.
-    """
-    _ADOPTERS.append(function)
-    return function
-
-
-def adopted(value: Any) -> Any:
-    """`value`, or our object for another package's."""
-    for adopt in _ADOPTERS:
-        value = adopt(value)
-    return value
 
 
 def _is_ours(cls: type) -> bool:
@@ -132,48 +121,6 @@ def construct(cls: type, arguments: dict[str, Any]) -> Any:
     return cls(**arguments)
 
 
-def recorded(init: Callable[..., None]) -> Callable[..., None]:
-    """`init` that keeps its arguments, unless the constructor of a subclass has done so already,
-    and takes other packages' objects as ours.
-    """
-
-    @functools.wraps(init)
-    def recording(self: Any, *args: Any, **kwargs: Any) -> None:
-        args = tuple(adopted(value) for value in args)
-        kwargs = {key: adopted(value) for key, value in kwargs.items()}
-        outermost = "_arguments" not in self.__dict__
-        if outermost:
-            self.__dict__["_arguments"] = _bound(init, self, args, kwargs)
-        init(self, *args, **kwargs)
-        if outermost and not self.__dict__.get("built", True):
-            self.__dict__["_made_unbuilt"] = True
-
-    return recording
-
-
-def _bound(init: Callable[..., None], self: object, args: tuple, kwargs: dict[str, Any]) -> dict:
-    """The arguments of a call by name, defaults included, options in a **dict as the others."""
-    signature = inspect.signature(init)
-    try:
-        bound = signature.bind(self, *args, **kwargs)
-    except TypeError:
-        return {}  # the call itself is about to raise this
-    bound.apply_defaults()
-    kinds = {key: p.kind for key, p in signature.parameters.items()}
-    arguments = {}
-    for key, value in list(bound.arguments.items())[1:]:
-        if kinds[key] is inspect.Parameter.VAR_POSITIONAL:
-            arguments.update({f"*{key}": value} if value else {})
-        else:
-            arguments.update(value if kinds[key] is inspect.Parameter.VAR_KEYWORD else {key: value})
-    return {key: _snapshot(value) for key, value in arguments.items()}
-
-
-def _snapshot(value: Any) -> Any:
-    """A wiring's copy: the user's own may be built or edited later."""
-    return value.as_given() if hasattr(value, "as_given") else value
-
-
 def encoded_arguments(made: object) -> dict[str, Any]:
     """The recorded arguments of an object in the form that JSON knows."""
     name, arguments = type(made).__name__, made.__dict__.get("_arguments", {})
@@ -214,7 +161,7 @@ def _decode(value: object) -> Any:
 
 
 def to_config(value: Any) -> dict[str, Any]:
-    """{"class": name, "config": configuration} of a cell, layer or wiring, for `from_config`.
+    """{"class": name, "config": configuration} of `value`, a cell, layer or wiring.
 
     Raises ValueError when its class is not registered.
     """
@@ -226,7 +173,7 @@ def to_config(value: Any) -> dict[str, Any]:
 
 
 def from_config(config: dict[str, Any]) -> Any:
-    """The cell, layer or wiring of a `to_config`, with new weights.
+    """The cell, layer or wiring of `config`, which `to_config` gave, with new weights.
 
     Raises ValueError when it isn't of that form or names a class that is not registered.
     """

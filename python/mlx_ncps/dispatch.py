@@ -251,9 +251,9 @@ def _cpu_shares_memory(op: str | None, facts: Facts | None) -> bool:
     return not (why or module.unsupported(op, facts))
 
 
-def _worse_than_cpu(module: Any, op: str, stepwise: bool) -> str:
+def _worse_than_cpu(module: Any, op: str | None, stepwise: bool) -> str:
     """Why a backend of an Apple GPU, which can run a call, leaves it to the CPU's kernel; or ""."""
-    if "_mixed_" in op and not module.MIXED_MEMORY:
+    if op is not None and "_mixed_" in op and not module.MIXED_MEMORY:
         return "it has no kernel of the LSTM in front of the cell, and would launch each step alone"
     return "each step would be launches of its own" if stepwise else ""
 

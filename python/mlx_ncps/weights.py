@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["load_weights", "save_weights"]
 
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
+
 Module = TypeVar("Module", bound=nn.Module)
 
 _MASKS = ("sparsity_mask", "source_mask")  # what a NaN would turn into synapses
@@ -73,8 +79,8 @@ def load_weights(module: Module, file_or_weights: WeightSource, strict: bool = T
 
 
 def save_weights(module: nn.Module, file: str | os.PathLike[str]) -> None:
-    """Write all parameters of any `mlx.nn.Module` to a `.safetensors` file, with checksums that
-    `load_weights` checks, or to an `.npz` file, whose format has some.
+    """Write all parameters of `module`, any `mlx.nn.Module`, to a `.safetensors` file, with
+    checksums that `load_weights` checks, or to an `.npz` file, whose format has some.
     """
     _check_module("save_weights", module)
     save_arrays("save_weights", file, dict(tree_flatten(module.parameters())))

@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "options": {"checks", "limits"},
     "weight_files": {"checks"},
     "weights": {"checks", "weight_files"},
-    "config": {"checks", "limits"},
+    "recording": set(),
+    "config_bounds": {"limits"},
+    "config": {"checks", "config_bounds", "recording"},
     "_loader": {"_build_info", "_ext", "_mlx"},
     "_fork": {"_loader"},
     "backends": {"_loader", "checks"},
@@ -26,7 +28,7 @@ MAY_IMPORT = {
     "dispatch": {"_fork", "_loader", "backends", "checks"},
     "at_once": {"_fork", "_loader", "backends", "dispatch"},
     "ops": {"_fork", "at_once", "backends", "checks", "dispatch", "limits", "options"},
-    "wirings": {"checks", "config", "fixed", "limits", "weights"},
+    "wirings": {"checks", "config", "config_bounds", "fixed", "limits", "recording", "weights"},
     "layers": {
         "checks",
         "config",
@@ -50,6 +52,7 @@ MAY_IMPORT = {
         "options",
         "values",
         "wirings",
+        "recording",
     },
     "rnn": {
         "_fork",

@@ -129,8 +129,9 @@ def cfc_at_once(
     """The states [B, T, H] of `cfc_sequence`, computed now by weights packed for this call, or None
     where a graph must. stage: (inputs, mode, activation, variant).
     """
-    stage = _cfc_stage(params, *stage, list)
-    done = _loader.native.cfc_at_once(inputs, state, ts, stage, no_gpu)
+    inputs_size, mode, activation, variant = stage
+    packed = _cfc_stage(params, inputs_size, mode, activation, variant, list)
+    done: Any = _loader.native.cfc_at_once(inputs, state, ts, packed, no_gpu)
     return None if done is None else done[0]
 
 
@@ -202,8 +203,7 @@ def _native():
 
 
 def set_num_threads(n: int) -> None:
-    """The number of threads of the CPU kernels; 0 for the default: the cores that this process may
-    use.
+    """Let the CPU kernels use `n` threads; 0 for the default: the cores that this process may use.
 
     Raises ValueError for a negative or fractional number, RuntimeError without the native module.
     """
@@ -216,7 +216,8 @@ def get_num_threads() -> int:
 
 
 def set_instruction_set(name: str) -> None:
-    """The instruction set of the CPU kernels: of `instruction_sets()`, or "auto" for the best.
+    """Let the CPU kernels use the instruction set `name`: of `instruction_sets()`, or "auto" for
+    the best.
 
     Raises ValueError when this machine or this build can't run it, RuntimeError without the native
     module.

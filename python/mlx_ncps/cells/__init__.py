@@ -27,3 +27,8 @@ __all__ = [
     "ODERNNCell",
     "WiredCfCCell",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

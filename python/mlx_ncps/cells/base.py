@@ -5,6 +5,8 @@ driven through `sequence` and `readout`.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -115,7 +117,7 @@ class LiquidCell(NCPLayer):
         """
         return first_state(self.op, inputs, batch_size, self.state_size)
 
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """The shape (B, O) of the output of a step with inputs of shape (B, I); None is any size.
 
         Raises ValueError for another rank or width.
@@ -162,6 +164,8 @@ def first_state(op: str, inputs: Any, batch_size: int | None, sizes: Any) -> Any
     dtype = float_dtype(op, None if inputs is None else inputs.dtype)
     if batch_size is not None:
         return initial_state(batch_size, sizes, dtype=dtype)
+    given: Any = inputs
+    zeros = partial(shapeless.zero_state, given)
     if isinstance(sizes, tuple):
-        return tuple(shapeless.zero_state(inputs, units, dtype) for units in sizes)
-    return shapeless.zero_state(inputs, sizes, dtype)
+        return tuple(zeros(units, dtype) for units in sizes)
+    return zeros(sizes, dtype)

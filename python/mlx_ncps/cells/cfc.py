@@ -11,12 +11,12 @@ import numpy as np
 
 from ..at_once import CfCStage, Readout, StepPlan
 from ..checks import host_numbers, refused, size
-from ..config import adopted
 from ..dispatch import CfCFacts, FusedCall
-from ..layers.linear import arrays_of, weights_of, why_called
+from ..layers.linear import Linear, arrays_of, weights_of, why_called
 from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
 from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
 from ..options import one_of
+from ..recording import adopted
 from ..wirings import Wiring
 from .backbone import Backbone, backbone_options, linear_map
 from .base import LiquidCell, SignatureOfInit
@@ -55,9 +55,21 @@ class CfCCell(LiquidCell):
     """
 
     op = "cfc"
+    input_size: int
+    hidden_size: int
+    mode: str
+    variant: str
+    backbone: list[Linear]
+    ff1: Linear
+    ff2: Linear
+    time_a: Linear
+    time_b: Linear
+    w_tau: mx.array
+    A: mx.array
+    sparsity_mask: mx.array
     fixed_keys = ("sparsity_mask",)
-    checked_options = CFC_OPTIONS | {"hidden_size": size, "input_size": size}
-    fixed_options = frozenset(("mode", "hidden_size", "input_size"))
+    _checked_options = CFC_OPTIONS | {"hidden_size": size, "input_size": size}
+    _fixed_options = frozenset(("mode", "hidden_size", "input_size"))
 
     _with_wiring: ClassVar[type]  # what the constructor makes of a wiring; that class sets it
     __signature__ = SignatureOfInit()
@@ -77,7 +89,7 @@ class CfCCell(LiquidCell):
 
     def __init__(
         self,
-        input_size: int | Wiring,
+        input_size: int | Wiring | None,
         hidden_size: int | None = None,
         mode: str = "default",
         backbone_activation: str = "lecun_tanh",
@@ -92,11 +104,11 @@ class CfCCell(LiquidCell):
         super().__init__()
         self.mode = mode
         self.variant = variant
-        self.hidden_size = hidden_size
+        self.hidden_size = hidden_size  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
         self.backbone_options: Backbone = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 1
         )
-        self.input_size = input_size
+        self.input_size = input_size  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
         self.build(self.input_size)
         if sparsity_mask is not None:
             self.sparsity_mask = self._torch_mask(sparsity_mask)
@@ -168,7 +180,7 @@ class CfCCell(LiquidCell):
         mask = np.abs(mask.T) if self.variant == "torch" else mask.T
         return mx.array(np.ascontiguousarray(mask, np.float32))
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: str, value: Any) -> None:
         if key == "sparsity_mask" and key in self:
             check_array(self.op, key, value, "[H, K]", self[key].shape, ())
         super().__setitem__(key, value)
@@ -191,7 +203,7 @@ class CfCCell(LiquidCell):
 
         Raises ValueError when a part is no linear map.
         """
-        heads = weights_of(self.op, self._parts())
+        heads: dict[str, Any] = weights_of(self.op, self._parts())
         backbone = tuple([heads.pop(f"backbone.{n}") for n in range(len(self.backbone))])
         for name in ("ff1", "ff2") if "sparsity_mask" in self else ():
             if name in heads:

@@ -87,9 +87,9 @@ def _heads(cell):
     def update(z, ts):
         f = [head(z) for head in heads]
         if cell.mode != "pure":
-            return cfc_update(*f, ts, mode=cell.mode, variant=cell.variant)
+            return cfc_update(*f, ts=ts, mode=cell.mode, variant=cell.variant)
         w_tau, A = (a.astype(mx.float32).squeeze(0) for a in (cell.w_tau, cell.A))
-        return cfc_update_pure(*f, w_tau, A, ts)
+        return cfc_update_pure(f[0], w_tau, A, ts)
 
     return update
 

@@ -55,8 +55,8 @@ class CTGRUCell(DenseCell):
     retrieve: Linear
     detect: Linear
     store: Linear
-    checked_options = DenseCell.checked_options | {"scales": size, "tau": positive}
-    fixed_options = DenseCell.fixed_options | {"scales"}
+    _checked_options = DenseCell._checked_options | {"scales": size, "tau": positive}
+    _fixed_options = DenseCell._fixed_options | {"scales"}
 
     def __init__(
         self, input_size: int | None, hidden_size: int, scales: int = 8, tau: float = 1.0
@@ -102,7 +102,7 @@ class CTGRUCell(DenseCell):
 class FieldCell(DenseCell):
     """Base of the cells that let a state evolve by itself: dh/dt = network(h), a tanh network."""
 
-    checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
+    _checked_options = DenseCell._checked_options | LEAKLESS_OPTIONS
     field: list[Linear]
 
     def __init__(
@@ -214,7 +214,7 @@ class ODELSTMCell(FieldCell):
         states: Any = first_state(self.op, inputs, batch_size, self.state_size)
         return states
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: mx.array, state: StateLike, ts: TimespansLike = 1.0
     ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
         """One step of length `ts`: a number, [B] or [B, 1].

@@ -58,9 +58,14 @@ class LTCCell(NCPRNNCell):
     """
 
     op = "ltc"
+    input_mapping: str
+    output_mapping: str
+    output_w: mx.array
+    output_b: mx.array
+    _init_ranges: Mapping[str, tuple[float, float]]
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
-    checked_options = LTC_OPTIONS | {"input_mapping": mapping_kind, "output_mapping": mapping_kind}
-    fixed_options = frozenset(("input_mapping", "output_mapping"))
+    _checked_options = LTC_OPTIONS | {"input_mapping": mapping_kind, "output_mapping": mapping_kind}
+    _fixed_options = frozenset(("input_mapping", "output_mapping"))
 
     _with_backbone: ClassVar[type]  # what the options of a backbone make; that class sets it
     __signature__ = SignatureOfInit()
@@ -91,8 +96,8 @@ class LTCCell(NCPRNNCell):
         backbone_layers: int | None = None,
     ):
         super().__init__()
-        self.input_mapping = input_mapping
-        self.output_mapping = output_mapping
+        self.input_mapping = input_mapping  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
+        self.output_mapping = output_mapping  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
         self.ode_unfolds = ode_unfolds
         self.epsilon = epsilon
         self.implicit_param_constraints = implicit_param_constraints
@@ -128,7 +133,7 @@ class LTCCell(NCPRNNCell):
         if mapping == "affine":
             self[f"{side}_b"] = mx.zeros((size,))
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: str, value: Any) -> None:
         """Every way to set an array ends here; a new mask is read at once, so the synapse lists are
         never stale.
         """
@@ -184,15 +189,15 @@ class LTCCell(NCPRNNCell):
     ) -> None:
         """A new polarity is the reversal potential that the synapse starts from."""
         erev = self[_erev(matrix)]
-        where = mx.array(where)
+        chosen = mx.array(where)
         if only_unset:
-            where = where & (erev == 0)
-        self[_erev(matrix)] = mx.where(where, mx.array(values).astype(erev.dtype), erev)
+            chosen = chosen & (erev == 0)
+        self[_erev(matrix)] = mx.where(chosen, mx.array(values).astype(erev.dtype), erev)
 
     def params(self) -> LTCParams:
         """The parameters as the op reads them."""
         known = self._sync_wiring()
-        fields = {name: self.get(name) for name in LTCParams._fields}
+        fields: dict[str, Any] = {name: self.get(name) for name in LTCParams._fields}
         fields["mask"], fields["sensory_mask"] = (self[name] for name in self.fixed_keys)
         for name, mask in (("w", "sparsity_mask"), ("sensory_w", "sensory_sparsity_mask")):
             fields[name] = self._host_masks.guard(mask, self[mask], self[name])

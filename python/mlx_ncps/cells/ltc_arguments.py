@@ -27,7 +27,7 @@ POSITIVE = ("w", "sensory_w", "cm", "gleak")
 
 def _checked_range(name: str, pair: Any, open_ends: tuple = ()) -> None:
     """`pair` is (low, high), finite numbers, or None where `open_ends` has it."""
-    fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+    fits, ends = isinstance(pair, (tuple, list)) and len(pair) == 2, []
     try:
         ends = [
             real("ltc", name, end, "(low, high)")

@@ -1,10 +1,10 @@
-"""How a part of a mask and the synapses of a wiring that it stands for follow each other;
-`WiringTie` asks, in NumPy.
+"""How a part of a mask and the synapses of a wiring that it stands for follow each other,
+in NumPy.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -42,11 +42,11 @@ class Block(NamedTuple):
     signed: bool = False
     kind: str = PAIRS
 
-    def of(self, mask):
+    def of(self, mask: Any) -> Any:
         """The block's view of a mask, [source, target] or [source]."""
         return (mask.T if self.transposed else mask)[self.first : self.first + len(self.sources)]
 
-    def at(self, matrix):
+    def at(self, matrix: Any) -> Any:
         """A copy of the block's synapses in a matrix, [source, target]."""
         if isinstance(matrix, mx.array):
             return matrix[mx.array(self.sources)][:, mx.array(self.targets)]
@@ -80,7 +80,7 @@ class Block(NamedTuple):
         wiring_edited: np.ndarray,
         mask: np.ndarray,
         matrix: np.ndarray,
-        signs: np.ndarray | None,
+        signs: Any,
     ) -> Settled:
         exists = mask != 0
         polarity = np.sign(mask) if self.signed else np.where(matrix != 0, matrix, signs)
@@ -131,7 +131,7 @@ class Block(NamedTuple):
             wiring_edited & (new == mask)[:, None] & ~mask_edited[:, None],
         )
 
-    def _refuse(self, op: str, pairs: list) -> None:
+    def _refuse(self, op: str, pairs: np.ndarray) -> None:
         if pairs.any():
             row, column = (int(i) for i in np.argwhere(pairs)[0])
             target = "" if pairs.shape[1] == 1 else f" to {self.targets[column]}"
@@ -143,8 +143,8 @@ class Block(NamedTuple):
 
 def whole_masks(inputs: int, units: int) -> list[Block]:
     """The blocks of a cell with `sparsity_mask` [H, H] and `sensory_sparsity_mask` [I, H]."""
-    inputs, units = tuple(range(inputs)), tuple(range(units))
+    sources, neurons = tuple(range(inputs)), tuple(range(units))
     return [
-        Block("", "sparsity_mask", "adjacency_matrix", units, units),
-        Block("", "sensory_sparsity_mask", "sensory_adjacency_matrix", inputs, units),
+        Block("", "sparsity_mask", "adjacency_matrix", neurons, neurons),
+        Block("", "sensory_sparsity_mask", "sensory_adjacency_matrix", sources, neurons),
     ]

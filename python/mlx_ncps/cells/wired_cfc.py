@@ -47,8 +47,8 @@ class WiredCfCCell(NCPRNNCell):
     """
 
     op = "cfc"
-    checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
-    fixed_options = frozenset((*checked_options, "backbone_options"))
+    _checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
+    _fixed_options = frozenset((*_checked_options, "backbone_options"))
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class WiredCfCCell(NCPRNNCell):
         )
         if self.backbone_options.sizes and not self.fully_recurrent:
             raise ValueError("[cfc] fully_recurrent=False wants no backbone, got one.")
-        self._set_wiring(wiring, input_size)
+        self._set_wiring(wiring, input_size)  # pyright: ignore[reportArgumentType]  checks it
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -130,7 +130,7 @@ class WiredCfCCell(NCPRNNCell):
                 variant=self.variant,
             )
             if sizes:
-                self[source_masks[n]] = mx.array(mask[:inputs].any(axis=1).astype(np.float32))
+                self[source_masks[n]] = mx.array(np.any(mask[:inputs], axis=1).astype(np.float32))
         self._tie_wiring([block for n in range(self.num_layers) for block in self._blocks(n)])
 
     def _blocks(self, layer: int) -> list[Block]:

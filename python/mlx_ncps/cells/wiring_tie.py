@@ -1,5 +1,5 @@
 """Keeps a cell's masks and the matrices of its wiring one truth: an edit of either, however it is
-made, reaches the other before anything is computed, counted or saved; the wired cells use it.
+made, reaches the other before anything is computed, counted or saved.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import math
 import sys
 import warnings
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -17,11 +18,14 @@ from ..values import is_tracer, seen
 from ..wirings._matrices import MATRICES
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 
+Masks = dict[tuple[str, str], np.ndarray]  # (part of the cell, key) -> values
+Matrices = dict[str, np.ndarray]
+
 
 class Owner:
     """Who must hear of an edit: a weak reference that copies and pickles leave behind."""
 
-    def __init__(self, cell=None):
+    def __init__(self, cell: Any = None) -> None:
         self._cell = (lambda: None) if cell is None else weakref.ref(cell)
 
     def is_one(self, cell: Any) -> bool:
@@ -34,10 +38,10 @@ class Owner:
         if cell is not None:
             cell._sync_wiring(strict=edited, edited=edited)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Owner:
         return Owner()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Owner], tuple[()]]:
         return Owner, ()
 
 
@@ -49,7 +53,7 @@ class WiringTie:
     changes the other side too; one that changed on both must agree.
     """
 
-    def __init__(self, blocks: list[Block]):
+    def __init__(self, blocks: list[Block]) -> None:
         self.blocks = blocks
         self._names = list(dict.fromkeys((block.part, block.key) for block in blocks))
         self.masks = {}  # (part of the cell, key) -> its values when read last
@@ -57,10 +61,10 @@ class WiringTie:
         self._objects = []  # the arrays of then
         self._seen = None  # the same for the extension, which notices edits in place
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_objects": [], "_seen": None}
 
-    def __copy__(self):
+    def __copy__(self) -> WiringTie:
         twin = WiringTie(self.blocks)
         twin.masks, twin._matrices = dict(self.masks), dict(self._matrices)
         return twin
@@ -150,7 +154,7 @@ class WiringTie:
         in_place = {n for n in MATRICES if any(wiring[n] is a for a in self._objects)}
         self._settle(cell, masks, matrices, set(MATRICES) if edited else in_place)
 
-    def _settle(self, cell: Any, masks: dict, matrices: dict, fresh: set) -> None:
+    def _settle(self, cell: Any, masks: Masks, matrices: Matrices, fresh: set) -> None:
         """Carry the edits over; `fresh`: the matrices whose polarities the user has set."""
         before = self._matrices
         new_masks = {name: mask.copy() for name, mask in masks.items()}
@@ -184,7 +188,7 @@ class WiringTie:
             )
 
     def _write(
-        self, cell: Any, masks: dict, new_masks: dict, matrices: dict, new_matrices: dict
+        self, cell: Any, masks: Masks, new_masks: Masks, matrices: Matrices, new_matrices: Matrices
     ) -> None:
         """Set what has become another in the cell and its wiring."""
         for (part, key), mask in new_masks.items():
@@ -234,7 +238,7 @@ class WiringTie:
                 part.__dict__["_owner"] = Owner(cell)
 
 
-def _elements(arrays: list, index: np.ndarray) -> mx.array:
+def _elements(arrays: Iterable[mx.array], index: np.ndarray) -> mx.array:
     """The elements at `index` of arrays laid out one after the other."""
     flat = mx.concatenate([mx.flatten(array) for array in arrays])
     everything = np.array_equal(index, np.arange(flat.size))

@@ -5,7 +5,6 @@ tensors and dicts of them (`weights_only=True`), but allocates what the file cla
 from __future__ import annotations
 
 import io
-import pickletools
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -42,6 +41,8 @@ def check_torch_file(broken: Broken, path: Path) -> None:
 
 
 def _check_pickle(broken: Broken, file: IO[bytes], most: int | None) -> None:
+    import pickletools  # slow to import
+
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in ("GLOBAL", "INST") and not _is_tensor_part(str(argument)):
             raise broken(f"must hold tensors alone, got {argument!r:.60}.")

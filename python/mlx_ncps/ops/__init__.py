@@ -46,3 +46,8 @@ __all__ = [
     "xavier_uniform",
 ]
 __all__ += _activations.__all__
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "numpy"]

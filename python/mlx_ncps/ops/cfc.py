@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
@@ -158,8 +159,8 @@ def cfc_update(
     for name, head in (("f1", f1), ("f2", f2), ("a", a), ("b", b)):
         check_array("cfc", name, head, "[..., H]", shape)
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
-    heads = (head.astype(mx.float32) for head in (f1, f2, a, b))
-    return reference.cfc_update(*heads, ts, mode=mode, variant=variant).astype(f1.dtype)
+    update = partial(reference.cfc_update, ts=ts, mode=mode, variant=variant)
+    return update(*(head.astype(mx.float32) for head in (f1, f2, a, b))).astype(f1.dtype)
 
 
 def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLike) -> mx.array:
@@ -172,22 +173,22 @@ def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLik
     for name, x in (("w_tau", w_tau), ("A", A)):
         check_array("cfc", name, x, "[H]", f1.shape[-1:])
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
-    arrays = (x.astype(mx.float32) for x in (f1, w_tau, A))
-    return reference.cfc_update_pure(*arrays, ts).astype(f1.dtype)
+    update = partial(reference.cfc_update_pure, ts=ts)
+    return update(*(x.astype(mx.float32) for x in (f1, w_tau, A))).astype(f1.dtype)
 
 
-def _head_shape(f1: mx.array) -> tuple:
+def _head_shape(f1: Any) -> tuple:
     """The shape [..., H] of a head."""
     if not is_array(f1) or f1.ndim == 0:
         raise refused("cfc", "f1", "an mx.array [..., H]", f1)
     return f1.shape
 
 
-def _float32(params: CfCParams, mode: str) -> CfCParams:
+def _float32(params: Any, mode: str) -> CfCParams:
     """Every leaf that the mode reads in float32."""
     backbone = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in params.backbone]
     heads = (params.ff1,) if mode == "pure" else params[1:5]
-    heads = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in heads]
+    heads: Any = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in heads]
     if mode != "pure":
         return CfCParams(tuple(backbone), *heads)
     w_tau, A = params.w_tau.astype(mx.float32), params.A.astype(mx.float32)

@@ -253,7 +253,7 @@ def _fit(arrays: list, dtypes: tuple = DTYPES) -> bool:
     return True
 
 
-def check_memory(op: str, memory: Any, I: int, H: int) -> None:
+def check_memory(op: str, memory: Any, I: int | None, H: int) -> None:
     """Every parameter of the LSTM of I inputs in front of a cell of H neurons."""
     check_array(op, "memory.input_weight", memory.input_weight, "[4H, I]", (4 * H, I))
     check_array(op, "memory.bias", memory.bias, "[4H]", (4 * H,))
@@ -286,7 +286,7 @@ def _check_layer(
     weight, bias = layer
     if rows is None:
         check_array(op, f"{name}[0]", weight, f"[{symbol}, N]", (None, None))
-        rows = weight.shape[0]
+        rows = int(weight.shape[0])
     check_array(op, f"{name}[0]", weight, f"[{symbol}, N]", (rows, columns))
     check_array(op, f"{name}[1]", bias, f"[{symbol}]", (rows,))
     return rows

@@ -17,6 +17,7 @@ from .timespans import normalise_step_timespans, normalise_timespans
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
+    from ..ops.synapses import SynapseLists
 
 
 class LTCParams(NamedTuple):
@@ -122,7 +123,8 @@ def prepare_ltc(
     keywords = options | {"synapses": synapses, "training": training}
     if options["ode_solver"] == "semi_implicit":
         del keywords["ode_solver"]
-    params = LTCParams(*[p if p is None else p.astype(mx.float32) for p in params])
+    arrays: Any = [p if p is None else p.astype(mx.float32) for p in params]
+    params = LTCParams(*arrays)
     state = state.astype(mx.float32)
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 

@@ -4,6 +4,7 @@ sequences.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
@@ -48,7 +49,7 @@ def cfc_mixed_sequence(
     One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
     """
     h, c = _check("cfc", state)
-    keywords = cfc_sequence.__kwdefaults__ | keywords
+    keywords = (cfc_sequence.__kwdefaults__ or {}) | keywords
     call = prepare_cfc(inputs, h, ts, params, **keywords, op="cfc_mixed_sequence")
     return _run("cfc", call, c, memory)
 
@@ -68,7 +69,7 @@ def ltc_mixed_sequence(
     of `ltc_sequence`.
     """
     h, c = _check("ltc", state)
-    keywords = ltc_sequence.__kwdefaults__ | keywords
+    keywords = (ltc_sequence.__kwdefaults__ or {}) | keywords
     options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
     call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
@@ -82,14 +83,14 @@ def mixed_memory_is_fused(op: str, facts: Facts) -> bool:
     return getattr(backends, dispatch.explain(op, facts).backend).MIXED_MEMORY
 
 
-def lstm_gates(z, c):
+def lstm_gates(z: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
     """One step of the LSTM: z = W_input x + b + W_recurrent h [B, 4H], c [B, H] -> (h*, c')."""
     i, ig, fg, og = mx.split(z, 4, axis=-1)  # each [B, H]
     c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
     return mx.tanh(c) * mx.sigmoid(og), c
 
 
-def _check(op: str, state: Any) -> tuple:
+def _check(op: str, state: Any) -> Sequence[mx.array]:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
     return state
@@ -102,11 +103,12 @@ def _run(op: str, call: Call, c: mx.array, memory: Any) -> tuple[mx.array, mx.ar
     check_memory(op, memory, I, H)
     if 0 in call.shape:
         return call.run(), call.run()
-    c, *memory = (a.astype(mx.float32) for a in (c, *memory))
+    c, memory = c.astype(mx.float32), LSTMParams(*(a.astype(mx.float32) for a in memory))
     if not call.backend.MIXED_MEMORY:
-        return _steps(call, c, LSTMParams(*memory))
+        return _steps(call, c, memory)
     keywords = call.keywords | {"memory": [c, *memory]}
-    return tuple(call._replace(keywords=keywords).run())
+    h, c = call._replace(keywords=keywords).run()
+    return h, c
 
 
 def _steps(call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.array]:
@@ -121,4 +123,5 @@ def _steps(call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.ar
         h, c = lstm_gates(drive[:, t] + h @ memory.recurrent_weight.T, c)
         h = call._replace(inputs=x[:, now], state=h, ts=span).run()[:, 0]
         states.append((h, c))
-    return tuple(mx.stack(s, axis=1).astype(call.inputs.dtype) for s in zip(*states, strict=True))
+    h, c = (mx.stack(list(part), axis=1) for part in zip(*states, strict=True))
+    return h.astype(call.inputs.dtype), c.astype(call.inputs.dtype)

@@ -31,6 +31,7 @@ def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
     """The Trace of x [B, T, I], each step one call of the cell, in float32 with mixed memory."""
     shapeless.refuse(layer.op, "running step by step")
     dtype = x.dtype
+    memory: Any = None
     if layer.mixed_memory:
         x = x.astype(mx.float32)
         state = tree_map(lambda s: s.astype(mx.float32), state)
@@ -46,7 +47,7 @@ def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
             output, state = step_of(layer, x[:, t], state, span)
         states.append(state)
         outputs.append(output)
-    states = tree_map(lambda *parts: mx.stack(parts, axis=1), *states)
+    states = tree_map(lambda *parts: mx.stack(list(parts), axis=1), *states)
     if layer.mixed_memory:
         states = tree_map(lambda s: s.astype(dtype), states)
     if runs_sequences(layer.rnn_cell):

@@ -4,6 +4,9 @@ run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import mlx.core as mx
 
 from ..at_once import why_not
@@ -70,7 +73,7 @@ class Described(Direction):
         """Synapses from inputs to neurons."""
         return self.rnn_cell.sensory_synapse_count
 
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[Any, ...]:
         """The shape of the output, without the state, for inputs of this shape, [B, T, I],
         [T, B, I] or [T, I], where None is any size; a pair of shapes for `merge_mode=None`.
 
@@ -85,7 +88,7 @@ class Described(Direction):
         return (shape, shape) if self.bidirectional and self.merge_mode is None else shape
 
     def explain(
-        self, shape: tuple, *, dtype: mx.Dtype = mx.float32, scalar_timespans: bool = True
+        self, shape: Sequence[int], *, dtype: mx.Dtype = mx.float32, scalar_timespans: bool = True
     ) -> Plan:
         """What a call with inputs of this shape would run and why, as a printable `Plan`; computes
         nothing.

@@ -5,10 +5,9 @@ memory (MATHS 4) and a linear map after it.
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_map
 
 from .. import dispatch
@@ -23,10 +22,12 @@ from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..options import CheckedOptions, optional
 from ..values import settle
-from ..weights import WeightFiles
 from .any_cell import name_of, owner_of, runs_sequences, width_of
 from .by_steps import Trace, is_spans, step_of, trace_by_steps
 from .masks import Seen, Steps, masked_features, spread_states
+
+if TYPE_CHECKING:
+    from .._types import ShapeLike
 
 _MIXED = (
     "the LSTM in front of the cell reads the state that the cell wrote one step before, and {} "
@@ -44,12 +45,17 @@ class Result(NamedTuple):
     seen: Seen | None
 
 
-class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
+class Direction(LazyWeights, CheckedOptions):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
-    checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
-    fixed_options = frozenset(("mixed_memory",))
+    rnn_cell: Any
+    lstm: Any
+    fc: Any
+    proj_size: int | None
+    mixed_memory: bool
+    _checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
+    _fixed_options = frozenset(("mixed_memory",))
 
     def __init__(self, cell: Any, proj_size: int | None = None, mixed_memory: bool = False):
         super().__init__()
@@ -100,17 +106,20 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         cell: from `key`, an `mx.random.key`, always the same.
         """
         with drawing_from(key):
-            for module in (self.rnn_cell, self.get("lstm")):
+            parts: Any = (self.rnn_cell, self.get("lstm"))
+            for module in parts:
                 if hasattr(module, "redraw"):
                     module.redraw()
             if "fc" in self:
-                self.fc = Linear(self.rnn_cell.output_size, self.proj_size)
+                outputs: Any = self.proj_size
+                self.fc = Linear(self.rnn_cell.output_size, outputs)
 
-    def build(self, input_shape: int | tuple) -> None:
+    def build(self, input_shape: ShapeLike) -> None:
         """Make the weights that the number of inputs was missing for, from that number or a shape
         that ends with it. Raises ValueError when they exist for another number.
         """
-        for part in (self.rnn_cell, self.lstm if self.mixed_memory else None):
+        parts: Any = (self.rnn_cell, self.lstm if self.mixed_memory else None)
+        for part in parts:
             if hasattr(part, "build"):
                 part.build(input_shape)
 

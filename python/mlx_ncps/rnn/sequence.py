@@ -4,7 +4,7 @@ streaming. `CfC`, `LTC` and `LiquidRNN` are this and a cell.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -26,6 +26,9 @@ from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
 from .stateful import Stateful
 
+if TYPE_CHECKING:
+    from .._types import ShapeLike
+
 Timespans = float | mx.array | np.ndarray | None
 
 
@@ -34,12 +37,21 @@ class SequenceLayer(Configurable, Stateful):
     `backward` for the other direction.
     """
 
-    checked_options = Direction.checked_options | {
+    _checked_options = Direction._checked_options | {
         **dict.fromkeys(("return_sequences", "return_state", "batch_first"), flag),
         **dict.fromkeys(("bidirectional", "go_backwards", "stateful"), flag),
         "merge_mode": one_of_these(*MERGE_MODES),
     }
-    fixed_options = Direction.fixed_options | {"bidirectional"}
+    _fixed_options = Direction._fixed_options | {"bidirectional"}
+
+    return_sequences: bool
+    return_state: bool
+    batch_first: bool
+    bidirectional: bool
+    merge_mode: str | None
+    go_backwards: bool
+    stateful: bool
+    backward: Any
 
     def __init__(
         self,
@@ -54,7 +66,7 @@ class SequenceLayer(Configurable, Stateful):
         stateful: bool = False,
         backward_cell: Any = None,
     ):
-        super().__init__(cell, proj_size, mixed_memory)
+        super().__init__(cell, proj_size, mixed_memory)  # pyright: ignore[reportCallIssue]
         self.bidirectional = bidirectional
         self.merge_mode = merge_mode
         if backward_cell is not None and not self.bidirectional:
@@ -116,7 +128,7 @@ class SequenceLayer(Configurable, Stateful):
             check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         if mask is not None:
             mask = layout.mask(mask, batch, steps, features)
-            features = self._input_width(features, mask.ndim == 3)
+            features = self._input_width(features, mask is not None and mask.ndim == 3)
         self.build(features)
         if timespans is not None:
             timespans = layout.timespans(timespans, batch, steps)
@@ -196,7 +208,7 @@ class SequenceLayer(Configurable, Stateful):
         """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
         results = []
         for n, half in enumerate(self._directions if self.bidirectional else (self,)):
-            arguments = (x, states[n], ts, mask, self._kept_seen(n) if self._kept else None)
+            arguments: Any = (x, states[n], ts, mask, self._kept_seen(n) if self._kept else None)
             if self.go_backwards != (n == 1):
                 shapeless.refuse(self.op, "reading backwards", length=False)
                 arguments = backwards(*arguments)
@@ -226,7 +238,7 @@ class SequenceLayer(Configurable, Stateful):
     def _built_for(self) -> int | None:
         return self.rnn_cell.sensory_size if getattr(self.rnn_cell, "built", False) else None
 
-    def build(self, input_shape: int | tuple) -> None:
+    def build(self, input_shape: ShapeLike) -> None:
         """Make the weights of both directions for so many inputs, an int, or for inputs of a shape
         that ends with it, [..., I], when the wiring doesn't know the number and no call has told
         it; otherwise nothing. Training wants them to exist.

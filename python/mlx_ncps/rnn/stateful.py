@@ -33,7 +33,8 @@ class Stateful(Described):
         return states if self.bidirectional else (states,)
 
     def _kept_states(self, batch: int) -> tuple:
-        kept = tree_flatten(self._kept["states"])[0][1].shape[0]
+        leaves: Any = tree_flatten(self._kept["states"])
+        kept = leaves[0][1].shape[0]
         if kept != batch:
             raise ValueError(
                 f"[{self.op}] inputs must be of the batch of the kept state, {kept}, got {batch}: "

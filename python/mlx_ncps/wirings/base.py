@@ -14,8 +14,9 @@ import numpy as np
 
 from .. import limits
 from ..checks import brief
-from ..config import construct, encoded_arguments, recorded, register
+from ..config import construct, encoded_arguments, register
 from ..config_bounds import check_nesting
+from ..recording import recorded
 from . import _checks, draw
 from ._matrices import MATRICES, MatrixLike
 from .synapses import Synapse as Synapse  # where pickles of it look

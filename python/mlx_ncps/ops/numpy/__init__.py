@@ -9,15 +9,14 @@ accepted wherever arrays are.
 from . import activations as _activations
 from .activations import *  # noqa: F403 (its __all__)
 from .cfc import (
-    MODES,
     VARIANTS,
-    CfCParams,
     cfc_sequence,
     cfc_sequence_backward,
     cfc_step,
     cfc_update,
     cfc_update_pure,
 )
+from .cfc_params import MODES, CfCParams
 from .initializers import (
     lecun_normal,
     lecun_uniform,
@@ -65,3 +64,8 @@ __all__ = [
     "xavier_uniform",
 ]
 __all__ += _activations.__all__
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
