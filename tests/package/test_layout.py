@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "weight_files": {"checks"},
     "weights": {"checks", "weight_files"},
     "recording": set(),
-    "config": {"checks", "limits", "recording"},
+    "config_bounds": {"limits"},
+    "config": {"checks", "config_bounds", "limits", "recording"},
     "_loader": {"_build_info", "_ext", "_mlx"},
     "_fork": {"_loader"},
     "backends": {"_loader", "checks"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "dispatch": {"_fork", "_loader", "backends", "checks"},
     "at_once": {"_fork", "_loader", "backends", "dispatch"},
     "ops": {"_fork", "at_once", "backends", "checks", "dispatch", "limits", "options"},
-    "wirings": {"checks", "config", "fixed", "limits", "recording", "weights"},
+    "wirings": {"checks", "config", "config_bounds", "fixed", "limits", "recording", "weights"},
     "layers": {
         "checks",
         "config",

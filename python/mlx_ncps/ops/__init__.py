@@ -14,7 +14,7 @@ from .activations import (
     softplus,
     tanh,
 )
-from .cfc import CfCParams, cfc_sequence, cfc_step, cfc_update, cfc_update_pure
+from .cfc import cfc_sequence, cfc_step, cfc_update, cfc_update_pure
 from .checks import MODES, VARIANTS
 from .initializers import (
     lecun_normal,
@@ -24,8 +24,9 @@ from .initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from .ltc import LTCParams, ltc_sequence, ltc_step
-from .mixed_memory import LSTMParams, cfc_mixed_sequence, ltc_mixed_sequence
+from .ltc import ltc_sequence, ltc_step
+from .mixed_memory import cfc_mixed_sequence, ltc_mixed_sequence
+from .params import CfCParams, LSTMParams, LTCParams
 from .states import detach_state, initial_state, reset_state
 from .synapses import SynapseLists
 
