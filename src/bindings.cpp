@@ -8,7 +8,6 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstring>
 #include <map>
 
 #include "csrc/cfc.h"
@@ -17,6 +16,7 @@
 #include "csrc/ltc.h"
 #include "csrc/mappable.h"
 #include "csrc/metallib.h"
+#include "csrc/seen.h"
 #include "metal/activations.h"
 #include "src/bindings.h"
 
@@ -28,29 +28,6 @@ using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Indices = nb::ndarray<const int, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 static std::vector<int> vector_of(const Indices& a) { return {a.data(), a.data() + a.size()}; }
-
-namespace {
-
-// Arrays as they were; held, so that no id is used again.
-struct Seen {
-  mlx_ncps::Arrays arrays;
-
-  // Whether these are still the same values: no other arrays, none edited in place, no tracer of
-  // mx.compile. A tracer of mx.grad is a copy of the array that it stands for.
-  bool are(const mlx_ncps::Arrays& now) const {
-    if (now.size() != arrays.size()) return false;
-    for (size_t i = 0; i < now.size(); ++i) {
-      const mlx::core::array* a = &now[i];
-      while (a->is_tracer() && a->has_primitive() && a->inputs().size() == 1 &&
-             std::strcmp(a->primitive().name(), "Copy") == 0)
-        a = &a->inputs()[0];
-      if (a->id() != arrays[i].id() || a->is_tracer()) return false;
-    }
-    return true;
-  }
-};
-
-}  // namespace
 
 NB_MODULE(_ext, m) {
   m.doc() = "Fused CfC and LTC primitives for MLX's CPU backend.";
@@ -141,9 +118,10 @@ NB_MODULE(_ext, m) {
       "function"_a, "slope"_a, "z"_a, "A function of the kernels, or its slope (for tests).");
   m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
         "Fill outputs with NaN before kernels write them (for tests).");
-  nb::class_<Seen>(m, "Seen", "Arrays as they are now, to tell later whether one was edited.")
+  nb::class_<mlx_ncps::Seen>(m, "Seen",
+                             "Arrays as they are now, to tell later whether one was edited.")
       .def(nb::init<mlx_ncps::Arrays>(), "arrays"_a)
-      .def("are", &Seen::are, "arrays"_a);
+      .def("are", &mlx_ncps::Seen::are, "arrays"_a);
   m.def(
       "array_type",
       []() -> nb::object {

@@ -178,7 +178,7 @@ def _fits(plan: StepPlan, mixed: bool, x: mx.array, form: int) -> bool:
 
 
 def _made(kept: StepCell, plan: StepPlan, memory: tuple, places: Any) -> Any:
-    arrays, key = [*plan.arrays, *memory], (plan.stages, len(memory))
+    arrays, key = [*plan.arrays, *memory], (plan.stages, plan.readout[:2], len(memory))
     if any(cpu.is_tracer(a) or cpu.is_pending(a) for a in arrays):
         return None
     made = kept.made

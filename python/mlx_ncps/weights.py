@@ -79,8 +79,8 @@ def load_weights(module: Module, file_or_weights: WeightSource, strict: bool = T
 
 
 def save_weights(module: nn.Module, file: str | os.PathLike[str]) -> None:
-    """Write all parameters of any `mlx.nn.Module` to a `.safetensors` file, with checksums that
-    `load_weights` checks, or to an `.npz` file, whose format has some.
+    """Write all parameters of `module`, any `mlx.nn.Module`, to a `.safetensors` file, with
+    checksums that `load_weights` checks, or to an `.npz` file, whose format has some.
     """
     _check_module("save_weights", module)
     save_arrays("save_weights", file, dict(tree_flatten(module.parameters())))

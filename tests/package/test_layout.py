@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "weights": {"checks", "weight_files"},
     "recording": set(),
     "config_bounds": {"limits"},
-    "config": {"checks", "config_bounds", "limits", "recording"},
+    "config": {"checks", "config_bounds", "recording"},
     "_loader": {"_build_info", "_ext", "_mlx"},
     "_fork": {"_loader"},
     "backends": {"_loader", "checks"},

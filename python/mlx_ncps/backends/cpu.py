@@ -203,8 +203,7 @@ def _native():
 
 
 def set_num_threads(n: int) -> None:
-    """The number of threads of the CPU kernels; 0 for the default: the cores that this process may
-    use.
+    """Let the CPU kernels use `n` threads; 0 for the default: the cores that this process may use.
 
     Raises ValueError for a negative or fractional number, RuntimeError without the native module.
     """
@@ -217,7 +216,8 @@ def get_num_threads() -> int:
 
 
 def set_instruction_set(name: str) -> None:
-    """The instruction set of the CPU kernels: of `instruction_sets()`, or "auto" for the best.
+    """Let the CPU kernels use the instruction set `name`: of `instruction_sets()`, or "auto" for
+    the best.
 
     Raises ValueError when this machine or this build can't run it, RuntimeError without the native
     module.

@@ -97,11 +97,11 @@ class LSTMCell(NCPLayer):
         """
         if type(self) is not LSTMCell or not self.built or self.stepwise():
             return None
-        weights = self._weights()
+        weights = self.weights()
         check_memory(self.op, weights, self.sensory_size, self.hidden_size)
         return weights
 
-    def _weights(self) -> LSTMParams:
+    def weights(self) -> LSTMParams:
         """Input map [4H, I], bias [4H], recurrent map [4H, H]; quantized ones by their values.
 
         Raises ValueError when a part is no linear map.
@@ -116,7 +116,7 @@ class LSTMCell(NCPLayer):
     def _drive(self, inputs: mx.array) -> mx.array:
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
         if not self.stepwise():
-            check_memory(self.op, self._weights(), self.sensory_size, self.hidden_size)
+            check_memory(self.op, self.weights(), self.sensory_size, self.hidden_size)
         rows = 4 * self.hidden_size
         return float32_map(self.op, "input_map", self.input_map, rows)(inputs.astype(mx.float32))
 

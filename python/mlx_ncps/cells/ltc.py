@@ -11,7 +11,7 @@ import numpy as np
 from ..at_once import LTCStage, Readout, StepPlan
 from ..dispatch import FusedCall, LTCFacts
 from ..ops import LSTMParams, LTCParams, SynapseLists, ltc_mixed_sequence, shapeless, uniform
-from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_params
+from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_options, check_ltc_params
 from ..ops.ltc import prepare_ltc
 from ..wirings import Wiring
 from .backbone import backbone_options
@@ -60,10 +60,6 @@ class LTCCell(NCPRNNCell):
     op = "ltc"
     input_mapping: str
     output_mapping: str
-    ode_unfolds: int
-    ode_solver: str
-    epsilon: float
-    implicit_param_constraints: bool
     output_w: mx.array
     output_b: mx.array
     _init_ranges: Mapping[str, tuple[float, float]]
@@ -231,7 +227,8 @@ class LTCCell(NCPRNNCell):
         return states
 
     def _options(self) -> dict:
-        return {name: getattr(self, name) for name in LTC_OPTIONS}
+        """Checked again, as something may have gone round the check of the assignment."""
+        return check_ltc_options(**{name: getattr(self, name) for name in LTC_OPTIONS})
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
@@ -245,6 +242,7 @@ class LTCCell(NCPRNNCell):
         return StepPlan((stage,), arrays, readout, lambda: [self._checked_params()])
 
     def _checked_params(self) -> tuple[LTCParams, SynapseLists | None]:
+        self._options()
         params = self.params()
         check_ltc_params(params, self["wiring"].input_dim, self.state_size)
         self._check_output_mapping(self.output_size)

@@ -63,7 +63,7 @@ class Block(NamedTuple):
         old: np.ndarray,
         mask: np.ndarray,
         matrix: np.ndarray,
-        signs: np.ndarray,
+        signs: np.ndarray | None,
     ) -> Settled:
         """Carry edits from one side to the other, element by element.
 
@@ -80,7 +80,7 @@ class Block(NamedTuple):
         wiring_edited: np.ndarray,
         mask: np.ndarray,
         matrix: np.ndarray,
-        signs: np.ndarray,
+        signs: np.ndarray | None,
     ) -> Settled:
         exists = mask != 0
         polarity = np.sign(mask) if self.signed else np.where(matrix != 0, matrix, signs)
@@ -101,7 +101,7 @@ class Block(NamedTuple):
         wiring_edited: np.ndarray,
         mask: np.ndarray,
         matrix: np.ndarray,
-        signs: np.ndarray,
+        signs: np.ndarray | None,
     ) -> Settled:
         exists = mask != 0
         lost = (matrix != 0) & ~exists
@@ -119,7 +119,7 @@ class Block(NamedTuple):
         wiring_edited: np.ndarray,
         mask: np.ndarray,
         matrix: np.ndarray,
-        signs: np.ndarray,
+        signs: np.ndarray | None,
     ) -> Settled:
         exists, drives = mask != 0, (matrix != 0).any(axis=1)
         rows = wiring_edited.any(axis=1)

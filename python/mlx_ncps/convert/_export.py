@@ -48,8 +48,8 @@ def to_torch(layer: Any, *, direction: str | None = None, numpy: bool = False) -
 
 
 def save_torch(layer: Any, path: str | os.PathLike[str], *, direction: str | None = None) -> None:
-    """Write `to_torch(layer)` to a `.pt` or `.pth` file, which needs PyTorch, or to a
-    `.safetensors` or `.npz` file.
+    """Write `to_torch(layer, direction=direction)` to `path`: a `.pt` or `.pth` file, which needs
+    PyTorch, or a `.safetensors` or `.npz` file.
     """
     path = checks.path("save_torch", "path", path)
     if path.suffix in (".pt", ".pth"):

@@ -4,10 +4,12 @@ wanted and what came. No backend has to check again.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mlx.core as mx
 
+from .. import limits
 from ..checks import FLOATS as DTYPES
 from ..checks import brief, choice, flag, is_array
 from ..options import number, one_of, unfolds
@@ -130,7 +132,24 @@ LTC_OPTIONS = {  # of a call, and of a cell
 
 def check_ltc_options(**given: Any) -> dict:
     """The options of an LTC call, LTC_OPTIONS, as backends read them."""
+    if _ltc_options_fit(**given):
+        return given
     return {name: check("ltc", name, given[name]) for name, check in LTC_OPTIONS.items()}
+
+
+def _ltc_options_fit(
+    ode_unfolds: Any, epsilon: Any, implicit_param_constraints: Any, ode_solver: Any
+) -> bool:
+    """Whether all are as they should be, which they nearly always are."""
+    return (
+        type(ode_unfolds) is int
+        and 1 <= ode_unfolds <= limits.MAX_UNFOLDS
+        and type(epsilon) is float
+        and 0 <= epsilon < math.inf
+        and type(implicit_param_constraints) is bool
+        and type(ode_solver) is str
+        and ode_solver in SOLVERS
+    )
 
 
 def check_synapses(synapses: Any, params: Any) -> None:

@@ -240,7 +240,7 @@ class Direction(LazyWeights, CheckedOptions):
         if runs_sequences(self.rnn_cell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts), None)
         if self.mixed_memory and not self._mixed_stepwise():
-            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm._weights()), None)
+            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
         return self._step_trace(x, state, ts)
 
     def _empty_trace(self, x: mx.array, state: Any) -> Trace:

@@ -18,15 +18,14 @@ from .activations import (
     tanh,
 )
 from .cfc import (
-    MODES,
     VARIANTS,
-    CfCParams,
     cfc_sequence,
     cfc_sequence_backward,
     cfc_step,
     cfc_update,
     cfc_update_pure,
 )
+from .cfc_params import MODES, CfCParams
 from .initializers import (
     lecun_normal,
     lecun_uniform,

@@ -16,7 +16,7 @@ pure is the same in every variant. The gradients are written out in docs/maths.m
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,29 +30,16 @@ from .arrays import (
     timespans_column,
     timespans_gradient,
 )
-from .checks import choice, refused, shaped
+from .cfc_params import HEADS, params_as_float64, vector, zero_gradients
+from .checks import choice, shaped
 
-MODES = ("default", "no_gate", "pure")
 VARIANTS = ("torch", "keras", "paper")
-_HEADS = ("ff1", "ff2", "time_a", "time_b")
 _HEAD_ACTIVATIONS = {"torch": np.tanh, "keras": lambda f: f, "paper": lecun_tanh}
 _HEAD_SLOPES = {  # dF/df, from F
     "torch": lambda F: 1.0 - F**2,
     "keras": np.ones_like,
     "paper": lambda F: 0.666 * (1.7159 - F**2 / 1.7159),
 }
-
-
-class CfCParams(NamedTuple):
-    """The weights of a CfC; a layer is (weight [out, in], bias [out]); the first reads [x, h]."""
-
-    backbone: tuple  # of layers, may be empty
-    ff1: Any  # layer [H, K]
-    ff2: Any = None  # layers [H, K], not in pure mode
-    time_a: Any = None
-    time_b: Any = None
-    w_tau: Any = None  # [H] or [1, H], pure mode only
-    A: Any = None
 
 
 def cfc_sequence(
@@ -79,7 +66,7 @@ def cfc_sequence(
         variant: torch, keras or paper.
         training: a hint to fused backends, without effect here.
     """
-    p = _float64(params, mode)
+    p = params_as_float64(params, mode)
     act = get_activation(activation)
     x, h, ts = _arguments(inputs, state, ts, p)
     return _states(x, h, ts, p, act, mode=mode, variant=variant)
@@ -140,7 +127,7 @@ def cfc_update_pure(f1: Numbers, w_tau: Numbers, A: Numbers, ts: Numbers) -> np.
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
     """
     f1 = shaped("cfc", "f1", f1, (None, None))
-    w_tau, A = (_vector(name, x, f1.shape[1]) for name, x in (("w_tau", w_tau), ("A", A)))
+    w_tau, A = (vector(name, x, f1.shape[1]) for name, x in (("w_tau", w_tau), ("A", A)))
     ts = timespans_column("cfc", ts, len(f1))
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 
@@ -172,7 +159,7 @@ def _linear(z, layer):
 
 
 def _heads(z, p):
-    return {name: _linear(z, getattr(p, name)) for name in _HEADS if getattr(p, name) is not None}
+    return {name: _linear(z, getattr(p, name)) for name in HEADS if getattr(p, name) is not None}
 
 
 def cfc_sequence_backward(
@@ -194,7 +181,7 @@ def cfc_sequence_backward(
     Returns ``(dinputs, dstate, dts, dparams)``: shaped as inputs, state, ts (None for None), and a
     CfCParams of gradients, with None for the fields that the mode does not read.
     """
-    p = _float64(params, mode)
+    p = params_as_float64(params, mode)
     act, derivative = get_activation(activation), get_activation_derivative(activation)
     given_ts = ts
     x, h, ts = _arguments(inputs, state, ts, p)
@@ -205,7 +192,7 @@ def cfc_sequence_backward(
     check_cotangents("cfc", cotangents, before[:, 1:])
 
     dh, dx, dts = np.zeros_like(h), np.zeros_like(x), np.zeros_like(ts)
-    grads = _zero_gradients(p)
+    grads = zero_gradients(p)
     update_backward = _update_pure_backward if mode == "pure" else _update_backward
     for t in reversed(range(x.shape[1])):
         zs = _backbone(x[:, t], before[:, t], p, act)
@@ -258,55 +245,6 @@ def _linear_backward(dy, z, layer, dlayer):
     dweight += dy.T @ z
     dbias += dy.sum(axis=0)
     return dy @ layer[0]
-
-
-def _zero_gradients(p):
-    return CfCParams(
-        tuple((np.zeros_like(w), np.zeros_like(b)) for w, b in p.backbone),
-        *(
-            None if field is None else tuple(np.zeros_like(leaf) for leaf in field)
-            for field in p[1:5]
-        ),
-        *(None if field is None else np.zeros_like(field) for field in p[5:]),
-    )
-
-
-def _float64(params, mode):
-    """CfCParams in float64, with exactly the fields that ``mode`` reads."""
-    choice("cfc", "mode", mode, MODES)
-    layers, vectors = (("ff1",), ("w_tau", "A")) if mode == "pure" else (_HEADS, ())
-    missing = [name for name in layers + vectors if getattr(params, name, None) is None]
-    if missing:
-        raise ValueError(f"[cfc] mode {mode} needs the parameters {', '.join(missing)}, got None.")
-    if not isinstance(getattr(params, "backbone", None), (tuple, list)):
-        raise refused("cfc", "params.backbone", "a tuple of layers", params)
-    backbone, width, units = [], None, None
-    for n, layer in enumerate(params.backbone):
-        backbone.append(_layer(f"params.backbone[{n}]", layer, None, width))
-        width = len(backbone[-1][1])
-    fields = {}
-    for name in layers:
-        fields[name] = _layer(f"params.{name}", getattr(params, name), units, width)
-        units, width = fields[name][0].shape
-    fields |= {name: _vector(f"params.{name}", getattr(params, name), units) for name in vectors}
-    return CfCParams(tuple(backbone), **fields)
-
-
-def _layer(name, layer, rows, columns):
-    """A pair weight [rows, columns], bias [rows] in float64; None is any size."""
-    if not isinstance(layer, (tuple, list)) or len(layer) != 2:
-        raise refused("cfc", name, "a pair (weight, bias)", layer)
-    weight = shaped("cfc", f"{name}[0]", layer[0], (rows, columns))
-    return weight, shaped("cfc", f"{name}[1]", layer[1], weight.shape[:1])
-
-
-def _vector(name, array, units):
-    """An array [H] or [1, H] in float64."""
-    array = as_float64(array)
-    shape = () if array is None else array.shape
-    if shape not in ((units,), (1, units)):
-        raise ValueError(f"[cfc] {name} must be [H] = ({units},), got {shape}.")
-    return array
 
 
 def _arguments(inputs, state, ts, p):
