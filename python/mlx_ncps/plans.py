@@ -17,7 +17,6 @@ from .backends.gpu.geometry import APPLE
 from .backends.gpu.trace import Launched, launches, trace_cfc, trace_ltc
 from .ops import MODES
 
-
 LETTERS = {"ltc": "BTIHU", "cfc": "BTIHKL"}
 
 

@@ -1,4 +1,4 @@
-"""Every kernel file of csrc/cpu compiles alone, as an editor opens it: it includes what it needs."""
+"""Every kernel file of csrc/cpu compiles alone, as an editor opens it: it includes all it needs."""
 
 import shutil
 import subprocess

@@ -14,7 +14,7 @@ from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
 from .fold import fold_cfc, fold_ltc
-from .types import Facts, FusedCall, LTCFacts
+from .types import Facts, LTCFacts
 
 NAME = "cpu"
 MIXED_MEMORY = True

@@ -4,6 +4,7 @@ judge of every other backend, which runs everything and is differentiable to any
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 

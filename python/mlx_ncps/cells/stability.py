@@ -23,7 +23,7 @@ from ..ops.activations import softplus
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
-    from ..ops.ltc import LTCParams
+    from ..ops.params import LTCParams
 
 LIMITS = {"explicit": 2.0, "runge_kutta": 2.785}  # of q
 

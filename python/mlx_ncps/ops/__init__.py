@@ -5,7 +5,7 @@ has the same in NumPy.
 from . import activations as _activations
 from . import numpy as numpy  # so that `import mlx_ncps` is enough for `mlx_ncps.ops.numpy`
 from .activations import *  # noqa: F403 (its __all__)
-from .cfc import CfCParams, cfc_sequence, cfc_step, cfc_update, cfc_update_pure
+from .cfc import cfc_sequence, cfc_step, cfc_update, cfc_update_pure
 from .checks import MODES, VARIANTS
 from .initializers import (
     lecun_normal,
@@ -15,8 +15,9 @@ from .initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from .ltc import LTCParams, ltc_sequence, ltc_step
-from .mixed_memory import LSTMParams, cfc_mixed_sequence, ltc_mixed_sequence
+from .ltc import ltc_sequence, ltc_step
+from .mixed_memory import cfc_mixed_sequence, ltc_mixed_sequence
+from .params import CfCParams, LSTMParams, LTCParams
 from .states import detach_state, initial_state, reset_state
 from .synapses import SynapseLists
 

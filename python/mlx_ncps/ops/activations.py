@@ -48,12 +48,12 @@ softplus = _checked(table.softplus)
 tanh = _checked(table.tanh)
 
 
-def get_activation(name: str):
+def get_activation(name: str) -> Callable[[mx.array], mx.array]:
     """The activation called `name`, one of ACTIVATIONS; ValueError for another name."""
     return table.ACTIVATIONS[choice("activations", "activation", name, ACTIVATIONS)]
 
 
-def activation_name(op: str, name: str, value) -> str:
+def activation_name(op: str, name: str, value: Any) -> str:
     """`value`, which must name one of ACTIVATIONS; ValueError otherwise: a check of an option."""
     get_activation(value)
     return value

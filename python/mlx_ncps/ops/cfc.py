@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -14,27 +14,11 @@ from ..checks import flag, is_array, refused
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_params, check_variant
+from .params import CfCParams
 from .timespans import normalise_step_timespans, normalise_timespans
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
-
-
-class CfCParams(NamedTuple):
-    """The parameters of a CfC; a layer is a pair (weight [out, in], bias [out]), as in torch.
-
-    The first layer of the backbone, or each head when the backbone is empty, reads [x, h]: I + H
-    columns. Masks of a wiring are multiplied into the weights by the caller. A mode doesn't read
-    the leaves of another.
-    """
-
-    backbone: tuple  # may be empty, of pairs [K, N], [K]
-    ff1: tuple  # [H, K], [H]
-    ff2: tuple | None = None  # [H, K], [H] not in the mode pure
-    time_a: tuple | None = None  # [H, K], [H] not in the mode pure
-    time_b: tuple | None = None  # [H, K], [H] not in the mode pure
-    w_tau: mx.array | None = None  # [H] the mode pure alone
-    A: mx.array | None = None  # [H] the mode pure alone
 
 
 def cfc_sequence(

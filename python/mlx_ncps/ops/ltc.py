@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -12,36 +12,12 @@ from ..checks import flag
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
+from .params import LTCParams
 from .synapses import SynapseLists
 from .timespans import normalise_step_timespans, normalise_timespans
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
-    from ..ops.synapses import SynapseLists
-
-
-class LTCParams(NamedTuple):
-    """The raw parameters of an LTC, as ncps has them; synapses are indexed [source, target].
-
-    A mask of None is all ones; of a mask only |mask| counts. input_w or input_b of None leaves that
-    half of the input mapping x input_w + input_b out.
-    """
-
-    gleak: mx.array  # [H] leak conductance
-    vleak: mx.array  # [H] leak potential
-    cm: mx.array  # [H] membrane capacitance
-    w: mx.array  # [H, H] synapses between neurons: conductance
-    sigma: mx.array  # [H, H] slope
-    mu: mx.array  # [H, H] midpoint
-    erev: mx.array  # [H, H] reversal potential
-    sensory_w: mx.array  # [I, H] the same from the inputs
-    sensory_sigma: mx.array  # [I, H]
-    sensory_mu: mx.array  # [I, H]
-    sensory_erev: mx.array  # [I, H]
-    mask: mx.array | None = None  # [H, H]
-    sensory_mask: mx.array | None = None  # [I, H]
-    input_w: mx.array | None = None  # [I]
-    input_b: mx.array | None = None  # [I]
 
 
 def ltc_sequence(

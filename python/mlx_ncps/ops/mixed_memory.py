@@ -5,7 +5,7 @@ sequences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -13,20 +13,13 @@ from .. import backends, dispatch
 from ..backends import Facts
 from . import shapeless
 from .calls import Call
-from .cfc import CfCParams, cfc_sequence, prepare_cfc
+from .cfc import cfc_sequence, prepare_cfc
 from .checks import LTC_OPTIONS, check_array, check_ltc_options, check_memory, check_params
-from .ltc import LTCParams, ltc_sequence, prepare_ltc
+from .ltc import ltc_sequence, prepare_ltc
+from .params import CfCParams, LSTMParams, LTCParams
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
-
-
-class LSTMParams(NamedTuple):
-    """The weights of the LSTM; the 4H rows are i, ig, fg, og."""
-
-    input_weight: mx.array  # [4H, I]
-    bias: mx.array  # [4H]
-    recurrent_weight: mx.array  # [4H, H]
 
 
 def cfc_mixed_sequence(
