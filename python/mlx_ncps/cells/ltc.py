@@ -213,8 +213,7 @@ class LTCCell(NCPRNNCell):
         lists = self._host_masks.lists  # which `params` brought up to date
         call = prepare_ltc(inputs, state, ts, params, self._options(), lists, self.training)
         states = call.run()
-        if self.ode_solver != "semi_implicit":  # which is stable for any step
-            self._stability.check(self, params, ts)
+        self._stability.check(self, params, ts)
         return states
 
     def mixed_sequence(
@@ -224,8 +223,7 @@ class LTCCell(NCPRNNCell):
         params, keywords = self.params(), self._options()
         keywords |= {"synapses": self._host_masks.lists, "training": self.training}
         states = ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords)
-        if self.ode_solver != "semi_implicit":  # which is stable for any step
-            self._stability.check(self, params, ts)
+        self._stability.check(self, params, ts)
         return states
 
     def _options(self) -> dict:
@@ -289,8 +287,7 @@ class LTCCell(NCPRNNCell):
         Does nothing with `implicit_param_constraints`, whose softplus keeps them positive. Raises
         ValueError for a name that is no parameter.
         """
-        names = [name for name in LTCParams._fields if name in self]
-        ranges = clip_ranges(ranges, names)
+        ranges = clip_ranges(ranges, [name for name in LTCParams._fields if name in self])
         if not self.implicit_param_constraints:
             for name, (low, high) in ranges.items():
                 self[name] = mx.clip(self[name], low, high)

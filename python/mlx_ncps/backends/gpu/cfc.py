@@ -21,7 +21,7 @@ from .geometry import Geometry, Launch
 from .pieces import in_pieces
 
 if TYPE_CHECKING:
-    from ...ops.cfc import CfCParams
+    from ...ops.params import CfCParams
     from .runner import Runner
 
 

@@ -19,7 +19,7 @@ from .ltc_synapses import dense_gradients, lists_gradients, sensory_dense, senso
 from .pieces import in_pieces
 
 if TYPE_CHECKING:
-    from ...ops.ltc import LTCParams
+    from ...ops.params import LTCParams
     from ...ops.synapses import SynapseLists
     from .runner import Runner
 
