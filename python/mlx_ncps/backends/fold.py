@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from .activations import HEAD_ACTIVATIONS, softplus
+from .activations import HEAD_ACTIVATIONS
 
 MERGED_AT_MOST = 1e30
 LOG2E = math.log2(math.e)
@@ -45,7 +45,7 @@ def fold_ltc(params: Any, implicit: bool, epsilon: float) -> FoldedLTC:
     p = params
     gleak, cm, w, sensory_w = p.gleak, p.cm, p.w, p.sensory_w
     if implicit:
-        gleak, cm, w, sensory_w = softplus(gleak), softplus(cm), softplus(w), softplus(sensory_w)
+        gleak, cm, w, sensory_w = (mx.logaddexp(a, 0) for a in (gleak, cm, w, sensory_w))
     synapses = _fold_synapses(w, p.sigma, p.mu, p.erev, p.mask)
     s2, m2, *sensory = _fold_synapses(
         sensory_w, p.sensory_sigma, p.sensory_mu, p.sensory_erev, p.sensory_mask

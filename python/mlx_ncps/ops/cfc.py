@@ -13,7 +13,7 @@ from ..backends import CfCFacts, reference
 from ..checks import flag, is_array, refused
 from . import shapeless
 from .calls import Call
-from .checks import check_array, check_cfc, check_mode, check_params, check_variant
+from .checks import check_array, check_cfc, check_mode, check_variant
 from .params import CfCParams
 from .timespans import normalise_step_timespans, normalise_timespans
 
@@ -79,9 +79,9 @@ def prepare_cfc(
     op: str = "cfc_sequence",
 ) -> Call:
     """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
-    check_params("cfc", "params", params, CfCParams)
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
-    ts = normalise_timespans("cfc", ts, B, T, inputs)
+    if type(ts) is not float or not ts >= 0:  # what a layer has normalised is
+        ts = normalise_timespans("cfc", ts, B, T, inputs)
     facts = CfCFacts(
         batch=B,
         steps=T,

@@ -15,6 +15,7 @@ from ..checks import FLOATS as DTYPES
 from ..checks import brief, choice, flag, is_array
 from ..options import number, one_of, unfolds
 from .activations import ACTIVATIONS, get_activation
+from .params import CfCParams, LTCParams
 from .synapses import SynapseLists
 
 SOLVERS = ("semi_implicit", "explicit", "runge_kutta")
@@ -28,9 +29,7 @@ def check_array(
         if isinstance(x, mx.array) and x.dtype in (dtypes or (x.dtype,)):
             got = x.shape
             free = None in shape and len(got) == len(shape)
-            if got == shape or (
-                free and all(a in (None, b) for a, b in zip(shape, got, strict=True))
-            ):
+            if got == shape or (free and _same(got, shape)):
                 return  # nearly always
     except TypeError:  # never initialised: the next lines say so
         pass
@@ -62,11 +61,18 @@ def check_params(op: str, name: str, params: Any, kind: type) -> None:
         raise ValueError(f"[{op}] {name} must be {kind.__name__}, got {type(params).__name__}.")
 
 
-def check_ltc(inputs: Any, state: Any, params: Any) -> tuple[int, int, int, int]:
-    """Every array of an LTC call; returns B, T, I, H."""
+def check_ltc(
+    inputs: Any, state: Any, params: Any, synapses: Any = None
+) -> tuple[int, int, int, int]:
+    """Every array of an LTC call, and its synapse lists; returns B, T, I, H."""
     op = "ltc"
-    if sizes := _ltc_sizes(inputs, state, params):
-        return sizes
+    check_params(op, "params", params, LTCParams)
+    sizes = _ltc_sizes(inputs, state, params) or _check_ltc_arrays(op, inputs, state, params)
+    check_synapses(synapses, params)
+    return sizes
+
+
+def _check_ltc_arrays(op: str, inputs: Any, state: Any, params: Any) -> tuple[int, int, int, int]:
     check_array(op, "inputs", inputs, "[B, T, I]", (None, None, None))
     check_array(op, "params.gleak", params.gleak, "[H]", (None,))
     (B, T, I), H = inputs.shape, params.gleak.shape[0]
@@ -177,6 +183,7 @@ def check_cfc(
     are not read.
     """
     op, options = "cfc", ((mode, MODES), (variant, VARIANTS), (activation, ACTIVATIONS))
+    check_params(op, "params", params, CfCParams)
     if sizes := _cfc_sizes(inputs, state, params, options):
         return sizes
     check_mode(mode)

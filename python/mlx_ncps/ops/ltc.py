@@ -11,7 +11,7 @@ from ..backends import LTCFacts
 from ..checks import flag
 from . import shapeless
 from .calls import Call
-from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
+from .checks import check_array, check_ltc, check_ltc_options
 from .params import LTCParams
 from .synapses import SynapseLists
 from .timespans import normalise_step_timespans, normalise_timespans
@@ -78,10 +78,9 @@ def prepare_ltc(
     """The checked call of `ltc_sequence` with its backend; `options`: all of LTC_OPTIONS, checked;
     `op`: what the backend is chosen for.
     """
-    check_params("ltc", "params", params, LTCParams)
-    B, T, I, H = check_ltc(inputs, state, params)
-    check_synapses(synapses, params)
-    ts = normalise_timespans("ltc", ts, B, T, inputs)
+    B, T, I, H = check_ltc(inputs, state, params, synapses)
+    if type(ts) is not float or not ts >= 0:  # what a layer has normalised is
+        ts = normalise_timespans("ltc", ts, B, T, inputs)
     facts = LTCFacts(
         batch=B,
         steps=T,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..checks import brief, is_array
 from . import shapeless
-
-if TYPE_CHECKING:
-    pass
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _INTS = (mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64)
