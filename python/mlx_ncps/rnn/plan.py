@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import dispatch
-from ..dispatch import FusedCall
+from ..backends.gpu.geometry import APPLE, CUDA
+from ..backends.gpu.trace import launch_count
+from ..dispatch import Facts, FusedCall
 
+MOST_STEPS = 4096
+_GEOMETRIES = {"metal": APPLE, "metallib": APPLE, "cuda": CUDA}
 _AT_ONCE = "computed at once on the CPU, without a graph, where the inputs are evaluated; else:"
 
 
@@ -15,6 +19,8 @@ class Plan(NamedTuple):
 
     calls: the calls of fused operators in their order, each with the backend and the reason.
     stepwise: why they are made step by step, "" when each runs over the whole sequence.
+    launches: of each call how many kernels a GPU would launch, in training for the gradient too;
+        None on another backend, and for sequences that are too long to count (MOST_STEPS).
     graph: for each layer why even evaluated inputs are left to a graph, which makes these calls; ""
         where they are computed at once on the CPU, unless masked.
     """
@@ -22,6 +28,7 @@ class Plan(NamedTuple):
     calls: tuple[tuple[str, dispatch.Choice], ...]
     stepwise: str = ""
     graph: tuple[str, ...] = ()
+    launches: tuple[int | None, ...] = ()
 
     def __str__(self) -> str:
         how = "step by step" if self.stepwise else "over the whole sequence"
@@ -29,7 +36,10 @@ class Plan(NamedTuple):
         if len(set(lines)) > 1:
             lines = [f"layer {n}: {line}" for n, line in enumerate(lines)]
         lines = list(dict.fromkeys(lines)) if self.calls else []
-        lines += [f"{op} {how} on {choice}" for op, choice in self.calls]
+        counts = self.launches or (None,) * len(self.calls)
+        for (op, choice), count in zip(self.calls, counts, strict=True):
+            launched = "" if count is None else f"; kernels launched: {count}"
+            lines.append(f"{op} {how} on {choice}{launched}")
         if self.stepwise:
             lines.append(f"step by step: {self.stepwise}")
         return "\n".join(lines)
@@ -43,4 +53,11 @@ def make_plan(calls: list[FusedCall], stepwise: str, graph: str, *, own_steps: b
         calls = [(op, facts._replace(steps=min(facts.steps, 1))) for op, facts in calls]
     moves = bool(stepwise) and not own_steps
     chosen = tuple((op, dispatch.explain(op, facts, stepwise=moves)) for op, facts in calls)
-    return Plan(chosen, stepwise, (graph,))
+    pairs = zip(calls, chosen, strict=True)
+    launches = tuple(_launches(facts, choice.backend) for (_, facts), (_, choice) in pairs)
+    return Plan(chosen, stepwise, (graph,), launches)
+
+
+def _launches(facts: Facts, backend: str) -> int | None:
+    geometry = _GEOMETRIES.get(backend)
+    return launch_count(facts, geometry) if geometry and facts.steps <= MOST_STEPS else None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..types import Facts, LTCFacts
 from . import cfc, ltc
 from .geometry import APPLE, Geometry
 from .runner import Runner
@@ -64,6 +65,22 @@ def launches(
 
     trace(runner(launched, geometry), **facts)
     return [Launched(kernel, count, *sizes) for (kernel, *sizes), count in seen.items()]
+
+
+def launch_count(facts: Facts, geometry: Geometry) -> int:
+    """How many kernels a call of these facts launches, with `training` for its gradient too."""
+    if 0 in (facts.batch, facts.steps):
+        return 0
+    call = {"batch": facts.batch, "steps": facts.steps, "training": facts.training}
+    call |= {"inputs": facts.inputs, "units": facts.units}
+    if isinstance(facts, LTCFacts):
+        call |= {"unfolds": facts.ode_unfolds, "synapses": facts.synapses}
+        found = launches(trace_ltc, geometry=geometry, **call)
+    else:
+        names = ("backbone", "mode", "activation", "variant", "scalar_ts")
+        call |= {name: getattr(facts, name) for name in names}
+        found = launches(trace_cfc, geometry=geometry, **call)
+    return sum(one.launches for one in found)
 
 
 def trace_ltc(

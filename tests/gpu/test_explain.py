@@ -1,0 +1,59 @@
+"""`layer.explain` counts the kernels that a call launches."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx_ncps import LTC, CfC, CfCRNN, use_backend
+from mlx_ncps.backends import metal
+from mlx_ncps.backends.gpu import trace
+from mlx_ncps.rnn.plan import MOST_STEPS
+from mlx_ncps.wirings import AutoNCP
+
+LAYERS = {
+    "cfc": lambda: CfC(3, 8),
+    "cfc_wired": lambda: CfC(3, AutoNCP(12, 2)),
+    "cfc_products": lambda: CfC(3, 600),
+    "cfc_stacked": lambda: CfCRNN(3, 8, num_layers=2),
+    "ltc": lambda: LTC(3, 8),
+    "ltc_wired": lambda: LTC(3, AutoNCP(12, 2)),
+    "ltc_streamed": lambda: LTC(3, 100, bidirectional=True),
+}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The names of the kernels that the backend metal launches; their results are zeros."""
+    names = []
+    run = trace.runner(lambda kernel, call: names.append(kernel["name"]))
+    monkeypatch.setattr(metal, "run", run)
+    monkeypatch.setattr(metal, "available", lambda: (True, "traced"))
+    with use_backend("metal"):
+        yield names
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_explain_counts_the_launches_of_a_call(launched, name, training):
+    layer, x = LAYERS[name](), mx.zeros((2, 5, 3))
+    layer.train(training)
+
+    def loss():
+        result = layer(x)
+        return (result[0] if isinstance(result, tuple) else result).sum()
+
+    plan = layer.explain(x.shape)
+    nn.value_and_grad(layer, loss)() if training else loss()
+    assert launched
+    assert sum(plan.launches) == len(launched)
+    assert str(plan).count("kernels launched: ") == len(plan.calls)
+
+
+def test_explain_counts_no_launches_of_a_very_long_sequence(launched):
+    plan = CfC(3, 600).explain((1, MOST_STEPS + 1, 3))
+    assert plan.launches == (None,)
+    assert "launched" not in str(plan)
+
+
+def test_explain_counts_no_launches_on_a_cpu():
+    with use_backend("reference"):
+        assert CfC(3, 8).explain((2, 5, 3)).launches == (None,)
