@@ -287,9 +287,12 @@ def test_explain_names_the_backend_of_every_call(name, calls):
 
 def test_explain_tells_the_backend_all_it_may_ask(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        dispatch, "explain", lambda *call, **keywords: seen.append((*call, keywords))
-    )
+
+    def explain(*call, **keywords):
+        seen.append((*call, keywords))
+        return dispatch.Choice("reference", "")
+
+    monkeypatch.setattr(dispatch, "explain", explain)
     ltc = LTC(I, AutoNCP(8, 2), batch_first=False, ode_unfolds=3)
     ltc.explain((T, B, I), scalar_timespans=False)
     cfc = CfC(I, 5, mode="no_gate", activation="relu", backbone_units=7, variant="keras").eval()
