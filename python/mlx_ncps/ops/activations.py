@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import numbers
+from collections.abc import Callable
 
 import mlx.core as mx
 
@@ -25,11 +26,11 @@ __all__ = [
 ACTIVATIONS = tuple(table.ACTIVATIONS)
 
 
-def _checked(function):
+def _checked(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array | float], mx.array]:
     """`function` of an mx.array or a number, and of nothing else."""
 
     @functools.wraps(function)
-    def activation(x):
+    def activation(x: mx.array | float) -> mx.array:
         if isinstance(x, numbers.Real) and not isinstance(x, bool):
             x = mx.array(real(function.__name__, "x", x, "a number or an mx.array"))
         if not is_array(x) or not mx.issubdtype(x.dtype, mx.floating):
@@ -48,12 +49,12 @@ softplus = _checked(table.softplus)
 tanh = _checked(table.tanh)
 
 
-def get_activation(name: str):
+def get_activation(name: str) -> Callable[[mx.array], mx.array]:
     """The activation called `name`, one of ACTIVATIONS; ValueError for another name."""
     return table.ACTIVATIONS[choice("activations", "activation", name, ACTIVATIONS)]
 
 
-def activation_name(op: str, name: str, value) -> str:
+def activation_name(op: str, name: str, value: str) -> str:
     """`value`, which must name one of ACTIVATIONS; ValueError otherwise: a check of an option."""
     get_activation(value)
     return value
