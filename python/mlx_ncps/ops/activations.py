@@ -27,11 +27,11 @@ __all__ = [
 ACTIVATIONS = tuple(table.ACTIVATIONS)
 
 
-def _checked(function):
+def _checked(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array | float], mx.array]:
     """`function` of an mx.array or a number, and of nothing else."""
 
     @functools.wraps(function)
-    def activation(x):
+    def activation(x: mx.array | float) -> mx.array:
         if isinstance(x, numbers.Real) and not isinstance(x, bool):
             x = mx.array(real(function.__name__, "x", x, "a number or an mx.array"))
         if not is_array(x) or not mx.issubdtype(x.dtype, mx.floating):
