@@ -159,7 +159,7 @@ def test_edge_threadgroups_are_smaller(clang):
     np.testing.assert_array_equal(y, expected)
 
 
-def test_simd_functions(clang):
+def test_simd_functions_give_what_metal_gives(clang):
     source = """
         uint i = thread_position_in_grid.x;
         y[i] = simd_sum(x[i]);
@@ -184,7 +184,7 @@ def test_simd_functions(clang):
         np.testing.assert_array_equal(y, np.concatenate([e.reshape(-1) for e in expected]), order)
 
 
-def test_simdgroup_matrix(clang):
+def test_simdgroup_matrices_multiply(clang):
     source = """
         simdgroup_float8x8 a, b, c;
         simdgroup_load(a, x, 8);
@@ -268,7 +268,7 @@ def test_kernel_that_is_no_template(clang):
 
 
 @pytest.mark.parametrize("stride_log2", [0, 26])
-def test_address_reservation(clang, stride_log2):
+def test_a_small_address_reservation_does_the_same(clang, stride_log2):
     """A small reservation does the same, and refuses buffers that it cannot place."""
     kernel = mslsim.Kernel(METAL_FILE, "plain", constants={0: 3, 1: True})
     y = np.zeros(5, np.float32)
@@ -350,7 +350,7 @@ def test_old_compilers_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("system", ["g++", None])
-def test_ziglang_commands(monkeypatch, system):
+def test_ziglang_is_called_by_its_commands(monkeypatch, system):
     monkeypatch.setenv("MSLSIM_CLANG", "python -m ziglang c++")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(compiler.shutil, "which", lambda name: name == system)

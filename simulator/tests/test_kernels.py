@@ -15,7 +15,7 @@ def _clang():
 
 
 @pytest.mark.parametrize("hidden", [1, 5, 32, 33, 64])
-def test_ltc_forward(hidden):
+def test_ltc_forward_equals_float64(hidden):
     p = ltc.problem(batch=2, steps=3, hidden=hidden, unfolds=6)
     for order, seed in ORDERS:
         with mslsim.options(order=order, seed=seed):
@@ -24,7 +24,7 @@ def test_ltc_forward(hidden):
 
 
 @pytest.mark.parametrize(("hidden", "parts"), [(1, 4), (31, 8), (64, 8)])
-def test_ltc_backward(hidden, parts):
+def test_ltc_backward_equals_float64(hidden, parts):
     p = ltc.problem(batch=2, steps=3, hidden=hidden, unfolds=6)
     expected = ltc.gradients(p)
     for order, seed in ORDERS:
@@ -56,7 +56,7 @@ def test_ltc_backward_without_a_barrier_is_caught():
     assert "race" in caught.value.kinds
 
 
-def test_rms():
+def test_rms_equals_float64_in_every_order():
     x, w = small.rms_inputs()
     expected = small.rms_reference(x, w)
     for order, seed in ORDERS:
@@ -65,7 +65,7 @@ def test_rms():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, TOLERANCE), (np.float16, 1e-2)])
-def test_rnn(dtype, tolerance):
+def test_rnn_equals_float64_in_every_order(dtype, tolerance):
     inputs = small.rnn_inputs(dtype=dtype)
     expected = small.rnn_reference(*inputs)
     for order, seed in ORDERS:

@@ -148,7 +148,7 @@ REFUSED_BFLOAT = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name):
+def test_what_is_not_metal_is_refused(name):
     kind, source, *header = REFUSED[name]
     error = mslsim.CompileError if kind == "compile" else mslsim.LanguageError
     with pytest.raises(error) as caught:
@@ -224,7 +224,7 @@ VALID = {
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_valid(name):
+def test_what_is_metal_runs(name):
     *arguments, expected = VALID[name]
     np.testing.assert_array_equal(run(*arguments), expected)
 
@@ -235,7 +235,7 @@ NEWEST_ONLY = {"lambda": LAMBDA, "fence": ORDERED + "o[i] = a[i] + 1;"}
 
 
 @pytest.mark.parametrize("name", NEWEST_ONLY)
-def test_language_level(name):
+def test_the_oldest_level_asked_for_decides(name):
     """Metal 4.0 takes what 3.1 refuses; asked for both, the older one decides."""
     source = NEWEST_ONLY[name]
     with mslsim.options(metal_versions=(400,)):

@@ -97,7 +97,7 @@ def test_small_inputs_live_in_constant_space(shape, declaration):
     ],
     ids=str,
 )
-def test_dtypes(dtype):
+def test_each_dtype_has_mlx_text(dtype):
     check([mx.zeros((9,), dtype)], ["x"], "y[0] = x[0];", [("y", dtype)], [("T", dtype)])
 
 
@@ -108,7 +108,7 @@ def test_shape_strides_and_ndim_only_when_named():
     assert "const constant int& w_ndim [[buffer(5)]]" in text  # a comment counts
 
 
-def test_every_attribute():
+def test_every_attribute_has_mlx_text():
     attributes = mslsim.signature.ATTRIBUTES
     for names in (attributes, list(attributes)[::3]):
         source = " ".join(f"// {name}\n" for name in names) + "y[0] = 1;"

@@ -35,6 +35,7 @@ from tests.support.running import (
     states,
 )
 from tests.support.transforms import (
+    FEW,
     check_compile,
     check_compiled_training_step,
     check_jvp,
@@ -48,13 +49,6 @@ pytestmark = [
 
 CASES = LTC_CASES + CFC_CASES + random_ltc_cases(30) + random_cfc_cases(30)
 SPARSE = [case for case in LTC_CASES + random_ltc_cases(30) if case.density < 1.0]
-FEW = [
-    LtcCase(timespans="per_batch", implicit=True, density=0.6, steps=2, unfolds=2),
-    LtcCase(timespans="scalar", mapped=False, steps=2, unfolds=2),
-    CfcCase(timespans="per_batch", layers=2, steps=2),
-    CfcCase(timespans="scalar", mode="no_gate", steps=2),
-    CfcCase(timespans="per_step", mode="pure", steps=2),
-]
 CHUNKED = [  # more steps than a block of rows runs before it may change its thread
     LtcCase(batch=9, steps=100, inputs=3, units=16, unfolds=2),  # dense: whole vectors
     LtcCase(batch=35, steps=30, inputs=3, units=17, unfolds=2, density=0.3),

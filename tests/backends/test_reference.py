@@ -12,7 +12,6 @@ from tests.support.cases import (
     LTC_CASES,
     LTC_EMPTY_CASES,
     LTC_WIRED_CASES,
-    CfcCase,
     LtcCase,
     assert_close,
     make,
@@ -27,6 +26,7 @@ from tests.support.running import (
     states,
 )
 from tests.support.transforms import (
+    FEW,
     check_compile,
     check_compiled_training_step,
     check_jvp,
@@ -36,13 +36,6 @@ from tests.support.transforms import (
 
 CASES = LTC_CASES + CFC_CASES
 GRADIENT = tolerance("float32", "gradient")
-FEW = [  # small: MLX's CPU backend calls a C++ compiler for every fused group of operations
-    LtcCase(timespans="per_batch", implicit=True, density=0.6, steps=2, unfolds=2),
-    LtcCase(timespans="scalar", mapped=False, steps=2, unfolds=2),
-    CfcCase(timespans="per_batch", layers=2, steps=2),
-    CfcCase(timespans="scalar", mode="no_gate", steps=2),
-    CfcCase(timespans="per_step", mode="pure", steps=2),
-]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

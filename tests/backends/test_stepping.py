@@ -129,7 +129,7 @@ def test_kinds_of_timespans(native, name):
 
 @pytest.mark.parametrize("name", ["cfc", "cfc_pure", "cfc_keras", "ltc", "ltc_wired"])
 @pytest.mark.parametrize("batch", [1, 3, 33])
-def test_mixed_memory(native, name, batch):
+def test_steps_of_mixed_memory_equal_the_graphs(native, name, batch):
     layer = built(name, mixed_memory=True, proj_size=3)
     x, h, c = evaluated(normal(batch, I), *(normal(batch, layer.state_size) for _ in "hc"))
     with use_backend("reference"):
@@ -429,7 +429,7 @@ def test_threads_share_a_packed_cell():
     assert not wrong
 
 
-def test_stateful_steps(native):
+def test_stateful_steps_equal_the_sequence(native):
     layer, x = built("ltc", stateful=True), evaluated(normal(B, T, I))
     want, _ = layer(x)
     layer.reset_states()
@@ -445,7 +445,7 @@ def test_stateful_steps(native):
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_sessions(mixed):
+def test_a_session_equals_the_sequence(mixed):
     layer = make("ltc_wired", mixed_memory=mixed)
     x, ts = evaluated(normal(T, I), spans(T))
     want, want_state = layer(x, None, ts)

@@ -74,7 +74,7 @@ def test_cfc_parameters_have_torch_shapes():
         ({"backbone_units": []}, ()),
     ],
 )
-def test_backbone_sizes(options, sizes):
+def test_backbone_has_the_sizes_asked_for(options, sizes):
     cell = CfCCell(I, 6, **options)
     assert tuple(layer.weight.shape[0] for layer in cell.backbone) == sizes
     assert cell.ff1.weight.shape == (6, (I + 6, *sizes)[-1])
@@ -132,7 +132,7 @@ def test_ltc_takes_erev_and_masks_from_its_wiring():
 
 
 @pytest.mark.parametrize("mapping", ["affine", "linear", "identity", None])
-def test_ltc_mappings(mapping):
+def test_an_ltc_has_the_parameters_of_its_mappings(mapping):
     cell = LTCCell(AutoNCP(10, 2), I, mapping, mapping)
     sides = {n[-1] for n in ("input_w", "input_b", "output_w", "output_b") if n in cell}
     assert sides == {"affine": {"w", "b"}, "linear": {"w"}}.get(mapping, set())
@@ -157,7 +157,7 @@ def test_ltc_mappings(mapping):
         (lambda: LTCCell(8, 3), (8, 3, 8, 64, 24, [8])),
     ],
 )
-def test_sizes(cell, sizes):
+def test_cells_tell_their_sizes(cell, sizes):
     cell = cell()
     state, sensory, motor, synapses, sensory_synapses, layers = sizes
     assert (cell.state_size, cell.sensory_size) == (state, sensory)

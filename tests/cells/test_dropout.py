@@ -103,7 +103,7 @@ def test_eval_and_short_backbones_are_fused_and_drop_nothing(mode, layers):
 
 
 @pytest.mark.parametrize("span", [None, 0.5, "0-d"])
-def test_scalar_timespans(span):
+def test_scalar_timespans_draw_as_arrays_do(span):
     cell, x, h = make(), normal(B, T, I), normal(B, H)
     mx.random.seed(3)
     got = cell.sequence(x, h, mx.array(0.5) if span == "0-d" else span)

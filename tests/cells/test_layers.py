@@ -210,7 +210,7 @@ def test_dense_takes_a_function_as_activation():
     assert_close("output", output, truth.softplus(z), FORWARD)
 
 
-def test_dense_repr():
+def test_repr_of_a_dense_layer_names_its_options():
     assert repr(NCPDense(4, "tanh")) == (
         "NCPDense(units=4, activation=tanh, use_bias=True, inputs=None)"
     )
@@ -230,12 +230,12 @@ def test_dense_repr():
         (lambda: NCPDense(4).compute_output_shape(()), "input_shape must have one size or more"),
     ],
 )
-def test_dense_errors(make, message):
+def test_wrong_dense_layers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_output_shapes():
+def test_output_shapes_follow_the_input_shape():
     dense = NCPDense(H)
     assert dense.compute_output_shape((None, T, I)) == (None, T, H)
     dense.build(I)

@@ -139,7 +139,7 @@ def test_without_a_backbone_nothing_changes():
         (lambda: LTCCell(4, I, backbone_units=3).build(4), "inputs must have 5 features, got 4"),
     ],
 )
-def test_errors(make, message):
+def test_wrong_backbones_are_refused(make, message):
     with pytest.raises(ValueError, match=rf"\[ltc\] .*{message}"):
         make()
     with pytest.raises(ValueError, match="activation must be one of"):

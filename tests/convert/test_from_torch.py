@@ -76,7 +76,7 @@ def test_state_dict_in_a_torch_file(name, suffix, tmp_path):
     check(from_torch(path, **options), case)
 
 
-def test_bfloat16_tensors():
+def test_bfloat16_tensors_are_read():
     torch = pytest.importorskip("torch")
     case, options = golden("cfc")
     tensors = {n: torch.from_numpy(a).bfloat16() for n, a in state_dict(case).items()}

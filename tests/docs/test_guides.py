@@ -246,7 +246,7 @@ def test_an_ensemble_averages(x):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
-def test_checkpoints(suffix, x, tmp_path):
+def test_checkpoints_give_the_same_layer(suffix, x, tmp_path):
     model = CfC(I, AutoNCP(16, 4))
     path = str(tmp_path / f"weights.{suffix}")
     model.save_weights(path)

@@ -95,7 +95,7 @@ def test_numpy_initializer_follows_the_global_seed_and_its_dtype(name):
 
 
 @pytest.mark.parametrize("name", ["xavier_normal", "orthogonal", "xavier_uniform"])
-def test_gain_scales(name):
+def test_gain_scales_the_first_values(name):
     for source in SOURCES.values():
         a, b = (np.array(draw(name, (4, 6), source, gain=g, key=2)) for g in (1.0, 2.5))
         assert_close(name, b, 2.5 * a, tolerance("float32", "forward"))

@@ -36,7 +36,7 @@ def test_sequence_equals_numpy(case):
     check_gradients(case, "reference")
 
 
-def test_solvers_differ():
+def test_solvers_give_different_states():
     all_states = [want_states(LtcCase(solver=s, seed=1)) for s in ("", *SOLVERS)]
     calls = [make(LtcCase(solver=s, seed=1)) for s in ("", *SOLVERS)]
     for n in (1, 2):

@@ -11,7 +11,7 @@ from tests.support.cases import assert_close
 B, H = 3, 4
 
 
-def test_initial_state():
+def test_initial_states_are_zeros_of_any_form_and_dtype():
     for source, dtype, half in ((ops, mx.float32, mx.float16), (truth, np.float64, np.float16)):
         state = source.initial_state(B, H)
         assert (state.shape, state.dtype) == ((B, H), dtype)

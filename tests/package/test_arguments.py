@@ -87,7 +87,7 @@ def says(message):
 @pytest.mark.parametrize(
     "wrong", [True, 1.0, "1", None, np.array([1]), mx.array(1), 10**400, 2**31]
 )
-def test_integer_refuses(wrong):
+def test_integer_refuses_what_is_none(wrong):
     wanted = r"^\[op\] n must be (an integer >=|at most) \d+, got .{1,110}$"
     with pytest.raises(ValueError, match=wanted):
         checks.integer("op", "n", wrong, 1)

@@ -156,7 +156,7 @@ def test_a_cell_may_make_its_own_initial_state():
 
 
 @all_cells
-def test_layouts(name):
+def test_every_layout_gives_the_same(name):
     layer, hx = make(name, **BOTH)
     x, ts = normal(B, T, I), spans(B, T)
     want, state = layer(x, hx, ts)

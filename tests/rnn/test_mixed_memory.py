@@ -284,7 +284,7 @@ def test_timespans_of_every_form(name, span):
 
 @all_layers
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_layouts(name, batch_first):
+def test_every_layout_gives_the_same(name, batch_first):
     layer = make(name, mixed_memory=True)
     x, hx, ts = normal(B, T, I), states_like(layer), spans(B, T)
     want, want_state = layer(x, hx, ts)

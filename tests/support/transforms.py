@@ -7,10 +7,18 @@ from mlx_ncps.ops import numpy as truth
 from mlx_ncps.ops.numpy.arrays import as_float64
 
 from tests.support.case_arrays import named_leaves
-from tests.support.cases import LtcCase, assert_all_close, assert_close, make, tolerance
+from tests.support.cases import CfcCase, LtcCase, assert_all_close, assert_close, make, tolerance
 from tests.support.running import problem
 
 GRADIENT = tolerance("float32", "gradient")
+
+FEW = [  # small: MLX's CPU backend calls a C++ compiler for every fused group of operations
+    LtcCase(timespans="per_batch", implicit=True, density=0.6, steps=2, unfolds=2),
+    LtcCase(timespans="scalar", mapped=False, steps=2, unfolds=2),
+    CfcCase(timespans="per_batch", layers=2, steps=2),
+    CfcCase(timespans="scalar", mode="no_gate", steps=2),
+    CfcCase(timespans="per_step", mode="pure", steps=2),
+]
 
 
 def check_compile(case, backend, **keywords):

@@ -56,12 +56,12 @@ def refusal(tmp_path, python, *options):
     return re.sub(r"\s+", " ", done.stderr)
 
 
-def test_no_nanobind(tmp_path, python):
+def test_cmake_says_that_nanobind_is_missing(tmp_path, python):
     text = refusal(tmp_path, python)
     assert f'{python} has no nanobind: pip install "nanobind==VERSION"' in text
 
 
-def test_no_mlx(tmp_path, python):
+def test_cmake_says_that_mlx_is_missing(tmp_path, python):
     install(python, "nanobind", NANOBIND)
     text = refusal(tmp_path, python)
     assert f'{python} has no MLX to build against: pip install "mlx[cpu]" (on macOS mlx)' in text

@@ -24,7 +24,7 @@ def pyplot():
     return pytest.importorskip("matplotlib.pyplot")
 
 
-def test_digits_short(native, pyplot, run_python, tmp_path):
+def test_digits_learns_in_its_short_form(native, pyplot, run_python, tmp_path):
     picture = tmp_path / "out.png"
     done = run_python(str(DIGITS), "--short", "--output", str(picture))
     assert done.returncode == 0, done.stderr

@@ -137,7 +137,7 @@ def test_cast_model_keeps_wiring(wiring, dtype):
         ("adjacency_matrix", np.full((3, 3), 2), r"must hold -1, 0 and \+1 alone, got 2"),
     ],
 )
-def test_matrix_errors(name, matrix, message):
+def test_wrong_matrices_are_refused_and_change_nothing(name, matrix, message):
     wiring = Wiring(3, input_dim=2)
     wiring.add_synapse(0, 1, 1)
     before = wiring.copy()

@@ -40,7 +40,9 @@ def md5(matrix):
     ("cls", "arguments", "inputs", "synapses", "sensory_synapses", "digest", "sensory_digest"),
     GOLDEN,
 )
-def test_wiring_golden(cls, arguments, inputs, synapses, sensory_synapses, digest, sensory_digest):
+def test_wirings_are_those_of_ncps(
+    cls, arguments, inputs, synapses, sensory_synapses, digest, sensory_digest
+):
     wiring = getattr(wirings, cls)(**arguments)
     wiring.build(inputs)
     assert (wiring.synapse_count, wiring.sensory_synapse_count) == (synapses, sensory_synapses)

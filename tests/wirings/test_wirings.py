@@ -136,12 +136,12 @@ def test_matrices_are_int32_arrays(make):
             host[0, 0] = 1
 
 
-def test_self_connections():
+def test_a_neuron_may_connect_to_itself():
     assert not FullyConnected(5, self_connections=False).adjacency.diagonal().any()
     assert FullyConnected(5).adjacency.diagonal().all()
 
 
-def test_add_synapse():
+def test_add_synapse_sets_its_polarity():
     wiring = Wiring(4, input_dim=3)
     wiring.add_synapse(0, 3, -1)
     wiring.add_sensory_synapse(2, 1, 1)
@@ -163,7 +163,7 @@ def test_add_synapse():
         ((0, 0, 0.5), r"polarity must be -1 or \+1, got 0\.5\."),
     ],
 )
-def test_add_synapse_errors(arguments, message):
+def test_wrong_synapses_are_refused(arguments, message):
     wiring = Wiring(4, input_dim=4)
     with pytest.raises(ValueError, match=r"\[add_synapse\] " + message):
         wiring.add_synapse(*arguments)
@@ -181,7 +181,7 @@ def test_add_synapse_errors(arguments, message):
         lambda w: w.draw_graph(),
     ],
 )
-def test_unbuilt_errors(call):
+def test_an_unbuilt_wiring_says_so(call):
     with pytest.raises(ValueError, match="must be built, got input_dim=None"):
         call(Wiring(4))
 
@@ -221,7 +221,7 @@ def test_layers_and_types():
         (lambda: FullyConnected(4, key=[1, 2, 3]), r"\[FullyConnected\] key must be an mx.random"),
     ],
 )
-def test_constructor_errors(make_wrong, message):
+def test_wrong_arguments_are_refused(make_wrong, message):
     with pytest.raises(ValueError, match=message):
         make_wrong()
 
@@ -237,12 +237,12 @@ def test_constructor_errors(make_wrong, message):
         ({"recurrent_command_synapses": -1}, "recurrent_command_synapses must be .* >= 0, got -1"),
     ],
 )
-def test_ncp_errors(changed, message):
+def test_impossible_ncps_are_refused(changed, message):
     with pytest.raises(ValueError, match=r"\[NCP\] " + message):
         NCP(**{**NCP_SIZES, **changed})
 
 
-def test_erev_initializer():
+def test_erev_initializers_give_the_polarities():
     wiring = FullyConnected(4, input_dim=3)
     erev = wiring.erev_initializer()
     sensory = wiring.sensory_erev_initializer((3, 4), mx.float16)
@@ -286,7 +286,7 @@ def test_config_custom_subclass():
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_key_draws(name):
+def test_the_same_key_draws_the_same_synapses(name):
     make = MAKERS[name]
     state = mx.random.state[0].tolist()
     a, b = make(key=mx.random.key(3), input_dim=5), make(key=mx.random.key(3), input_dim=5)
@@ -310,7 +310,7 @@ def test_key_draws_differ_from_each_other():
     assert not np.array_equal(wiring.adjacency, wiring.sensory_adjacency)
 
 
-def test_repr():
+def test_repr_tells_sizes_and_synapses():
     text = repr(AutoNCP(28, 4, input_dim=20))
     assert text == (
         "AutoNCP(units=28, output_dim=4, input_dim=20, synapses=84, sensory_synapses=140)"
