@@ -4,7 +4,7 @@ exists, a test runs it on Linux.
 
     python build_backend/metallib_source.py OUT.metal
 
-The launch code itself is asked: mlx_ncps.plans.trace hears every launch, and each becomes a
+The launch code itself is asked: mlx_ncps.backends.gpu.trace hears every launch, and each becomes a
 function. Nothing is evaluated.
 """
 
@@ -80,10 +80,11 @@ def _function(function, buffers, template, macros, source) -> str:
 
 def record() -> Source:
     """Every variant that LTC and CfC launch, forward and backward, for the sizes above."""
-    from mlx_ncps.backends import _kernels, metallib
-    from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
+    from mlx_ncps.backends import metallib
+    from mlx_ncps.backends.gpu.runner import THREADS_BOUND, header
+    from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 
-    source = Source(_kernels.header(), _kernels.THREADS_BOUND, metallib.function_name)
+    source = Source(header(), THREADS_BOUND, metallib.function_name)
     run = runner(source.add)
     for batch, training in itertools.product(BATCHES, (False, True)):
         facts = {"batch": batch, "steps": 2, "inputs": 8, "training": training}

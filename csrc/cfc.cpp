@@ -1,9 +1,9 @@
-// See cfc.h. Inputs of the primitives, in order: x, h0, ts (only where used), weights; the backward
-// adds h, saved, dh, and returns one gradient for each of the former.
+// See cfc.h. Inputs of the primitives: CfcOp::fields; the backward adds h, saved, dh, and returns
+// one gradient for each of the former.
 #include "csrc/cfc.h"
 
-#include <array>
 #include <stdexcept>
+#include <utility>
 
 #include "csrc/cpu/kernels.h"
 #include "csrc/mixed_memory.h"
@@ -18,27 +18,20 @@ namespace {
   throw std::invalid_argument("[cfc_sequence] " + message);
 }
 
-void check_rank(const char* name, const mx::array& a, int rank, const char* symbols) {
-  if (int(a.ndim()) != rank)
-    fail(std::string(name) + " must be " + symbols + ", got " + std::to_string(a.ndim()) +
-         " dimensions.");
-}
-
 struct CfcOp {
   static constexpr const char *NAME = "CfcSequence", *BACKWARD_NAME = "CfcSequenceBackward",
                               *MIXED_NAME = "CfcMixedSequence",
                               *MIXED_BACKWARD_NAME = "CfcMixedSequenceBackward",
                               *CALL = "cfc_sequence";
   static constexpr int STATES = 1;
+  using Problem = CfcProblem;
 
   int layers, mode, activation, head_activation, heads;
 
   bool operator==(const CfcOp&) const = default;
   bool timed() const { return heads != 3; }
   int first_weight() const { return timed() ? 3 : 2; }
-  int inputs() const {
-    return first_weight() + 2 * (layers + heads) + (mode == NCPS_CFC_PURE ? 2 : 0);
-  }
+  int inputs() const { return count_fields(*this, shaped()); }
   int batched() const { return first_weight(); }
   CfcOp of_mapped(int) const { return *this; }
   void check_count(const Arrays& weights) const {
@@ -48,27 +41,43 @@ struct CfcOp {
            std::to_string(weights.size()) + ".");
   }
 
+  // Every input: its shape, and where the kernels' problem holds it and its gradient.
   template <typename F>
-  void each(const Arrays& in, const F& f) const {
-    check_rank("x", in[0], 3, "[B, T, I]");
-    check_rank("h0", in[1], 2, "[B, H]");
-    const int B = in[0].shape(0), T = in[0].shape(1), I = in[0].shape(2), H = in[1].shape(1);
-    f(in[0], "x", {B, T, I}, "[B, T, I]");
-    f(in[1], "h0", {B, H}, "[B, H]");
-    if (timed()) f(in[2], "ts", {B, T}, "[B, T]");
-    int fan_in = size_of(CALL, "inputs and units", long(I) + H), at = first_weight();
-    for (int l = 0; l < layers; ++l, at += 2) {
-      check_rank("a backbone weight", in[at], 2, "[units, in]");
-      const int K = in[at].shape(0);
-      f(in[at], "backbone weight", {K, fan_in}, "[units, in]");
-      f(in[at + 1], "backbone bias", {K}, "[units]");
-      fan_in = K;
+  void fields(Problem& p, const F& f) const {
+    f("x", "[B, T, I]", {p.B, p.T, p.I}, p.x, p.dx);
+    f("h0", "[B, H]", {p.B, p.H}, p.h0, p.dh0);
+    if (timed()) f("ts", "[B, T]", {p.B, p.T}, p.ts, p.dts);
+    long fan_in = p.I + p.H;
+    for (int l = 0; l < p.layers; fan_in = p.width[l], ++l) {
+      f("backbone weight", "[units, in]", {p.width[l], fan_in}, p.weight[l], p.dweight[l]);
+      f("backbone bias", "[units]", {p.width[l]}, p.bias[l], p.dbias[l]);
     }
-    for (int i = 0; i < heads; ++i, at += 2) {
-      f(in[at], "head weight", {H, fan_in}, "[H, in]");
-      f(in[at + 1], "head bias", {H}, "[H]");
+    for (int i = 0; i < p.heads; ++i) {
+      f("head weight", "[H, in]", {p.H, fan_in}, p.head_weight[i], p.dhead_weight[i]);
+      f("head bias", "[H]", {p.H}, p.head_bias[i], p.dhead_bias[i]);
     }
-    for (; at < inputs(); ++at) f(in[at], "w_tau and A", {H}, "[H]");
+    if (mode == NCPS_CFC_PURE) {
+      f("w_tau", "[H]", {p.H}, p.w_tau, p.dw_tau);
+      f("A", "[H]", {p.H}, p.A, p.dA);
+    }
+  }
+  Problem shaped() const {  // but for the sizes of arrays
+    return {.layers = layers,
+            .mode = mode,
+            .activation = activation,
+            .heads = heads,
+            .head_activation = head_activation};
+  }
+  Problem sized(const Arrays& in) const {
+    auto p = shaped();
+    set_sizes(p, CALL, "h0", in);
+    size_of(CALL, "inputs and units", p.I + p.H);
+    for (int l = 0; l < layers; ++l) {
+      const auto& weight = in[first_weight() + 2 * l];
+      check_rank(CALL, "a backbone weight", weight, 2, "[units, in]");
+      p.width[l] = weight.shape(0);
+    }
+    return p;
   }
   mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
   std::vector<int> saved_batch_axes() const { return {0}; }
@@ -77,29 +86,18 @@ struct CfcOp {
     for (int l = 0; l < layers; ++l) width += in[first_weight() + 2 * l].shape(0);
     return size_of(CALL, "what is saved for each step", width);
   }
-  std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
+  Shapes saved_shapes(const Arrays& in) const {
     return {{in[0].shape(0), in[0].shape(1), saved_width(in)}};
   }
 
-  CfcProblem problem(const Arrays& in) const {
-    CfcProblem p{};
-    p.B = in[0].shape(0), p.T = in[0].shape(1), p.I = in[0].shape(2), p.H = in[1].shape(1);
-    p.layers = layers, p.mode = mode, p.activation = activation, p.heads = heads;
-    p.head_activation = head_activation;
-    p.x = in[0].data<float>(), p.h0 = in[1].data<float>(),
-    p.ts = timed() ? in[2].data<float>() : nullptr;
-    int at = first_weight();
-    for (int l = 0; l < layers; ++l, at += 2)
-      p.width[l] = in[at].shape(0), p.weight[l] = in[at].data<float>(),
-      p.bias[l] = in[at + 1].data<float>();
-    for (int i = 0; i < heads; ++i, at += 2)
-      p.head_weight[i] = in[at].data<float>(), p.head_bias[i] = in[at + 1].data<float>();
-    if (mode == NCPS_CFC_PURE) p.w_tau = in[at].data<float>(), p.A = in[at + 1].data<float>();
+  Problem problem(const Arrays& in) const {
+    auto p = sized(in);
     p.saved_width = saved_width(in);
+    read_fields(*this, p, in);
     return p;
   }
 
-  CfcProblem forward_problem(const Arrays& in, Arrays outputs) const {
+  Problem forward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
     p.h = outputs[0].data<float>();
     p.saved = outputs.size() > 1 ? outputs[1].data<float>() : nullptr;
@@ -107,45 +105,50 @@ struct CfcOp {
   }
   void forward(const CfcProblem& p) const { kernels().cfc_forward(p); }
 
-  CfcProblem backward_problem(const Arrays& in, Arrays outputs) const {
+  Problem backward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
-    const auto out = [&](int i) { return outputs[i].data<float>(); };
     p.h = const_cast<float*>(in[inputs()].data<float>());
     p.saved = const_cast<float*>(in[inputs() + 1].data<float>());
     p.dh = in[inputs() + 2].data<float>();
-    p.dx = out(0), p.dh0 = out(1), p.dts = timed() ? out(2) : nullptr;
-    int at = first_weight();
-    for (int l = 0; l < layers; ++l, at += 2) p.dweight[l] = out(at), p.dbias[l] = out(at + 1);
-    for (int i = 0; i < heads; ++i, at += 2)
-      p.dhead_weight[i] = out(at), p.dhead_bias[i] = out(at + 1);
-    if (mode == NCPS_CFC_PURE) p.dw_tau = out(at), p.dA = out(at + 1);
+    write_fields(*this, p, outputs);
     return p;
   }
   void backward(const CfcProblem& p) const { kernels().cfc_backward(p); }
 };
 
-int index_of(const char* what, const std::string& name, const std::vector<const char*>& valid) {
+// A name and the number that the kernels know it by.
+using Choices = std::vector<std::pair<const char*, int>>;
+
+#define NCPS_OF_BACKBONE(NAME, name, from_value, backbone, heads) \
+  {backbone ? #name : "", NCPS_##NAME},
+#define NCPS_OF_HEADS(NAME, name, from_value, backbone, heads) {heads ? #name : "", NCPS_##NAME},
+#define NCPS_OF_MODE(NAME, name) {#name, NCPS_CFC_##NAME},
+const Choices ACTIVATIONS{NCPS_ACTIVATIONS(NCPS_OF_BACKBONE)},
+    HEAD_ACTIVATIONS{NCPS_ACTIVATIONS(NCPS_OF_HEADS)}, MODES{NCPS_CFC_MODES(NCPS_OF_MODE)};
+#undef NCPS_OF_BACKBONE
+#undef NCPS_OF_HEADS
+#undef NCPS_OF_MODE
+
+int number_of(const char* what, const std::string& name, const Choices& choices) {
   std::string list;
-  for (size_t i = 0; i < valid.size(); ++i) {
-    if (name == valid[i]) return int(i);
-    list += std::string(i ? ", " : "") + valid[i];
+  for (const auto& [valid, number] : choices) {
+    if (!*valid) continue;
+    if (name == valid) return number;
+    list += std::string(list.empty() ? "" : ", ") + valid;
   }
-  throw std::invalid_argument(std::string("[cfc_sequence] ") + what + " must be one of " + list +
-                              ", got '" + name + "'.");
+  fail(std::string(what) + " must be one of " + list + ", got '" + name + "'.");
 }
 
 CfcOp op_of(const std::string& mode, const std::string& activation,
             const std::string& head_activation, int layers, bool merged) {
-  CfcOp op{};
-  op.layers = layers;
-  op.mode = index_of("mode", mode, {"default", "no_gate", "pure"});
-  op.activation =
-      index_of("activation", activation, {"lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid"});
-  op.head_activation = std::array{NCPS_TANH, NCPS_LECUN_TANH, NCPS_IDENTITY}[index_of(
-      "head_activation", head_activation, {"tanh", "lecun_tanh", "identity"})];
+  CfcOp op{.layers = layers,
+           .mode = number_of("mode", mode, MODES),
+           .activation = number_of("activation", activation, ACTIVATIONS),
+           .head_activation = number_of("head_activation", head_activation, HEAD_ACTIVATIONS),
+           .heads = 0};
   op.heads = op.mode == NCPS_CFC_PURE ? 1 : merged ? 3 : 4;
-  if (layers < 0 || layers > MAX_CFC_LAYERS - 1)
-    fail("layers must lie in [0, " + std::to_string(MAX_CFC_LAYERS - 1) + "], got " +
+  if (layers < 0 || layers > MAX_CFC_LAYERS)
+    fail("layers must lie in [0, " + std::to_string(MAX_CFC_LAYERS) + "], got " +
          std::to_string(layers) + ".");
   if (op.mode == NCPS_CFC_PURE && merged) fail("pure mode has no time heads to merge.");
   return op;
@@ -173,7 +176,7 @@ CfcProblem cfc_cell(const Arrays& weights, int inputs, int layers, const std::st
   const auto op = op_of(mode, activation, head_activation, layers, false);
   op.check_count(weights);
   const auto& bias = weights[2 * layers + 1];  // of the first head
-  check_rank("head bias", bias, 1, "[H]");
+  check_rank(CfcOp::CALL, "head bias", bias, 1, "[H]");
   const int H = bias.shape(0);
   if (inputs < 0) fail("inputs must be at least 0, got " + std::to_string(inputs) + ".");
   const char* name = CfcOp::CALL;

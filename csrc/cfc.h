@@ -1,5 +1,4 @@
-// cfc_sequence: a CfC over a whole sequence as one MLX primitive with its gradient (MATHS 1);
-// src/bindings.cpp exposes it, and mlx_ncps.backends.cpu calls it.
+// cfc_sequence: a CfC over a whole sequence as one MLX primitive with its gradient (MATHS 1).
 #pragma once
 
 #include <optional>
@@ -14,9 +13,9 @@ namespace mlx_ncps {
 // h]; then the heads (W [H, in], b [H]): ff1, ff2, time_a, time_b, or with merged time heads ff1,
 // ff2, t = ts time_a + time_b, or in pure mode ff1; then in pure mode w_tau [H], A [H]. Four heads
 // and pure mode read ts [B, T]; with `merged` it is not looked at.
-//   x [B, T, I], h0 [B, H]; mode "default" | "no_gate" | "pure"; activation "lecun_tanh" | "tanh" |
-//   "relu" | "gelu" | "silu" | "sigmoid"; head_activation of ff1 and ff2 "tanh" | "lecun_tanh" |
-//   "identity", not looked at in pure mode.
+//   x [B, T, I], h0 [B, H]; mode: a name of NCPS_CFC_MODES (metal/cfc.h); activation of the
+//   backbone and head_activation of ff1 and ff2: names of NCPS_ACTIVATIONS (metal/activations.h)
+//   for each; the latter is not looked at in pure mode.
 // Returns h after every step [B, T, H], of x's dtype. With `save` the forward keeps what the
 // backward reads; without, a backward runs the forward again.
 // memory: c0 [B, H], input_weight [4H, I], bias [4H], recurrent_weight [4H, H] of an LSTM in front

@@ -1,6 +1,5 @@
-// See ltc.h. Inputs of the primitives, in order: x, v0, ts, cm, leak_num, leak_den, s2, m2, w, we,
-// sensory_s2, sensory_m2, sensory_w, sensory_we; the backward adds v, saved, dv, and returns one
-// gradient for each of the fourteen.
+// See ltc.h. Inputs of the primitives: LtcOp::fields; the backward adds v, saved, dv, and returns
+// one gradient for each of the former.
 #include "csrc/ltc.h"
 
 #include <algorithm>
@@ -12,16 +11,6 @@
 
 namespace mlx_ncps {
 namespace {
-
-constexpr int INPUTS = 14;
-constexpr const char* NAMES[] = {"x",          "v0",         "ts",        "cm",        "leak_num",
-                                 "leak_den",   "s2",         "m2",        "w",         "we",
-                                 "sensory_s2", "sensory_m2", "sensory_w", "sensory_we"};
-
-SynapseMatrices matrices(const Arrays& in, int first) {
-  return {in[first].data<float>(), in[first + 1].data<float>(), in[first + 2].data<float>(),
-          in[first + 3].data<float>()};
-}
 
 template <typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
@@ -37,15 +26,18 @@ struct LtcOp {
                               *MIXED_BACKWARD_NAME = "LtcMixedSequenceBackward",
                               *CALL = "ltc_sequence";
   static constexpr int STATES = 1;
+  using Problem = LtcProblem;
 
   int unfolds;
-  bool batch_lanes;  // the kernel with synapse lists, and its layout of `saved`
-  int element;  // rows of an element of a mapped batch, in which `saved` stays per element; or 0
-  const Kernels* kernels;  // one table for forward and backward: `saved` depends on its lanes
-  std::shared_ptr<const SynapseLists> synapses;  // set where batch_lanes
+  LtcKernel kernel = LtcKernel::DENSE;  // and so the layout of `saved`
+  int element =
+      0;  // rows of an element of a mapped batch, in which `saved` stays per element; or 0
+  // One table for forward and backward: `saved` depends on its lanes.
+  const Kernels* kernels = &mlx_ncps::kernels();
+  std::shared_ptr<const SynapseLists> synapses{};  // set where LISTS
 
   bool operator==(const LtcOp&) const = default;
-  int inputs() const { return INPUTS; }
+  int inputs() const { return count_fields(*this, shaped()); }
   int batched() const { return 3; }
   LtcOp of_mapped(int rows) const {
     auto op = *this;
@@ -53,39 +45,48 @@ struct LtcOp {
     return op;
   }
 
+  // Every input: its shape, and where the kernels' problem holds it and its gradient.
   template <typename F>
-  void each(const Arrays& in, const F& f) const {
-    if (in[0].ndim() != 3) fail("x must be [B, T, I], got ", in[0].ndim(), " dimensions.");
-    if (in[1].ndim() != 2) fail("v0 must be [B, H], got ", in[1].ndim(), " dimensions.");
+  void fields(Problem& p, const F& f) const {
+    f("x", "[B, T, I]", {p.B, p.T, p.I}, p.x, p.dx);
+    f("v0", "[B, H]", {p.B, p.H}, p.v0, p.dv0);
+    f("ts", "[B, T]", {p.B, p.T}, p.ts, p.dts);
+    f("cm", "[H]", {p.H}, p.cm, p.dcm);
+    f("leak_num", "[H]", {p.H}, p.leak_num, p.dleak_num);
+    f("leak_den", "[H]", {p.H}, p.leak_den, p.dleak_den);
+    f("s2", "[H, H]", {p.H, p.H}, p.recurrent.s2, p.drecurrent.s2);
+    f("m2", "[H, H]", {p.H, p.H}, p.recurrent.m2, p.drecurrent.m2);
+    f("w", "[H, H]", {p.H, p.H}, p.recurrent.w, p.drecurrent.w);
+    f("we", "[H, H]", {p.H, p.H}, p.recurrent.we, p.drecurrent.we);
+    f("sensory_s2", "[I, H]", {p.I, p.H}, p.sensory.s2, p.dsensory.s2);
+    f("sensory_m2", "[I, H]", {p.I, p.H}, p.sensory.m2, p.dsensory.m2);
+    f("sensory_w", "[I, H]", {p.I, p.H}, p.sensory.w, p.dsensory.w);
+    f("sensory_we", "[I, H]", {p.I, p.H}, p.sensory.we, p.dsensory.we);
+  }
+  Problem shaped() const { return {.U = unfolds}; }  // but for the sizes of arrays
+  Problem sized(const Arrays& in) const {
+    auto p = shaped();
+    set_sizes(p, CALL, "v0", in);
+    p.element = element > 0 ? element : p.B;
     if (unfolds < 1) fail("unfolds must be at least 1, got ", unfolds, ".");
-    const int B = in[0].shape(0), T = in[0].shape(1), I = in[0].shape(2), H = in[1].shape(1);
-    if (element > 0 && B % element != 0)
-      fail("the batch must be a multiple of the mapped elements' rows, got ", B, ".");
-    if (synapses && (synapses->inputs != I || synapses->units != H))
-      fail("synapses must be of (inputs, units) = (", I, ", ", H, "), got (", synapses->inputs,
+    if (element > 0 && p.B % element != 0)
+      fail("the batch must be a multiple of the mapped elements' rows, got ", p.B, ".");
+    if (synapses && (synapses->inputs != p.I || synapses->units != p.H))
+      fail("synapses must be of (inputs, units) = (", p.I, ", ", p.H, "), got (", synapses->inputs,
            ", ", synapses->units, ").");
-    const mx::Shape wanted[] = {{B, T, I}, {B, H}, {B, T}, {H}, {H, H}, {I, H}};
-    const char* symbols[] = {"[B, T, I]", "[B, H]", "[B, T]", "[H]", "[H, H]", "[I, H]"};
-    for (int i = 0; i < INPUTS; ++i) {
-      const int kind = i < 3 ? i : i < 6 ? 3 : i < 10 ? 4 : 5;
-      f(in[i], NAMES[i], wanted[kind], symbols[kind]);
-    }
+    return p;
   }
   mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
   std::vector<int> saved_batch_axes() const { return {0}; }
-  std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
+  Shapes saved_shapes(const Arrays& in) const {
     const int B = in[0].shape(0), T = in[0].shape(1), H = in[1].shape(1);
     return {{B, T, unfolds, 2, H}};
   }
 
-  LtcProblem problem(const Arrays& in) const {
-    LtcProblem p{};
-    p.B = in[0].shape(0), p.T = in[0].shape(1), p.I = in[0].shape(2), p.H = in[1].shape(1),
-    p.U = unfolds, p.element = element > 0 ? element : p.B;
-    p.x = in[0].data<float>(), p.v0 = in[1].data<float>(), p.ts = in[2].data<float>();
-    p.cm = in[3].data<float>(), p.leak_num = in[4].data<float>(), p.leak_den = in[5].data<float>();
-    p.recurrent = matrices(in, 6), p.sensory = matrices(in, 10);
-    if (batch_lanes) {
+  Problem problem(const Arrays& in) const {
+    auto p = sized(in);
+    read_fields(*this, p, in);
+    if (kernel == LtcKernel::LISTS) {
       p.recurrent_list = synapses->recurrent.data(),
       p.recurrent_count = long(synapses->recurrent.size());
       p.sensory_list = synapses->sensory.data(), p.sensory_count = long(synapses->sensory.size());
@@ -93,27 +94,23 @@ struct LtcOp {
     return p;
   }
 
-  LtcProblem forward_problem(const Arrays& in, Arrays outputs) const {
+  Problem forward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
     p.v = outputs[0].data<float>();
     p.saved = outputs.size() > 1 ? outputs[1].data<float>() : nullptr;
     return p;
   }
-  void forward(const LtcProblem& p) const { kernels->ltc_forward(p, batch_lanes); }
+  void forward(const LtcProblem& p) const { kernels->ltc_forward(p, kernel); }
 
-  LtcProblem backward_problem(const Arrays& in, Arrays outputs) const {
+  Problem backward_problem(const Arrays& in, Arrays outputs) const {
     auto p = problem(in);
-    const auto out = [&](int i) { return outputs[i].data<float>(); };
-    p.v = const_cast<float*>(in[INPUTS].data<float>());
-    p.saved = const_cast<float*>(in[INPUTS + 1].data<float>());
-    p.dv = in[INPUTS + 2].data<float>();
-    p.dx = out(0), p.dv0 = out(1), p.dts = out(2), p.dcm = out(3), p.dleak_num = out(4),
-    p.dleak_den = out(5);
-    p.drecurrent = {out(6), out(7), out(8), out(9)};
-    p.dsensory = {out(10), out(11), out(12), out(13)};
+    p.v = const_cast<float*>(in[inputs()].data<float>());
+    p.saved = const_cast<float*>(in[inputs() + 1].data<float>());
+    p.dv = in[inputs() + 2].data<float>();
+    write_fields(*this, p, outputs);
     return p;
   }
-  void backward(const LtcProblem& p) const { kernels->ltc_backward(p, batch_lanes); }
+  void backward(const LtcProblem& p) const { kernels->ltc_backward(p, kernel); }
 };
 
 std::vector<Synapse> sorted(const std::vector<int>& source, const std::vector<int>& target,
@@ -191,40 +188,39 @@ SynapseLists::SynapseLists(std::vector<int> source, std::vector<int> target,
     blocks_[n] = {count_blocks(recurrent, units, 4 << n), count_blocks(sensory, inputs, 4 << n)};
 }
 
-const char* ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses) {
-  return prefers_lists(B, I, H, unfolds, synapses) ? "lists" : "dense";
+LtcKernel choose_ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses) {
+  return prefers_lists(B, I, H, unfolds, synapses) ? LtcKernel::LISTS : LtcKernel::DENSE;
 }
 
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
-                    const mx::array& cm, const mx::array& leak_num, const mx::array& leak_den,
-                    const mx::array& s2, const mx::array& m2, const mx::array& w,
-                    const mx::array& we, const mx::array& sensory_s2, const mx::array& sensory_m2,
-                    const mx::array& sensory_w, const mx::array& sensory_we, int unfolds,
-                    std::shared_ptr<const SynapseLists> synapses,
+                    const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  const Arrays inputs{x,  v0, ts, cm,         leak_num,   leak_den,  s2,
-                      m2, w,  we, sensory_s2, sensory_m2, sensory_w, sensory_we};
-  LtcOp op{unfolds, false, 0, &kernels(), synapses};
+  Arrays inputs{x, v0, ts};
+  inputs.insert(inputs.end(), folded.begin(), folded.end());
+  LtcOp op{.unfolds = unfolds, .synapses = synapses};
+  check_count(op, inputs);
   check_inputs(op, inputs);
   const int B = x.shape(0), I = x.shape(2), H = v0.shape(1);
-  op.batch_lanes = ltc_kernel(B, I, H, unfolds, synapses.get())[0] == 'l';
-  if (!op.batch_lanes) op.synapses = nullptr;
-  if (op.batch_lanes && !synapses) op.synapses = all_synapses(I, H);
+  op.kernel = choose_ltc_kernel(B, I, H, unfolds, synapses.get());
+  if (op.kernel == LtcKernel::DENSE)
+    op.synapses = nullptr;
+  else if (!synapses)
+    op.synapses = all_synapses(I, H);
   if (memory) return mixed_states(std::move(op), inputs, *memory, save, s);
   return sequence_states(std::move(op), inputs, save, x.dtype(), s)[0];
 }
 
 LtcProblem ltc_cell(const Arrays& folded, int unfolds,
                     const std::shared_ptr<const SynapseLists>& synapses) {
-  if (folded.size() != INPUTS - 3 || folded[0].ndim() != 1 || folded[7].ndim() != 2)
+  if (folded.size() != 11 || folded[0].ndim() != 1 || folded[7].ndim() != 2)
     throw std::invalid_argument("[ltc_cell] wants the eleven folded arrays of an LTC.");
   const int H = folded[0].shape(0), I = folded[7].shape(0);
   const char* name = LtcOp::CALL;
   Arrays in{empty_array(name, {1, 1, I}), empty_array(name, {1, H}), empty_array(name, {1, 1})};
   in.insert(in.end(), folded.begin(), folded.end());
-  check_inputs(LtcOp{unfolds, false, 0, &kernels(), synapses}, in);
-  auto p = LtcOp{unfolds, false, 0, &kernels(), nullptr}.problem(in);
+  check_inputs(LtcOp{.unfolds = unfolds, .synapses = synapses}, in);
+  auto p = LtcOp{.unfolds = unfolds}.problem(in);
   if (!synapses) return p;
   static const Synapse none{};  // an empty vector may have no address, and null means no lists
   const auto data = [](const auto& list) { return list.empty() ? &none : list.data(); };

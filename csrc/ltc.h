@@ -1,5 +1,4 @@
-// ltc_sequence: an LTC over a whole sequence as one MLX primitive with its gradient (MATHS 3);
-// src/bindings.cpp exposes it, and mlx_ncps.backends.cpu calls it.
+// ltc_sequence: an LTC over a whole sequence as one MLX primitive with its gradient (MATHS 3).
 #pragma once
 
 #include <array>
@@ -31,28 +30,23 @@ struct SynapseLists {
   std::array<Blocks, 3> blocks_;
 };
 
-// All arguments folded as KERNELS describes: s2 = -sigma log2 e, m2 = sigma mu log2 e, w =
-// pos(w)|mask|, we = w erev, leak_num = g vleak, leak_den = g + epsilon. Returns v after every step
-// [B, T, H], of x's dtype.
-//   x [B, T, I], v0 [B, H], ts [B, T], cm leak_num leak_den [H], s2 m2 w we [H, H], sensory ones
-//   [I, H]
+//   x [B, T, I], v0 [B, H], ts [B, T]; folded: cm leak_num leak_den [H], s2 m2 w we [H, H], sensory
+//   s2 m2 w we [I, H], where s2 = -sigma log2 e, m2 = sigma mu log2 e, w = pos(w)|mask|, we = w
+//   erev, leak_num = g vleak, leak_den = g + epsilon
+// Returns v after every step [B, T, H], of x's dtype.
 // memory: c0 [B, H], input_weight [4H, I], bias [4H], recurrent_weight [4H, H] of an LSTM in front
 // of the cell (MATHS 4); c comes out beside v.
 // With `save` the forward keeps what the backward reads; without, a backward runs the forward
 // again.
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
-                    const mx::array& cm, const mx::array& leak_num, const mx::array& leak_den,
-                    const mx::array& s2, const mx::array& m2, const mx::array& w,
-                    const mx::array& we, const mx::array& sensory_s2, const mx::array& sensory_m2,
-                    const mx::array& sensory_w, const mx::array& sensory_we, int unfolds,
-                    std::shared_ptr<const SynapseLists> synapses,
+                    const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s);
 
-// The cell alone, of the same folded arrays from cm on, which must be evaluated.
+// The cell alone, of the same folded arrays, which must be evaluated.
 LtcProblem ltc_cell(const Arrays& folded, int unfolds,
                     const std::shared_ptr<const SynapseLists>& synapses);
 
-// "lists" or "dense": which kernel ltc_sequence would run for this shape.
-const char* ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses);
+// Which kernel ltc_sequence runs for this shape.
+LtcKernel choose_ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses);
 
 }  // namespace mlx_ncps

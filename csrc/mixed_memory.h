@@ -1,8 +1,7 @@
 // Mixed memory (MATHS 4): an LSTM in front of a cell as a wrapper of the cell's Op (see
-// sequence_primitive.h); csrc/ltc.cpp and csrc/cfc.cpp make their second primitive of it.
+// sequence_primitive.h).
 #pragma once
 
-#include <array>
 #include <utility>
 
 #include "csrc/cpu/kernels.h"
@@ -10,10 +9,27 @@
 
 namespace mlx_ncps {
 
-// The shapes of input_weight, bias and recurrent_weight for I inputs and H neurons.
-inline std::array<mx::Shape, 3> lstm_shapes(const char* op, int I, int H) {
-  const int rows = size_of(op, "4 units", 4L * H);
-  return {mx::Shape{rows, I}, mx::Shape{rows}, mx::Shape{rows, H}};
+// The LSTM's arrays as csrc/fields.h lists them: its state, and its weights.
+template <typename F>
+void lstm_state_field(LstmProblem& l, long B, long H, const F& f) {
+  f("c0", "[B, H]", {B, H}, l.c0, l.dc0);
+}
+template <typename F>
+void lstm_weight_fields(LstmProblem& l, long I, long H, const F& f) {
+  f("input_weight", "[4H, I]", {4 * H, I}, l.input_weight, l.dinput_weight);
+  f("bias", "[4H]", {4 * H}, l.bias, l.dbias);
+  f("recurrent_weight", "[4H, H]", {4 * H, H}, l.recurrent_weight, l.drecurrent_weight);
+}
+
+// The shapes of the weights for I inputs and H neurons.
+inline Shapes lstm_shapes(const char* op, int I, int H) {
+  size_of(op, "4 units", 4L * H);
+  LstmProblem l{};
+  Shapes shapes;
+  lstm_weight_fields(l, I, H, [&](const char*, const char*, const Sizes& sizes, auto&&...) {
+    shapes.push_back(sizes.shape());
+  });
+  return shapes;
 }
 
 // Inputs: c0, the cell's, input_weight, bias, recurrent_weight; states: h of the cell, c.
@@ -22,26 +38,27 @@ struct Mixed {
   static constexpr const char *NAME = Cell::MIXED_NAME, *BACKWARD_NAME = Cell::MIXED_BACKWARD_NAME,
                               *CALL = Cell::CALL;
   static constexpr int STATES = 2;
+  using Problem = typename Cell::Problem;
 
   Cell cell;
 
   bool operator==(const Mixed&) const = default;
-  int inputs() const { return 1 + cell.inputs() + 3; }
+  int inputs() const { return count_fields(*this, cell.shaped()); }
+  Problem sized(const Arrays& in) const {
+    auto p = cell.sized(of_cell(in));
+    size_of(CALL, "4 units", 4 * p.H);
+    return p;
+  }
   template <typename F>
-  void each(const Arrays& in, const F& f) const {
-    const auto of = of_cell(in);
-    cell.each(of, f);
-    const auto shapes = lstm_shapes(CALL, of[0].shape(2), of[1].shape(1));
-    f(in[0], "c0", of[1].shape(), "[B, H]");
-    const auto* lstm = &in[1 + cell.inputs()];
-    f(lstm[0], "input_weight", shapes[0], "[4H, I]");
-    f(lstm[1], "bias", shapes[1], "[4H]");
-    f(lstm[2], "recurrent_weight", shapes[2], "[4H, H]");
+  void fields(Problem& p, const F& f) const {
+    lstm_state_field(p.lstm, p.B, p.H, f);
+    cell.fields(p, f);
+    lstm_weight_fields(p.lstm, p.I, p.H, f);
   }
   Mixed of_mapped(int rows) const { return {cell.of_mapped(rows)}; }
   int batched() const { return 1 + cell.batched(); }
   mx::Shape states_shape(const Arrays& in) const { return cell.states_shape(of_cell(in)); }
-  std::vector<mx::Shape> saved_shapes(const Arrays& in) const {
+  Shapes saved_shapes(const Arrays& in) const {
     auto shapes = cell.saved_shapes(of_cell(in));
     const auto s = states_shape(in);
     shapes.push_back({s[0], s[1], 4, s[2]});
@@ -54,48 +71,37 @@ struct Mixed {
   }
 
   // out: h, c, and where saved the cell's, the gates.
-  auto forward_problem(const Arrays& in, Arrays out) const {
+  Problem forward_problem(const Arrays& in, Arrays out) const {
     const bool save = out.size() > 2;
     auto p = cell.forward_problem(of_cell(in), save ? Arrays{out[0], out[2]} : Arrays{out[0]});
-    set_lstm(p.lstm, in, out[1], save ? out[3].data<float>() : nullptr);
+    set_lstm(p, in, out[1], save ? out[3].data<float>() : nullptr);
     return p;
   }
 
   // in: the inputs, h, c, the cell's saved, the gates, dh, dc.
-  auto backward_problem(const Arrays& in, Arrays out) const {
+  Problem backward_problem(const Arrays& in, Arrays out) const {
     const auto kept = in.begin() + inputs();
     auto of = of_cell(in);
     of.insert(of.end(), {kept[0], kept[2], kept[4]});
     auto p = cell.backward_problem(of, of_cell(out));
     mx::array gates = kept[3];
-    set_lstm(p.lstm, in, kept[1], gates.data<float>());
-    float** const gradients[] = {&p.lstm.dc0, &p.lstm.dinput_weight, &p.lstm.dbias,
-                                 &p.lstm.drecurrent_weight};
-    const int own[] = {0, 1 + cell.inputs(), 2 + cell.inputs(), 3 + cell.inputs()};
-    for (int i = 0; i < 4; ++i) *gradients[i] = out[own[i]].template data<float>();
+    set_lstm(p, in, kept[1], gates.data<float>());
+    write_fields(*this, p, out);
     p.lstm.dc = kept[5].template data<float>();
     return p;
   }
 
-  template <typename Problem>
-  void forward(const Problem& p) const {
-    cell.forward(p);
-  }
-  template <typename Problem>
-  void backward(const Problem& p) const {
-    cell.backward(p);
-  }
+  void forward(const Problem& p) const { cell.forward(p); }
+  void backward(const Problem& p) const { cell.backward(p); }
 
  private:
   Arrays of_cell(const Arrays& in) const {
     return Arrays(in.begin() + 1, in.begin() + 1 + cell.inputs());
   }
-  void set_lstm(LstmProblem& l, const Arrays& in, mx::array c, float* gates) const {
-    const int first = 1 + cell.inputs();
-    l.on = true;
-    l.c0 = in[0].data<float>(), l.input_weight = in[first].data<float>();
-    l.bias = in[first + 1].data<float>(), l.recurrent_weight = in[first + 2].data<float>();
-    l.c = c.data<float>(), l.gates = gates;
+  void set_lstm(Problem& p, const Arrays& in, mx::array c, float* gates) const {
+    read_fields(*this, p, in);
+    p.lstm.on = true;
+    p.lstm.c = c.data<float>(), p.lstm.gates = gates;
   }
 };
 

@@ -15,6 +15,7 @@ namespace mlx_ncps {
 
 namespace mx = mlx::core;
 using Arrays = std::vector<mx::array>;
+using Shapes = std::vector<mx::Shape>;
 using States = std::variant<Arrays, mx::array>;  // h of every step; with mixed memory h and c
 
 // float32 and row-contiguous, as the kernels read it.

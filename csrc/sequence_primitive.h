@@ -4,18 +4,19 @@
 // An Op is a small value (compared by ==) with
 //   NAME, BACKWARD_NAME, CALL   class names, and the function's name in errors
 //   STATES                      how many states of the shape states_shape(inputs) come out
+//   Problem, sized(inputs), fields(problem, f)
+//                               the kernels' argument, with its sizes; the table of its arrays
+//                               (csrc/fields.h)
 //   int inputs() const          arrays that the forward reads
-//   each(inputs, f)             f(array, name, the shape it must have, its symbols) for each of
-//                               them in order; throws where not even a shape can be told
 //   int batched() const         how many of the first of them have the batch as axis 0
 //   saved_shapes(inputs), saved_batch_axes()
 //                               of what the forward keeps for the backward
 //   of_mapped(rows)             the op for a mapped batch, folded from elements of so many rows
 //   forward_problem(inputs, outputs), backward_problem(inputs, outputs)
-//                               the kernels' argument; outputs of the forward: states, and what is
-//                               kept where it is; inputs of the backward: those of the forward,
-//                               states, kept, the states' cotangents; it gives a gradient for each
-//                               input of the forward
+//                               outputs of the forward: states, and what is kept where it is;
+//                               inputs of the backward: those of the forward, states, kept, the
+//                               states' cotangents; it gives a gradient for each input of the
+//                               forward
 //   forward(problem), backward(problem)   run the kernels
 #pragma once
 
@@ -25,6 +26,7 @@
 #include <utility>
 
 #include "csrc/cpu/interrupt.h"
+#include "csrc/fields.h"
 #include "csrc/primitive.h"
 #include "mlx/backend/cpu/encoder.h"
 
@@ -39,8 +41,18 @@ void check_inputs(const Op& op, const Arrays& in) {
     throw std::invalid_argument(std::string("[") + Op::CALL + "] wants " +
                                 std::to_string(op.inputs()) + " arrays, got " +
                                 std::to_string(in.size()) + ".");
-  op.each(in, [](const mx::array& a, const char* name, const mx::Shape& wanted,
-                 const char* symbols) { check_shape(Op::CALL, name, a, wanted, symbols); });
+  each_input(op, in,
+             [](const mx::array& a, const char* name, const mx::Shape& wanted,
+                const char* symbols) { check_shape(Op::CALL, name, a, wanted, symbols); });
+}
+
+// And for a number of arrays that is not the op's.
+template <typename Op>
+void check_count(const Op& op, const Arrays& in) {
+  if (int(in.size()) != op.inputs())
+    throw std::invalid_argument(std::string("[") + Op::CALL + "] wants " +
+                                std::to_string(op.inputs()) + " arrays, got " +
+                                std::to_string(in.size()) + ".");
 }
 
 // The states [B, T, H] of x [B, T, I] and state [B, H], the first two inputs of a cell.
@@ -99,7 +111,7 @@ inline Arrays all_ready(const Arrays& arrays, mx::Stream s) {
 template <typename Op>
 Arrays prepared(const Op& op, const Arrays& in, mx::Stream s) {
   check_inputs(op, in);
-  op.each(in, [](const mx::array& a, const char* name, const mx::Shape&, const char*) {
+  each_input(op, in, [](const mx::array& a, const char* name, const mx::Shape&, const char*) {
     check_dtype(Op::CALL, name, a);
   });
   return all_ready(in, s);

@@ -2,6 +2,7 @@
 #include "csrc/step_cell.h"
 
 #include <algorithm>
+#include <climits>
 #include <functional>
 #include <stdexcept>
 
@@ -80,13 +81,28 @@ void copy_rows(const float* from, long stride, long rows, long n, float* to, lon
   for (long r = 0; r < rows; ++r) std::copy_n(from + r * stride, n, to + r * apart);
 }
 
-long sizes(const Arrays& arrays) {
-  long sum = 0;
-  for (const auto& array : arrays) sum += long(array.size());
-  return sum;
-}
+long saturated_sum(long a, long b) { return a > LONG_MAX - b ? LONG_MAX : a + b; }
 
 }  // namespace
+
+long ltc_step_work(long inputs, long units, long unfolds, bool memory) {
+  const long lstm = memory ? (inputs + units + 1) / 2 : 0;  // 4 H rows of I + H + 1 products
+  const long gates = saturated_sum(saturated_product(units, unfolds), inputs + lstm);
+  return saturated_product(saturated_product(8, units), gates);  // a gate is worth 8
+}
+
+long cfc_step_work(long inputs, long units, const std::vector<long>& backbone, bool pure,
+                   bool memory) {
+  long width = inputs + units, work = 0;
+  const auto add = [&](long rows, long products) {
+    work = saturated_sum(work, saturated_product(rows, products));
+  };
+  if (memory) add(4 * units, width + 1);
+  for (long rows : backbone) add(rows, width + 1), width = rows;
+  add(pure ? units : 4 * units, width + 1);
+  if (pure) add(2, units);
+  return work;
+}
 
 struct StepCell::Parts {
   const Kernels& table = kernels();
@@ -140,8 +156,7 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
               p.I,
               p.H,
               synapses});
-  const long lstm = memory.empty() ? 0 : (p.I + p.H + 1) / 2;  // 4 H rows of I + H + 1 products
-  parts->work = saturated_product(8 * p.H, p.H * p.U + p.I + lstm);  // a gate is worth 8
+  parts->work = ltc_step_work(p.I, p.H, p.U, !memory.empty());
   parts->set(readout);
   parts_ = std::move(parts);
 }
@@ -161,7 +176,9 @@ StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memo
     Packed merged = pack_merged(table, p, parts->merged_ts), packed(nullptr, table.free_packed_cfc);
     if (!only_ts || !merged) packed.reset(table.new_packed_cfc(p));
     parts->add({{}, p, std::move(packed), std::move(merged), p.I, p.H, {}});
-    parts->work += sizes(stage.weights) + sizes(memory);
+    const std::vector<long> backbone(p.width, p.width + p.layers);
+    parts->work = saturated_sum(parts->work,
+                                cfc_step_work(p.I, p.H, backbone, p.heads == 1, !memory.empty()));
   }
   parts->set(readout);
   parts_ = std::move(parts);
@@ -179,9 +196,9 @@ void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& c
     set_call(p, call, x, c);
     p.v0 = h, p.v = states;
     const auto* lists = stage.synapses.get();
-    const bool batch_lanes =
-        lists && ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists)[0] == 'l';
-    table.run_packed_ltc(stage.packed.get(), p, batch_lanes);
+    const auto kernel =
+        lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists) : LtcKernel::DENSE;
+    table.run_packed_ltc(stage.packed.get(), p, kernel);
   } else {
     auto p = *stage.cfc;
     set_call(p, call, x, c);

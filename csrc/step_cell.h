@@ -1,6 +1,5 @@
 // A cell for streams: parameters folded, packed and copied once, a few steps computed at once on
-// the calling thread, without a graph. src/step_cell.cpp exposes it, mlx_ncps.backends.cpu makes
-// it.
+// the calling thread, without a graph.
 #pragma once
 
 #include <memory>
@@ -30,6 +29,12 @@ struct CfcStage {
   std::string mode, activation, head_activation;
 };
 
+// The work of one row and step by sizes alone: multiply-adds, or what takes as long, 30 or so to
+// the ns; memory: behind an LSTM.
+long ltc_step_work(long inputs, long units, long unfolds, bool memory);
+long cfc_step_work(long inputs, long units, const std::vector<long>& backbone, bool pure,
+                   bool memory);
+
 class StepCell {
  public:
   // folded: the eleven arrays of ltc_sequence, from cm on; synapses: their lists, or null.
@@ -46,7 +51,7 @@ class StepCell {
   int inputs() const;
   int units() const;
   int outputs() const;
-  // Multiply-adds of a row, or what takes as long: 30 or so to the ns.
+  // Of one row and step, as ltc_step_work and cfc_step_work count it.
   long work() const;
   // Whether output and state are the same numbers.
   bool reads_state() const;

@@ -1,17 +1,19 @@
-// The CfC closed-form update by value (MATHS 1), forward and backward twins; called by the CPU
-// kernels and the Metal kernels, after "activations.h".
+// The CfC's closed-form update by value (MATHS 1), forward and backward twins; after
+// "activations.h".
 #pragma once
 
-enum NcpsCfcMode {
-  NCPS_CFC_DEFAULT = 0,
-  NCPS_CFC_NO_GATE = 1,
-  NCPS_CFC_PURE = 2,
-};
+// X(NAME, name). The place in the list is the number that Python passes (backends/activations.py).
+#define NCPS_CFC_MODES(X) X(DEFAULT, default) X(NO_GATE, no_gate) X(PURE, pure)
+
+#define NCPS_ENUMERATOR(NAME, name) NCPS_CFC_##NAME,
+enum NcpsCfcMode { NCPS_CFC_MODES(NCPS_ENUMERATOR) NCPS_CFC_MODE_COUNT };
+#undef NCPS_ENUMERATOR
 
 // h' from F = activation(f) of the heads f1 and f2 (tanh, lecun_tanh or identity: MATHS 1's
 // variants) and the time gate g = sigmoid(a ts + b)
 template <int MODE, typename V>
 inline V cfc_blend(V F1, V F2, V g) {
+  static_assert(MODE == NCPS_CFC_DEFAULT || MODE == NCPS_CFC_NO_GATE, "a mode that blends heads");
   if (MODE == NCPS_CFC_NO_GATE) return F1 + g * F2;
   return F1 + g * (F2 - F1);
 }
@@ -23,6 +25,7 @@ struct CfcBlendGradient {
 
 template <int MODE, int HEAD_ACTIVATION, typename V>
 inline CfcBlendGradient<V> cfc_blend_backward(V dh, V F1, V F2, V g) {
+  static_assert(MODE == NCPS_CFC_DEFAULT || MODE == NCPS_CFC_NO_GATE, "a mode that blends heads");
   const V dF1 = MODE == NCPS_CFC_NO_GATE ? dh : dh * (1.0f - g);
   const V dg = MODE == NCPS_CFC_NO_GATE ? dh * F2 : dh * (F2 - F1);
   return {dF1 * ncps_activation_slope<HEAD_ACTIVATION>(F1),

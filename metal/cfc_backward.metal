@@ -1,17 +1,36 @@
 // CfC recurrence, backward (MATHS 1), the twin of cfc_forward.metal: carries dL/dh from the end
 // over T and gives the gradients of every stage's pre-activations, from which matrix products over
-// the whole sequence make those of the weights. backends/_cfc_kernels.py calls it.
+// the whole sequence make those of the weights.
 //
 // As in the forward, PARTS neighbouring threads share a column of what a stage reads, and row r of
 // a column belongs to its part r % PARTS, dL/dh too. The gradients of one step's pre-activations
 // stand in threadgroup memory as [column][row]: LAYERS + 2 barriers per step. With ON_CHIP all
 // weights move to threadgroup memory first, else they are streamed. Rows past the batch repeat the
-// last one and write nothing. PARTS is 1, 2 or 4; threadgroups are of a multiple of 32 threads;
-// UNITS >= H, WIDTH >= each layer's width, CHIP >= the number of weights.
-// sizes: B, T, units, saved width, weights, width of each layer.  dstates [B, T, H];  saved [B, T,
-// saved width];  ts [B, T];  weights: of each stage [columns, depth];  w_tau, A [H] (pure); dh0 [B,
-// H];  dz [B, T, saved width] of the layers, then of the heads, HEADS H of them; pure: shares [B,
-// T, 3, H] of dw_tau, dA, dts.
+// last one and write nothing. Threadgroups are of a multiple of 32 threads.
+//
+//   sizes      B, T, H, kept_width, weight_count, widths[LAYERS]
+//   flag       PURE                        : the mode pure
+//   flag       ON_CHIP                     : the weights move to threadgroup memory
+//   int        LAYERS                      : of the backbone
+//   int        HEADS                       : 3, 4 or 1, as in the forward
+//   int        MODE                        : an NcpsCfcMode
+//   int        ACTIVATION                  : an NcpsActivation, of the layers
+//   int        HEAD_ACTIVATION             : an NcpsActivation, of ff1 and ff2
+//   int        ROWS                        : batch rows of a threadgroup
+//   int        PARTS                       : threads that share a column: 1, 2 or 4
+//   int        UNITS                       : H, rounded up
+//   int        WIDTH                       : the widest layer, rounded up
+//   int        CHIP                        : weight_count, rounded up; 0 without ON_CHIP
+//   in float   dstates [B, T, H]           : dL/dh of each step's state
+//   in float   saved [B, T, kept_width]    : of the forward
+//   in float   streamed_weights [weight_count] if ON_CHIP : of each stage [columns, depth]
+//   in float   weights [weight_count] if not ON_CHIP : the same
+//   in float   ts [B, T] if PURE or HEADS == 4 : timespans
+//   in float   ts [1] if HEADS == 3        : not read
+//   in float   w_tau, A [H] if PURE
+//   out float  dh0 [B, H]                  : dL/dh before the first step
+//   out float  dz [B, T, kept_width]       : of the layers, then of the heads
+//   out float  shares [B, T, 3, H] if PURE : of dw_tau, dA, dts
 threadgroup float dh_buffer[UNITS * ROWS];
 threadgroup float head_buffer[HEADS * UNITS * ROWS];
 threadgroup float z_buffer[2][WIDTH * ROWS];

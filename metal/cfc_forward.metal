@@ -1,6 +1,6 @@
 // CfC recurrence, forward (MATHS 1): all T steps of ROWS batch rows in one threadgroup, so that
 // each weight serves ROWS products. The first stage's product with the inputs, its bias included,
-// comes from outside. backends/_cfc_kernels.py calls it.
+// comes from outside.
 //
 // Stages: LAYERS backbone layers, then the HEADS (3: ff1, ff2, t; 4: ff1, ff2, a, b; 1: ff1 in the
 // mode pure) side by side. PARTS neighbouring threads share an output column and split its sum; a
@@ -8,12 +8,33 @@
 // thread. Row r of a column belongs to its part r % PARTS. h is double-buffered in threadgroup
 // memory as [unit][row], the layers' outputs alternate between two buffers: LAYERS + 1 barriers per
 // step. With ON_CHIP all weights move to threadgroup memory first, else they are streamed. Rows
-// past the batch repeat the last one and write nothing. PARTS is 1, 2 or 4; threadgroups are of a
-// multiple of 32 threads; UNITS >= H, WIDTH >= each layer's width, CHIP >= the number of weights.
-// sizes: B, T, units, saved width, weights, width of each layer.  xz [B, T, N0];  h0 [B, H];  ts
-// [B, T]; weights: of each stage [depth, columns];  biases: of stages 1 .. LAYERS;  w_tau, A [H]
-// (pure); states [B, T, H];  with SAVE saved [B, T, saved width]: value or pre-activation of each
-// layer, then F1, F2, g (and a with 4 heads) or f.
+// past the batch repeat the last one and write nothing. Threadgroups are of a multiple of 32
+// threads.
+//
+//   sizes      B, T, H, kept_width, weight_count, widths[LAYERS]
+//   flag       SAVE                   : what the gradient needs leaves
+//   flag       PURE                   : the mode pure
+//   flag       ON_CHIP                : the weights move to threadgroup memory
+//   int        LAYERS                 : of the backbone
+//   int        HEADS                  : 3, 4 or 1, as above
+//   int        MODE                   : an NcpsCfcMode
+//   int        ACTIVATION             : an NcpsActivation, of the layers
+//   int        HEAD_ACTIVATION        : an NcpsActivation, of ff1 and ff2
+//   int        ROWS                   : batch rows of a threadgroup
+//   int        PARTS                  : threads that share a column: 1, 2 or 4
+//   int        UNITS                  : H, rounded up
+//   int        WIDTH                  : the widest layer, rounded up
+//   int        CHIP                   : weight_count, rounded up; 0 without ON_CHIP
+//   in float   xz [B, T, first_width] : the first stage's product with the inputs
+//   in float   h0 [B, H]              : the state before the first step
+//   in float   biases [bias_count]    : of stages 1 .. LAYERS; not read without one
+//   in float   streamed_weights [weight_count] if ON_CHIP : of each stage [depth, columns]
+//   in float   weights [weight_count] if not ON_CHIP : the same
+//   in float   ts [B, T] if PURE or HEADS == 4 : timespans
+//   in float   ts [1] if HEADS == 3   : not read
+//   in float   w_tau, A [H] if PURE
+//   out float  states [B, T, H]
+//   out float  saved [B, T, kept_width] if SAVE : each layer's value or input, F1, F2, g(, a) or f
 threadgroup float h_buffer[2][UNITS * ROWS];
 threadgroup float z_buffer[2][WIDTH * ROWS];
 #if ON_CHIP

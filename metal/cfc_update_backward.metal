@@ -1,9 +1,20 @@
 // CfC update, backward (MATHS 1), the twin of cfc_update_forward.metal: gradients of the heads'
-// pre-activations from dL/dh. backends/_cfc_gemm.py calls it.
+// pre-activations from dL/dh.
 //
 // A thread owns one (neuron, batch row). No threadgroup memory, no barriers.
-// sizes: B, units.  dh [B, units];  saved [B, HEADS units];  ts [B];  w_tau, A [units] (pure);  dz
-// [B, HEADS units];  pure: shares [3, B, units] of dw_tau, dA, dts.
+//
+//   sizes      B, H
+//   flag       PURE                         : the mode pure
+//   int        HEADS                        : 3, 4 or 1, as in the forward
+//   int        MODE                         : an NcpsCfcMode
+//   int        HEAD_ACTIVATION              : an NcpsActivation, of ff1 and ff2
+//   in float   dh [B, H]
+//   in float   saved [B, HEADS * H]         : of the forward
+//   in float   ts [B] if PURE or HEADS == 4 : timespans
+//   in float   ts [1] if HEADS == 3         : not read
+//   in float   w_tau, A [H] if PURE
+//   out float  dz [B, HEADS * H]
+//   out float  shares [3, B, H] if PURE     : of dw_tau, dA, dts
 const uint B = uint(sizes[0]), H = uint(sizes[1]);
 const uint j = thread_position_in_grid.x, b = thread_position_in_grid.y;
 if (j < H && b < B) {

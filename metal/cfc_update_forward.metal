@@ -1,10 +1,20 @@
 // CfC update, forward (MATHS 1): the pointwise end of one step whose products are MLX's, for large
-// batches and states. backends/_cfc_gemm.py calls it.
+// batches and states.
 //
 // A thread owns one (neuron, batch row). No threadgroup memory, no barriers.
-// sizes: B, units.  z [B, HEADS units]: pre-activations of the heads side by side;  ts [B];  w_tau,
-// A [units] (pure);  h [B, units];  with SAVE saved [B, HEADS units]: F1, F2, g (and a with 4
-// heads) or f.
+//
+//   sizes      B, H
+//   flag       SAVE                         : what the gradient needs leaves
+//   flag       PURE                         : the mode pure
+//   int        HEADS : 3: ff1, ff2, t; 4: ff1, ff2, a, b; 1: ff1 in the mode pure
+//   int        MODE                         : an NcpsCfcMode
+//   int        HEAD_ACTIVATION              : an NcpsActivation, of ff1 and ff2
+//   in float   z [B, HEADS * H]             : pre-activations of the heads side by side
+//   in float   ts [B] if PURE or HEADS == 4 : timespans
+//   in float   ts [1] if HEADS == 3         : not read
+//   in float   w_tau, A [H] if PURE
+//   out float  h [B, H]
+//   out float  saved [B, HEADS * H] if SAVE : F1, F2, g (and a with 4 heads) or f
 const uint B = uint(sizes[0]), H = uint(sizes[1]);
 const uint j = thread_position_in_grid.x, b = thread_position_in_grid.y;
 if (j < H && b < B) {

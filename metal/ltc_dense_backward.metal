@@ -1,30 +1,45 @@
 // LTC recurrence, backward, with the synapses in registers (MATHS 3), the twin of
-// ltc_dense_forward.metal, dense or LISTED: walks T and U from the end. backends/_ltc_kernels.py
-// calls it, after ltc_replay.metal.
+// ltc_dense_forward.metal, dense or LISTS: walks T and U from the end.
 //
 // PARTS threads share a *source* i; each keeps its PER outgoing synapses and their gradients in
 // registers, over all batch rows of its threadgroup: rows b = group, group + groups, .. The
 // gradients leave as one slab per threadgroup, summed afterwards in a fixed order. dn and dd of all
 // targets are double-buffered in threadgroup memory: one barrier per unfold. What an unfold reads
 // from memory is loaded while the unfold after it in time is computed: unfolds of a row are
-// neighbours. PARTS is 4 or 8. Threadgroups are of a multiple of 32 threads, >= PARTS H; UNITS >=
-// H, dense UNITS = PER PARTS. sizes: B, T, U, units, groups.  before [B, T, U, H] potentials before
-// each unfold;  saved [B, T, U, 2, H];  dstates, states [B, T, H];  dv0 [B, H];  dnum, dden [B, T,
-// H];  dts [B, T, H] shares of the sum over neurons;  dcm [groups, H];  slabs [groups, 4, H, H] of
-// s2, m2, w, we;  LISTED: targets, synapses [H, PER PARTS] of the sources, slabs [groups, 4, H, PER
-// PARTS].
+// neighbours. Threadgroups are of a multiple of 32 threads, >= PARTS H.
+//
+//   sizes      B, T, U, H, groups
+//   flag       LISTS                 : the synapses of a wiring's lists alone
+//   int        PER                   : synapses of a thread
+//   int        PARTS                 : threads that share a source: 4 or 8
+//   int        UNITS                 : H; without LISTS rounded up, PER PARTS
+//   in float   dstates [B, T, H]     : dL/dv of each step's potentials
+//   in float   saved [B, T, U, 2, H] : n and d of every unfold
+//   in float   states [B, T, H]      : potentials after each step
+//   in float   ts [B, T]             : timespans
+//   in float   cm [H]
+//   in float   before [B, T, U, H]   : potentials before each unfold
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H] if not LISTS
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, PER * PARTS] if LISTS
+//   in int     targets [H, PER * PARTS] if LISTS : of the sources' synapses
+//   out float  dv0 [B, H]            : dL/dv before the first step
+//   out float  dnum, dden [B, T, H]
+//   out float  dts [B, T, H]         : shares of the sum over neurons
+//   out float  dcm [groups, H]
+//   out float  slabs [groups, 4, H, H] if not LISTS : of s2, m2, w, we
+//   out float  slabs [groups, 4, H, PER * PARTS] if LISTS : the same
 threadgroup float dn_buffer[2][UNITS];
 threadgroup float dd_buffer[2][UNITS];
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint groups = uint(sizes[4]);
 const uint lane = thread_position_in_threadgroup.x, group = threadgroup_position_in_grid.x;
 const uint part = lane % uint(PARTS), i = lane / uint(PARTS);
 const bool live = i < H, writes = live && part == 0u;
 
-float s2[PER], m2[PER], w[PER], we[PER], ds2[PER], dm2[PER], dw[PER], dwe[PER];
+float s2[PER], m2[PER], w[PER], we[PER];
+LtcSynapseGradient<float> own[PER];
 uint target[PER];
-#if LISTED
+#if LISTS
 const uint columns = uint(PER * PARTS);  // of the synapses and of a slab
 #else
 const uint columns = H;
@@ -34,7 +49,7 @@ for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
   const bool on = live && j < columns;
   const uint at = on ? i * columns + j : 0u;
-#if LISTED
+#if LISTS
   target[q] = uint(targets[at]);
 #else
   target[q] = j;
@@ -43,7 +58,7 @@ for (int q = 0; q < PER; ++q) {
   m2[q] = on ? float(synapse_m2[at]) : 0.0f;
   w[q] = on ? float(synapse_w[at]) : 0.0f;
   we[q] = on ? float(synapse_we[at]) : 0.0f;
-  ds2[q] = dm2[q] = dw[q] = dwe[q] = 0.0f;
+  own[q].s2 = own[q].m2 = own[q].w = own[q].we = 0.0f;
 }
 const float cm_i = live ? float(cm[i]) : 1.0f;
 float dcm_i = 0.0f;
@@ -62,37 +77,34 @@ for (uint b = group; b < B; b += groups) {
     if (live) dv += float(dstates[row * H + i]);
     for (uint u = U; u-- > 0u;) {
       const float v = v_soon, n = n_soon, d = d_soon;
-      const float grad = live ? dv / ltc_update_denominator(d, cm_i, k) : 0.0f;
-      const float dn = grad * k, dd = -dn * v_next;
+      const float g = live ? ltc_update_backward(dv, d, cm_i, k) : 0.0f;
+      const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k);
       if (part == 0u && i < uint(UNITS)) {
-        dn_buffer[now][i] = dn;
-        dd_buffer[now][i] = dd;
+        dn_buffer[now][i] = sums.dn;
+        dd_buffer[now][i] = sums.dd;
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
       at -= at > 0u ? 1u : 0u;  // past the row's begin it is read but not used
       v_soon = live ? float(before[at * H + i]) : 0.0f;
       n_soon = live ? float(saved[2u * at * H + i]) : 0.0f;
       d_soon = live ? float(saved[(2u * at + 1u) * H + i]) : 0.0f;
-      dn_step += dn;
-      dd_step += dd;
-      dk_step += grad * (n - v_next * d);
-      dcm_i += grad * (v - v_next);
+      dn_step += sums.dn;
+      dd_step += sums.dd;
+      dk_step = ltc_k_backward(dk_step, g, n, d, v_next);
+      dcm_i = ltc_cm_backward(dcm_i, g, v, v_next);
       float sum = 0.0f;
       NCPS_UNROLL
       for (int q = 0; q < PER; ++q) {
         const float dn_j = dn_buffer[now][target[q]], dd_j = dd_buffer[now][target[q]];
         const float gate = ltc_gate(v, s2[q], m2[q]);
         const float dz = ltc_gate_backward(gate, w[q], we[q], dn_j, dd_j);
-        dwe[q] += gate * dn_j;
-        dw[q] += gate * dd_j;
-        ds2[q] += dz * v;
-        dm2[q] += dz;
-        sum += dz * s2[q];
+        own[q] = ltc_synapse_backward(own[q], dz, v, gate, dn_j, dd_j);
+        sum = ltc_source_backward(sum, dz, s2[q]);
       }
       sum += simd_shuffle_xor(sum, ushort(1));
       sum += simd_shuffle_xor(sum, ushort(2));
       if (PARTS == 8) sum += simd_shuffle_xor(sum, ushort(4));
-      dv = grad * cm_i + sum * MINUS_LN2;
+      dv = ltc_dv(g, cm_i, sum);
       v_next = v;
       now = 1u - now;
     }
@@ -110,9 +122,9 @@ for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
   if (live && j < columns) {
     const uint slab = (group * 4u * H + i) * columns + j;
-    slabs[slab] = ds2[q] * MINUS_LN2;
-    slabs[slab + H * columns] = dm2[q] * MINUS_LN2;
-    slabs[slab + 2u * H * columns] = dw[q];
-    slabs[slab + 3u * H * columns] = dwe[q];
+    slabs[slab] = ltc_folded_gradient(own[q].s2);
+    slabs[slab + H * columns] = ltc_folded_gradient(own[q].m2);
+    slabs[slab + 2u * H * columns] = own[q].w;
+    slabs[slab + 3u * H * columns] = own[q].we;
   }
 }

@@ -1,14 +1,27 @@
-// LTC recurrence, forward, with the synapses in registers (MATHS 3): dense, H <= 64, or LISTED, the
+// LTC recurrence, forward, with the synapses in registers (MATHS 3): dense, H <= 64, or LISTS, the
 // few synapses of a sparse wiring; all T steps and U unfolds of one batch row in one threadgroup.
-// backends/_ltc_kernels.py calls it.
 //
 // PARTS threads share a target j; each keeps its PER synapses part + q PARTS in registers for the
-// whole sequence: of source i = part + q PARTS, or listed, the target's own, padded to PER PARTS
+// whole sequence: of source i = part + q PARTS, or with LISTS the target's own, padded to PER PARTS
 // with w = we = 0. v is double-buffered in threadgroup memory: one barrier per unfold. Padding
 // targets compute and write nothing. One threadgroup per row, of a multiple of 32 threads, >= PARTS
-// H; PARTS is 4; UNITS >= H, dense UNITS = PER PARTS. sizes: T, U, units.  num, den [B, T, H];  v0
-// [B, H];  ts [B, T];  cm [H];  synapses [H, H] of source and target; LISTED: sources, synapses [H,
-// PER PARTS] of the targets;  states [B, T, H]; with SAVE saved [B, T, U, 2, H] of n and d.
+// H.
+//
+//   sizes      T, U, H
+//   flag       SAVE                          : what the gradient needs leaves
+//   flag       LISTS                         : the synapses of a wiring's lists alone
+//   int        PER                           : synapses of a thread
+//   int        PARTS                         : threads that share a target: 4
+//   int        UNITS                         : H; without LISTS rounded up, PER PARTS
+//   in float   num, den [B, T, H]            : sums over the inputs, with the leak
+//   in float   v0 [B, H]                     : potentials before the first step
+//   in float   ts [B, T]                     : timespans
+//   in float   cm [H]
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H] if not LISTS
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, PER * PARTS] if LISTS
+//   in int     sources [H, PER * PARTS] if LISTS : of the targets' synapses
+//   out float  states [B, T, H]              : potentials after each step
+//   out float  saved [B, T, U, 2, H] if SAVE : n and d of every unfold
 threadgroup float v_buffer[2][UNITS];
 const uint T = uint(sizes[0]), U = uint(sizes[1]), H = uint(sizes[2]);
 const uint lane = thread_position_in_threadgroup.x, b = threadgroup_position_in_grid.x;
@@ -20,7 +33,7 @@ uint source[PER];
 NCPS_UNROLL
 for (int q = 0; q < PER; ++q) {
   const uint i = part + uint(q * PARTS);
-#if LISTED
+#if LISTS
   const bool on = live;
   const uint at = on ? j * uint(PER * PARTS) + i : 0u;
   source[q] = uint(sources[at]);

@@ -1,12 +1,19 @@
 // The neurons' own part of the LTC backward (MATHS 3) where the recurrence keeps only each unfold's
 // dL/dv' divided by its denominator: gradients of the sums n and d per unfold and per step, and the
-// shares of dcm and dts. backends/_ltc_kernels.py calls it, after ltc_streamed_backward.metal and
-// ltc_list_backward.metal.
+// shares of dcm and dts.
 //
 // A thread owns one neuron of one step. No threadgroup memory, no barrier. The grid may be larger
 // than [neurons, B T]: checked here.
-// sizes: B, T, U, units.  grad, before [B, T, U, H];  saved [B, T, U, 2, H];  states [B, T, H]; ts
-// [B, T];  unfold_dn, unfold_dd [B, T, U, H];  dnum, dden, dcm, dts [B, T, H].
+//
+//   sizes      B, T, U, H
+//   in float   grad [B, T, U, H]     : dL/dv' of each unfold over its denominator
+//   in float   before [B, T, U, H]   : potentials before each unfold
+//   in float   saved [B, T, U, 2, H] : n and d of every unfold
+//   in float   states [B, T, H]      : potentials after each step
+//   in float   ts [B, T]             : timespans
+//   out float  unfold_dn, unfold_dd [B, T, U, H] : of each unfold's sums
+//   out float  dnum, dden [B, T, H]  : of each step's sums
+//   out float  dcm, dts [B, T, H]    : shares of the sums
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint j = thread_position_in_grid.x, row = thread_position_in_grid.y;
 if (j >= H || row >= B * T) return;
@@ -18,13 +25,13 @@ for (uint u = U; u-- > 0u;) {
   const uint at = row * U + u;
   const float g = grad[at * H + j], v = before[at * H + j];
   const float n = saved[2u * at * H + j], d = saved[(2u * at + 1u) * H + j];
-  const float dn = g * k, dd = -dn * v_next;
-  unfold_dn[at * H + j] = dn;
-  unfold_dd[at * H + j] = dd;
-  dn_step += dn;
-  dd_step += dd;
-  dcm_step += g * (v - v_next);
-  dk_step += g * (n - v_next * d);
+  const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k);
+  unfold_dn[at * H + j] = sums.dn;
+  unfold_dd[at * H + j] = sums.dd;
+  dn_step += sums.dn;
+  dd_step += sums.dd;
+  dcm_step = ltc_cm_backward(dcm_step, g, v, v_next);
+  dk_step = ltc_k_backward(dk_step, g, n, d, v_next);
   v_next = v;
 }
 dnum[row * H + j] = dn_step;

@@ -1,10 +1,15 @@
 // The sums over the inputs of every row of B T steps, with the leak (MATHS 3): num = g vleak + Ns
-// and den = g + eps + Ds, which the recurrence reads once per step. backends/_ltc_kernels.py calls
-// it.
+// and den = g + eps + Ds, which the recurrence reads once per step.
 //
 // A thread owns one target j and ROWS rows, so that a synapse's parameters serve ROWS gates. No
 // threadgroup memory, no barrier. The grid may be larger than [targets, row blocks]: checked here.
-// sizes: rows, inputs, units.  x [rows, I];  leaks [H];  synapses [I, H];  num, den [rows, H].
+//
+//   sizes      rows, I, H
+//   int        ROWS                   : rows of a thread
+//   in float   x [rows, I]            : inputs
+//   in float   leak_num, leak_den [H] : g vleak; g + eps
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [I, H]
+//   out float  num, den [rows, H]
 const uint rows = uint(sizes[0]), I = uint(sizes[1]), H = uint(sizes[2]);
 const uint j = thread_position_in_grid.x, first = thread_position_in_grid.y * uint(ROWS);
 if (j >= H || first >= rows) return;

@@ -1,20 +1,29 @@
 // LTC recurrence, backward, dense, any H (MATHS 3), the twin of ltc_streamed_forward.metal: carries
 // dL/dv from the end over T and U, and gives each unfold's dL/dv' divided by its denominator, from
 // which ltc_neuron_backward.metal and ltc_synapse_backward.metal make the parameters' gradients.
-// backends/_ltc_kernels.py calls it, after ltc_replay.metal.
 //
 // PARTS neighbouring threads share a source; a threadgroup walks over the sources in strides of
 // threads / PARTS. dn and dd of all targets and dL/dv stand in threadgroup memory as [unit][row]:
 // two barriers per unfold. Row r of a source belongs to its part r % PARTS, dL/dv too. Rows past
-// the batch repeat the last one and write nothing. PARTS is 1, 2 or 4; threadgroups are of a
-// multiple of 32 threads; UNITS >= H. The synapses come transposed, so that neighbouring sources
-// are neighbours.
-// sizes: B, T, U, units.  before [B, T, U, H];  saved [B, T, U, 2, H];  dstates, states [B, T, H];
-// ts [B, T];  cm [H];  synapses [targets, sources];  dv0 [B, H];  grad [B, T, U, H].
+// the batch repeat the last one and write nothing. Threadgroups are of a multiple of 32 threads.
+// The synapses come transposed, [targets, sources], so that neighbouring sources are neighbours.
+//
+//   sizes      B, T, U, H
+//   int        ROWS                  : batch rows of a threadgroup
+//   int        PARTS                 : threads that share a source: 1, 2 or 4
+//   int        UNITS                 : H, rounded up
+//   in float   dstates [B, T, H]     : dL/dv of each step's potentials
+//   in float   saved [B, T, U, 2, H] : n and d of every unfold
+//   in float   states [B, T, H]      : potentials after each step
+//   in float   ts [B, T]             : timespans
+//   in float   cm [H]
+//   in float   before [B, T, U, H]   : potentials before each unfold
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H]
+//   out float  dv0 [B, H]            : dL/dv before the first step
+//   out float  grad [B, T, U, H]     : dL/dv' of each unfold over its denominator
 threadgroup float dn_buffer[UNITS * ROWS];
 threadgroup float dd_buffer[UNITS * ROWS];
 threadgroup float dv_buffer[UNITS * ROWS];
-constexpr float MINUS_LN2 = -0.69314718055994531f;
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
@@ -49,9 +58,10 @@ for (uint t = T; t-- > 0u;) {
           float dv = dv_buffer[cell];
           if (last) dv += dstates[row * H + i];
           const float d = saved[(2u * at + 1u) * H + i], cm_i = cm[i];
-          const float g = dv / ltc_update_denominator(d, cm_i, k[r]);
-          dn_buffer[cell] = g * k[r];
-          dd_buffer[cell] = -(g * k[r]) * v_next;
+          const float g = ltc_update_backward(dv, d, cm_i, k[r]);
+          const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[r]);
+          dn_buffer[cell] = sums.dn;
+          dd_buffer[cell] = sums.dd;
           dv_buffer[cell] = g * cm_i;
           if (first + uint(r) < B) grad[at * H + i] = g;
         }
@@ -76,7 +86,8 @@ for (uint t = T; t-- > 0u;) {
         for (int r = 0; r < ROWS; ++r) {
           const float dn = dn_buffer[j * uint(ROWS) + uint(r)];
           const float dd = dd_buffer[j * uint(ROWS) + uint(r)];
-          sum[r] += ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd) * s2;
+          const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
+          sum[r] = ltc_source_backward(sum[r], dz, s2);
         }
       }
       NCPS_UNROLL
@@ -86,7 +97,8 @@ for (uint t = T; t-- > 0u;) {
       }
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
-        if (live && mine[r]) dv_buffer[i * uint(ROWS) + uint(r)] += sum[r] * MINUS_LN2;
+        const uint cell = i * uint(ROWS) + uint(r);
+        if (live && mine[r]) dv_buffer[cell] = ltc_dv(float(dv_buffer[cell]), sum[r]);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

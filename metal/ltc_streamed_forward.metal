@@ -1,14 +1,24 @@
 // LTC recurrence, forward, dense, any H (MATHS 3): all T steps and U unfolds of ROWS batch rows in
 // one threadgroup, so that each synapse streamed from memory serves ROWS gates.
-// backends/_ltc_kernels.py calls it.
 //
 // PARTS neighbouring threads share a target; a threadgroup walks over the targets in strides of
 // threads / PARTS, the same number of times in each thread. v is double-buffered in threadgroup
 // memory as [unit][row]: one barrier per unfold. Row r of a target belongs to its part r % PARTS.
-// Rows past the batch repeat the last one and write nothing. PARTS is 1, 2 or 4; threadgroups are
-// of a multiple of 32 threads; UNITS >= H.
-// sizes: B, T, U, units.  num, den [B, T, H];  v0 [B, H];  ts [B, T];  cm [H];  synapses [H, H];
-// states [B, T, H];  with SAVE saved [B, T, U, 2, H] of n and d.
+// Rows past the batch repeat the last one and write nothing. Threadgroups are of a multiple of 32
+// threads.
+//
+//   sizes      B, T, U, H
+//   flag       SAVE                          : what the gradient needs leaves
+//   int        ROWS                          : batch rows of a threadgroup
+//   int        PARTS                         : threads that share a target: 1, 2 or 4
+//   int        UNITS                         : H, rounded up
+//   in float   num, den [B, T, H]            : sums over the inputs, with the leak
+//   in float   v0 [B, H]                     : potentials before the first step
+//   in float   ts [B, T]                     : timespans
+//   in float   cm [H]
+//   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H]
+//   out float  states [B, T, H]              : potentials after each step
+//   out float  saved [B, T, U, 2, H] if SAVE : n and d of every unfold
 threadgroup float v_buffer[2][UNITS * ROWS];
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);

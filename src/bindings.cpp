@@ -8,7 +8,6 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstring>
 #include <map>
 
 #include "csrc/cfc.h"
@@ -17,7 +16,9 @@
 #include "csrc/ltc.h"
 #include "csrc/mappable.h"
 #include "csrc/metallib.h"
+#include "csrc/seen.h"
 #include "metal/activations.h"
+#include "metal/cfc.h"
 #include "src/bindings.h"
 
 namespace nb = nanobind;
@@ -28,29 +29,6 @@ using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Indices = nb::ndarray<const int, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 static std::vector<int> vector_of(const Indices& a) { return {a.data(), a.data() + a.size()}; }
-
-namespace {
-
-// Arrays as they were; held, so that no id is used again.
-struct Seen {
-  mlx_ncps::Arrays arrays;
-
-  // Whether these are still the same values: no other arrays, none edited in place, no tracer of
-  // mx.compile. A tracer of mx.grad is a copy of the array that it stands for.
-  bool are(const mlx_ncps::Arrays& now) const {
-    if (now.size() != arrays.size()) return false;
-    for (size_t i = 0; i < now.size(); ++i) {
-      const mlx::core::array* a = &now[i];
-      while (a->is_tracer() && a->has_primitive() && a->inputs().size() == 1 &&
-             std::strcmp(a->primitive().name(), "Copy") == 0)
-        a = &a->inputs()[0];
-      if (a->id() != arrays[i].id() || a->is_tracer()) return false;
-    }
-    return true;
-  }
-};
-
-}  // namespace
 
 NB_MODULE(_ext, m) {
   m.doc() = "Fused CfC and LTC primitives for MLX's CPU backend.";
@@ -66,14 +44,14 @@ NB_MODULE(_ext, m) {
           },
           "source"_a, "target"_a, "sensory_source"_a, "sensory_target"_a, "inputs"_a, "units"_a);
 
-  m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "cm"_a, "leak_num"_a,
-        "leak_den"_a, "s2"_a, "m2"_a, "w"_a, "we"_a, "sensory_s2"_a, "sensory_m2"_a, "sensory_w"_a,
-        "sensory_we"_a, nb::kw_only(), "unfolds"_a, "synapses"_a.none() = nb::none(),
-        "memory"_a.none() = nb::none(), "save"_a = true, "stream"_a = nb::none());
+  m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "folded"_a, nb::kw_only(),
+        "unfolds"_a, "synapses"_a.none() = nb::none(), "memory"_a.none() = nb::none(),
+        "save"_a = true, "stream"_a = nb::none());
   m.def(
       "ltc_kernel",
       [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses) {
-        return std::string(mlx_ncps::ltc_kernel(B, I, H, unfolds, synapses.get()));
+        const auto kernel = mlx_ncps::choose_ltc_kernel(B, I, H, unfolds, synapses.get());
+        return kernel == mlx_ncps::LtcKernel::LISTS ? "lists" : "dense";
       },
       "B"_a, "I"_a, "H"_a, "unfolds"_a, "synapses"_a.none() = nb::none(),
       "Which LTC kernel runs this shape: 'dense' or 'lists'.");
@@ -119,31 +97,47 @@ NB_MODULE(_ext, m) {
   m.def(
       "set_isa", [](const std::string& name) { mlx_ncps::choose_kernels(name.c_str()); }, "name"_a);
   m.def(
-      "vector_limit", [](const std::string& kind) { return mlx_ncps::vector_limit(kind.c_str()); },
+      "vector_limit",
+      [](const std::string& kind) {
+        if (kind == "sigmoid") return mlx_ncps::vector_limit(mlx_ncps::Limit::GATES);
+        if (kind == "fma") return mlx_ncps::vector_limit(mlx_ncps::Limit::MULTIPLY_ADDS);
+        throw std::invalid_argument("[vector_limit] kind must be 'sigmoid' or 'fma', got '" + kind +
+                                    "'.");
+      },
       "kind"_a, "Measured 'sigmoid' gates or 'fma' multiply-adds per second, all threads.");
   m.def(
       "maths",
       [](const std::string& function, bool slope, const Floats& z) {
-        static const std::map<std::string, int> functions{{"lecun_tanh", NCPS_LECUN_TANH},
-                                                          {"tanh", NCPS_TANH},
-                                                          {"relu", NCPS_RELU},
-                                                          {"gelu", NCPS_GELU},
-                                                          {"silu", NCPS_SILU},
-                                                          {"sigmoid", NCPS_SIGMOID},
-                                                          {"exp2", mlx_ncps::MATHS_EXP2},
-                                                          {"logistic", mlx_ncps::MATHS_LOGISTIC},
-                                                          {"erf", mlx_ncps::MATHS_ERF}};
+#define NCPS_NUMBER(NAME, name, ...) {#name, NCPS_##NAME},
+        static const std::map<std::string, int> functions{
+            NCPS_ACTIVATIONS(NCPS_NUMBER){"exp2", mlx_ncps::MATHS_EXP2},
+            {"logistic", mlx_ncps::MATHS_LOGISTIC},
+            {"erf", mlx_ncps::MATHS_ERF}};
+#undef NCPS_NUMBER
         std::vector<float> out(z.size());
         mlx_ncps::kernels().run_maths(functions.at(function), slope, z.data(), long(z.size()),
                                       out.data());
         return mlx::core::array(out.data(), {int(out.size())});
       },
       "function"_a, "slope"_a, "z"_a, "A function of the kernels, or its slope (for tests).");
+  // For tests, which compare Python's tables with them.
+  nb::list activations, modes;
+#define NCPS_ROW(NAME, name, from_value, backbone, heads) \
+  activations.append(nb::make_tuple(#name, from_value, backbone, heads));
+#define NCPS_MODE(NAME, name) modes.append(#name);
+  NCPS_ACTIVATIONS(NCPS_ROW)
+  NCPS_CFC_MODES(NCPS_MODE)
+#undef NCPS_ROW
+#undef NCPS_MODE
+  m.attr("activations") = nb::tuple(activations);
+  m.attr("cfc_modes") = nb::tuple(modes);
+  m.attr("max_cfc_layers") = mlx_ncps::MAX_CFC_LAYERS;
   m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
         "Fill outputs with NaN before kernels write them (for tests).");
-  nb::class_<Seen>(m, "Seen", "Arrays as they are now, to tell later whether one was edited.")
+  nb::class_<mlx_ncps::Seen>(m, "Seen",
+                             "Arrays as they are now, to tell later whether one was edited.")
       .def(nb::init<mlx_ncps::Arrays>(), "arrays"_a)
-      .def("are", &Seen::are, "arrays"_a);
+      .def("are", &mlx_ncps::Seen::are, "arrays"_a);
   m.def(
       "array_type",
       []() -> nb::object {

@@ -1,6 +1,6 @@
 // Where a cell's parameters and options lie: in the dicts and lists of its modules and in their
 // attributes. Remembers what lay there, so that one walk tells whether anything was replaced,
-// added, removed or, an MLX array, changed in place. src/step_cell.cpp asks it before every step.
+// added, removed or, an MLX array, changed in place. It runs before every step.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -54,7 +54,7 @@ def simulator() -> Iterator[None]:
     import mslsim
 
     before = metal.run, metal.available
-    metal.run = type(metal.run)(metal.NAME, mslsim.metal_kernel, mx.cpu)
+    metal.run = metal.run.but(register=mslsim.metal_kernel, stream=mx.cpu)
     metal.available = lambda: (True, "simulated")
     try:
         with mslsim.options(mode="fast", lint=False), mlx_ncps.use_backend("metal"):

@@ -1,5 +1,6 @@
-"""Writes python/mlx_ncps/_ext.pyi, the types of the native module, from the one built in place; to
-be run after a change of src/. Needs nanobind.
+"""Writes python/mlx_ncps/_ext.pyi, the types of the native module, from the module built in place.
+
+To be run after a change of src/; needs nanobind.
 """
 
 from __future__ import annotations

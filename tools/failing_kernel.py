@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import mlx.core as mx
-from mlx_ncps.backends import _kernels, cuda, metal
+from mlx_ncps.backends import cuda, metal
 
 
 class Kernel(NamedTuple):
@@ -47,7 +47,7 @@ def failing_kernel(backend: str, call) -> Kernel | None:
     run = module.run
 
     def register(**named):
-        kernel = run._register(**named)
+        kernel = run.register(**named)
 
         def launch(**called):
             try:
@@ -56,12 +56,12 @@ def failing_kernel(backend: str, call) -> Kernel | None:
             except Exception as error:  # any error of MLX, the compiler or the driver
                 template = ", ".join(f"{key}={value}" for key, value in called["template"])
                 name = f"{named['name']}<{template}>"
-                raise _Failed(Kernel(name, str(error), _text(named, called, run._cuda))) from error
+                raise _Failed(Kernel(name, str(error), _text(named, called, run.cuda))) from error
             return outputs
 
         return launch
 
-    module.run = _kernels.Runner(run.name, register, run.stream, cuda=run._cuda)
+    module.run = run.but(register=register)
     try:
         call()
     except _Failed as failed:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 
-from mlx_ncps.plans import chips
+from mlx_ncps.backends.gpu.geometry import APPLE
 
 from tests.support.as_cuda import (
     ARCHITECTURES,
@@ -23,6 +23,7 @@ from tests.support.as_cuda import (
     registers,
 )
 from tests.support.cases import CfcCase, LtcCase
+from tools.plans import chips
 
 FEW = {"steps": 2, "unfolds": 2}
 CASES = {
@@ -75,7 +76,7 @@ def rows(compiled) -> list[list[str]]:
     """The cells of every kernel that the calls launch, each variant once."""
     found, seen = [], set()
     for call, case in CASES.items():
-        for name, (text, threads) in recorded(case, "metal").items():
+        for name, (text, threads) in recorded(case, APPLE).items():
             if name not in seen:
                 seen.add(name)
                 found.append(variant(compiled, call, name, text, threads))

@@ -2,7 +2,7 @@
 
 It builds, runs the tests, compares values and gradients of all cases on the GPU with float64, runs
 the benchmarks, and writes build/mac-report.md: the machine, what passed, the times beside those
-that mlx_ncps.plans derives, and the text of the first kernel that does not compile. A step that
+that tools/plans derives, and the text of the first kernel that does not compile. A step that
 fails does not keep the next from running. The names of your folders are left out.
 
     make mac-report                                  # about an hour
@@ -184,9 +184,8 @@ def derived(path: Path) -> str:
     """Of a file of results: each row's median time on our kernels beside what the cost model
     derives for the chips that it knows.
     """
-    from mlx_ncps.plans import chips
-
     from benchmarks.rows import ROWS, quick
+    from tools.plans import chips
 
     cases = {row.name: row for row in (*ROWS, *quick(ROWS))}
     names = " / ".join(chip.name for chip in chips.CHIPS)
@@ -201,7 +200,7 @@ def derived(path: Path) -> str:
 
 def derived_ms(row, every_chip) -> str:
     """The derived times of a row on the GPU; "-" for modes and wirings without a plan."""
-    from mlx_ncps.plans import table
+    from tools.plans import table
 
     if row is None or row.mode not in ("fwd", "fwd+bwd"):
         return "-"

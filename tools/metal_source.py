@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mlx_ncps.backends import _kernels, metal, metallib
-from mlx_ncps.plans.trace import runner
+from mlx_ncps.backends import metal, metallib
+from mlx_ncps.backends.gpu.runner import THREADS_BOUND, header
+from mlx_ncps.backends.gpu.trace import runner
 
 from build_backend.metallib_source import Source
 from tests.support.cases import CFC_CASES, LTC_CASES, LTC_WIRED_CASES, CfcCase, LtcCase, make
@@ -33,7 +34,7 @@ LARGE = [
 
 def record() -> Source:
     """The launches of all cases, traced but not run."""
-    source = Source(_kernels.header(), _kernels.THREADS_BOUND, metallib.function_name)
+    source = Source(header(), THREADS_BOUND, metallib.function_name)
     metal.run = runner(source.add)
     metal.available = lambda: (True, "recorded")
     for case in LTC_CASES + LTC_WIRED_CASES + CFC_CASES + LARGE:

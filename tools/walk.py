@@ -147,7 +147,7 @@ def pretend_metal() -> None:
 
         return launch
 
-    metal.run = type(metal.run)(metal.NAME, register, mx.cpu)
+    metal.run = metal.run.but(register=register, stream=mx.cpu)
     metal.available = lambda: (True, "launches that give zeros")
 
 

@@ -1,31 +1,13 @@
 // CfC over whole sequences (MATHS 1), a block of a few batch rows and a chunk of steps at a time.
 // Every step multiplies its x (few rows: those of a chunk at once) and h, then runs the other
 // backbone layers, the heads side by side and the closed form.
+#pragma once
 
-static void activate(int activation, float* z, const float* bias, long n, float* kept) {
-  const auto run = [&](auto f, bool keep_value) {
-    for (long q = 0; q < n; q += W) {
-      const vf pre = bias ? load(z + q) + load(bias + q) : load(z + q);
-      const vf value = f(pre);
-      store(z + q, value);
-      if (kept) store_partial(kept + q, keep_value ? value : pre, n - q);
-    }
-  };
-  switch (activation) {
-    case NCPS_LECUN_TANH:
-      return run([](vf z) { return ncps_activation<NCPS_LECUN_TANH>(z); }, true);
-    case NCPS_TANH:
-      return run([](vf z) { return ncps_activation<NCPS_TANH>(z); }, true);
-    case NCPS_RELU:
-      return run([](vf z) { return ncps_activation<NCPS_RELU>(z); }, true);
-    case NCPS_SIGMOID:
-      return run([](vf z) { return ncps_activation<NCPS_SIGMOID>(z); }, true);
-    case NCPS_GELU:
-      return run([](vf z) { return ncps_activation<NCPS_GELU>(z); }, false);
-    default:
-      return run([](vf z) { return ncps_activation<NCPS_SILU>(z); }, false);
-  }
-}
+#include "csrc/cpu/activation.inl"
+#include "csrc/cpu/lstm.inl"
+
+namespace mlx_ncps {
+namespace {
 
 // Packed weights. Stage s reads `depth[s]` values (stage 0: x and h) and writes `width[s]` columns,
 // `stride[s]` floats apart.
@@ -33,9 +15,9 @@ struct Cfc {
   CfcProblem p;
   long Hn;    // a row of states, whole panels
   long head;  // columns of one head, whole vectors
-  long depth[MAX_CFC_LAYERS + 1], width[MAX_CFC_LAYERS + 1], stride[MAX_CFC_LAYERS + 1];
-  float *x_panels, *h_panels, *panels[MAX_CFC_LAYERS + 1], *bias[MAX_CFC_LAYERS + 1];
-  float *w_tau, *A;
+  long depth[MAX_CFC_STAGES]{}, width[MAX_CFC_STAGES]{}, stride[MAX_CFC_STAGES]{};
+  float *x_panels = nullptr, *h_panels = nullptr, *panels[MAX_CFC_STAGES]{};
+  float *bias[MAX_CFC_STAGES]{}, *w_tau = nullptr, *A = nullptr;
   Lstm lstm;
 };
 
@@ -70,19 +52,10 @@ static void pack_stage(const Cfc& k, int s, long first, long depth, float* out) 
 }
 
 static Cfc make_cfc(const CfcProblem& p, bool backward, Carver& memory) {
-  Cfc k{p,
-        round_up(p.H, NR),
-        round_up(p.H, W),
-        {},
-        {},
-        {},
-        nullptr,
-        nullptr,
-        {},
-        {},
-        nullptr,
-        nullptr,
-        make_lstm(p, p.h0, p.h, backward, memory)};
+  Cfc k{.p = p,
+        .Hn = round_up(p.H, NR),
+        .head = round_up(p.H, W),
+        .lstm = make_lstm(p, p.h0, p.h, backward, memory)};
   for (int s = 0; s <= p.layers; ++s) {
     k.depth[s] = s == 0 ? p.H : p.width[s - 1];
     k.width[s] = s < p.layers ? p.width[s] : p.heads * k.head;
@@ -95,6 +68,14 @@ static Cfc make_cfc(const CfcProblem& p, bool backward, Carver& memory) {
   return k;
 }
 
+static void pack_pure(const Cfc& k) {
+  const bool pure = k.p.mode == NCPS_CFC_PURE;
+  for (long j = 0; j < k.Hn; ++j) {
+    k.w_tau[j] = pure && j < k.p.H ? k.p.w_tau[j] : 0.0f;
+    k.A[j] = pure && j < k.p.H ? k.p.A[j] : 0.0f;
+  }
+}
+
 static void pack_cfc(const Cfc& k) {
   const CfcProblem& p = k.p;
   for (int s = 0; s <= p.layers; ++s) {
@@ -102,28 +83,24 @@ static void pack_cfc(const Cfc& k) {
     pack_stage(k, s, s == 0 ? p.I : 0, k.depth[s], s == 0 ? k.h_panels : k.panels[s]);
     for (long n = 0; n < k.stride[s]; ++n) k.bias[s][n] = bias_of(k, s, n);
   }
-  for (long j = 0; j < k.Hn; ++j) {
-    k.w_tau[j] = p.heads == 1 && j < p.H ? p.w_tau[j] : 0.0f;
-    k.A[j] = p.heads == 1 && j < p.H ? p.A[j] : 0.0f;
-  }
+  pack_pure(k);
 }
-
-template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
 
 // f(mode, activation of the heads) with both as compile-time constants.
 template <typename F>
 static inline auto with_heads(const CfcProblem& p, F f) {
   const auto of_mode = [&](auto mode) {
-    if (p.head_activation == NCPS_IDENTITY) return f(mode, Constant<NCPS_IDENTITY>{});
-    if (p.head_activation == NCPS_LECUN_TANH) return f(mode, Constant<NCPS_LECUN_TANH>{});
-    return f(mode, Constant<NCPS_TANH>{});
+#define NCPS_HEADS(NAME, name, from_value, backbone, heads) \
+  if constexpr (heads)                                      \
+    if (p.head_activation == NCPS_##NAME) return f(mode, Constant<NCPS_##NAME>{});
+    NCPS_ACTIVATIONS(NCPS_HEADS)
+#undef NCPS_HEADS
+    unknown_choice("head_activation", p.head_activation);
   };
   if (p.mode == NCPS_CFC_PURE) return f(Constant<NCPS_CFC_PURE>{}, Constant<NCPS_IDENTITY>{});
   if (p.mode == NCPS_CFC_NO_GATE) return of_mode(Constant<NCPS_CFC_NO_GATE>{});
-  return of_mode(Constant<NCPS_CFC_DEFAULT>{});
+  if (p.mode == NCPS_CFC_DEFAULT) return of_mode(Constant<NCPS_CFC_DEFAULT>{});
+  unknown_choice("mode", p.mode);
 }
 
 // h' of one row from its heads' pre-activations z [heads][head]; bias: null where z already holds
@@ -135,21 +112,21 @@ static inline void cfc_heads(const Cfc& k, const float* z, const float* bias, fl
   const bool merged = k.p.heads == 3;
   const auto head = [&](long at) { return bias ? load(z + at) + load(bias + at) : load(z + at); };
   for (long q = 0; q < H; q += W) {
-    if (MODE == NCPS_CFC_PURE) {
+    if constexpr (MODE == NCPS_CFC_PURE) {
       const vf f = head(q);
       store(h + q, cfc_pure(f, load(k.w_tau + q), load(k.A + q), ts));
       if (kept) store_partial(kept + q, f, H - q);
-      continue;
+    } else {
+      const vf F1 = ncps_activation<HEAD_ACTIVATION>(head(q)),
+               F2 = ncps_activation<HEAD_ACTIVATION>(head(stride + q)), a = head(2 * stride + q);
+      const vf g = ncps_sigmoid(merged ? a : a * ts + head(3 * stride + q));
+      store(h + q, cfc_blend<MODE>(F1, F2, g));
+      if (!kept) continue;
+      store_partial(kept + q, F1, H - q);
+      store_partial(kept + H + q, F2, H - q);
+      store_partial(kept + 2 * H + q, g, H - q);
+      if (!merged) store_partial(kept + 3 * H + q, a, H - q);
     }
-    const vf F1 = ncps_activation<HEAD_ACTIVATION>(head(q)),
-             F2 = ncps_activation<HEAD_ACTIVATION>(head(stride + q)), a = head(2 * stride + q);
-    const vf g = ncps_sigmoid(merged ? a : a * ts + head(3 * stride + q));
-    store(h + q, cfc_blend<MODE>(F1, F2, g));
-    if (!kept) continue;
-    store_partial(kept + q, F1, H - q);
-    store_partial(kept + H + q, F2, H - q);
-    store_partial(kept + 2 * H + q, g, H - q);
-    if (!merged) store_partial(kept + 3 * H + q, a, H - q);
   }
 }
 
@@ -176,16 +153,16 @@ struct CfcBuffers {
 };
 
 static CfcBuffers make_cfc_buffers(const Cfc& k, long rows, Carver& memory) {
-  const long most = min_of(k.p.T, CHUNK_ROWS / rows);
-  CfcBuffers f{rows < ROWS_OF_STEP ? most : 1, most};
-  f.x = memory.take(rows * k.p.I);
-  f.h = memory.take(rows * k.Hn);
-  f.first = memory.take(rows * f.drive * k.stride[0]);
+  const long most = min_of(k.p.T, CHUNK_ROWS / rows), drive = rows < ROWS_OF_STEP ? most : 1;
   long width = 0;
   for (int s = 1; s <= k.p.layers; ++s) width += k.stride[s];
-  f.stages = memory.take(rows * width);
-  f.lstm = memory.take(lstm_floats(k.lstm, rows));
-  return f;
+  return {.drive = drive,
+          .lstm_chunk = most,
+          .x = memory.take(rows * k.p.I),
+          .h = memory.take(rows * k.Hn),
+          .first = memory.take(rows * drive * k.stride[0]),
+          .stages = memory.take(rows * width),
+          .lstm = take_lstm(k.lstm, rows, memory)};
 }
 
 // The input half of the first stage, of steps t .. t + steps: first [rows][steps][stride].
@@ -263,24 +240,19 @@ static long cfc_operations(const Cfc& k) {
 static void cfc_forward_all(const Cfc& k) {
   const long B = k.p.B, T = k.p.T, threads = share_work(cfc_operations(k), parallel_threads()),
              rows = even_rows(B, CFC_ROWS, threads), steps = CHUNK_ROWS / rows;
-  Carver count{nullptr};
-  make_cfc_buffers(k, rows, count);
-  Scratch scratch(count.used * threads);
+  const Slabs buffers([&](Carver& memory) { return make_cfc_buffers(k, rows, memory); }, threads);
   auto body = [&](long thread, long chain, long link) {
-    Carver memory{scratch.data + thread * count.used};
     const long b = chain * rows, t = link * steps;
-    cfc_forward_rows(k, make_cfc_buffers(k, rows, memory), b, min_of(rows, B - b), t,
-                     min_of(T, t + steps));
+    cfc_forward_rows(k, buffers.of(thread), b, min_of(rows, B - b), t, min_of(T, t + steps));
   };
   parallel_chains(threads, (B + rows - 1) / rows, (T + steps - 1) / steps, body);
 }
 
 static void cfc_forward(const CfcProblem& p) {
-  Carver count{nullptr};
-  make_cfc(p, false, count);
-  Scratch scratch(count.used);
-  Carver memory{scratch.data};
-  const Cfc k = make_cfc(p, false, memory);
-  pack_cfc(k);
-  cfc_forward_all(k);
+  const Carved k([&](Carver& memory) { return make_cfc(p, false, memory); });
+  pack_cfc(k.arrays);
+  cfc_forward_all(k.arrays);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

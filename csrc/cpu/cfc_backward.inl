@@ -2,44 +2,18 @@
 // only the small [rows, units] products that carry dL/dh back; then the weight gradients and dL/dx
 // as GEMMs over the whole chunk. Each task owns one slab of weight gradients; slabs are summed in a
 // fixed order.
+#pragma once
 
-static void multiply_slope(int activation, float* dz, const float* kept, long n) {
-  const auto run = [&](auto slope) {
-    for (long q = 0; q < n; q += W)
-      store(dz + q, load(dz + q) * slope(load_partial(kept + q, n - q)));
-  };
-  switch (activation) {
-    case NCPS_LECUN_TANH:
-      return run([](vf z) { return ncps_activation_slope<NCPS_LECUN_TANH>(z); });
-    case NCPS_TANH:
-      return run([](vf z) { return ncps_activation_slope<NCPS_TANH>(z); });
-    case NCPS_RELU:
-      return run([](vf z) { return ncps_activation_slope<NCPS_RELU>(z); });
-    case NCPS_SIGMOID:
-      return run([](vf z) { return ncps_activation_slope<NCPS_SIGMOID>(z); });
-    case NCPS_GELU:
-      return run([](vf z) { return ncps_activation_slope<NCPS_GELU>(z); });
-    default:
-      return run([](vf z) { return ncps_activation_slope<NCPS_SILU>(z); });
-  }
-}
+#include "csrc/cpu/cfc.inl"
+#include "csrc/cpu/lstm_backward.inl"
 
-// A layer's output from what was kept of it.
-static void value_from_kept(int activation, const float* kept, long n, float* value) {
-  if (activation != NCPS_GELU && activation != NCPS_SILU) return copy(value, kept, n);
-  for (long q = 0; q < n; q += W) {
-    const vf z = load_partial(kept + q, n - q);
-    store_partial(
-        value + q,
-        activation == NCPS_GELU ? ncps_activation<NCPS_GELU>(z) : ncps_activation<NCPS_SILU>(z),
-        n - q);
-  }
-}
+namespace mlx_ncps {
+namespace {
 
 // One task's weight gradients: stage s [width][in, whole panels] (stage 0: the x part, then the h
 // part), biases, w_tau, A.
 struct CfcSlab {
-  float *dx_weight, *dweight[MAX_CFC_LAYERS + 1], *dbias[MAX_CFC_LAYERS + 1], *dw_tau, *dA;
+  float *dx_weight, *dweight[MAX_CFC_STAGES], *dbias[MAX_CFC_STAGES], *dw_tau, *dA;
 };
 
 static CfcSlab cfc_slab(const Cfc& k, Carver& memory) {
@@ -56,7 +30,7 @@ static CfcSlab cfc_slab(const Cfc& k, Carver& memory) {
 // The weights in the other orientation, for dL/d(input) = dL/d(output) W: panels over the stage's
 // inputs.
 struct CfcTransposed {
-  float *x_panels, *panels[MAX_CFC_LAYERS + 1];
+  float *x_panels, *panels[MAX_CFC_STAGES];
 };
 
 static CfcTransposed make_transposed(const Cfc& k, const float* zeros, Carver& memory) {
@@ -89,22 +63,22 @@ static inline float cfc_heads_backward(const Cfc& k, const float* dh, const floa
   vf dts = vf{};
   for (long q = 0; q < H; q += W) {
     const long live = H - q;
-    if (MODE == NCPS_CFC_PURE) {
+    if constexpr (MODE == NCPS_CFC_PURE) {
       const auto d = cfc_pure_backward(load(dh + q), load_partial(kept + q, live),
                                        load(k.w_tau + q), load(k.A + q), ts);
       store(dz + q, d.df);
       store(g.dw_tau + q, load(g.dw_tau + q) + d.dw_tau), store(g.dA + q, load(g.dA + q) + d.dA);
       dts += d.dts;
-      continue;
+    } else {
+      const auto d = cfc_blend_backward<MODE, HEAD_ACTIVATION>(
+          load(dh + q), load_partial(kept + q, live), load_partial(kept + H + q, live),
+          load_partial(kept + 2 * H + q, live));
+      store(dz + q, d.df1), store(dz + stride + q, d.df2);
+      store(dz + 2 * stride + q, merged ? d.du : d.du * ts);
+      if (merged) continue;
+      store(dz + 3 * stride + q, d.du);
+      dts += d.du * load_partial(kept + 3 * H + q, live);
     }
-    const auto d = cfc_blend_backward<MODE, HEAD_ACTIVATION>(
-        load(dh + q), load_partial(kept + q, live), load_partial(kept + H + q, live),
-        load_partial(kept + 2 * H + q, live));
-    store(dz + q, d.df1), store(dz + stride + q, d.df2);
-    store(dz + 2 * stride + q, merged ? d.du : d.du * ts);
-    if (merged) continue;
-    store(dz + 3 * stride + q, d.du);
-    dts += d.du * load_partial(kept + 3 * H + q, live);
   }
   return horizontal_sum(dts);
 }
@@ -118,14 +92,13 @@ static inline float cfc_heads_backward_of(const Cfc& k, const float* dh, const f
 
 // Buffers of one task; dz[s] is [rows][steps][stride[s]].
 struct CfcBackwardBuffers {
-  float *dh, *dz[MAX_CFC_LAYERS + 1], *columns, *rows;
+  float *dh = nullptr, *dz[MAX_CFC_STAGES]{}, *columns = nullptr, *rows = nullptr;
   LstmBackwardRows lstm;
 };
 
 static CfcBackwardBuffers make_buffers(const Cfc& k, const LstmSlab& lstm, long b, long rows,
                                        long chunk, Carver& memory) {
-  CfcBackwardBuffers f{
-      nullptr, {}, nullptr, nullptr, make_lstm_rows(k.lstm, lstm, b, rows, memory)};
+  CfcBackwardBuffers f{.lstm = make_lstm_rows(k.lstm, lstm, b, rows, memory)};
   long widest = round_up(k.p.I, NR);
   for (int s = 0; s <= k.p.layers; ++s) {
     f.dz[s] = memory.take(rows * chunk * k.stride[s]);
@@ -221,12 +194,9 @@ static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSla
                               const LstmSlab& lstm, long b, long rows) {
   const CfcProblem& p = k.p;
   const long chunk = min_of(p.T, CHUNK_ROWS / rows);
-  Carver count{nullptr};
-  make_buffers(k, lstm, b, rows, chunk, count);
-  Scratch scratch(count.used);
-  fill(scratch.data, count.used, 0.0f);
-  Carver memory{scratch.data};
-  const CfcBackwardBuffers f = make_buffers(k, lstm, b, rows, chunk, memory);
+  const Slabs buffers([&](Carver& memory) { return make_buffers(k, lstm, b, rows, chunk, memory); },
+                      1);
+  const CfcBackwardBuffers f = buffers.cleared(0);
   for (long end = p.T; end > 0; end -= chunk) {
     const long t0 = end > chunk ? end - chunk : 0, steps = end - t0;
     for (long t = end - 1; t >= t0; --t) cfc_backward_step(k, w, g, f, b, rows, t, t0, steps);
@@ -236,7 +206,9 @@ static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSla
   for (long r = 0; r < rows; ++r) copy(p.dh0 + (b + r) * p.H, f.dh + r * k.Hn, p.H);
 }
 
-static void unpack_cfc(const Cfc& k, const CfcSlab& g, long stride, long count) {
+template <typename Layout>
+static void unpack_cfc(const Cfc& k, const Slabs<Layout>& slabs) {
+  const CfcSlab g = slabs.of(0);
   const CfcProblem& p = k.p;
   for (int s = 0; s <= p.layers; ++s) {
     const long fan_in = s == 0 ? p.I + p.H : k.depth[s], first = s == 0 ? p.I : 0;
@@ -245,59 +217,44 @@ static void unpack_cfc(const Cfc& k, const CfcSlab& g, long stride, long count) 
       const bool head = s == p.layers;
       float* out =
           head ? p.dhead_weight[n / k.head] + n % k.head * fan_in : p.dweight[s] + n * fan_in;
-      for (long c = 0; c < first; ++c)
-        out[c] = sum_slabs(g.dx_weight + n * round_up(p.I, NR) + c, stride, count);
+      for (long c = 0; c < first; ++c) out[c] = slabs.sum(g.dx_weight + n * round_up(p.I, NR) + c);
       for (long c = first; c < fan_in; ++c)
-        out[c] = sum_slabs(g.dweight[s] + n * round_up(k.depth[s], NR) + c - first, stride, count);
-      (head ? p.dhead_bias[n / k.head][n % k.head] : p.dbias[s][n]) =
-          sum_slabs(g.dbias[s] + n, stride, count);
+        out[c] = slabs.sum(g.dweight[s] + n * round_up(k.depth[s], NR) + c - first);
+      (head ? p.dhead_bias[n / k.head][n % k.head] : p.dbias[s][n]) = slabs.sum(g.dbias[s] + n);
     }
   }
-  for (long j = 0; p.heads == 1 && j < p.H; ++j) {
-    p.dw_tau[j] = sum_slabs(g.dw_tau + j, stride, count);
-    p.dA[j] = sum_slabs(g.dA + j, stride, count);
+  for (long j = 0; p.mode == NCPS_CFC_PURE && j < p.H; ++j) {
+    p.dw_tau[j] = slabs.sum(g.dw_tau + j);
+    p.dA[j] = slabs.sum(g.dA + j);
   }
 }
 
 static void cfc_backward(const CfcProblem& p) {
-  Carver count{nullptr};
-  make_cfc(p, true, count);
-  Scratch forward_memory(count.used);
-  Carver memory{forward_memory.data};
-  const Cfc k = make_cfc(p, true, memory);
-  for (long j = 0; j < k.Hn; ++j) {
-    k.w_tau[j] = p.heads == 1 && j < p.H ? p.w_tau[j] : 0.0f;
-    k.A[j] = p.heads == 1 && j < p.H ? p.A[j] : 0.0f;
-  }
+  const Carved made([&](Carver& memory) { return make_cfc(p, true, memory); });
+  const Cfc& k = made.arrays;
+  pack_pure(k);
   long widest = p.I > p.H ? p.I : p.H;
   for (int s = 0; s < p.layers; ++s) widest = p.width[s] > widest ? p.width[s] : widest;
   Scratch zeros(round_up(widest, NR));
   fill(zeros.data, round_up(widest, NR), 0.0f);
-  Carver transposed_count{nullptr};
-  make_transposed(k, zeros.data, transposed_count);
-  Scratch transposed(transposed_count.used);
-  Carver transposed_memory{transposed.data};
-  const CfcTransposed w = make_transposed(k, zeros.data, transposed_memory);
-  Carver slab_count{nullptr};
-  cfc_slab(k, slab_count);
+  const Carved w([&](Carver& memory) { return make_transposed(k, zeros.data, memory); });
   // The tasks and their slabs depend on the shape alone, so that results do not depend on the
   // number of threads.
   const long rows = even_rows(p.B, p.B < 128 ? CFC_ROWS / 2 : CFC_ROWS,
                               share_work(cfc_operations(k), 2)),
-             blocks = (p.B + rows - 1) / rows, slabs = min_of(blocks, MAX_SLABS);
-  const long stride = slab_count.used;
-  Scratch slab_memory(stride * (slabs > 0 ? slabs : 1));
-  const LstmSlabs lstm_slabs(k.lstm, slabs);
+             blocks = (p.B + rows - 1) / rows, tasks = min_of(blocks, MAX_SLABS);
+  const Slabs slabs([&](Carver& memory) { return cfc_slab(k, memory); }, tasks);
+  const auto lstm = lstm_slabs(k.lstm, tasks);
   auto body = [&](long task) {
-    fill(slab_memory.data + task * stride, stride, 0.0f);
-    const LstmSlab lstm = lstm_slabs.cleared(task);
-    Carver own{slab_memory.data + task * stride};
-    const CfcSlab g = cfc_slab(k, own);
-    for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      cfc_backward_rows(k, w, g, lstm, block * rows, min_of(rows, p.B - block * rows));
+    const CfcSlab g = slabs.cleared(task);
+    const LstmSlab lstm_sum = lstm.cleared(task);
+    for (long block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
+      cfc_backward_rows(k, w.arrays, g, lstm_sum, block * rows, min_of(rows, p.B - block * rows));
   };
-  parallel(slabs, body);
-  Carver first{slab_memory.data};
-  unpack_cfc(k, cfc_slab(k, first), stride, slabs);
-  lstm_slabs.unpack();
+  parallel(tasks, body);
+  unpack_cfc(k, slabs);
+  unpack_lstm(k.lstm, lstm);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

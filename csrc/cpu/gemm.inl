@@ -1,6 +1,12 @@
 // C[M, N] (+)= A[M, K] B[K, N] with B packed in panels of NR columns and a register tile of up to
 // MR rows x NR columns. A is read through two strides, so that A^T B (weight gradients) is the same
 // code. Rows of C hold whole panels.
+#pragma once
+
+#include "csrc/cpu/memory.inl"
+
+namespace mlx_ncps {
+namespace {
 
 constexpr long NV = 2, NR = NV * W;
 #if NCPS_VECTOR_BYTES == 64
@@ -124,3 +130,6 @@ static void add_column_sums(const float* rows, long depth, long stride, long col
   }
   for (long d = 0; d < depth; ++d) add_to(sums + n, rows + d * stride + n, columns - n);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

@@ -77,11 +77,8 @@ const char* const* available_kernels() {
   return runnable;
 }
 
-double vector_limit(const char* kind) {
-  const bool gates = std::string(kind) == "sigmoid";
-  if (!gates && std::string(kind) != "fma")
-    throw std::invalid_argument("[vector_limit] kind must be 'sigmoid' or 'fma', got '" +
-                                std::string(kind) + "'.");
+double vector_limit(Limit limit) {
+  const bool gates = limit == Limit::GATES;
   const Kernels& k = kernels();
   const auto run = gates ? k.run_gates : k.run_multiply_adds;
   const long rounds = gates ? 200000 : 2000000;  // some ms each: a worker is awake by then
@@ -115,6 +112,11 @@ void run_chains(long threads, long chains, long links,
                     const WorkFor caller(main);
                     body(context, long(thread), long(chain), long(link));
                   });
+}
+
+void unknown_choice(const char* what, int number) {
+  throw std::invalid_argument(std::string("[mlx_ncps] no ") + what + " has the number " +
+                              std::to_string(number) + ".");
 }
 
 long parallel_threads() { return num_threads(); }

@@ -1,6 +1,5 @@
-// The CPU kernels as a table of plain functions, one table per instruction set; csrc/ltc.cpp and
-// csrc/cfc.cpp call them through kernels(). Plain C types only: this header is compiled with and
-// without AVX.
+// The CPU kernels as a table of plain functions, one table per instruction set; kernels() is the
+// chosen one. Plain C types only: this header is compiled with and without AVX.
 #pragma once
 
 #include <utility>
@@ -34,15 +33,18 @@ struct LstmProblem {
   float *dc0, *dinput_weight, *dbias, *drecurrent_weight;
 };
 
-// A whole LTC sequence (MATHS 3). `batch_lanes` chooses the layout of `saved`: false [B, T, U, 2,
-// H], true [B / element, then blocks of `lanes` rows of an element][T, U, H, 2, rows of the block].
+// DENSE: lanes are neurons, all synapses. LISTS: lanes are batch rows, the synapses of the lists.
+enum class LtcKernel { DENSE, LISTS };
+
+// A whole LTC sequence (MATHS 3). The layout of `saved`: DENSE [B, T, U, 2, H], LISTS [B / element,
+// then blocks of `lanes` rows of an element][T, U, H, 2, rows of the block].
 struct LtcProblem {
   long B, T, I, H, U;
   long element;                                  // rows of one element of a mapped batch, else B
   const float *x, *v0, *ts;                      // [B, T, I], [B, H], [B, T]
   const float *cm, *leak_num, *leak_den;         // [H]
   SynapseMatrices recurrent, sensory;            // [H, H], [I, H]
-  const Synapse *recurrent_list, *sensory_list;  // sorted by target; batch lanes only
+  const Synapse *recurrent_list, *sensory_list;  // sorted by target; LISTS only
   long recurrent_count, sensory_count;
   float* v;      // [B, T, H]: written by the forward, read by the backward
   float* saved;  // n and d of every unfold; null where no backward will follow
@@ -54,7 +56,8 @@ struct LtcProblem {
   LstmProblem lstm;
 };
 
-constexpr int MAX_CFC_LAYERS = 16;
+constexpr int MAX_CFC_LAYERS = 15;                  // of a backbone
+constexpr int MAX_CFC_STAGES = MAX_CFC_LAYERS + 1;  // and the heads
 
 // A whole CfC sequence (MATHS 1). Stage s < layers is a backbone layer, stage `layers` the heads
 // side by side. `saved` [B, T, S] holds per step what the backward needs: each backbone layer's
@@ -85,14 +88,14 @@ enum Maths { MATHS_EXP2 = 16, MATHS_LOGISTIC, MATHS_ERF };
 struct Kernels {
   const char* name;
   int lanes;
-  void (*ltc_forward)(const LtcProblem&, bool batch_lanes);
-  void (*ltc_backward)(const LtcProblem&, bool batch_lanes);
+  void (*ltc_forward)(const LtcProblem&, LtcKernel);
+  void (*ltc_backward)(const LtcProblem&, LtcKernel);
   void (*cfc_forward)(const CfcProblem&);
   void (*cfc_backward)(const CfcProblem&);
   // A cell with its parameters packed once: `run` takes a problem of the same cell, of which it
   // reads B, T, x, ts and the initial state, and writes the states; on any thread.
   void* (*new_packed_ltc)(const LtcProblem&);
-  void (*run_packed_ltc)(const void* packed, const LtcProblem&, bool batch_lanes);
+  void (*run_packed_ltc)(const void* packed, const LtcProblem&, LtcKernel);
   void (*free_packed_ltc)(void* packed);
   void* (*new_packed_cfc)(const CfcProblem&);
   void (*run_packed_cfc)(const void* packed, const CfcProblem&);
@@ -112,15 +115,17 @@ void run_parallel(long count, void (*body)(void* context, long index), void* con
 void run_chains(long threads, long chains, long links,
                 void (*body)(void* context, long thread, long chain, long link), void* context);
 long parallel_threads();  // that run_parallel may use
+// Throws std::invalid_argument for a number of `what` that is none of the list's.
+[[noreturn]] void unknown_choice(const char* what, int number);
 // Not 0: work for Python's main thread is to be given up; stop_work() throws where it is such work.
 extern int gave_up;
 void stop_work();
 float* allocate_floats(long count);  // aligned to CACHE_LINE; throws std::bad_alloc
 void free_floats(float* p);
 
-// Gates ("sigmoid") or multiply-adds ("fma") per second that all threads reach together, measured
-// for about 0.2 s; std::invalid_argument for another kind.
-double vector_limit(const char* kind);
+// Per second, what all threads reach together, measured for about 0.2 s.
+enum class Limit { GATES, MULTIPLY_ADDS };
+double vector_limit(Limit limit);
 
 const Kernels& kernels();                // the chosen table
 void choose_kernels(const char* name);   // or "auto"; std::invalid_argument where this CPU lacks it

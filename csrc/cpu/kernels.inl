@@ -1,20 +1,33 @@
-// All CPU kernels of one instruction set, in the order in which each builds on the ones before it;
-// included by csrc/cpu/kernels_<isa>.cpp inside an anonymous namespace.
-// clang-format off
-#include "csrc/cpu/simd.inl"
-#include "csrc/cpu/memory.inl"
-#include "metal/activations.h"
-#include "metal/cfc.h"
-#include "metal/ltc.h"
-#include "csrc/cpu/gemm.inl"
-#include "csrc/cpu/lstm.inl"
-#include "csrc/cpu/lstm_backward.inl"
-#include "csrc/cpu/ltc_dense.inl"
-#include "csrc/cpu/ltc_dense_backward.inl"
-#include "csrc/cpu/ltc_sparse.inl"
-#include "csrc/cpu/ltc_sparse_backward.inl"
-#include "csrc/cpu/cfc.inl"
+// All CPU kernels of one instruction set, as their table.
+#pragma once
+
 #include "csrc/cpu/cfc_backward.inl"
-#include "csrc/cpu/packed.inl"
 #include "csrc/cpu/limits.inl"
+#include "csrc/cpu/ltc_lists_backward.inl"
 #include "csrc/cpu/maths.inl"
+#include "csrc/cpu/packed.inl"
+
+namespace mlx_ncps {
+namespace {
+
+constexpr Kernels table_of(const char* name) {
+  return {.name = name,
+          .lanes = int(W),
+          .ltc_forward = ltc_forward,
+          .ltc_backward = ltc_backward,
+          .cfc_forward = cfc_forward,
+          .cfc_backward = cfc_backward,
+          .new_packed_ltc = new_packed_ltc,
+          .run_packed_ltc = run_packed_ltc,
+          .free_packed_ltc = free_packed_ltc,
+          .new_packed_cfc = new_packed_cfc,
+          .run_packed_cfc = run_packed_cfc,
+          .free_packed_cfc = free_packed_cfc,
+          .limit_block = int(LIMIT_BLOCK),
+          .run_gates = run_gates,
+          .run_multiply_adds = run_multiply_adds,
+          .run_maths = run_maths};
+}
+
+}  // namespace
+}  // namespace mlx_ncps

@@ -1,21 +1,11 @@
-// The CPU kernels compiled for AVX2 and FMA; chosen by csrc/cpu/isa.cpp.
-#include "csrc/cpu/kernels.h"
-
-#include <immintrin.h>
-
-#define NCPS_VECTOR_BYTES 32
+// The CPU kernels compiled for AVX2 and FMA.
+#include "csrc/cpu/kernels.inl"
 
 namespace mlx_ncps {
-namespace {
-#include "csrc/cpu/kernels.inl"
-}  // namespace
 
 const Kernels& kernels_avx2() {
-  static constexpr Kernels table{
-      "avx2",           int(W),         ltc_forward,       ltc_backward,
-      cfc_forward,      cfc_backward,   new_packed_ltc,    run_packed_ltc,
-      free_packed_ltc,  new_packed_cfc, run_packed_cfc,    free_packed_cfc,
-      int(LIMIT_BLOCK), run_gates,      run_multiply_adds, run_maths};
+  static constexpr Kernels table = table_of("avx2");
   return table;
 }
+
 }  // namespace mlx_ncps

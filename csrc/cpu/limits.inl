@@ -1,5 +1,11 @@
 // Two loops that do nothing but the arithmetic of the kernels, on values that stay in L1 and
 // registers: what the benchmarks call the vector limit.
+#pragma once
+
+#include "csrc/cpu/ltc_dense.inl"
+
+namespace mlx_ncps {
+namespace {
 
 constexpr long LIMIT_BLOCK = 8;  // independent chains, enough to hide the latency of each step
 
@@ -38,3 +44,6 @@ static float run_multiply_adds(long rounds) {
   for (long c = 0; c < LIMIT_BLOCK; ++c) total += sum[c];
   return horizontal_sum(total);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

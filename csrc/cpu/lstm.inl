@@ -2,6 +2,13 @@
 // few batch rows for all T steps: the input half of z is one GEMM per chunk of steps, the recurrent
 // half and the gates run per step. z = [i, ig, fg, og], each H wide; arrays are rows of neurons in
 // every kernel, so the kernels with the batch in lanes transpose h* at each step.
+#pragma once
+
+#include "csrc/cpu/formulas.inl"
+#include "csrc/cpu/gemm.inl"
+
+namespace mlx_ncps {
+namespace {
 
 // Packed weights, and the arrays of the cell that the LSTM reads and writes too.
 struct Lstm {
@@ -9,15 +16,24 @@ struct Lstm {
   long T, I, H, Z;  // Z: 4H, whole panels
   const float *x, *h0, *h;
   float* dx;
-  float *x_panels, *h_panels, *bias;  // forward: depth I and H, Z columns; [Z]
-  float *x_back, *h_back;             // backward: depth 4H, I and H columns
+  // forward: depth I and H, Z columns; [Z]
+  float *x_panels = nullptr, *h_panels = nullptr, *bias = nullptr;
+  // backward: depth 4H, I and H columns
+  float *x_back = nullptr, *h_back = nullptr;
 };
 
 template <typename Problem>
 static Lstm make_lstm(const Problem& p, const float* h0, const float* h, bool backward,
                       Carver& memory) {
-  Lstm k{p.lstm,  p.T,     p.I,     p.H,    round_up(4 * p.H, NR), p.x, h0, h, p.dx, nullptr,
-         nullptr, nullptr, nullptr, nullptr};
+  Lstm k{.p = p.lstm,
+         .T = p.T,
+         .I = p.I,
+         .H = p.H,
+         .Z = round_up(4 * p.H, NR),
+         .x = p.x,
+         .h0 = h0,
+         .h = h,
+         .dx = p.dx};
   if (!k.p.on) return k;
   if (backward) {
     k.x_back = memory.take(panel_floats(4 * k.H, k.I));
@@ -58,8 +74,9 @@ struct LstmRows {
   float* z;  // [chunk][rows][Z]
 };
 
-static inline long lstm_floats(const Lstm& k, long rows) {
-  return k.p.on ? lstm_chunk(k, rows) * rows * k.Z : 0;
+// Their z.
+static inline float* take_lstm(const Lstm& k, long rows, Carver& memory) {
+  return memory.take(k.p.on ? lstm_chunk(k, rows) * rows * k.Z : 0);
 }
 
 // The half of z that reads x, of all steps of a chunk.
@@ -98,3 +115,6 @@ static void lstm_step(const LstmRows& m, long t, float* out, long stride) {
     }
   }
 }
+
+}  // namespace
+}  // namespace mlx_ncps

@@ -1,6 +1,12 @@
 // The backward twin of lstm.inl: per step from dL/dh* to dL/dh of the step before, per chunk the
 // weight gradients and the LSTM's share of dL/dx as GEMMs. Slabs of weight gradients as in
 // cfc_backward.inl.
+#pragma once
+
+#include "csrc/cpu/lstm.inl"
+
+namespace mlx_ncps {
+namespace {
 
 // h* of step t from the gates and c, bit for bit the forward's.
 static void lstm_recall(const Lstm& k, long b, long rows, long t, float* out, long stride) {
@@ -26,53 +32,37 @@ static LstmSlab lstm_slab(const Lstm& k, Carver& memory) {
   return g;
 }
 
-// The slabs of all tasks, summed in order.
-struct LstmSlabs {
-  const Lstm& k;
-  long count, stride;
-  Scratch memory;
-  LstmSlabs(const Lstm& lstm, long tasks)
-      : k(lstm), count(tasks), stride(floats(lstm)), memory(stride * tasks) {}
-  static long floats(const Lstm& k) {
-    Carver counter{nullptr};
-    lstm_slab(k, counter);
-    return counter.used;
-  }
-  LstmSlab of(long task) const {
-    Carver own{memory.data + task * stride};
-    return lstm_slab(k, own);
-  }
-  // This task's, all 0.
-  LstmSlab cleared(long task) const {
-    fill(memory.data + task * stride, stride, 0.0f);
-    return of(task);
-  }
-  void unpack() const {
-    if (!k.p.on) return;
-    const LstmSlab first = of(0);
-    sum(first.input_weight, k.p.dinput_weight, k.I, round_up(k.I, NR));
-    sum(first.recurrent_weight, k.p.drecurrent_weight, k.H, round_up(k.H, NR));
-    sum(first.bias, k.p.dbias, 1, 1);
-  }
-  void sum(const float* from, float* to, long columns, long padded) const {
+// Of all tasks.
+static auto lstm_slabs(const Lstm& k, long tasks) {
+  return Slabs([&k](Carver& memory) { return lstm_slab(k, memory); }, tasks);
+}
+
+// Their sums: the gradients of the LSTM's parameters.
+template <typename Layout>
+static void unpack_lstm(const Lstm& k, const Slabs<Layout>& slabs) {
+  if (!k.p.on) return;
+  const auto sum = [&](const float* from, float* to, long columns, long padded) {
     for (long n = 0; n < 4 * k.H; ++n)
-      for (long c = 0; c < columns; ++c)
-        to[n * columns + c] = sum_slabs(from + n * padded + c, stride, count);
-  }
-};
+      for (long c = 0; c < columns; ++c) to[n * columns + c] = slabs.sum(from + n * padded + c);
+  };
+  const LstmSlab first = slabs.of(0);
+  sum(first.input_weight, k.p.dinput_weight, k.I, round_up(k.I, NR));
+  sum(first.recurrent_weight, k.p.drecurrent_weight, k.H, round_up(k.H, NR));
+  sum(first.bias, k.p.dbias, 1, 1);
+}
 
 // The rows of one task. dz [chunk][rows][Z]; dc and dh [rows][Hn]: carried to the step before.
 struct LstmBackwardRows {
   const Lstm& k;
   LstmSlab g;
   long b, rows, chunk, Hn;
-  float *dz, *dc, *dh, *columns, *products;
+  float *dz = nullptr, *dc = nullptr, *dh = nullptr, *columns = nullptr, *products = nullptr;
 };
 
 static LstmBackwardRows make_lstm_rows(const Lstm& k, const LstmSlab& g, long b, long rows,
                                        Carver& memory) {
   const long chunk = lstm_chunk(k, rows), Hn = round_up(k.H, NR), In = round_up(k.I, NR);
-  LstmBackwardRows m{k, g, b, rows, chunk, Hn, nullptr, nullptr, nullptr, nullptr, nullptr};
+  LstmBackwardRows m{.k = k, .g = g, .b = b, .rows = rows, .chunk = chunk, .Hn = Hn};
   if (!k.p.on) return m;
   m.dz = memory.take(chunk * rows * k.Z);
   m.dc = memory.take(rows * Hn);
@@ -81,12 +71,6 @@ static LstmBackwardRows make_lstm_rows(const Lstm& k, const LstmSlab& g, long b,
   m.products = memory.take(chunk * rows * In);
   if (memory.base) fill(m.dc, rows * Hn, 0.0f);
   return m;
-}
-
-static inline long lstm_backward_floats(const Lstm& k, long rows) {
-  Carver count{nullptr};
-  make_lstm_rows(k, {}, 0, rows, count);
-  return count.used;
 }
 
 // dz of one row from dh* and the dc that the step after left, which becomes that of this step.
@@ -151,3 +135,6 @@ static void lstm_backward_after_dx(const LstmBackwardRows& m, long t, float* dh,
 static void lstm_finish(const LstmBackwardRows& m) {
   for (long r = 0; r < m.rows; ++r) copy(m.k.p.dc0 + (m.b + r) * m.k.H, m.dc + r * m.Hn, m.k.H);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

@@ -1,6 +1,13 @@
 // LTC over whole sequences, lanes across neurons (MATHS 3): dense wirings, and small batches of any
 // wiring. A task owns ROWS batch rows for all T steps and U unfolds, so that each synapse's
 // parameters, once loaded, serve ROWS gates.
+#pragma once
+
+#include "csrc/cpu/formulas.inl"
+#include "csrc/cpu/lstm.inl"
+
+namespace mlx_ncps {
+namespace {
 
 #if NCPS_VECTOR_BYTES == 64 || defined(__ARM_NEON)
 constexpr int LTC_ROWS =
@@ -81,19 +88,26 @@ static inline void accumulate_synapses(const SynapseBlocks& synapses, long q, co
   for (int r = 0; r < ROWS; ++r) num[r] = n[r], den[r] = d[r];
 }
 
+// The gradients of the parameters that one task sums up, in this kernel and in that of the lists.
+struct LtcSlab {
+  float *recurrent, *sensory, *neurons;  // neurons: [dcm dleak_num dleak_den]
+};
+
 struct LtcDense {
   LtcProblem p;
-  long Hp;                            // H rounded up to whole vectors
-  SynapseBlocks recurrent, sensory;   // lanes: targets
-  SynapseBlocks recurrent_by_source;  // lanes: sources; backward only
-  float *cm, *leak_num, *leak_den;    // [Hp]; padding neurons stay 0
+  long Hp;                                                        // H rounded up to whole vectors
+  SynapseBlocks recurrent{}, sensory{};                           // lanes: targets
+  SynapseBlocks recurrent_by_source{};                            // lanes: sources; backward only
+  float *cm = nullptr, *leak_num = nullptr, *leak_den = nullptr;  // [Hp]; padding neurons stay 0
   Lstm lstm;
 };
 
 static LtcDense make_ltc_dense(const LtcProblem& p, bool backward, Carver& memory) {
   const long Hp = round_up(p.H, W);
-  LtcDense k{p,       Hp,      {},      take_blocks(p.H, p.I, !backward, memory), {},
-             nullptr, nullptr, nullptr, make_lstm(p, p.v0, p.v, backward, memory)};
+  LtcDense k{.p = p,
+             .Hp = Hp,
+             .sensory = take_blocks(p.H, p.I, !backward, memory),
+             .lstm = make_lstm(p, p.v0, p.v, backward, memory)};
   (backward ? k.recurrent_by_source : k.recurrent) = take_blocks(p.H, p.H, !backward, memory);
   k.cm = memory.take(Hp);
   k.leak_num = memory.take(Hp);
@@ -129,16 +143,31 @@ static inline void unfold(const LtcDense& k, const float* v, float* v_next, cons
   }
 }
 
+// What the rows of a task are computed in; [rows][Hp].
+struct DenseRows {
+  float *v, *v_next, *n0, *d0;
+  float* lstm;
+};
+
+static DenseRows take_dense_rows(const LtcDense& k, long rows, Carver& memory) {
+  const long row = rows * k.Hp;
+  return {.v = memory.take(row),
+          .v_next = memory.take(row),
+          .n0 = memory.take(row),
+          .d0 = memory.take(row),
+          .lstm = take_lstm(k.lstm, rows, memory)};
+}
+
 // Steps t0 .. end, at most `chunk`, of ROWS rows. The state before them is read where the step
 // before wrote it, so that any thread may go on with the rows.
 template <int ROWS>
 static void ltc_dense_forward_rows(const LtcDense& k, long b, long t0, long end, long chunk) {
   const LtcProblem& p = k.p;
   const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
-  Scratch scratch(4 * ROWS * Hp + lstm_floats(k.lstm, ROWS));
-  float *v = scratch.data, *v_next = v + ROWS * Hp, *n0 = v_next + ROWS * Hp, *d0 = n0 + ROWS * Hp;
-  const LstmRows lstm{k.lstm, b, ROWS, chunk, d0 + ROWS * Hp};
-  fill(v, 2 * ROWS * Hp, 0.0f);
+  const Carved own([&](Carver& memory) { return take_dense_rows(k, ROWS, memory); });
+  float *v = own->v, *v_next = own->v_next, *n0 = own->n0, *d0 = own->d0;
+  const LstmRows lstm{k.lstm, b, ROWS, chunk, own->lstm};
+  fill(v, ROWS * Hp, 0.0f), fill(v_next, ROWS * Hp, 0.0f);
   for (int r = 0; r < ROWS; ++r) copy(v + r * Hp, state_before(k.lstm, p.v, p.v0, b + r, t0), H);
   for (long t = t0; t < end; ++t) {
     stop_if_interrupted();
@@ -190,9 +219,9 @@ static void ltc_dense_forward_all(const LtcDense& k) {
 }
 
 static void ltc_dense_forward(const LtcProblem& p) {
-  Carver count{nullptr};
-  make_ltc_dense(p, false, count);
-  Scratch scratch(count.used);
-  Carver memory{scratch.data};
-  ltc_dense_forward_all(make_ltc_dense(p, false, memory));
+  const Carved k([&](Carver& memory) { return make_ltc_dense(p, false, memory); });
+  ltc_dense_forward_all(k.arrays);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

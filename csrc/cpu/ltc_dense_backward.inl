@@ -1,8 +1,21 @@
 // The backward twin of ltc_dense.inl: walks T and U from the end. Gates are recomputed; n and d of
 // every unfold were saved, and v follows from them by the forward's own arithmetic. Parameter
 // gradients accumulate in one slab per task, reduced in a fixed order.
+#pragma once
 
-constexpr float MINUS_LN2 = -0.69314718055994531f;
+#include "csrc/cpu/lstm_backward.inl"
+#include "csrc/cpu/ltc_dense.inl"
+
+namespace mlx_ncps {
+namespace {
+
+// The gradients of a vector of synapses, [s2 m2 w we][W] in a slab.
+static inline LtcSynapseGradient<vf> load_gradient(const float* at) {
+  return {load(at), load(at + W), load(at + 2 * W), load(at + 3 * W)};
+}
+static inline void store_gradient(float* at, const LtcSynapseGradient<vf>& g) {
+  store(at, g.s2), store(at + W, g.m2), store(at + 2 * W, g.w), store(at + 3 * W, g.we);
+}
 
 // The recurrent synapses' gradients with lanes across sources, so that dL/dv_i needs no sum across
 // lanes. block, slab: [targets][4][W] of one block of sources; v, dv: [ROWS][Hp] at that block; dn,
@@ -22,19 +35,16 @@ static inline void backward_recurrent(const float* block, float* slab, long targ
     for (int r = 0; r < ROWS; ++r) gate[r] = next[r];
     if (GATES_AHEAD && j + 1 < targets) gates(block + 4 * W);
     const vf s2 = load(block), w = load(block + 2 * W), we = load(block + 3 * W);
-    vf ds2 = load(slab), dm2 = load(slab + W), dw = load(slab + 2 * W), dwe = load(slab + 3 * W);
+    auto own = load_gradient(slab);
     for (int r = 0; r < ROWS; ++r) {
       const vf gn = gate[r] * dn[r * Hp + j], gd = gate[r] * dd[r * Hp + j];
       const vf dz = ltc_gate_backward_weighted(gate[r], w, we, gn, gd);
-      dw += gd;
-      dwe += gn;
-      dm2 += dz;
-      ds2 += dz * vr[r];
-      sum[r] += dz * s2;
+      own = ltc_synapse_backward_weighted(own, dz, vr[r], gn, gd);
+      sum[r] = ltc_source_backward(sum[r], dz, s2);
     }
-    store(slab, ds2), store(slab + W, dm2), store(slab + 2 * W, dw), store(slab + 3 * W, dwe);
+    store_gradient(slab, own);
   }
-  for (int r = 0; r < ROWS; ++r) store(dv + r * Hp, load(dv + r * Hp) + sum[r] * MINUS_LN2);
+  for (int r = 0; r < ROWS; ++r) store(dv + r * Hp, ltc_dv(load(dv + r * Hp), sum[r]));
 }
 
 // The sensory synapses' gradients with lanes across targets (inputs are often few). x, dx: ROWS
@@ -51,32 +61,42 @@ static inline void backward_sensory(const LtcDense& k, float* slab, const float*
       float* grad = slab + (q / W * I + i) * 4 * W;
       const vf s2 = load(block), m2 = load(block + W), w = load(block + 2 * W),
                we = load(block + 3 * W);
-      vf ds2 = load(grad), dm2 = load(grad + W), dw = load(grad + 2 * W), dwe = load(grad + 3 * W);
+      auto own = load_gradient(grad);
       for (int r = 0; r < ROWS; ++r) {
         const vf xi = splat(x[r * stride + i]), gate = ltc_gate(xi, s2, m2);
         const vf gn = gate * load(dn + r * Hp + q), gd = gate * load(dd + r * Hp + q);
         const vf dz = ltc_gate_backward_weighted(gate, w, we, gn, gd);
-        dw += gd;
-        dwe += gn;
-        dm2 += dz;
-        ds2 += dz * xi;
-        sum[r] += dz * s2;
+        own = ltc_synapse_backward_weighted(own, dz, xi, gn, gd);
+        sum[r] = ltc_source_backward(sum[r], dz, s2);
       }
-      store(grad, ds2), store(grad + W, dm2), store(grad + 2 * W, dw), store(grad + 3 * W, dwe);
+      store_gradient(grad, own);
     }
-    for (int r = 0; r < ROWS; ++r) dx[r * stride + i] = horizontal_sum(sum[r]) * MINUS_LN2;
+    for (int r = 0; r < ROWS; ++r) dx[r * stride + i] = ltc_folded_gradient(horizontal_sum(sum[r]));
   }
 }
 
-// One task's running sums of parameter gradients.
-struct LtcSlab {
-  float *recurrent, *sensory,
-      *neurons;  // [blocks][H][4][W], [blocks][I][4][W], [dcm dleak_num dleak_den][Hp]
+static LtcSlab take_dense_slab(const LtcDense& k, Carver& memory) {
+  return {.recurrent = memory.take(k.Hp * k.p.H * 4),  // [blocks][H][4][W]
+          .sensory = memory.take(k.Hp * k.p.I * 4),    // [blocks][I][4][W]
+          .neurons = memory.take(3 * k.Hp)};           // [dcm dleak_num dleak_den][Hp]
+}
+
+// What the rows of a task are computed in.
+struct DenseBackwardRows {
+  float *v, *dv, *dn, *dd, *step_dn, *step_dd;  // [U + 1][rows][Hp], [rows][Hp] the others
+  LstmBackwardRows lstm;
 };
 
-static long ltc_slab_floats(const LtcDense& k) { return k.Hp * (k.p.H + k.p.I) * 4 + 3 * k.Hp; }
-static LtcSlab ltc_slab(const LtcDense& k, float* base) {
-  return {base, base + k.Hp * k.p.H * 4, base + k.Hp * (k.p.H + k.p.I) * 4};
+static DenseBackwardRows take_dense_backward(const LtcDense& k, const LstmSlab& lstm, long b,
+                                             long rows, Carver& memory) {
+  const long row = rows * k.Hp;
+  return {.v = memory.take((k.p.U + 1) * row),
+          .dv = memory.take(row),
+          .dn = memory.take(row),
+          .dd = memory.take(row),
+          .step_dn = memory.take(row),
+          .step_dd = memory.take(row),
+          .lstm = make_lstm_rows(k.lstm, lstm, b, rows, memory)};
 }
 
 // v before unfold 0 .. U of step t, [U + 1][ROWS][Hp], from the saved n and d.
@@ -113,27 +133,30 @@ static inline void backward_neurons(const LtcDense& k, const float* saved, long 
       const vf n = load_partial(saved + r * saved_stride + q, H - q),
                d = load_partial(saved + r * saved_stride + H + q, H - q);
       const vf cm = load(k.cm + q), next = load(v_next + at);
-      const vf grad = load(dv + at) / ltc_update_denominator(d, cm, splat(rate[r]));
-      const vf gn = grad * rate[r], gd = -gn * next;
-      store(dn + at, gn), store(dd + at, gd);
-      store(step_dn + at, load(step_dn + at) + gn), store(step_dd + at, load(step_dd + at) + gd);
-      store(dcm + q, load(dcm + q) + grad * (load(v + at) - next));
-      store(dv + at, grad * cm);
-      drate[r] += grad * (n - next * d);
+      const vf g = ltc_update_backward(load(dv + at), d, cm, splat(rate[r]));
+      const auto sums = ltc_sums_backward(g, next, rate[r]);
+      store(dn + at, sums.dn), store(dd + at, sums.dd);
+      store(step_dn + at, load(step_dn + at) + sums.dn);
+      store(step_dd + at, load(step_dd + at) + sums.dd);
+      store(dcm + q, ltc_cm_backward(load(dcm + q), g, load(v + at), next));
+      store(dv + at, g * cm);
+      drate[r] = ltc_k_backward(drate[r], g, n, d, next);
     }
 }
 
 template <int ROWS>
 static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& sums,
-                                    const LtcSlab& totals, const LstmSlab& lstm_sums) {
+                                    const LtcSlab& totals, long slab_floats,
+                                    const LstmSlab& lstm_sums) {
   const LtcProblem& p = k.p;
   const long H = p.H, Hp = k.Hp, T = p.T, U = p.U, row = ROWS * Hp;
-  Scratch scratch((U + 1 + 5) * row + lstm_backward_floats(k.lstm, ROWS));
-  float *v = scratch.data, *dv = v + (U + 1) * row, *dn = dv + row, *dd = dn + row,
-        *step_dn = dd + row, *step_dd = step_dn + row;
-  fill(scratch.data, (U + 1 + 5) * row, 0.0f);
-  Carver own{step_dd + row};
-  const LstmBackwardRows lstm = make_lstm_rows(k.lstm, lstm_sums, b, ROWS, own);
+  const Carved own(
+      [&](Carver& memory) { return take_dense_backward(k, lstm_sums, b, ROWS, memory); });
+  float *v = own->v, *dv = own->dv, *dn = own->dn, *dd = own->dd, *step_dn = own->step_dn,
+        *step_dd = own->step_dd;
+  const LstmBackwardRows& lstm = own->lstm;
+  fill(v, (U + 1) * row, 0.0f);
+  for (float* one : {dv, dn, dd}) fill(one, row, 0.0f);
   for (long t = T - 1; t >= 0; --t) {
     stop_if_interrupted();
     float rate[ROWS];
@@ -143,7 +166,7 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
       drate[r] = vf{};
       add_to(dv + r * Hp, p.dv + ((b + r) * T + t) * H, H);
     }
-    fill(step_dn, 2 * row, 0.0f);
+    fill(step_dn, row, 0.0f), fill(step_dd, row, 0.0f);
     replay_step<ROWS>(k, b, t, rate, v);
     for (long u = U - 1; u >= 0; --u) {
       backward_neurons<ROWS>(k, p.saved + ((b * T + t) * U + u) * 2 * H, T * U * 2 * H, v + u * row,
@@ -161,7 +184,7 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
       add_to(sums.neurons + 2 * Hp, step_dd + r * Hp, Hp);
     }
     if (p.lstm.on) lstm_backward_after_dx(lstm, t, dv, Hp);
-    if (t % FLUSH_STEPS == 0) flush(totals.recurrent, sums.recurrent, ltc_slab_floats(k));
+    if (t % FLUSH_STEPS == 0) flush(totals.recurrent, sums.recurrent, slab_floats);
   }
   if (p.lstm.on) lstm_finish(lstm);
   for (int r = 0; r < ROWS; ++r) copy(p.dv0 + (b + r) * H, dv + r * Hp, H);
@@ -169,60 +192,53 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
 
 template <int ROWS = LTC_ROWS>
 static void ltc_dense_backward_task(const LtcDense& k, long b, long rows, const LtcSlab& sum,
-                                    const LtcSlab& total, const LstmSlab& lstm) {
-  if (rows == ROWS) return ltc_dense_backward_rows<ROWS>(k, b, sum, total, lstm);
-  if constexpr (ROWS > 1) ltc_dense_backward_task<ROWS - 1>(k, b, rows, sum, total, lstm);
+                                    const LtcSlab& total, long slab_floats, const LstmSlab& lstm) {
+  if (rows == ROWS) return ltc_dense_backward_rows<ROWS>(k, b, sum, total, slab_floats, lstm);
+  if constexpr (ROWS > 1)
+    ltc_dense_backward_task<ROWS - 1>(k, b, rows, sum, total, slab_floats, lstm);
 }
 
 // Sums the tasks' slabs in order and undoes the blocking.
-static void unpack_gradients(const float* slabs, long slab_stride, long count, long offset,
-                             long sources, long targets, bool transposed,
-                             const SynapseGradients& out) {
+template <typename Layout>
+static void unpack_gradients(const Slabs<Layout>& slabs, const float* first, long sources,
+                             long targets, bool transposed, const SynapseGradients& out) {
   const long lanes = transposed ? sources : targets, others = transposed ? targets : sources;
   float* const parts[4] = {out.s2, out.m2, out.w, out.we};
   for (long n = 0; n < lanes; ++n)
     for (long o = 0; o < others; ++o)
       for (int part = 0; part < 4; ++part) {
-        const float* at = slabs + offset + ((n / W * others + o) * 4 + part) * W + n % W;
-        float sum = 0.0f;
-        for (long s = 0; s < count; ++s) sum += at[s * slab_stride];
+        const float sum = slabs.sum(first + ((n / W * others + o) * 4 + part) * W + n % W);
         parts[part][transposed ? n * targets + o : o * targets + n] =
-            part < 2 ? sum * MINUS_LN2 : sum;
+            part < 2 ? ltc_folded_gradient(sum) : sum;
       }
 }
 
 static void ltc_dense_backward(const LtcProblem& p) {
-  Carver count{nullptr};
-  make_ltc_dense(p, true, count);
-  Scratch scratch(count.used);
-  Carver memory{scratch.data};
-  const LtcDense k = make_ltc_dense(p, true, memory);
+  const Carved made([&](Carver& memory) { return make_ltc_dense(p, true, memory); });
+  const LtcDense& k = made.arrays;
   // The number of slabs depends on the shape alone, so that results do not depend on the number of
   // threads.
   const long rows = even_rows(p.B, LTC_ROWS, share_work(ltc_operations(k), 2)),
-             blocks = (p.B + rows - 1) / rows, slabs = min_of(blocks, MAX_SLABS),
-             stride = round_up(ltc_slab_floats(k), LINE_FLOATS);
-  Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));
-  float *totals = slab_memory.data, *sums = totals + stride * slabs;
-  const LstmSlabs lstm_slabs(k.lstm, slabs);
+             blocks = (p.B + rows - 1) / rows, tasks = min_of(blocks, MAX_SLABS);
+  const auto layout = [&](Carver& memory) { return take_dense_slab(k, memory); };
+  const Slabs totals(layout, tasks), sums(layout, tasks);
+  const auto lstm = lstm_slabs(k.lstm, tasks);
   auto body = [&](long task) {
-    fill(totals + task * stride, stride, 0.0f);
-    fill(sums + task * stride, stride, 0.0f);
-    const LstmSlab lstm = lstm_slabs.cleared(task);
-    const LtcSlab total = ltc_slab(k, totals + task * stride),
-                  sum = ltc_slab(k, sums + task * stride);
-    for (long block = blocks * task / slabs; block < blocks * (task + 1) / slabs; ++block)
-      ltc_dense_backward_task(k, block * rows, min_of(rows, p.B - block * rows), sum, total, lstm);
+    const LtcSlab total = totals.cleared(task), sum = sums.cleared(task);
+    const LstmSlab lstm_sum = lstm.cleared(task);
+    for (long block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
+      ltc_dense_backward_task(k, block * rows, min_of(rows, p.B - block * rows), sum, total,
+                              sums.stride, lstm_sum);
   };
-  parallel(slabs, body);
-  lstm_slabs.unpack();
-  unpack_gradients(totals, stride, slabs, 0, p.H, p.H, true, p.drecurrent);
-  unpack_gradients(totals, stride, slabs, k.Hp * p.H * 4, p.I, p.H, false, p.dsensory);
+  parallel(tasks, body);
+  unpack_lstm(k.lstm, lstm);
+  const LtcSlab first = totals.of(0);
+  unpack_gradients(totals, first.recurrent, p.H, p.H, true, p.drecurrent);
+  unpack_gradients(totals, first.sensory, p.I, p.H, false, p.dsensory);
   float* const neurons[3] = {p.dcm, p.dleak_num, p.dleak_den};
   for (int part = 0; part < 3; ++part)
-    for (long j = 0; j < p.H; ++j) {
-      neurons[part][j] = 0.0f;
-      for (long s = 0; s < slabs; ++s)
-        neurons[part][j] += totals[s * stride + k.Hp * (p.H + p.I) * 4 + part * k.Hp + j];
-    }
+    for (long j = 0; j < p.H; ++j) neurons[part][j] = totals.sum(first.neurons + part * k.Hp + j);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

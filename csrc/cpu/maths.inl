@@ -1,4 +1,10 @@
 // The maths alone, value by value: what tests compare with double precision.
+#pragma once
+
+#include "csrc/cpu/activation.inl"
+
+namespace mlx_ncps {
+namespace {
 
 template <int ACTIVATION>
 static inline vf activation_or_slope(vf z, bool slope) {
@@ -7,30 +13,20 @@ static inline vf activation_or_slope(vf z, bool slope) {
   return ncps_activation_slope<ACTIVATION>(ncps_slope_from_value<ACTIVATION>() ? value : z);
 }
 
+static_assert(int(NCPS_ACTIVATION_COUNT) <= int(MATHS_EXP2), "one number, one function");
+
 static inline vf maths_of(int function, vf z, bool slope) {
-  switch (function) {
-    case NCPS_LECUN_TANH:
-      return activation_or_slope<NCPS_LECUN_TANH>(z, slope);
-    case NCPS_TANH:
-      return activation_or_slope<NCPS_TANH>(z, slope);
-    case NCPS_RELU:
-      return activation_or_slope<NCPS_RELU>(z, slope);
-    case NCPS_GELU:
-      return activation_or_slope<NCPS_GELU>(z, slope);
-    case NCPS_SILU:
-      return activation_or_slope<NCPS_SILU>(z, slope);
-    case NCPS_SIGMOID:
-      return activation_or_slope<NCPS_SIGMOID>(z, slope);
-    case MATHS_EXP2:
-      return ncps_exp2(z);
-    case MATHS_LOGISTIC:
-      return ncps_logistic(z);
-    default:
-      return ncps_erf(z);
-  }
+  if (function == MATHS_EXP2) return ncps_exp2(z);
+  if (function == MATHS_LOGISTIC) return ncps_logistic(z);
+  if (function == MATHS_ERF) return ncps_erf(z);
+  return with_activation(function,
+                         [&](auto id) { return activation_or_slope<id.value>(z, slope); });
 }
 
 static void run_maths(int function, bool slope, const float* z, long n, float* out) {
   for (long i = 0; i < n; i += W)
     store_partial(out + i, maths_of(function, load_partial(z + i, n - i), slope), n - i);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

@@ -1,5 +1,10 @@
-// Scratch memory and the parallel loop of the instruction-set files; included inside an anonymous
-// namespace after simd.inl.
+// Scratch memory, slabs of gradients and the parallel loops of the kernels.
+#pragma once
+
+#include "csrc/cpu/simd.inl"
+
+namespace mlx_ncps {
+namespace {
 
 struct Scratch {
   float* data;
@@ -19,6 +24,29 @@ struct Carver {
     used += round_up(count, LINE_FLOATS);
     return p;
   }
+};
+
+// A layout is a function of a Carver& that takes its arrays and returns them in a struct.
+template <typename Layout>
+static inline auto carve(const Layout& layout, float* base) {
+  Carver memory{base};
+  return layout(memory);
+}
+template <typename Layout>
+static inline long floats_of(const Layout& layout) {
+  Carver count{nullptr};
+  layout(count);
+  return count.used;
+}
+
+// The arrays of a layout, in memory of their own.
+template <typename Layout>
+struct Carved {
+  Scratch scratch;
+  decltype(carve(std::declval<Layout>(), nullptr)) arrays;
+  explicit Carved(const Layout& layout)
+      : scratch(floats_of(layout)), arrays(carve(layout, scratch.data)) {}
+  const auto* operator->() const { return &arrays; }
 };
 
 template <typename Body>
@@ -100,9 +128,28 @@ constexpr long FLUSH_STEPS = 32;
 // share of the final sum.
 constexpr long MAX_SLABS = 16;
 
-// The sum of one element of the tasks' slabs, in order.
-static inline float sum_slabs(const float* at, long stride, long count) {
-  float sum = 0.0f;
-  for (long i = 0; i < count; ++i) sum += at[i * stride];
-  return sum;
-}
+// Arrays of one layout for each task: a thread's buffers, or the slabs that a backward's tasks sum
+// gradients in.
+template <typename Layout>
+struct Slabs {
+  Layout layout;
+  long count, stride;
+  Scratch memory;
+  Slabs(const Layout& of_task, long tasks)
+      : layout(of_task), count(tasks), stride(floats_of(of_task)), memory(stride * tasks) {}
+  auto of(long task) const { return carve(layout, memory.data + task * stride); }
+  // This task's, all 0.
+  auto cleared(long task) const {
+    fill(memory.data + task * stride, stride, 0.0f);
+    return of(task);
+  }
+  // The sum of an element over the tasks, in order; `first`: that of task 0.
+  float sum(const float* first) const {
+    float all = 0.0f;
+    for (long i = 0; i < count; ++i) all += first[i * stride];
+    return all;
+  }
+};
+
+}  // namespace
+}  // namespace mlx_ncps

@@ -1,6 +1,26 @@
-// One SIMD vector type and its maths for the instruction set of the including file
-// (NCPS_VECTOR_BYTES); included inside an anonymous namespace, once per instruction set. No std::
-// functions here or in any .inl: the linker could keep the AVX-512 copy of one.
+// One SIMD vector type and its maths for the instruction set that the compiler's flags allow. Every
+// .inl lies in an anonymous namespace, so that each instruction set has its own copy. No .inl calls
+// a std:: function: the linker could keep the AVX-512 copy of one.
+#pragma once
+
+#include "csrc/cpu/kernels.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+#define NCPS_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define NCPS_VECTOR_BYTES 32
+#else
+#define NCPS_VECTOR_BYTES 16
+#endif
+
+namespace mlx_ncps {
+namespace {
 
 typedef float vf __attribute__((vector_size(NCPS_VECTOR_BYTES)));
 typedef float vf_unaligned __attribute__((vector_size(NCPS_VECTOR_BYTES), aligned(4), may_alias));
@@ -183,3 +203,6 @@ static inline vf ncps_erf(vf x) {
   q = q * z + 1.0f;
   return within_one(x * p / q);
 }
+
+}  // namespace
+}  // namespace mlx_ncps

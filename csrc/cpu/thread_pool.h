@@ -1,4 +1,4 @@
-// The thread pool of the CPU kernels: one per process, called by the primitives' eval_cpu.
+// The thread pool of the CPU kernels: one per process.
 //
 // MLX runs each CPU stream on one thread and exports no pool of its own, so the kernels bring
 // one. Several streams, nested regions and forked children are safe: a region that cannot have the
@@ -14,6 +14,9 @@ namespace mlx_ncps {
 // MLX_NCPS_NUM_THREADS, else the CPUs in the affinity mask (Linux) or the performance cores
 // (macOS). Throws std::invalid_argument if the variable is set and not a positive integer.
 int num_threads();
+
+// The CPUs in the affinity mask (Linux) or the performance cores (macOS).
+int available_cpus();
 
 // Sets the number of threads for regions that start from now on; 0 returns to the default.
 // Throws std::invalid_argument when negative. Safe at any time, also while a region runs.

@@ -89,3 +89,8 @@ __all__ = [
     "use_backend",
     "wirings",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

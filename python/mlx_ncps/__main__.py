@@ -7,12 +7,12 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from . import __version__, _loader, dispatch, plans
-from .ops import MODES
 
 _VARIABLES = {
     "MLX_NCPS_BACKEND": "backend to use: auto, reference, cpu, metal, metallib, cuda",
@@ -24,7 +24,8 @@ _VARIABLES = {
 
 
 def _status_lines() -> Iterator[str]:
-    yield f"mlx-ncps {__version__}, mlx {mx.__version__}, numpy {np.__version__}"
+    mlx = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]  its stub lacks it
+    yield f"mlx-ncps {__version__}, mlx {mlx}, numpy {np.__version__}"
     yield f"Python {platform.python_version()}, {platform.platform(terse=True)}"
     yield f"default device: {mx.default_device()}"
     yield ""
@@ -49,7 +50,7 @@ def _native_lines() -> Iterator[str]:
     if native is None:
         yield f"  not available: {_loader.reason}"
         return
-    from . import _build_info
+    from . import _build_info  # pyright: ignore[reportAttributeAccessIssue]  the build writes it
 
     metallib = "with" if _build_info.HAS_METALLIB else "without"
     built = f"mlx {_build_info.MLX_VERSION}, nanobind {_build_info.NANOBIND_VERSION}"
@@ -66,19 +67,13 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Print what a call of this shape would run: kernels, launches, the least time they take."""
-    if arguments.op == "table":
-        from .plans import table
-
-        print("\n".join(table.markdown()))
-        return 0
+    """Print what a call of this shape would run and why: backend, kernels, launches."""
     options = {"training": arguments.training}
     try:
+        sizes = plans.parse_sizes(arguments.sizes, plans.LETTERS[arguments.op])
         if arguments.op == "ltc":
-            sizes = plans.parse_sizes(arguments.sizes, "BTIHU")
             lines = plans.explain_ltc(**sizes, **options)
         else:
-            sizes = plans.parse_sizes(arguments.sizes, "BTIHKL")
             lines = plans.explain_cfc(**sizes, mode=arguments.mode, **options)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -87,15 +82,11 @@ def explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_explain(commands) -> None:
+def _add_explain(commands: Any) -> None:
     parser = commands.add_parser("explain", help=explain.__doc__)
     parser.set_defaults(run=explain)
-    what = "a call, or the plans of common shapes as a table in Markdown"
-    parser.add_argument("op", choices=("ltc", "cfc", "table"), help=what)
-    letters = "B batch, T steps, I inputs, H neurons, U unfolds; K units and L layers of a backbone"
-    parser.add_argument("sizes", nargs="*", metavar="B64", help=letters)
-    parser.add_argument("--training", action="store_true", help="with the gradient")
-    parser.add_argument("--mode", choices=MODES, default="default", help="of a CfC")
+    parser.add_argument("op", choices=tuple(plans.LETTERS))
+    plans.add_sizes(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """The native module; written by tools/extension_stub.py."""
 
-# ruff: noqa
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -14,27 +13,21 @@ class SynapseLists:
 
     def __init__(self, source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], inputs: int, units: int) -> None: ...
 
-def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, cm: mlx.core.array, leak_num: mlx.core.array, leak_den: mlx.core.array, s2: mlx.core.array, m2: mlx.core.array, w: mlx.core.array, we: mlx.core.array, sensory_s2: mlx.core.array, sensory_m2: mlx.core.array, sensory_w: mlx.core.array, sensory_we: mlx.core.array, *, unfolds: int, synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
+def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, folded: Sequence[mlx.core.array], *, unfolds: int, synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
 def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None) -> str:
     """Which LTC kernel runs this shape: 'dense' or 'lists'."""
 
 def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
-def linear(x: object, weight: object, bias: object | None) -> object:
-    """
-    A linear map computed at once, or None where something has no values yet.
-    """
-
 def has_values(a: object | None) -> bool:
     """Whether an object is an evaluated, row-contiguous float32 array."""
-
-def decline_steps(on: bool) -> None: ...
 
 def lies_plain(a: mlx.core.array) -> bool:
     """Whether an array is evaluated and row-contiguous."""
 
-def may_lack_values(a: mlx.core.array) -> bool: ...
+def may_lack_values(a: object | None) -> bool:
+    """Whether an object is an array that may depend on one without a value."""
 
 def is_tracer(a: mlx.core.array) -> bool: ...
 
@@ -42,6 +35,40 @@ def is_tracing() -> bool:
     """
     Whether mx.compile, a gradient or mx.vmap traces a function in this thread.
     """
+
+def is_pending(a: mlx.core.array) -> bool:
+    """Whether MLX computes an array now."""
+
+STEP: int = 0
+
+EVERY: int = 1
+
+LAST: int = 2
+
+BATCH: int = 3
+
+
+def ltc_step_work(inputs: int, units: int, unfolds: int, memory: bool) -> int: ...
+
+def cfc_step_work(inputs: int, units: int, backbone: Sequence[int], pure: bool, memory: bool) -> int:
+    """The work of a row and step of a packed cell."""
+
+def left_to_graph(B: int, T: int, work: int, beside_gpu: bool) -> str:
+    """
+    Why a call of so much work for each row and step is not computed at once, or nothing.
+    """
+
+def fits(x: mlx.core.array, form: int, work: int, beside_gpu: bool) -> bool:
+    """
+    Whether inputs lie in this form and are not too much, at so much work for each row and step.
+    """
+
+def linear(x: object, weight: object, bias: object | None) -> object:
+    """
+    A linear map computed at once, or None where something has no values yet.
+    """
+
+def decline_steps(on: bool) -> None: ...
 
 class Places:
     """What a cell and its LSTM are made of now."""
@@ -57,14 +84,6 @@ class Readout:
 
 class CfcStage:
     def __init__(self, weights: Sequence[mlx.core.array], *, inputs: int, layers: int, mode: str, activation: str, head_activation: str) -> None: ...
-
-def left_to_graph(B: int, T: int, work: int, beside_gpu: bool) -> str:
-    """
-    Why a call of so much work for each row and step is not computed at once, or nothing.
-    """
-
-def is_pending(a: mlx.core.array) -> bool:
-    """Whether MLX computes an array now."""
 
 def cfc_at_once(x: object, h0: object, ts: object, stage: CfcStage, no_gpu: bool) -> object:
     """
@@ -123,6 +142,12 @@ def vector_limit(kind: str) -> float:
 
 def maths(function: str, slope: bool, z: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> mlx.core.array:
     """A function of the kernels, or its slope (for tests)."""
+
+activations: tuple = ...
+
+cfc_modes: tuple = ('default', 'no_gate', 'pure')
+
+max_cfc_layers: int = 15
 
 def poison_outputs(on: bool) -> None:
     """Fill outputs with NaN before kernels write them (for tests)."""

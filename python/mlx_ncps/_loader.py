@@ -49,10 +49,11 @@ def _find(environ: Mapping[str, str]) -> _Result:
     except ModuleNotFoundError:
         return _Result(None, "this is a pure-Python install: no native module was built", False)
 
-    if _release(mx.__version__) != _release(built.MLX_VERSION):
+    running = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]  its stub lacks it
+    if _release(running) != _release(built.MLX_VERSION):
         return _Result(
             None,
-            f"it was built for mlx {built.MLX_VERSION}, but mlx {mx.__version__} is installed. "
+            f"it was built for mlx {built.MLX_VERSION}, but mlx {running} is installed. "
             f"{_BUILD_AGAIN} or install that MLX ({_mlx.pip_install(_release(built.MLX_VERSION))})",
             True,
         )
@@ -65,7 +66,7 @@ def _find(environ: Mapping[str, str]) -> _Result:
             None,
             "it does not know MLX's arrays: nanobind "
             f"{built.NANOBIND_VERSION}, with which it was built, does not fit mlx "
-            f"{mx.__version__}. {_BUILD_AGAIN}",
+            f"{running}. {_BUILD_AGAIN}",
             True,
         )
     return _Result(native, "", False)
@@ -95,4 +96,4 @@ def load(environ: Mapping[str, str] = os.environ) -> tuple[ModuleType | None, st
 
 native, reason = load()
 if TYPE_CHECKING:
-    from . import _ext as native  # None is asked for wherever it may be
+    from . import _ext as native  # noqa: F401  None is asked for wherever it may be

@@ -1,5 +1,4 @@
-"""Imports MLX, or says in one sentence what it lacks; the package imports this before all else, and
-_loader words its advice with it.
+"""Imports MLX, or says in one sentence what it lacks.
 
 On Linux `mlx` holds no libmlx.so: mlx-cpu, mlx-cuda-12 or mlx-cuda-13 does, which has to be of the
 same release. `pip install mlx==X` changes the one and not the other; `mlx[cpu]==X` changes both.
@@ -11,6 +10,7 @@ import platform
 import re
 import sys
 from importlib import metadata
+from types import TracebackType
 
 _EXTRAS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"}
 
@@ -21,7 +21,7 @@ def is_command() -> bool:
     return sys.argv[:1] == ["-m"] and re.search(r"-m ?mlx_ncps\b", command) is not None
 
 
-def _say(kind, error, trace) -> None:
+def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The excepthook of the command: of this package's errors the sentence alone."""
     if isinstance(error, (ImportError, ValueError)) and str(error).startswith("["):
         print(error, file=sys.stderr)

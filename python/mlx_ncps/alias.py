@@ -13,6 +13,10 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -20,25 +24,27 @@ _PACKAGE = __name__.rpartition(".")[0]
 class _Loader(importlib.abc.Loader):
     """Gives the module `target` under another name, untouched."""
 
-    def __init__(self, target: str):
+    def __init__(self, target: str) -> None:
         self.target = target
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         module = importlib.import_module(self.target)
         self.own_spec = module.__spec__
         return module
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self.own_spec  # the import system has just set that of the alias
 
 
 class _Aliases(importlib.abc.MetaPathFinder):
     """Finds modules named `alias` or below it as those of `target`."""
 
-    def __init__(self, alias: str, target: str):
+    def __init__(self, alias: str, target: str) -> None:
         self.alias, self.target = alias, target
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != self.alias and not fullname.startswith(self.alias + "."):
             return None
         real = self.target + fullname.removeprefix(self.alias)
@@ -52,20 +58,22 @@ class _Aliases(importlib.abc.MetaPathFinder):
 class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Makes the package `ncps` where nothing else finds one."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != "ncps":
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         module.__doc__ = f"Made by {__name__}: `ncps.mlx` and `ncps.wirings` of {_PACKAGE}."
         _install(_Aliases("ncps.wirings", f"{_PACKAGE}.wirings"), first=True)
 
 
-def _install(finder, *, first: bool) -> None:
+def _install(finder: Any, *, first: bool) -> None:
     """Put a finder before or after all others, once."""
     known = [(type(other).__name__, getattr(other, "__dict__", None)) for other in sys.meta_path]
     if (type(finder).__name__, vars(finder)) not in known:

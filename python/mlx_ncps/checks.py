@@ -43,7 +43,10 @@ def refused(op: str, name: str, wanted: str, got: object) -> ValueError:
 
 def is_array(value: Any) -> TypeGuard[mx.array]:
     """Whether `value` is an mx.array; one of `mx.array.__new__` alone has no value and isn't."""
-    return isinstance(value, mx.array) and _has_shape(value)
+    try:
+        return isinstance(value, mx.array) and value.shape is not None
+    except Exception:  # nanobind's, for an object that was never initialised
+        return False
 
 
 def _has_shape(array: Any) -> bool:

@@ -4,29 +4,30 @@ user's own cell.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import functools
 import inspect
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from . import limits
 from .checks import brief, refused
+from .config_bounds import bounded, check_nesting, count_value
+from .recording import recorded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Configurable", "from_config", "register", "to_config"]
 
-Adopter = Callable[[Any], Any]
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
+
 Class = TypeVar("Class", bound=type)
 
 _CLASSES: dict[str, Any] = {}  # by name; the only ones that a configuration can name
-_ADOPTERS: list[Adopter] = []  # what makes ours of another package's objects
 _BUILT_FOR = "built_for"
-MOST_VALUES = 10**6  # of a configuration: lists of numbers among them, arrays not
 
 
 def register(cls: Class) -> Class:
@@ -42,21 +43,6 @@ def register(cls: Class) -> Class:
     if known is None or not _is_ours(known) or _is_ours(cls):
         _CLASSES[cls.__name__] = cls
     return cls  # pyright: ignore[reportReturnType]  what isclass narrowed it to
-
-
-def adopter(function: Adopter) -> Adopter:
-    """Let constructors of configurable classes take `function(argument)` for each argument: it
-    gives our object for another package's, and anything else back as it is.
-    """
-    _ADOPTERS.append(function)
-    return function
-
-
-def adopted(value: Any) -> Any:
-    """`value`, or our object for another package's."""
-    for adopt in _ADOPTERS:
-        value = adopt(value)
-    return value
 
 
 def _is_ours(cls: type) -> bool:
@@ -85,7 +71,7 @@ class Configurable:
 
         Raises ValueError for an argument that has no such form, as a plain function.
         """
-        with _bounded():
+        with bounded():
             config = encoded_arguments(self)
         width = self._built_for()
         return config if width is None else {**config, _BUILT_FOR: width}
@@ -135,48 +121,6 @@ def construct(cls: type, arguments: dict[str, Any]) -> Any:
     return cls(**arguments)
 
 
-def recorded(init: Callable[..., None]) -> Callable[..., None]:
-    """`init` that keeps its arguments, unless the constructor of a subclass has done so already,
-    and takes other packages' objects as ours.
-    """
-
-    @functools.wraps(init)
-    def recording(self: Any, *args: Any, **kwargs: Any) -> None:
-        args = tuple(adopted(value) for value in args)
-        kwargs = {key: adopted(value) for key, value in kwargs.items()}
-        outermost = "_arguments" not in self.__dict__
-        if outermost:
-            self.__dict__["_arguments"] = _bound(init, self, args, kwargs)
-        init(self, *args, **kwargs)
-        if outermost and not self.__dict__.get("built", True):
-            self.__dict__["_made_unbuilt"] = True
-
-    return recording
-
-
-def _bound(init: Callable[..., None], self: object, args: tuple, kwargs: dict[str, Any]) -> dict:
-    """The arguments of a call by name, defaults included, options in a **dict as the others."""
-    signature = inspect.signature(init)
-    try:
-        bound = signature.bind(self, *args, **kwargs)
-    except TypeError:
-        return {}  # the call itself is about to raise this
-    bound.apply_defaults()
-    kinds = {key: p.kind for key, p in signature.parameters.items()}
-    arguments = {}
-    for key, value in list(bound.arguments.items())[1:]:
-        if kinds[key] is inspect.Parameter.VAR_POSITIONAL:
-            arguments.update({f"*{key}": value} if value else {})
-        else:
-            arguments.update(value if kinds[key] is inspect.Parameter.VAR_KEYWORD else {key: value})
-    return {key: _snapshot(value) for key, value in arguments.items()}
-
-
-def _snapshot(value: Any) -> Any:
-    """A wiring's copy: the user's own may be built or edited later."""
-    return value.as_given() if hasattr(value, "as_given") else value
-
-
 def encoded_arguments(made: object) -> dict[str, Any]:
     """The recorded arguments of an object in the form that JSON knows."""
     name, arguments = type(made).__name__, made.__dict__.get("_arguments", {})
@@ -186,46 +130,9 @@ def encoded_arguments(made: object) -> dict[str, Any]:
     return {key: _encode(f"{name}.{key}", now(value)) for key, value in arguments.items()}
 
 
-class _Walk(threading.local):
-    """How far this thread's `get_config` may still go; None outside of one."""
-
-    left: int | None = None
-
-
-_walk = _Walk()
-
-
-@contextlib.contextmanager
-def _bounded() -> Iterator[None]:
-    """Within it a configuration that is made has MOST_VALUES and an end: objects may hold
-    themselves, or each other over and over.
-    """
-    outermost = _walk.left is None
-    if outermost:
-        _walk.left = MOST_VALUES
-    try:
-        yield
-    except RecursionError as error:
-        text = "[get_config] config must be nested less deep, got too many levels."
-        raise ValueError(text) from error
-    finally:
-        if outermost:
-            _walk.left = None
-
-
-def _count() -> None:
-    """One value more of the configuration that is made."""
-    if _walk.left is None:
-        return
-    _walk.left -= 1
-    if _walk.left < 0:
-        text = f"[get_config] config must hold at most {MOST_VALUES} values, got more."
-        raise ValueError(text)
-
-
 def _encode(name: str, value: Any) -> Any:
     """`value` in the form that JSON knows."""
-    _count()
+    count_value()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value) is dict:
@@ -253,25 +160,8 @@ def _decode(value: object) -> Any:
     return value
 
 
-def check_nesting(config: Any) -> None:
-    """Raise ValueError for a configuration whose lists and dicts lie too deep in each other, hold
-    themselves, or are more than `limits` admits, each counted wherever it comes again.
-    """
-    count, todo = 0, [(config, 0)]
-    while todo:
-        item, depth = todo.pop()
-        count += 1
-        if depth > limits.MAX_NESTING or count > limits.MAX_ITEMS:
-            raise ValueError(
-                f"[from_config] config must have at most {limits.MAX_ITEMS} lists and dicts, "
-                f"nested at most {limits.MAX_NESTING} deep, got more."
-            )
-        items = item.values() if isinstance(item, dict) else item
-        todo += [(value, depth + 1) for value in items if isinstance(value, list | tuple | dict)]
-
-
 def to_config(value: Any) -> dict[str, Any]:
-    """{"class": name, "config": configuration} of a cell, layer or wiring, for `from_config`.
+    """{"class": name, "config": configuration} of `value`, a cell, layer or wiring.
 
     Raises ValueError when its class is not registered.
     """
@@ -283,7 +173,7 @@ def to_config(value: Any) -> dict[str, Any]:
 
 
 def from_config(config: dict[str, Any]) -> Any:
-    """The cell, layer or wiring of a `to_config`, with new weights.
+    """The cell, layer or wiring of `config`, which `to_config` gave, with new weights.
 
     Raises ValueError when it isn't of that form or names a class that is not registered.
     """

@@ -1,10 +1,9 @@
-"""Chooses the backend of every fused call, in the one function `_decide`, asked nowhere else; `ops`
-calls it.
+"""Chooses the backend of every fused call, in the one function `_decide`.
 
 `auto` takes the first of `_TABLE` that lives on the default device and can run the call. Beside an
 Apple GPU, whose memory the CPU shares and whose streams MLX orders with the CPU's without Python
 waiting, it passes over a GPU backend where the CPU's kernels do better (`_worse_than_cpu`). Which
-calls are computed at once, without a graph, is said by `left_to_graph` in src/step_cell.cpp.
+calls are computed at once, without a graph, is said by `left_to_graph` in csrc/at_once.cpp.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import os
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from . import _loader
 from ._fork import check_process
 from .backends import (
     Backend,
@@ -164,7 +164,7 @@ def runs_steps_on_cpu() -> bool:
         return False
     if name == "auto" and _has_cuda() and mx.default_device().type != mx.DeviceType.cpu:
         return False
-    return cpu.available()[0]
+    return _loader.native is not None
 
 
 def why_no_steps_on_cpu() -> str:
@@ -182,7 +182,7 @@ def beside_gpu() -> bool:
     return _selected()[0] == "auto" and mx.default_device().type == mx.DeviceType.gpu
 
 
-def stream_of_steps(calls: list[FusedCall]):
+def stream_of_steps(calls: list[FusedCall]) -> contextlib.AbstractContextManager:
     """A context for a layer that makes these `calls`, (op, facts) each, at every step: the CPU's
     stream where `explain` with stepwise=True says cpu for all of them, else no other than now.
     """
@@ -200,7 +200,7 @@ def record(backend: str) -> None:
     _last.name = backend
 
 
-def _decide(op: str | None, facts: Facts | None, stepwise: bool = False):
+def _decide(op: str | None, facts: Facts | None, stepwise: bool = False) -> tuple[Any, Choice]:
     """(module or None, Choice) for one call; op None leaves what a backend says on single calls
     aside.
     """
@@ -235,10 +235,12 @@ def _decide(op: str | None, facts: Facts | None, stepwise: bool = False):
 _BESIDE = "the CPU's kernel does it in one call, in the memory that the GPU shares"
 
 
-def _refusal(module, op: str | None, facts: Facts | None) -> str:
+def _refusal(module: Any, op: str | None, facts: Facts | None) -> str:
     """Why a backend can't run a call; "" when it can."""
-    why = _availability(module.NAME)[1]
-    return why or (module.unsupported(op, facts) if op is not None else "")
+    runs, why = module.available()
+    if not runs:
+        return why or "no reason is known"
+    return module.unsupported(op, facts) if op is not None else ""
 
 
 def _cpu_shares_memory(op: str | None, facts: Facts | None) -> bool:
@@ -249,9 +251,9 @@ def _cpu_shares_memory(op: str | None, facts: Facts | None) -> bool:
     return not (why or module.unsupported(op, facts))
 
 
-def _worse_than_cpu(module, op: str, stepwise: bool) -> str:
+def _worse_than_cpu(module: Any, op: str | None, stepwise: bool) -> str:
     """Why a backend of an Apple GPU, which can run a call, leaves it to the CPU's kernel; or ""."""
-    if "_mixed_" in op and not module.MIXED_MEMORY:
+    if op is not None and "_mixed_" in op and not module.MIXED_MEMORY:
         return "it has no kernel of the LSTM in front of the cell, and would launch each step alone"
     return "each step would be launches of its own" if stepwise else ""
 
@@ -270,13 +272,13 @@ def _selected() -> tuple[str, str]:
     return _environment, _VARIABLE
 
 
-def _check_name(name, origin: str) -> None:
+def _check_name(name: Any, origin: str) -> None:
     if not isinstance(name, str) or name not in ("auto", *_NAMES):
         wanted = ", ".join(("auto", *_NAMES))
         raise ValueError(f"[{origin}] the backend must be one of {wanted}, got {brief(name)}.")
 
 
-def _availability(name: str):
+def _availability(name: str) -> tuple[Any, str]:
     """(module, "") or (module or None, why it can't run here)."""
     for module, _ in _TABLE:
         if name == module.NAME:

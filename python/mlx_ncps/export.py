@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .checks import flag, is_array, path, refused
 from .dispatch import use_backend
 
+if TYPE_CHECKING:
+    import os
 
-def export_function(file, function, *args, shapeless=False, **kwargs) -> None:
+
+def export_function(
+    file: str | os.PathLike[str],
+    function: Callable[..., Any],
+    *args: Any,
+    shapeless: bool = False,
+    **kwargs: Any,
+) -> None:
     """As `mx.export_function`, in MLX's own operations, which any process that has MLX can import.
 
     file: path of the file to write.
@@ -53,4 +65,5 @@ def _is_plain(array: mx.array) -> bool:
     if array.dtype == mx.bfloat16:  # no buffer of it
         array = array.view(mx.uint16)
         mx.eval(array)
-    return memoryview(array).c_contiguous
+    buffer: Any = array
+    return memoryview(buffer).c_contiguous

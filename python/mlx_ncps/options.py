@@ -43,20 +43,20 @@ def one_of(*among: str | None) -> Check:
 class CheckedOptions(nn.Module):
     """Options are attributes that are checked whenever they are set, in the constructor or later.
 
-    `checked_options`: {name: check(op, name, value) -> the value to keep}.  `fixed_options`: names
+    `_checked_options`: {name: check(op, name, value) -> the value to keep}. `_fixed_options`: names
     that weights were made by, which can't become another value than the first that is not None.
     Both raise ValueError.
     """
 
     op: str
-    checked_options: ClassVar[dict[str, Check]] = {}
-    fixed_options: ClassVar[frozenset[str]] = frozenset()
+    _checked_options: ClassVar[dict[str, Check]] = {}
+    _fixed_options: ClassVar[frozenset[str]] = frozenset()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        check = self.checked_options.get(name)
+        check = self._checked_options.get(name)
         if check is not None:
             value = check(self.op, name, value)
-        if name in self.fixed_options:
+        if name in self._fixed_options:
             first = getattr(self, name, None)
             if first is not None and first != value:
                 raise ValueError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from ._types import WeightSource
 
 __all__ = ["load_weights", "save_weights"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _MASKS = ("sparsity_mask", "source_mask")  # what a NaN would turn into synapses
 
@@ -41,7 +49,7 @@ class WeightFiles(nn.Module):
         save_weights(self, file)
 
 
-def load_weights(module, file_or_weights, strict=True):
+def load_weights(module: Module, file_or_weights: WeightSource, strict: bool = True) -> Module:
     """Load all parameters of any `mlx.nn.Module`, or raise and leave it as it was; returns it.
 
     Args:
@@ -57,7 +65,7 @@ def load_weights(module, file_or_weights, strict=True):
     """
     _check_module("load_weights", module)
     stored, strict = _entries(file_or_weights), flag("load_weights", "strict", strict)
-    current = dict(tree_flatten(module.parameters()))
+    current: dict[str, Any] = dict(tree_flatten(module.parameters()))
     if strict:
         check_names("load_weights", set(current), set(stored))
     chosen = {name: stored[name] for name in current if name in stored}
@@ -70,15 +78,15 @@ def load_weights(module, file_or_weights, strict=True):
     return module
 
 
-def save_weights(module, file):
-    """Write all parameters of any `mlx.nn.Module` to a `.safetensors` file, with checksums that
-    `load_weights` checks, or to an `.npz` file, whose format has some.
+def save_weights(module: nn.Module, file: str | os.PathLike[str]) -> None:
+    """Write all parameters of `module`, any `mlx.nn.Module`, to a `.safetensors` file, with
+    checksums that `load_weights` checks, or to an `.npz` file, whose format has some.
     """
     _check_module("save_weights", module)
     save_arrays("save_weights", file, dict(tree_flatten(module.parameters())))
 
 
-def replace(module, values: dict[str, mx.array]) -> None:
+def replace(module: nn.Module, values: dict[str, mx.array]) -> None:
     """Set these parameters, whose names and shapes are checked, row-contiguous; none when one is
     refused.
     """
@@ -88,8 +96,8 @@ def replace(module, values: dict[str, mx.array]) -> None:
     try:
         module.update(tree_unflatten(plain))
         for part in module.modules():
-            if hasattr(part, "sync_wiring"):
-                part.sync_wiring()  # refuses masks and wirings that disagree
+            if hasattr(part, "_sync_wiring"):
+                part._sync_wiring()  # refuses masks and wirings that disagree
         mx.eval(module.parameters())
     except BaseException:
         module.update(before)
@@ -124,7 +132,7 @@ def _is_mask(name: str) -> bool:
     return name.rpartition(".")[2].removeprefix("sensory_").startswith(_MASKS)
 
 
-def _entries(source) -> dict[str, Stored]:
+def _entries(source: WeightSource) -> dict[str, Stored]:
     if isinstance(source, (str, os.PathLike)):
         return open_arrays("load_weights", source)
     entries = {}
@@ -141,12 +149,12 @@ def _entries(source) -> dict[str, Stored]:
     return entries
 
 
-def _check_module(op: str, module) -> None:
+def _check_module(op: str, module: object) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(f"[{op}] module must be an mlx.nn.Module, got {type(module).__name__}.")
 
 
-def _pairs(source) -> list[tuple]:
+def _pairs(source: Any) -> list[tuple]:
     """(name, value) of a dict or of a list of pairs."""
     wanted = "file_or_weights must be a path, a dict or a list of pairs (name, mx.array)"
     if isinstance(source, Mapping):

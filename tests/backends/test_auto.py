@@ -3,7 +3,8 @@
 import mlx.core as mx
 import pytest
 from mlx_ncps import dispatch, use_backend
-from mlx_ncps.backends import _gpu, cpu, cuda, metal, reference
+from mlx_ncps.at_once import Readout, StepPlan, _stage
+from mlx_ncps.backends import cpu, cuda, metal, reference
 from mlx_ncps.rnn import LTC, CfC, CfCRNN, LiquidRNN
 from mlx_ncps.wirings import AutoNCP
 
@@ -51,8 +52,11 @@ def device(monkeypatch):
     return set_device
 
 
+_UNSUPPORTED = metal.unsupported
+
+
 def unsupported(op, facts):
-    why = _gpu.unsupported(op, facts)
+    why = _UNSUPPORTED(op, facts)
     return why or (f"{UNFIT} neurons do not fit" if facts.units == UNFIT else "")
 
 
@@ -236,8 +240,10 @@ def test_work_that_explain_counts_is_that_of_the_packed_cell(native, name, mixed
         assert layer.rnn_cell.num_layers
         return
     layer.step(evaluated(normal(1, I)))
-    packed, _ = layer.rnn_cell._step_cell._made
-    assert packed.work == cpu.step_work(layer.rnn_cell.calls(), mixed)
+    packed, _ = layer.rnn_cell._step_cell.made
+    stages = tuple(_stage(facts) for _, facts in layer.rnn_cell.calls())
+    plan = StepPlan(stages, [], Readout(0, 0), list)
+    assert packed.work == plan.work(mixed) == layer.rnn_cell._step_plan(mixed).work(mixed)
 
 
 @pytest.mark.parametrize("where", ["cpu", "gpu"])

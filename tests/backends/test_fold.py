@@ -3,13 +3,13 @@
 import mlx.core as mx
 import pytest
 from mlx_ncps import dispatch
-from mlx_ncps.backends import reference
-from mlx_ncps.backends._fold import fold_cfc, fold_ltc
+from mlx_ncps.backends import activations, reference
+from mlx_ncps.backends.fold import fold_cfc, fold_ltc
 
 from tests.support.cases import CFC_CASES, LTC_CASES, CfcCase, LtcCase, make, to_mlx
 from tests.support.running import check_epsilon, check_gradients, check_states
 
-HEADS = {"tanh": mx.tanh, "lecun_tanh": reference.lecun_tanh, "identity": lambda f: f}
+HEADS = {name: one.function for name, one in activations.TABLE.items() if one.heads}
 
 
 class Folded:
@@ -43,7 +43,7 @@ class Folded:
     @staticmethod
     def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant, **_):
         p = fold_cfc(params, ts, mode, variant)
-        x, act = inputs.astype(mx.float32), reference.ACTIVATIONS[activation]
+        x, act = inputs.astype(mx.float32), activations.ACTIVATIONS[activation]
         assert p.merged == (mode != "pure" and not isinstance(ts, mx.array))
         times = mx.broadcast_to(mx.array(ts), inputs.shape[:2])
         states = []

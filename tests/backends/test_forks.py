@@ -13,6 +13,7 @@ SCRIPT = """
 import os, subprocess, sys, traceback
 import mlx.core as mx, mlx_ncps
 from mlx_ncps import CfC, LTC, ops
+from mlx_ncps.at_once import STEP, attempt
 from mlx_ncps.wirings import AutoNCP
 
 def run(call):
@@ -119,7 +120,7 @@ def compute():
     assert not mx.isnan(y).any().item()
     one = mx.array([[1.0] * 4])
     mx.eval(layer.parameters())
-    assert layer.rnn_cell.step_at_once(one, None, None) is not None  # steps at once again
+    assert attempt(layer.rnn_cell, None, one, None, None, STEP) is not None  # steps at once again
 assert run(compute) == ""
 assert run(lambda: run(lambda: None)) == ""
 """)

@@ -15,6 +15,7 @@ import os, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 import mlx.core as mx
 from mlx_ncps import CfC, LTC
+from mlx_ncps.at_once import STEP, attempt
 from mlx_ncps.wirings import AutoNCP
 
 def press(times=1):
@@ -132,7 +133,7 @@ x = mx.random.normal((400000, 8))
 mx.eval(x, layer.parameters())
 press()
 try:
-    layer.rnn_cell.step_at_once(x, None, 1.0)
+    attempt(layer.rnn_cell, None, x, None, 1.0, STEP)
 except KeyboardInterrupt:
     assert usable(layer)
     print("done")

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_ncps import CfC
+from mlx_ncps.at_once import STEP, attempt
 
 # The calls of one kind: a function f(x) -> arrays that have not been evaluated.
 KINDS = {
@@ -139,6 +140,7 @@ def test_native_functions_refuse_objects_without_an_array(native, run_python):
     script = """
 import mlx.core as mx, gc
 from mlx_ncps import CfC, LTC, _loader
+from mlx_ncps.at_once import STEP, attempt
 from mlx_ncps.wirings import AutoNCP
 native, X = _loader.native, mx.array([[[1.0] * 4]] * 2)
 empty = mx.array.__new__(mx.array)
@@ -151,7 +153,7 @@ for layer in (CfC(4, 8), LTC(4, AutoNCP(16, 2)), CfC(4, 8, mixed_memory=True)):
     calls = [(empty, None, None), (X[:, 0], empty, None), (X[:, 0], None, empty),
              (X[:, 0], (mx.zeros((2, H)), empty), None), (X[:, 0], (empty, empty), None)]
     for x, state, ts in calls:
-        assert cell.step_at_once(x, state, ts, lstm=lstm) is None
+        assert attempt(cell, lstm, x, state, ts, STEP) is None
 assert native.linear(empty, X[0], None) is None
 assert native.linear(X, empty, None) is None
 assert native.linear(X, X[0], empty) is None
@@ -163,14 +165,14 @@ for args in ((empty, X, 1.0), (X, empty, 1.0), (X, X[:, 0], empty)):
     assert native.cfc_at_once(*args, stage, True) is None
 names = ("StepCell", "Places", "Readout", "CfcStage", "SynapseLists")
 blanks = [getattr(native, n).__new__(getattr(native, n)) for n in names]
-packed = layer.rnn_cell._step_cell._made[0]
+packed = layer.rnn_cell._step_cell.made[0]
 bad = [lambda: packed.made_from([empty]), lambda: packed.watch(blanks[1]),
        lambda: native.is_pending(empty), lambda: native.is_tracer(empty),
        lambda: native.cfc_at_once(X, X[:, 0], None, blanks[3], True),
        lambda: blanks[0](None, None, X, None, None, 0), lambda: blanks[0].made_from([]),
        lambda: native.ltc_kernel(2, 4, 8, 6, blanks[4]),
        lambda: native.StepCell.cfc([blanks[3]], [], blanks[2], []),
-       lambda: native.ltc_sequence(*[empty] * 14, unfolds=1),
+       lambda: native.ltc_sequence(empty, empty, empty, [empty] * 11, unfolds=1),
        lambda: native.cfc_sequence(X, empty, None, [], layers=0, mode="pure", activation="tanh")]
 for n, call in enumerate(bad):
     try:
@@ -194,7 +196,7 @@ def test_step_without_the_lock_reads_what_it_was_given(native):
     original, other = mx.random.normal((rows, 8)), mx.full((rows, 8), 7.0)
     x, h = original + 0, mx.zeros((rows, 64))
     mx.eval(original, other, x, h)
-    want = np.array(layer.rnn_cell.step_at_once(x, h, 1.0)[1])
+    want = np.array(attempt(layer.rnn_cell, None, x, h, 1.0, STEP)[1])
     ending = threading.Event()
 
     def overwrite():
@@ -213,9 +215,9 @@ def test_step_without_the_lock_reads_what_it_was_given(native):
         for _ in range(200):
             a, b = mx.array(original), mx.zeros((rows, 64))
             mx.eval(a, b)
-            done = layer.rnn_cell.step_at_once(a, b, 1.0)
+            done = attempt(layer.rnn_cell, None, a, b, 1.0, STEP)
             np.testing.assert_array_equal(np.array(done[1]), want)
-            layer.rnn_cell.step_at_once(x, h, 1.0)  # any mix of values, but living memory
+            attempt(layer.rnn_cell, None, x, h, 1.0, STEP)  # any mix of values, but living memory
     finally:
         ending.set()
         writer.join()

@@ -6,15 +6,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_ncps import CfC, use_backend
+from mlx_ncps.at_once import EVERY, LAST, STEP
 from mlx_ncps.backends import cpu
-from mlx_ncps.backends._fold import fold_cfc
+from mlx_ncps.backends.fold import fold_cfc
 from mlx_ncps.rnn import LTC
 
 from tests.support.cases import assert_close
 from tests.support.rnn_layers import GRADIENT, SAME, B, I, normal
 
 H = 6
-STEP, EVERY, LAST = range(3)
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +58,15 @@ def watched(native, made, arrays):
 
 @pytest.fixture
 def made(native, cell):
-    return native.StepCell.cfc([stage(native, cell)], [], native.Readout(0, H), cell.step_arrays())
+    return native.StepCell.cfc(
+        [stage(native, cell)], [], native.Readout(0, H), cell._step_plan(False).arrays
+    )
 
 
 @pytest.fixture
 def packed(native, cell, made):
     """(step(x, h, ts, arrays, form), the arrays that it was made from, x [B, I], h [B, H])."""
-    arrays = cell.step_arrays()
+    arrays = cell._step_plan(False).arrays
     return watched(native, made, arrays), arrays, *evaluated(normal(B, I), normal(B, H))
 
 
@@ -173,7 +175,7 @@ def test_tracers_are_declined(packed, traced, has_values):
         return tracer.sum()
 
     mx.grad(function)(arguments[traced])
-    assert results == [None if traced < 3 else False]  # ops.stepping asks for those
+    assert results == [None if traced < 3 else False]  # `at_once` asks for those
 
 
 @pytest.mark.parametrize("traced", range(3), ids=["x", "h", "ts"])
@@ -216,7 +218,7 @@ def test_readout_of_some_or_all_neurons(native, cell, first, mapped):
     readout = native.Readout(
         first, count, w if "w" in mapped else None, b if "b" in mapped else None
     )
-    arrays = cell.step_arrays()
+    arrays = cell._step_plan(False).arrays
     made = native.StepCell.cfc([stage(native, cell)], [], readout, arrays)
     step = watched(native, made, arrays)
     x, h = evaluated(normal(B, I), normal(B, H))

@@ -122,3 +122,15 @@ def test_steps_of_length_one_equal_others(name):
         with use_backend("reference"):
             want, _ = layer(x, h, span)
         assert_close(f"{np.shape(span)}", layer(x, h, span)[0], want, SAME)
+
+
+@all_layers
+def test_a_long_call_packs_nothing(native, name):
+    """What is too large for a step cell is known from sizes alone."""
+    layer = built(name)
+    long = evaluated(normal(800, 400, I))
+    for _ in range(2):
+        assert not at_once(native, layer(long)[0])
+        assert layer.rnn_cell._step_cell.made is None
+    layer(evaluated(normal(2, 3, I)))
+    assert layer.rnn_cell._step_cell.made is not None

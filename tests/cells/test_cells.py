@@ -1,6 +1,7 @@
 """Cells: constructors, sizes, first values, masks that are never trained, lazy building, errors."""
 
 import copy
+import inspect
 import pickle
 
 import mlx.core as mx
@@ -8,7 +9,15 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlx_ncps.cells import CfCCell, LiquidCell, LTCCell, NCPRNNCell, WiredCfCCell
+from mlx_ncps import CfC
+from mlx_ncps.cells import (
+    BackboneLTCCell,
+    CfCCell,
+    LiquidCell,
+    LTCCell,
+    NCPRNNCell,
+    WiredCfCCell,
+)
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random, Wiring
 
@@ -497,3 +506,36 @@ def test_a_cell_says_what_is_missing(use, name):
     with pytest.raises(NotImplementedError) as error:
         use(Empty())
     assert str(error.value) == f"[empty] Empty must define {name}."
+
+
+# --- what a reader and a tool see of a cell -------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [CfCCell, LTCCell, BackboneLTCCell, WiredCfCCell])
+def test_the_signature_of_a_cell_is_that_of_its_constructor(kind):
+    parameters = list(inspect.signature(kind).parameters.values())
+    assert parameters == list(inspect.signature(kind.__init__).parameters.values())[1:]
+    assert all(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+    assert all(p.annotation is not p.empty for p in parameters)
+
+
+def test_the_signature_of_a_users_subclass_is_its_own():
+    class Own(CfCCell):
+        def __init__(self, size):
+            super().__init__(size, size)
+
+    assert list(inspect.signature(Own).parameters) == ["size"]
+    assert list(inspect.signature(Own(3)).parameters) == ["inputs", "state", "ts"]
+
+
+def test_pickles_made_before_find_their_step_cell():
+    """They name it by the module that it was in."""
+    old = b"\x80\x04cmlx_ncps.ops.stepping\nStepCell\n)R."
+    assert pickle.loads(old).made is None
+
+
+def test_tab_completion_shows_no_internals():
+    layer = CfC(3, AutoNCP(8, 2))
+    names = {*dir(layer), *dir(layer.rnn_cell), *dir(CfCCell(3, 4)), *dir(LTCCell(4, 3))}
+    internal = ("directions", "run", "fused_steps", "step_arrays", "pack_step", "sync_wiring")
+    assert names.isdisjoint(internal)

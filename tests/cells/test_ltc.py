@@ -77,7 +77,7 @@ def test_initialization_ranges_reach_layers_and_stacks_and_stay():
     ranges = {"w": (0.0, 0.0), "cm": [0.25, 0.25]}
     layer = LTC(I, AutoNCP(10, 2), initialization_ranges=ranges, bidirectional=True)
     stack = LTCRNN(I, 5, 2, initialization_ranges=ranges)
-    cells = [h.rnn_cell for one in (layer, *stack.layers) for h in one.directions]
+    cells = [h.rnn_cell for one in (layer, *stack.layers) for h in one._directions]
     assert len(cells) == 4
     lazy = LTCCell(6, initialization_ranges=ranges)
     lazy(normal(B, I), normal(B, 6))
@@ -140,7 +140,7 @@ def test_constrained_cell_is_the_one_with_clipped_parameters():
 def test_layer_takes_ranges_of_its_own():
     layer = LTC(I, 6, implicit_param_constraints=False, bidirectional=True)
     layer.apply_weight_constraints({"cm": (0.45, 0.5), "sensory_sigma": (None, 4.0)})
-    for half in layer.directions:
+    for half in layer._directions:
         cell = half.rnn_cell
         assert np.float32(0.45) == cell.cm.min().item()
         assert cell.cm.max().item() == 0.5

@@ -43,7 +43,7 @@ def test_default_options_warn_once_with_a_number_that_is_stable(solver, units, o
     layer(x())  # a second warning would be an error
     cell = layer.rnn_cell
     wanted = stable_unfolds(cell.params(), cell.implicit_param_constraints, solver, None)
-    for direction in layer.directions:
+    for direction in layer._directions:
         direction.rnn_cell.ode_unfolds = 2 * wanted  # the two directions differ in weights
         direction.rnn_cell._stability.given = False
     for scale in (1.0, 1e3):

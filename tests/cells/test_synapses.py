@@ -37,13 +37,9 @@ def assert_lists_are_those_of_the_masks(layer, monkeypatch):
     """Both of the property and of what the op gets."""
     cell = layer.rnn_cell
     assert cell.synapses == lists_of(cell)
-    seen, op = [], ltc_module.ltc_sequence
+    seen, op = [], ltc_module.prepare_ltc
     with monkeypatch.context() as patch:
-        patch.setattr(
-            ltc_module,
-            "ltc_sequence",
-            lambda *a, **k: (seen.append(k["synapses"]), op(*a, **k))[1],
-        )
+        patch.setattr(ltc_module, "prepare_ltc", lambda *a: (seen.append(a[5]), op(*a))[1])
         layer(mx.zeros((B, T, I)))
     assert seen == [lists_of(cell)]
     for name in cell.fixed_keys:

@@ -156,7 +156,7 @@ def test_keras_drops_behind_every_layer(variant, layers):
 @variants
 def test_layers_pass_their_variant_on(variant):
     stack = CfCRNN(I, H, 2, bidirectional=True, mixed_memory=True, variant=variant)
-    cells = [half.rnn_cell for layer in stack.layers for half in layer.directions]
+    cells = [half.rnn_cell for layer in stack.layers for half in layer._directions]
     assert [cell.variant for cell in cells] == [variant] * 4
     wired = CfC(I, AutoNCP(10, 2), variant=variant)
     assert {wired.rnn_cell.variant, wired.rnn_cell.layer_0.variant} == {variant}

@@ -9,12 +9,14 @@ import re
 import mlx.core as mx
 import mslsim
 import pytest
-from mlx_ncps.backends import CfCFacts, LTCFacts, _kernels, metal
-from mlx_ncps.plans import chips
-from mlx_ncps.plans.launches import gpu_launches
-from mlx_ncps.plans.table import auto_ncp
-from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
+from mlx_ncps.backends import CfCFacts, LTCFacts, metal
+from mlx_ncps.backends.gpu.runner import THREADS_BOUND
+from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 from mslsim.preprocess import preprocess
+
+from tools.plans import chips
+from tools.plans.launches import gpu_launches
+from tools.plans.table import auto_ncp
 
 M1 = chips.CHIPS[0]
 LONGEST = 0.05  # seconds of a launch on an M1, by the cost model; a watchdog waits for some
@@ -80,7 +82,7 @@ def test_every_kernel_that_mlx_compiles_is_bound_to_the_threads_of_its_launch(tr
 
 def test_a_launch_above_its_attribute_is_an_error():
     mslsim.require()
-    header = _kernels.THREADS_BOUND
+    header = THREADS_BOUND
     kernel = mslsim.metal_kernel(
         "k", [], ["y"], "#undef kernel\ny[thread_position_in_grid.x] = 1.0f;", header
     )

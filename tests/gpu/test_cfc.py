@@ -2,14 +2,16 @@
 access checked, in every order.
 """
 
+from dataclasses import replace
+
 import mslsim
 import numpy as np
 import pytest
-from mlx_ncps.backends import _launch
+from mlx_ncps.backends.gpu.geometry import APPLE
 
 from tests.support.cases import ACTIVATIONS, CFC_EMPTY_CASES, CfcCase
 from tests.support.running import check_gradients, check_states, gradients, states
-from tests.support.simulated_metal import ORDERS, replaced, simulated
+from tests.support.simulated_metal import ORDERS, cut, replaced, simulated
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
@@ -70,19 +72,17 @@ def test_cfc_sequence_of_nothing_is_empty(case):
         assert not any(np.any(np.array(g)) for g in gradients(case, "metal").values())
 
 
-def test_cfc_walks_over_more_neurons_than_threads(monkeypatch):
-    monkeypatch.setattr(_launch, "THREADS", 32)
-    with simulated("chaos", metal_versions=(310,)):
+def test_cfc_walks_over_more_neurons_than_threads():
+    with simulated("chaos", geometry=replace(APPLE, threads=32), metal_versions=(310,)):
         check_gradients(CfcCase(units=33, backbone_units=65, steps=2), "metal")
 
 
 @pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("piece", [(3, 7), (2, 3), (1, 1)])  # of 3 rows and 7 steps
-def test_cfc_sequence_in_pieces_of_rows_and_time_is_the_same(monkeypatch, piece, products):
-    monkeypatch.setattr(_launch, "cfc_piece", lambda *_: _launch.Piece(*piece))
-    monkeypatch.setattr(_launch, "cfc_takes_products", lambda *_: products)
+def test_cfc_sequence_in_pieces_of_rows_and_time_is_the_same(piece, products):
+    geometry = cut(piece, product_weights=0 if products else 2**30)
     case = CfcCase(batch=3, steps=7, timespans="per_batch")
-    with simulated(metal_versions=(310,)):
+    with simulated(geometry=geometry, metal_versions=(310,)):
         check_states(case, "metal")
         check_gradients(case, "metal")
 
@@ -129,15 +129,14 @@ PRODUCTS = [
 
 
 @pytest.mark.parametrize("case", PRODUCTS, ids=str)
-def test_cfc_by_products_equals_numpy(monkeypatch, case):
-    monkeypatch.setattr(_launch, "PRODUCT_WEIGHTS", 0)
+def test_cfc_by_products_equals_numpy(case):
     for order, training in zip(ORDERS, (True, False, True), strict=True):
-        with simulated(order):
+        with simulated(order, geometry=replace(APPLE, product_weights=0)):
             check_states(case, "metal", training=training)
             check_gradients(case, "metal", training=training)
 
 
 def test_cfc_by_products_where_one_row_exceeds_threadgroup_memory():
-    assert _launch.cfc_takes_products(3000, (), 1)
-    assert _launch.cfc_takes_products(256, (256,), 3)
-    assert not _launch.cfc_takes_products(128, (128,), 3)
+    assert APPLE.cfc_takes_products(3000, (), 1)
+    assert APPLE.cfc_takes_products(256, (256,), 3)
+    assert not APPLE.cfc_takes_products(128, (128,), 3)

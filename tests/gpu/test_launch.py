@@ -2,91 +2,118 @@
 backends say of themselves where no GPU is.
 """
 
+from dataclasses import replace
+
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_ncps import dispatch, ops
-from mlx_ncps.backends import CfCFacts, LTCFacts, _kernels, _launch, _ltc_kernels, cuda, metal
+from mlx_ncps.backends import CfCFacts, LTCFacts, cuda, metal
+from mlx_ncps.backends.gpu import ltc
+from mlx_ncps.backends.gpu.geometry import APPLE, CUDA
+from mlx_ncps.backends.gpu.pieces import ceil_div, round_up
+from mlx_ncps.backends.gpu.runner import Runner
+from mlx_ncps.backends.gpu.trace import launches, trace_ltc
 
 from tests.support.case_arrays import to_mlx
 from tests.support.cases import LtcCase, make
 
+SPARSE = make(LtcCase(units=64, density=0.2)).params
+LISTS = {"steps": 2, "inputs": 8, "units": 64, "unfolds": 2, "training": False}
+LISTS["synapses"] = ops.SynapseLists(SPARSE.mask, np.ones((8, 64)))
 SIZES = (1, 2, 8, 9, 31, 32, 33, 63, 64, 65, 100, 128, 200, 500, 1000)
 BATCHES = (1, 3, 15, 16, 33, 64, 500)
 
 
 def check(launch):
-    """Whole SIMD groups, at most THREADS threads."""
+    """Whole SIMD groups, at most APPLE.threads threads."""
     x, y, z = launch.threads
     assert (x * y * z) % 32 == 0
-    assert x * y * z <= _launch.THREADS
+    assert x * y * z <= APPLE.threads
     assert launch.grid == tuple(g * t for g, t in zip(launch.groups, launch.threads, strict=True))
     assert min(launch.grid) >= 1
 
 
 @pytest.mark.parametrize("units", SIZES)
 def test_dense_has_a_thread_for_every_padded_neuron(units):
-    if not _launch.dense_fits(units):
-        assert units > _launch.DENSE_UNITS
+    if not APPLE.dense_fits(units):
+        assert units > APPLE.dense_units
         return
-    for parts in (4, 8):
-        launch = _launch.dense(units, 3, parts)
+    for launch in (APPLE.dense_forward(3, units), APPLE.dense_backward(3, units)):
         check(launch)
-        padded = parts * _launch.ceil_div(units, parts)  # read by others
+        parts = launch.argument("PARTS")
+        padded = parts * ceil_div(units, parts)  # read by others
+        assert padded == launch.argument("UNITS") == parts * launch.argument("PER")
         assert padded <= launch.threads[0] // parts
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("units", SIZES)
 def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
-    for plan, copies in ((_launch.streamed_forward, 2), (_launch.streamed_backward, 3)):
-        blocks = plan(batch, units)
-        check(blocks.launch)
-        assert blocks.launch.groups[0] == _launch.ceil_div(batch, blocks.rows)
-        assert 4 * copies * _launch.round_up(units) * blocks.rows <= 32 * 1024
+    for plan, copies in ((APPLE.streamed_forward, 2), (APPLE.streamed_backward, 3)):
+        launch = plan(batch, units)
+        check(launch)
+        assert launch.groups[0] == ceil_div(batch, launch.argument("ROWS"))
+        assert 4 * copies * round_up(units) * launch.argument("ROWS") <= 32 * 1024
     for widths in ((), (units,), (64, 3)):
         for weights in (100, 10**6):
-            forward = _launch.cfc_forward(batch, units, widths, 4, weights)
-            backward = _launch.cfc_backward(batch, units, widths, 4, weights)
-            for plan, copies in ((forward, 2), (backward, 5)):
-                check(plan.blocks.launch)
-                row = 4 * (copies * plan.units + 2 * plan.width)
-                assert plan.blocks.rows * row + 4 * plan.chip <= 32 * 1024
-                assert plan.chip in (0, 1024)
-                assert plan.units >= units
-                assert plan.width >= max(widths, default=1)
+            forward = APPLE.cfc_forward(batch, units, widths, 4, weights)
+            backward = APPLE.cfc_backward(batch, units, widths, 4, weights)
+            for launch, copies in ((forward, 2), (backward, 5)):
+                check(launch)
+                sizes = dict(launch.template)
+                row = 4 * (copies * sizes["UNITS"] + 2 * sizes["WIDTH"])
+                assert sizes["ROWS"] * row + 4 * sizes["CHIP"] <= 32 * 1024
+                assert sizes["CHIP"] in (0, 1024)
+                assert sizes["UNITS"] >= units
+                assert sizes["WIDTH"] >= max(widths, default=1)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("units", SIZES)
 def test_lists_cover_the_batch_and_fit_the_memory(units, batch):
-    plan = _launch.listed(batch, units)
-    check(plan.launch)
-    assert plan.launch.threads[0] == 32 * plan.simds
-    assert plan.launch.groups[0] == _launch.ceil_div(batch, plan.simds * plan.rows)
-    assert 12 * _launch.round_up(units) * plan.rows * plan.simds <= _launch.MEMORY
+    launch = APPLE.lists(batch, units)
+    check(launch)
+    simds, rows = launch.argument("SIMDS"), launch.argument("ROWS")
+    assert launch.threads[0] == 32 * simds
+    assert launch.groups[0] == ceil_div(batch, simds * rows)
+    assert 12 * round_up(units) * rows * simds <= APPLE.memory
 
 
 def test_large_batches_share_loads_and_small_ones_fill_the_gpu():
-    assert [_launch.streamed_forward(b, 100).rows for b in (1, 16, 32, 64, 128)] == [1, 2, 4, 8, 8]
-    assert [_launch.streams_lists(b, "metal") for b in (255, 256)] == [False, True]
-    assert not _launch.streams_lists(256, "cuda")
-    assert [_launch.streamed_forward(b, 100, "cuda").rows for b in (64, 512)] == [1, 4]
-    listed = [_launch.listed(b, 100) for b in (1, 16, 64, 256, 2048)]
-    assert [(one.rows, one.simds) for one in listed] == [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2)]
-    rows = [_launch.cfc_forward(128, 64, (64,), heads, 10**5).blocks.rows for heads in (1, 3, 4)]
-    assert rows == [16, 16, 8]
+    def rows(launches):
+        return [launch.argument("ROWS") for launch in launches]
+
+    streamed = (APPLE.streamed_forward(b, 100) for b in (1, 16, 32, 64, 128))
+    assert rows(streamed) == [1, 2, 4, 8, 8]
+    assert rows(CUDA.streamed_forward(b, 100) for b in (64, 512)) == [1, 4]
+    lists = [APPLE.lists(b, 100) for b in (1, 16, 64, 256, 2048)]
+    assert rows(lists) == [1, 2, 4, 8, 8]
+    assert [launch.argument("SIMDS") for launch in lists] == [1, 1, 1, 1, 2]
+    assert rows(CUDA.lists(b, 100) for b in (64, 512)) == [1, 4]
+    for geometry, most in ((APPLE, 16), (CUDA, 8)):
+        batch = 16 * geometry.min_groups
+        cfc = (geometry.cfc_forward(batch, 64, (64,), heads, 10**5) for heads in (1, 3, 4))
+        assert rows(cfc) == [most, most, 8]
 
 
-def test_plan_follows_size_and_density(monkeypatch):
-    sparse = make(LtcCase(units=64, density=0.2)).params
-    lists = ops.SynapseLists(sparse.mask, sparse.sensory_mask)
-    assert [_ltc_kernels.plan(h) for h in (1, 64, 65)] == ["dense", "dense", "streamed"]
-    assert _ltc_kernels.plan(64, lists) == "listed"
-    with monkeypatch.context() as change:
-        change.setattr(_launch, "LISTED_FORWARD_PER", 1)
-        assert _ltc_kernels.plan(64, lists) == "dense"
-        change.setattr(_launch, "DENSE_UNITS", 0)
-        assert _ltc_kernels.plan(64, lists) == "list"
+@pytest.mark.parametrize(("geometry", "streams"), [(APPLE, True), (CUDA, False)])
+def test_large_batches_stream_the_lists_that_fit_registers_on_apple_chips(geometry, streams):
+    def forward(batch):
+        found = launches(trace_ltc, geometry=geometry, batch=batch, **LISTS)
+        return found[-1].kernel
+
+    assert forward(255) == "ncps_ltc_dense_forward_lists"
+    assert forward(256) == ("ncps_ltc_lists_forward" if streams else forward(255))
+
+
+def test_kind_of_recurrence_follows_size_and_density():
+    lists = LISTS["synapses"]
+    assert [ltc.kind_of(APPLE, h) for h in (1, 64, 65)] == ["dense", "dense", "streamed"]
+    assert ltc.kind_of(APPLE, 64, lists) == "dense_lists"
+    few = replace(APPLE, lists_forward_per=1)
+    assert ltc.kind_of(few, 64, lists) == "dense"
+    assert ltc.kind_of(replace(few, dense_units=0), 64, lists) == "lists"
 
 
 def test_an_ltc_state_beyond_threadgroup_memory_is_refused_with_the_reason():
@@ -121,10 +148,11 @@ def test_scalar_and_zero_dimensional_timespans_launch_the_same_kernels():
 
         return kernel
 
-    run = _kernels.Runner("metal", register, mx.cpu)
+    run = Runner("metal", register, mx.cpu, APPLE)
     call = to_mlx(make(LtcCase()))
-    options = {"unfolds": 2, "epsilon": 0.0, "implicit": False, "synapses": None, "training": True}
+    options = {"ode_unfolds": 2, "epsilon": 0.0, "implicit_param_constraints": False}
+    options |= {"synapses": None, "training": True}
     for ts in (0.5, mx.array(0.5)):
-        _ltc_kernels.ltc_sequence(run, call.inputs, call.state, ts, call.params, **options)
+        ltc.sequence(run, call.inputs, call.state, ts, call.params, **options)
     assert names[: len(names) // 2] == names[len(names) // 2 :]
     assert [n[0] for n in names[:2]] == ["ncps_ltc_sensory_forward", "ncps_ltc_dense_forward_save"]

@@ -2,16 +2,20 @@
 access checked, in every order.
 """
 
+from dataclasses import replace
+
 import mlx.core as mx
 import mslsim
 import numpy as np
 import pytest
 from mlx_ncps import ops
-from mlx_ncps.backends import _launch, _ltc_kernels, _ltc_lists
+from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.ltc import kind_of
+from mlx_ncps.backends.gpu.ltc_lists import lists_of
 
 from tests.support.cases import LTC_CASES, LTC_EMPTY_CASES, LTC_WIRED_CASES, LtcCase, make
 from tests.support.running import check_gradients, check_states, gradients, problem, states
-from tests.support.simulated_metal import ORDERS, replaced, simulated
+from tests.support.simulated_metal import ORDERS, cut, replaced, simulated
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 SIMD_BARRIER = "simdgroup_barrier(mem_flags::mem_threadgroup);"
@@ -57,19 +61,16 @@ def test_ltc_sequence_of_nothing_is_empty(case):
 
 
 @pytest.mark.parametrize("threads", [32, 64, 512])
-def test_ltc_streamed_walks_over_more_neurons_than_threads(monkeypatch, threads):
-    monkeypatch.setattr(_launch, "THREADS", threads)
-    monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
-    with simulated("chaos"):
+def test_ltc_streamed_walks_over_more_neurons_than_threads(threads):
+    with simulated("chaos", geometry=replace(APPLE, threads=threads, dense_units=0)):
         check_states(LtcCase(units=33, unfolds=2), "metal")
         check_gradients(LtcCase(units=33, unfolds=2), "metal")
 
 
 @pytest.mark.parametrize("piece", [(3, 7), (2, 3), (1, 1)])  # of 3 rows and 7 steps
-def test_ltc_sequence_in_pieces_of_rows_and_time_is_the_same(monkeypatch, piece):
+def test_ltc_sequence_in_pieces_of_rows_and_time_is_the_same(piece):
     case = LtcCase(batch=3, units=5, steps=7, unfolds=2, timespans="per_batch")
-    monkeypatch.setattr(_launch, "ltc_piece", lambda *_: _launch.Piece(*piece))
-    with simulated():
+    with simulated(geometry=cut(piece)):
         check_states(case, "metal")
         check_gradients(case, "metal")
 
@@ -86,7 +87,7 @@ def test_ltc_runs_are_bitwise_equal(units):
             assert np.array_equal(np.array(first), np.array(other[name])), name
 
 
-LISTED = [  # sparse enough for the kernels of synapse lists
+SPARSE = [  # sparse enough for the kernels of synapse lists
     LtcCase(batch=1, steps=1, inputs=1, units=2, unfolds=1, density=0.2, timespans="per_batch"),
     LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="zero"),
     LtcCase(batch=3, steps=2, units=100, unfolds=2, density=0.05, implicit=True),
@@ -95,52 +96,44 @@ LISTED = [  # sparse enough for the kernels of synapse lists
 ]
 
 
-def stream_lists(monkeypatch):
-    """Take the kernels of lists that don't fit registers, at any size."""
-    monkeypatch.setattr(_launch, "LISTED_FORWARD_PER", 0)
-    monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
+STREAMED_LISTS = replace(APPLE, lists_forward_per=0, dense_units=0)  # at any size
+KINDS = {"dense_lists": APPLE, "lists": STREAMED_LISTS}
 
 
-@pytest.mark.parametrize("plan", ["listed", "list"])
-@pytest.mark.parametrize("case", LISTED, ids=str)
-def test_ltc_with_synapse_lists_equals_numpy(monkeypatch, case, plan):
-    if plan == "list":
-        stream_lists(monkeypatch)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", SPARSE, ids=str)
+def test_ltc_with_synapse_lists_equals_numpy(case, kind):
     masks = make(case).params
     lists = ops.SynapseLists(masks.mask, masks.sensory_mask)
-    assert _ltc_kernels.plan(case.units, lists) == plan
-    assert _ltc_lists.lists_of(lists)[1] is not None
+    assert kind_of(KINDS[kind], case.units, lists) == kind
+    assert lists_of(KINDS[kind], lists)[1] is not None
     for order in ORDERS:
-        with simulated(order):
+        with simulated(order, geometry=KINDS[kind]):
             check_states(case, "metal", synapses=True, training=False)
             check_gradients(case, "metal", synapses=True)
 
 
-def test_ltc_with_a_streamed_forward_and_a_backward_in_registers_equals_numpy(monkeypatch):
-    monkeypatch.setattr(_launch, "LIST_BATCH", 1)
+def test_ltc_with_a_streamed_forward_and_a_backward_in_registers_equals_numpy():
     case = LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="per_batch")
     for training in (False, True):
-        with simulated("chaos", metal_versions=(310,)):
+        with simulated("chaos", geometry=replace(APPLE, lists_batch=1), metal_versions=(310,)):
             check_gradients(case, "metal", synapses=True, training=training)
 
 
 @pytest.mark.parametrize("rows", [4, 8])
-def test_ltc_with_lists_that_rows_share_equals_numpy(monkeypatch, rows):
-    stream_lists(monkeypatch)
-    monkeypatch.setattr(_launch, "LIST_ROWS", rows)
+def test_ltc_with_lists_that_rows_share_equals_numpy(rows):
+    geometry = replace(STREAMED_LISTS, lists_rows=rows)
     case = LtcCase(batch=17, steps=2, units=33, unfolds=2, density=0.2, timespans="per_batch")
-    assert _launch.listed(case.batch, case.units).rows == rows
-    with simulated("chaos", metal_versions=(310,)):
+    assert geometry.lists(case.batch, case.units).argument("ROWS") == rows
+    with simulated("chaos", geometry=geometry, metal_versions=(310,)):
         check_states(case, "metal", synapses=True)
         check_gradients(case, "metal", synapses=True)
 
 
-@pytest.mark.parametrize("plan", ["listed", "list"])
-def test_ltc_with_a_list_of_no_synapse_equals_numpy(monkeypatch, plan):
-    if plan == "list":
-        stream_lists(monkeypatch)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ltc_with_lists_of_no_synapse_equals_numpy(kind):
     case = LtcCase(density=0.0)
-    with simulated():
+    with simulated(geometry=KINDS[kind]):
         check_states(case, "metal", synapses=True)
         check_gradients(case, "metal", synapses=True)
 
@@ -170,20 +163,19 @@ PLANTED = [  # (file, a barrier with what follows, what is left)
     ("ltc_streamed_forward", f"{BARRIER}\n    now", "now"),
     ("ltc_streamed_backward", f"{BARRIER}\n    for", "for"),
     ("ltc_streamed_backward", f"{BARRIER}\n  }}", "}"),
-    ("ltc_list_forward", f"    {SIMD_BARRIER}\n    now", "now"),
-    ("ltc_list_backward", f"{SIMD_BARRIER}\n    for", "for"),
-    ("ltc_list_backward", f"{SIMD_BARRIER}\n  }}", "}"),
+    ("ltc_lists_forward", f"    {SIMD_BARRIER}\n    now", "now"),
+    ("ltc_lists_backward", f"{SIMD_BARRIER}\n    for", "for"),
+    ("ltc_lists_backward", f"{SIMD_BARRIER}\n  }}", "}"),
 ]
 
 
 @pytest.mark.parametrize(("file", "old", "new"), PLANTED)
-def test_ltc_missing_barrier_is_caught(monkeypatch, file, old, new):
-    if "streamed" in file:
-        monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
-    if "list" in file:
-        stream_lists(monkeypatch)
+def test_ltc_missing_barrier_is_caught(file, old, new):
+    geometry = replace(APPLE, dense_units=0) if "streamed" in file else APPLE
+    if "lists" in file:
+        geometry = STREAMED_LISTS
     case = LtcCase(batch=2, steps=2, units=40, unfolds=2, density=0.3)
     change = f"{file}.metal", replaced(old, new)
     race = pytest.raises(mslsim.MSLError, match=r"\[race\]")
-    with simulated(change=change, metal_versions=(310,)), race:
-        gradients(case, "metal", synapses="list" in file)
+    with simulated(change=change, geometry=geometry, metal_versions=(310,)), race:
+        gradients(case, "metal", synapses="lists" in file)

@@ -11,7 +11,9 @@ import mslsim
 import numpy as np
 import pytest
 from mlx_ncps import _loader, dispatch
-from mlx_ncps.backends import _kernels, metallib
+from mlx_ncps.backends import metallib
+from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.runner import Runner
 
 from build_backend import metallib_source
 from tests.support.cases import CfcCase, LtcCase
@@ -66,7 +68,7 @@ def native(monkeypatch):
     """The backend metallib, on the simulator; chosen within the test."""
     mslsim.require()
     monkeypatch.setattr(_loader, "native", SimulatedMetallib())
-    run = _kernels.Runner(metallib.NAME, metallib.register, mx.cpu)
+    run = Runner(metallib.NAME, metallib.register, mx.cpu, APPLE)
     monkeypatch.setattr(metallib, "run", run)
 
 

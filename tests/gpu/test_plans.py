@@ -1,17 +1,20 @@
-"""Launch plans and the cost model: `python -m mlx_ncps explain`; and that no plan that the model
-knows is much better than the one chosen.
+"""Launch plans: `python -m mlx_ncps explain`; and the cost model of tools/plans: that no plan that
+it knows is much better than the one chosen.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
-from mlx_ncps.backends import _launch
-from mlx_ncps.plans import chips, costs, table
-from mlx_ncps.plans.launches import SCALARS, gpu_launches, seconds
-from mlx_ncps.plans.trace import trace_cfc, trace_ltc
+from mlx_ncps import plans
+from mlx_ncps.backends.gpu.geometry import APPLE, CUDA
+from mlx_ncps.backends.gpu.trace import trace_cfc, trace_ltc
 
 from tests.support import ROOT
+from tools.plans import __main__ as tool
+from tools.plans import chips, costs, table
+from tools.plans.launches import SCALARS, gpu_launches, seconds
 
 LTC = {"batch": 64, "steps": 128, "inputs": 64, "units": 64, "unfolds": 6}
 CFC = {"batch": 64, "steps": 128, "inputs": 64, "units": 128, "backbone": (128,), "mode": "default"}
@@ -33,7 +36,7 @@ def test_ltc_inference_is_two_launches_and_saves_nothing():
 
 def test_long_sequences_go_in_chunks():
     found = gpu_launches(trace_ltc, **LTC | {"steps": 10_000}, training=False)
-    per_launch = _launch.ltc_piece(64, 64, 64, 6, 64 * 64, 64 * 64).steps
+    per_launch = APPLE.ltc_piece(64, 64, 64, 6).steps
     counts = [one.count for one in found if one.kernel == "ncps_ltc_dense_forward"]
     assert sum(counts) == -(-10_000 // per_launch)  # the last is shorter
 
@@ -42,10 +45,10 @@ def test_threadgroup_memory_and_threads_stay_within_the_limits_of_a_gpu():
     for units in (1, 31, 64, 65, 200, 512):
         for training in (False, True):
             for one in gpu_launches(trace_ltc, **LTC | {"units": units}, training=training):
-                assert one.threadgroup_bytes <= _launch.MEMORY, one
+                assert one.threadgroup_bytes <= APPLE.memory, one
                 assert one.threads <= 1024, one
             for one in gpu_launches(trace_cfc, **CFC | {"units": units}, training=training):
-                assert one.threadgroup_bytes <= _launch.MEMORY, one
+                assert one.threadgroup_bytes <= APPLE.memory, one
                 assert one.threads <= 1024, one
 
 
@@ -79,7 +82,7 @@ def test_costs_of_a_wiring_count_its_lists():
     lists = table.auto_ncp(64, 8)
     most = np.bincount(lists.target, minlength=64).max()
     found = launches(trace_ltc, LTC, training=False, synapses=lists)
-    assert found["ncps_ltc_dense_forward_listed"].cost.gates == 128 * 6 * 256 * -(-most // 4)
+    assert found["ncps_ltc_dense_forward_lists"].cost.gates == 128 * 6 * 256 * -(-most // 4)
 
 
 def test_every_kernel_has_a_cost():
@@ -130,104 +133,114 @@ def test_resident_follows_registers_threads_and_threadgroup_memory():
     assert chips.resident(m1, 1024, 24, 0) == 2
 
 
-def alternatives(monkeypatch, plan, rows):
+def on_every_chip(plan, geometry=APPLE):
+    """Seconds of a plan."""
+    return np.array([seconds(plan(geometry=geometry), chip) for chip in chips.CHIPS])
+
+
+def alternatives(plan, rows):
     """Seconds of a plan on each chip with every number of rows that fits."""
-    found = {}
-    for most in rows:
-        with monkeypatch.context() as change:
-            change.setattr(_launch, "MIN_GROUPS_APPLE", 1)
-            change.setattr(_launch, "LTC_ROWS", most)
-            change.setattr(_launch, "cfc_rows", lambda heads, backend, most=most: most)
-            found[most] = np.array([seconds(plan(), chip) for chip in chips.CHIPS])
-    return found
+    changed = {n: {"ltc_rows": n, "cfc_rows": n, "cfc_rows_of_four_heads": n} for n in rows}
+    return {
+        n: on_every_chip(plan, replace(APPLE, min_groups=1, **changes))
+        for n, changes in changed.items()
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64, 512])
 @pytest.mark.parametrize("units", [96, 128, 256])
-def test_no_number_of_rows_is_much_better_for_a_streamed_ltc(monkeypatch, batch, units):
+def test_no_number_of_rows_is_much_better_for_a_streamed_ltc(batch, units):
     plan = partial(table.ltc, batch, units=units)
-    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
-    for rows, other in alternatives(monkeypatch, plan, (1, 2, 4, 8)).items():
+    ours = on_every_chip(plan)
+    for rows, other in alternatives(plan, (1, 2, 4, 8)).items():
         assert np.all(ours < 1.35 * other), f"{rows} rows"
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64, 512])
 @pytest.mark.parametrize("units", [32, 64, 128])
-def test_no_number_of_rows_is_much_better_for_a_cfc(monkeypatch, batch, units):
+def test_no_number_of_rows_is_much_better_for_a_cfc(batch, units):
     plan = partial(table.cfc, batch, units=units)
-    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
-    for rows, other in alternatives(monkeypatch, plan, (1, 2, 4, 8, 16)).items():
+    ours = on_every_chip(plan)
+    for rows, other in alternatives(plan, (1, 2, 4, 8, 16)).items():
         assert np.all(ours < 1.35 * other), f"{rows} rows"
 
 
 @pytest.mark.parametrize("batch", [8, 64, 512, 2048])
 @pytest.mark.parametrize("call", [partial(table.ltc, units=128), partial(table.cfc, units=128)])
-def test_no_number_of_rows_is_much_better_on_many_cores(monkeypatch, call, batch):
-    ours = seconds(call(batch, backend="cuda"), chips.H200)
+def test_no_number_of_rows_is_much_better_on_many_cores(call, batch):
+    ours = seconds(call(batch, geometry=CUDA), chips.H200)
     for groups in (8, 16, 32, 64, 256, 512):
-        monkeypatch.setattr(_launch, "MIN_GROUPS", {"cuda": groups})
-        assert ours < 1.1 * seconds(call(batch, backend="cuda"), chips.H200), f"{groups} groups"
+        other = seconds(call(batch, geometry=replace(CUDA, min_groups=groups)), chips.H200)
+        assert ours < 1.1 * other, f"{groups} groups"
 
 
 @pytest.mark.parametrize("batch", [8, 64, 512])
 @pytest.mark.parametrize("units", [64, 128, 256, 512])
-def test_cfc_takes_products_where_they_are_faster(monkeypatch, batch, units):
+def test_cfc_takes_products_where_they_are_faster(batch, units):
     times = {}
     for products, limit in ((False, 2**30), (True, 0)):
-        monkeypatch.setattr(_launch, "PRODUCT_WEIGHTS", limit)
-        plan = table.cfc(batch, units=units, steps=16)
+        geometry = replace(APPLE, product_weights=limit)
+        plan = table.cfc(batch, units=units, steps=16, geometry=geometry)
         facts = batch, units, 16, products, False
         times[products] = np.array(
             [seconds(plan, chip) + table.product_seconds(chip, *facts) for chip in chips.CHIPS]
         )
-    monkeypatch.undo()
-    chosen = _launch.cfc_takes_products(units, (units,), 3)
+    chosen = APPLE.cfc_takes_products(units, (units,), 3)
     assert np.all(times[chosen] < 1.1 * times[not chosen]), times
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64, 512])
 @pytest.mark.parametrize("training", [False, True])
-def test_wirings_in_registers_beat_streamed_lists_and_all_synapses(monkeypatch, batch, training):
-    synapses = table.auto_ncp(64, 8)
-
-    def times():
-        plan = table.ltc(batch, units=64, synapses=synapses, training=training)
-        return np.array([seconds(plan, chip) for chip in chips.CHIPS])
-
-    ours = times()
-    monkeypatch.setattr(_launch, "LIST_BATCH", 2**30)
-    assert np.all(ours <= times())
-    monkeypatch.setattr(_launch, "LISTED_FORWARD_PER", 0)
-    assert np.all(ours < times())  # all synapses in registers
-    monkeypatch.setattr(_launch, "DENSE_UNITS", 0)
-    assert np.all(ours < 1.4 * times())  # lists streamed, forward and backward
+def test_wirings_in_registers_beat_streamed_lists_and_all_synapses(batch, training):
+    plan = partial(table.ltc, batch, units=64, synapses=table.auto_ncp(64, 8), training=training)
+    ours = on_every_chip(plan)
+    in_registers = replace(APPLE, lists_batch=2**30)
+    assert np.all(ours <= on_every_chip(plan, in_registers))
+    all_synapses = replace(in_registers, lists_forward_per=0)
+    assert np.all(ours < on_every_chip(plan, all_synapses))
+    streamed = replace(all_synapses, dense_units=0)  # forward and backward
+    assert np.all(ours < 1.4 * on_every_chip(plan, streamed))
 
 
 @pytest.mark.parametrize("batch", [8, 16, 64, 128, 512])
-def test_no_number_of_rows_is_twice_as_good_for_streamed_lists(monkeypatch, batch):
+def test_no_number_of_rows_is_twice_as_good_for_streamed_lists(batch):
     plan = partial(table.ltc, batch, units=256, synapses=table.auto_ncp(256, 16))
-    ours = [seconds(plan(), chip) for chip in chips.CHIPS]
+    ours = on_every_chip(plan)
     for rows in (1, 2, 4, 8):
-        monkeypatch.setattr(_launch, "LIST_ROWS", rows)
-        other = np.array([seconds(plan(), chip) for chip in chips.CHIPS])
+        other = on_every_chip(plan, replace(APPLE, lists_rows=rows))
         assert np.all(ours < 2.1 * other), f"{rows} rows"
 
 
-def test_the_page_has_the_table_that_explain_prints(run_python):
-    done = run_python("-m", "mlx_ncps", "explain", "table")
-    assert done.returncode == 0, done.stderr
+def test_the_page_has_the_table_that_the_tool_prints(capsys):
+    assert tool.main([]) == 0
     page = (ROOT / "docs" / "metal_kernels.md").read_text(encoding="utf-8")
-    assert done.stdout.strip() in page, "paste the output of `python -m mlx_ncps explain table`"
+    assert capsys.readouterr().out.strip() in page, "paste the output of `python -m tools.plans`"
 
 
-def test_explain_prints_kernels_and_marks_estimates_as_derived(run_python):
+def test_the_tool_marks_estimates_of_a_call_as_derived(capsys):
+    assert tool.main(["ltc", "B64", "T128", "I64", "H64", "U6"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("ncps_ltc_dense_forward", "derived", "M4 Max"):
+        assert words in printed
+    assert tool.main(["ltc", "K3"]) == 2
+    assert "got 'K3'" in capsys.readouterr().err
+
+
+def test_explain_prints_backend_kernels_and_launches_and_derives_no_time(run_python):
     done = run_python("-m", "mlx_ncps", "explain", "ltc", "B64", "T128", "I64", "H64", "U6")
     assert done.returncode == 0, done.stderr
-    for words in ("ltc_sequence runs here on", "ncps_ltc_dense_forward", "derived", "M4 Max"):
-        assert words in done.stdout
+    assert "ltc_sequence runs here on" in done.stdout
+    assert "all synapses in registers" in done.stdout
+    assert ["ncps_ltc_dense_forward", "1", "64", "256"] in map(str.split, done.stdout.splitlines())
+    assert not {"derived", "M4", "ms"} & set(done.stdout.split())
     done = run_python("-m", "mlx_ncps", "explain", "cfc", "B4", "T2", "H300", "--training")
     assert done.returncode == 0, done.stderr
     assert "ncps_cfc_backward" in done.stdout
+
+
+def test_explain_says_why_a_cfc_takes_products_and_why_a_call_is_refused():
+    assert any("step by step on MLX's products" in line for line in plans.explain_cfc(H=400, K=400))
+    assert any("more than a launch may take" in line for line in plans.explain_ltc(H=64, I=2**22))
 
 
 @pytest.mark.parametrize("size", ["Q3", "B", "B0", "B-1", "64", "K3"])

@@ -6,7 +6,9 @@ import mlx.core as mx
 import mslsim
 import pytest
 from mlx_ncps import ops
-from mlx_ncps.backends import _cfc_kernels, _kernels, _ltc_kernels
+from mlx_ncps.backends.gpu import OPERATIONS
+from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.runner import Runner
 
 from tests.support import ROOT
 from tests.support.case_arrays import to_mlx
@@ -79,16 +81,16 @@ def test_every_kernel_text_is_what_mlx_compiles(case):
 
         return kernel
 
-    run = _kernels.Runner("metal", register, mx.cpu)
+    run = Runner("metal", register, mx.cpu, APPLE)
     call = to_mlx(make(case))
     ts = 1.0 if call.ts is None else call.ts
     if isinstance(case, LtcCase):
         masks = make(case).params
         lists = None if masks.mask is None else ops.SynapseLists(masks.mask, masks.sensory_mask)
-        options = {"unfolds": 2, "epsilon": 1e-8, "implicit": False, "synapses": lists}
-        op = _ltc_kernels.ltc_sequence
+        options = {"ode_unfolds": 2, "epsilon": 1e-8, "implicit_param_constraints": False}
+        op, options = OPERATIONS["ltc_sequence"].sequence, options | {"synapses": lists}
     else:
-        op, options = _cfc_kernels.cfc_sequence, call.keywords
+        op, options = OPERATIONS["cfc_sequence"].sequence, call.keywords
 
     def f(x):
         return op(run, x, call.state, ts, call.params, training=True, **options)

@@ -7,7 +7,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
 from mlx_ncps import dispatch, rnn, wirings
-from mlx_ncps.backends import _kernels
+from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.runner import Runner
 
 from tests.support.cases import assert_close
 from tests.support.simulated_metal import simulated
@@ -51,7 +52,7 @@ def test_training_on_metal_equals_the_reference(model):
 
 def _cube():
     """An operator of Runner without a kernel: x, y -> x^3 y, x."""
-    run = _kernels.Runner("metal", None, mx.cpu)
+    run = Runner("metal", None, mx.cpu, APPLE)
 
     def backward(primals, cotangents, outputs):
         x, y = primals

@@ -96,10 +96,13 @@ void add_lstm(Call& c, LstmProblem& p, long B, long T, long I, long H) {
 // PACKED: one step of a cell whose parameters were packed before.
 enum Part { FORWARD, INFERENCE, BACKWARD, PACKED };
 
+constexpr LtcKernel DENSE = LtcKernel::DENSE, LISTS = LtcKernel::LISTS;
+
 struct Case {
   const char* name;
   void (*make)(Call&);
-  bool is_ltc, batch_lanes;
+  bool is_ltc;
+  LtcKernel kernel;
   Part part;
 };
 
@@ -117,35 +120,35 @@ void cfc_mixed(Call& c) {
 }
 
 const Case CASES[] = {
-    {"ltc_dense_inference", ltc_dense, true, false, INFERENCE},
-    {"ltc_dense_forward", ltc_dense, true, false, FORWARD},
-    {"ltc_dense_backward", ltc_dense, true, false, BACKWARD},
-    {"ltc_odd_sizes_forward", ltc_odd, true, false, FORWARD},
-    {"ltc_odd_sizes_backward", ltc_odd, true, false, BACKWARD},
-    {"ltc_lists_forward", ltc_lists, true, true, FORWARD},
-    {"ltc_lists_backward", ltc_lists, true, true, BACKWARD},
-    {"ltc_step", ltc_step, true, false, INFERENCE},
-    {"cfc_merged_inference", cfc_merged, false, false, INFERENCE},
-    {"cfc_merged_forward", cfc_merged, false, false, FORWARD},
-    {"cfc_merged_backward", cfc_merged, false, false, BACKWARD},
-    {"cfc_array_forward", cfc_array, false, false, FORWARD},
-    {"cfc_array_backward", cfc_array, false, false, BACKWARD},
-    {"cfc_odd_sizes_forward", cfc_odd, false, false, FORWARD},
-    {"cfc_odd_sizes_backward", cfc_odd, false, false, BACKWARD},
-    {"cfc_step", cfc_step, false, false, INFERENCE},
-    {"cfc_mixed_memory_forward", cfc_mixed, false, false, FORWARD},
-    {"cfc_mixed_memory_backward", cfc_mixed, false, false, BACKWARD},
-    {"ltc_packed_step", ltc_step, true, false, PACKED},
-    {"cfc_packed_step", cfc_step, false, false, PACKED},
+    {"ltc_dense_inference", ltc_dense, true, DENSE, INFERENCE},
+    {"ltc_dense_forward", ltc_dense, true, DENSE, FORWARD},
+    {"ltc_dense_backward", ltc_dense, true, DENSE, BACKWARD},
+    {"ltc_odd_sizes_forward", ltc_odd, true, DENSE, FORWARD},
+    {"ltc_odd_sizes_backward", ltc_odd, true, DENSE, BACKWARD},
+    {"ltc_lists_forward", ltc_lists, true, LISTS, FORWARD},
+    {"ltc_lists_backward", ltc_lists, true, LISTS, BACKWARD},
+    {"ltc_step", ltc_step, true, DENSE, INFERENCE},
+    {"cfc_merged_inference", cfc_merged, false, DENSE, INFERENCE},
+    {"cfc_merged_forward", cfc_merged, false, DENSE, FORWARD},
+    {"cfc_merged_backward", cfc_merged, false, DENSE, BACKWARD},
+    {"cfc_array_forward", cfc_array, false, DENSE, FORWARD},
+    {"cfc_array_backward", cfc_array, false, DENSE, BACKWARD},
+    {"cfc_odd_sizes_forward", cfc_odd, false, DENSE, FORWARD},
+    {"cfc_odd_sizes_backward", cfc_odd, false, DENSE, BACKWARD},
+    {"cfc_step", cfc_step, false, DENSE, INFERENCE},
+    {"cfc_mixed_memory_forward", cfc_mixed, false, DENSE, FORWARD},
+    {"cfc_mixed_memory_backward", cfc_mixed, false, DENSE, BACKWARD},
+    {"ltc_packed_step", ltc_step, true, DENSE, PACKED},
+    {"cfc_packed_step", cfc_step, false, DENSE, PACKED},
 };
 
 void run(const Case& each, Call& call, bool backward) {
   if (call.packed && each.is_ltc)
-    kernels().run_packed_ltc(call.packed, call.ltc, each.batch_lanes);
+    kernels().run_packed_ltc(call.packed, call.ltc, each.kernel);
   else if (call.packed)
     kernels().run_packed_cfc(call.packed, call.cfc);
   else if (each.is_ltc)
-    (backward ? kernels().ltc_backward : kernels().ltc_forward)(call.ltc, each.batch_lanes);
+    (backward ? kernels().ltc_backward : kernels().ltc_forward)(call.ltc, each.kernel);
   else
     (backward ? kernels().cfc_backward : kernels().cfc_forward)(call.cfc);
 }

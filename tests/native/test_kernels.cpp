@@ -216,7 +216,7 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
 
 // Only every keep-th synapse is present, the others' weights are 0 and not in the lists; keep = 0:
 // none is.
-void check_ltc(const LtcSizes& n, bool batch_lanes, long keep, bool mixed = false) {
+void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = false) {
   Draw draw{std::mt19937(unsigned(n.B + 10 * n.H))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H;
   std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),  draw(B * T, 0, 2),
@@ -257,14 +257,14 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep, bool mixed = fals
   p.drecurrent = {out[6].get(), out[7].get(), out[8].get(), out[9].get()};
   p.dsensory = {out[10].get(), out[11].get(), out[12].get(), out[13].get()};
   const auto run = [&] {
-    kernels().ltc_forward(p, batch_lanes);
-    kernels().ltc_backward(p, batch_lanes);
+    kernels().ltc_forward(p, kernel);
+    kernels().ltc_backward(p, kernel);
   };
   run();
-  const std::string name = std::string(kernels().name) + (batch_lanes ? " lists" : " dense") +
-                           " B" + std::to_string(B) + " T" + std::to_string(T) + " I" +
-                           std::to_string(I) + " H" + std::to_string(H) + " U" +
-                           std::to_string(n.U) + (mixed ? " mixed" : "");
+  const std::string name =
+      std::string(kernels().name) + (kernel == LtcKernel::LISTS ? " lists" : " dense") + " B" +
+      std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) + " H" +
+      std::to_string(H) + " U" + std::to_string(n.U) + (mixed ? " mixed" : "");
   check_close(name + " v", v, memory.c, ltc_states(n, a));
   // An absent synapse has a gradient of its own in the dense kernel (its weight is a number like
   // any other), and none in the lists.
@@ -273,7 +273,7 @@ void check_ltc(const LtcSizes& n, bool batch_lanes, long keep, bool mixed = fals
                    [&](const auto& x) { return dot(ltc_states(n, x), cotangents); });
   p.saved = p.lstm.gates = nullptr;  // no backward will follow
   std::fill_n(v.get(), v.size, std::numeric_limits<float>::quiet_NaN());
-  kernels().ltc_forward(p, batch_lanes);
+  kernels().ltc_forward(p, kernel);
   check_close(name + " v without saved", v, memory.c, ltc_states(n, a));
   p.saved = saved.get();
   memory.bind(p.lstm);
@@ -436,7 +436,7 @@ Exact ltc_gates(const Numbers& z) {
   p.recurrent = {zero.get(), zero.get(), zero.get(), zero.get()};
   p.sensory = {s2.get(), zero.get(), zero.get(), one.get()};
   p.v = v.get();
-  kernels().ltc_forward(p, false);
+  kernels().ltc_forward(p, LtcKernel::DENSE);
   return Exact(Numbers(v.get(), v.get() + H));
 }
 
@@ -480,22 +480,22 @@ void for_each_isa(Check check) {
 
 NATIVE_TEST(ltc_kernels_equal_the_equations) {
   for_each_isa([] {
-    for (const bool batch_lanes : {false, true})
+    for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
       for (const LtcSizes& n : {LtcSizes{1, 1, 1, 1, 1},
                                 {3, 2, 3, 5, 6},
                                 {2, 3, 1, 16, 2},
                                 {17, 2, 7, 17, 3},
                                 {5, 40, 2, 3, 2},
                                 {9, 2, 33, 33, 1}})
-        for (const long keep : {1, 3, 0}) check_ltc(n, batch_lanes, keep);
+        for (const long keep : {1, 3, 0}) check_ltc(n, kernel, keep);
   });
 }
 
 NATIVE_TEST(ltc_kernels_accept_empty_batches_and_sequences) {
   for_each_isa([] {
-    for (const bool batch_lanes : {false, true})
+    for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
       for (const LtcSizes& n : {LtcSizes{0, 3, 2, 4, 2}, {3, 0, 2, 4, 2}, {0, 0, 2, 4, 2}})
-        check_ltc(n, batch_lanes, 1);
+        check_ltc(n, kernel, 1);
   });
 }
 
@@ -536,8 +536,8 @@ NATIVE_TEST(kernels_with_mixed_memory_equal_the_equations) {
                               {2, 3, 0, 33, 1},
                               {0, 3, 2, 4, 2},
                               {3, 0, 2, 4, 2}})
-      for (const bool batch_lanes : {false, true})
-        for (const long keep : {1, 3}) check_ltc(n, batch_lanes, keep, true);
+      for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
+        for (const long keep : {1, 3}) check_ltc(n, kernel, keep, true);
     for (int mode = 0; mode < 3; ++mode)
       for (const int layers : {0, 1}) {
         const int heads = mode == NCPS_CFC_PURE ? 1 : 3 + layers;
@@ -653,8 +653,8 @@ NATIVE_TEST(kernels_hold_with_any_number_of_threads) {
   for (const int threads : {1, 3}) {
     set_num_threads(threads);
     check_cfc(n);
-    check_ltc({24, 3, 3, 9, 2}, false, 1);
-    check_ltc({40, 3, 3, 9, 2}, true, 1);
+    check_ltc({24, 3, 3, 9, 2}, LtcKernel::DENSE, 1);
+    check_ltc({40, 3, 3, 9, 2}, LtcKernel::LISTS, 1);
   }
   set_num_threads(0);
 }

@@ -145,11 +145,11 @@ def test_fused_backends_say_that_they_run_semi_implicit_only(solver, name):
 
 
 def test_gpu_kernels_say_so_too():
-    from mlx_ncps.backends import _gpu
+    from mlx_ncps.backends import metal
 
-    why = _gpu.unsupported("ltc_sequence", LTCFacts(1, 1, ode_solver="explicit"))
+    why = metal.unsupported("ltc_sequence", LTCFacts(1, 1, ode_solver="explicit"))
     assert why == "the kernels run semi_implicit only, got explicit"
-    assert _gpu.unsupported("ltc_sequence", LTCFacts(1, 1)) == ""
+    assert metal.unsupported("ltc_sequence", LTCFacts(1, 1)) == ""
 
 
 # --- cells and layers --------------------------------------------------------------------------

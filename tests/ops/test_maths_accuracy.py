@@ -2,17 +2,16 @@
 over all exponents of both signs, denormals, infinities and NaN; exact where float32 is saturated.
 """
 
-from math import erf, sqrt
-
 import mlx.core as mx
 import mlx_ncps
 import mslsim
 import numpy as np
 import pytest
 from mlx_ncps import _loader, ops
-from mlx_ncps.backends import _kernels
+from mlx_ncps.backends.gpu import runner
 from mlx_ncps.ops import numpy as truth
 
+from tests.support.activation_truth import TRUTH
 from tests.support.cases import (
     ACTIVATIONS,
     MODES,
@@ -25,10 +24,8 @@ from tests.support.cases import (
 )
 
 ISAS = mlx_ncps.instruction_sets() if _loader.native else []
-CODES = {"lecun_tanh": 0, "tanh": 1, "relu": 2, "gelu": 3, "silu": 4, "sigmoid": 5}
 CHECKS = [(f, kind) for f, kinds in ULPS.items() for kind in kinds]
 TINY = 2.0**-126  # the smallest normal number
-END = {"lecun_tanh": 13.54, "erf": 3.93, "gelu": 15.0, "silu": 120.0, "sigmoid": 120.0}
 
 
 def arguments(step) -> np.ndarray:
@@ -46,23 +43,7 @@ def arguments(step) -> np.ndarray:
 def want(function, kind, z):
     """The function or its derivative in float64; NaN where the reference has it."""
     with np.errstate(all="ignore"):
-        sigmoid, complement = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
-        if function in ("tanh", "lecun_tanh"):
-            a, b = (1.7159, 0.666) if function == "lecun_tanh" else (1.0, 1.0)
-            return a * np.tanh(b * z) if kind == "value" else a * b / np.cosh(b * z) ** 2
-        if function == "relu":
-            return np.maximum(z, 0) if kind == "value" else (z > 0).astype(float)
-        if function == "gelu":
-            half = 0.5 * np.vectorize(erf)(z / sqrt(2)) + 0.5
-            density = np.exp(-0.5 * z * z) / sqrt(2 * np.pi)
-            return z * half if kind == "value" else half + z * density
-        if function == "silu":
-            return z * sigmoid if kind == "value" else sigmoid + z * sigmoid * complement
-        if function == "sigmoid":
-            return sigmoid if kind == "value" else sigmoid * complement
-        if function == "erf":
-            return np.vectorize(erf)(z)
-        return np.exp2(z) if function == "exp2" else 1 / (1 + np.exp2(z))
+        return getattr(TRUTH[function], kind)(z)
 
 
 def worst(function, kind, z, got, exact):
@@ -73,9 +54,9 @@ def worst(function, kind, z, got, exact):
     with np.errstate(all="ignore"):
         rounded, larger = exact.astype(np.float32), np.maximum(1, np.abs(z))
         size = np.maximum(np.abs(exact), TINY if kind == "value" else 0.5)
-        if function == "gelu":
+        if TRUTH[function].of_argument:
             size = np.maximum(size, np.maximum(0.5, np.abs(z)))
-        grows = function in ("silu", "logistic") or (function, kind) == ("sigmoid", "value")
+        grows = kind in TRUTH[function].grows
         flushed = TINY * (larger if function == "silu" else 1)
         errors = np.maximum(np.abs(got - exact) - flushed, 0) / ulp(size)
         errors /= larger if grows else 1
@@ -109,13 +90,13 @@ def on_gpu(function, kind, z):
     """The same by the GPU's text, in the simulator."""
     mslsim.require()
     value = {"exp2": "ncps_exp2(z)", "logistic": "ncps_logistic(z)", "erf": "ncps_erf(z)"}
-    body = value.get(function, f"ncps_activation<{CODES.get(function)}>(z)")
+    body = value.get(function, f"ncps_activation<NCPS_{function.upper()}>(z)")
     if kind == "slope":
-        code = CODES[function]
+        code = f"NCPS_{function.upper()}"
         kept = f"ncps_slope_from_value<{code}>() ? {body} : z"
         body = f"ncps_activation_slope<{code}>({kept})"
     source = f"uint i = thread_position_in_grid.x; float z = x[i]; out[i] = {body};"
-    kernel = mslsim.metal_kernel(f"m_{function}_{kind}", ["x"], ["out"], source, _kernels.header())
+    kernel = mslsim.metal_kernel(f"m_{function}_{kind}", ["x"], ["out"], source, runner.header())
     (out,) = kernel(
         inputs=[mx.array(z)],
         grid=(len(z), 1, 1),
@@ -147,21 +128,9 @@ def test_maths_are_accurate_over_the_whole_range(backend, function, kind):
 def test_maths_are_exact_where_they_saturate(backend, function, kind):
     """Both ends: a slope that is not exactly 0 there would pass an input of 1e6 into a gradient."""
     _, run, _ = backend
-    end = END.get(function, 9.011) if "exp" not in function and function != "logistic" else 150.0
-    far = np.geomspace(end, 3e38, 400).astype(np.float32)
-    low, high = {
-        "value": {
-            "tanh": (-1, 1),
-            "erf": (-1, 1),
-            "sigmoid": (0, 1),
-            "lecun_tanh": (-np.float32(1.7159), np.float32(1.7159)),
-            "exp2": (0, np.inf),
-            "logistic": (1, 0),
-            **dict.fromkeys(("relu", "gelu", "silu"), (0, far)),
-        },
-        "slope": dict.fromkeys(("tanh", "lecun_tanh", "sigmoid"), (0, 0))
-        | dict.fromkeys(("relu", "gelu", "silu"), (0, 1)),
-    }[kind][function]
+    truth = TRUTH[function]
+    far = np.geomspace(truth.end, 3e38, 400).astype(np.float32)
+    low, high = (f(far) if callable(f) else f for f in getattr(truth, f"{kind}s"))
     assert np.array_equal(run(function, kind, -far), np.broadcast_to(np.float32(low), far.shape))
     assert np.array_equal(run(function, kind, far), np.broadcast_to(high, far.shape))
 

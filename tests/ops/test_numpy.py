@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from mlx_ncps import ops
 from mlx_ncps.ops import numpy as truth
+from mlx_ncps.ops.numpy import activations as truth_activations
 
+from tests.support.activation_truth import TRUTH
 from tests.support.cases import (
     ACTIVATIONS,
     CFC_EMPTY_CASES,
@@ -43,18 +45,17 @@ def run(case, ts, call=None, step=False):
 
 def test_activations_equal_their_definitions():
     x = np.linspace(-4.0, 4.0, 33)
-    definitions = {
-        "sigmoid": 1 / (1 + np.exp(-x)),
-        "tanh": (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x)),
-        "lecun_tanh": 1.7159 * np.tanh(0.666 * x),
-        "relu": (x + np.abs(x)) / 2,
-        "silu": x / (1 + np.exp(-x)),
-        # the normal distribution function, from its series
-        "gelu": x * (0.5 + np.exp(-x * x / 2) / np.sqrt(2 * np.pi) * normal_series(x)),
-    }
-    assert set(definitions) == set(truth.ACTIVATIONS) == set(ACTIVATIONS)
-    for name, want in definitions.items():
-        assert_close(name, truth.get_activation(name)(x), want, EXACT)
+    defined = {name for name, one in TRUTH.items() if one.slope}
+    assert defined == set(truth.ACTIVATIONS) == set(ACTIVATIONS)
+    for name in ACTIVATIONS:
+        assert_close(name, truth.get_activation(name)(x), TRUTH[name].value(x), EXACT)
+        slope = truth_activations.get_activation_derivative(name)(x)
+        assert_close(name, slope[x != 0], TRUTH[name].slope(x)[x != 0], EXACT)
+    # two of them by other ways: the normal distribution function from its series, tanh from exp
+    gelu = x * (0.5 + np.exp(-x * x / 2) / np.sqrt(2 * np.pi) * normal_series(x))
+    assert_close("gelu", truth.gelu(x), gelu, EXACT)
+    tanh = (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x))
+    assert_close("tanh", truth.tanh(x), tanh, EXACT)
     assert_close("softplus", truth.softplus(x), np.log(1 + np.exp(x)), EXACT)
 
 

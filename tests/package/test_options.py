@@ -132,7 +132,7 @@ def test_every_option_is_checked_wherever_it_is_set(cls, option, bad):
     assert any(name in wanted for name in (option, *ALSO.get(option, ()))), wanted
     made = cls(**CLASSES[cls])
     holder = made if option in vars(made) else getattr(made, "rnn_cell", made)
-    if option in vars(holder) and option in holder.checked_options:
+    if option in vars(holder) and option in holder._checked_options:
         before = getattr(holder, option)
         assert error_of(lambda: setattr(holder, option, bad)) == wanted
         assert getattr(holder, option) == before

@@ -174,7 +174,7 @@ def test_function_as_projection_or_memory_is_called():
     mx.eval(x, layer.parameters(), plain.parameters())
     assert_close("call", layer(x)[0], -plain(x)[0], SAME)
     assert_close("step", layer.step(x[:, 0])[0], -plain.step(x[:, 0])[0], SAME)
-    assert "lstm is <lambda>, no LSTMCell" in layer.stepwise()
+    assert "lstm is <lambda>, no LSTMCell" in layer._stepwise()
 
 
 def test_linear_without_bias_stays_fused():
@@ -182,7 +182,7 @@ def test_linear_without_bias_stays_fused():
     layer.rnn_cell.ff2 = nn.Linear(7, 6, bias=False)
     plain = copy.deepcopy(layer)
     plain.rnn_cell.ff2.bias = mx.zeros((6,))
-    assert layer.stepwise() == ""
+    assert layer._stepwise() == ""
     x = mx.random.normal((B, 1, I))
     mx.eval(x, layer.parameters(), plain.parameters())
     assert_close("call", layer(x)[0], plain(x)[0], SAME)
@@ -209,7 +209,7 @@ def test_subclass_of_a_cell_with_its_own_call_is_called(mixed):
         wanted = plain(x if mixed else 2 * x)
         assert_close("call", layer(x), wanted, SAME)
         assert_close("step", layer.step(x[:, 0])[0], wanted[:, 0], SAME)
-    assert "Doubled is called once for each step" in layer.stepwise()
+    assert "Doubled is called once for each step" in layer._stepwise()
     assert layer(x[:, :0]).shape == (B, 0, 6)
 
 
@@ -310,9 +310,9 @@ def test_forced_backend_refuses_replaced_part():
 def test_explain_names_replaced_part(name, path):
     layer, plain = replaced(name, path, Adapter)
     if ".layer_" in path:
-        assert f"layer_{path.split('layer_')[1][0]}: " in layer.stepwise()
-    assert f"{path.split('.', 1)[1]} is Adapter".split(".", 1)[-1] in layer.stepwise()
-    assert layer.stepwise() in str(layer.explain((B, 4, I)))
+        assert f"layer_{path.split('layer_')[1][0]}: " in layer._stepwise()
+    assert f"{path.split('.', 1)[1]} is Adapter".split(".", 1)[-1] in layer._stepwise()
+    assert layer._stepwise() in str(layer.explain((B, 4, I)))
     assert "Adapter" not in str(plain.explain((B, 4, I)))
 
 

@@ -36,7 +36,7 @@ def ltc_call(units, unfolds, steps, *, mixed=False, save=True):
 
     def call(x):
         out = _loader.native.ltc_sequence(
-            x, c, mx.ones((1, steps)), *folded, unfolds=unfolds, memory=memory, save=save
+            x, c, mx.ones((1, steps)), folded, unfolds=unfolds, memory=memory, save=save
         )
         return out[0] if mixed else out
 

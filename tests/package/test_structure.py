@@ -59,43 +59,26 @@ def test_a_long_function_is_found_unless_it_says_why(first, count):
 # --- imports ---
 
 
-def is_for_types_alone(node):
-    test = node.test if isinstance(node, ast.If) else None
-    return getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
-
-
-def imports_of(tree):
-    """The import statements of a file, those within functions too, but not what only type checkers
-    read.
-    """
-    nodes = [tree]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        nodes += node.orelse if is_for_types_alone(node) else ast.iter_child_nodes(node)
-
-
 def file_of(place):
     """The file of a module or package, or None."""
-    for path in (place.with_suffix(".py"), place / "__init__.py"):
+    for path in (place.with_suffix(".py"), place / "__init__.py", place.with_suffix(".pyi")):
         if path.is_file():
             return path
     return None
 
 
 def imported(path, roots):
-    """The files of these folders that a file imports."""
+    """The files of these folders that a file imports: in functions and for type checkers too."""
     found = set()
-    for node in imports_of(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text())):
+        places = []
         if isinstance(node, ast.Import):
             places = [root.joinpath(*a.name.split(".")) for a in node.names for root in roots]
-        else:
+        elif isinstance(node, ast.ImportFrom):
             above = path.parents[node.level - 1] if node.level else None
             parts = (node.module or "").split(".") if node.module else []
             bases = [above] if above else roots
             bases = [base.joinpath(*parts) for base in bases]
-            places = []
             for base in bases:
                 inner = [base / a.name for a in node.names]
                 modules = [p for p in inner if base.is_dir() and file_of(p)]
@@ -119,7 +102,9 @@ def circles(graph):
         return seen
 
     reach = {node: reached(node) for node in graph}
-    found = {frozenset(b for b in reach[a] if a in reach[b]) for a in graph if a in reach[a]}
+    found = {
+        frozenset(b for b in reach[a] if a in reach.get(b, ())) for a in graph if a in reach[a]
+    }
     return sorted(sorted(circle) for circle in found)
 
 

@@ -5,7 +5,7 @@ over gives a ValueError, and soon. test_places.py has the walk that steps make.
 import sys
 
 import pytest
-from mlx_ncps import CfC, config, rnn
+from mlx_ncps import CfC, config_bounds, rnn
 from mlx_ncps.config import Configurable, from_config, to_config
 from mlx_ncps.convert import from_keras
 
@@ -87,7 +87,7 @@ def test_from_config_of_many_levels_ends():
 
 
 def test_configurations_below_the_bound_are_whole():
-    many = list(range(config.MOST_VALUES - 10))
+    many = list(range(config_bounds.MOST_VALUES - 10))
     assert Holder(many).get_config()["value"] == many
     assert Holder(many).get_config()["value"] == many  # counted anew
     for layer in (CfC(I, 6), rnn.LTCRNN(I, 6, 3)):

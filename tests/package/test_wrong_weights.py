@@ -196,7 +196,9 @@ def sequence_arguments():
     memory = [mx.zeros((B, 6)), mx.zeros((24, I)), mx.zeros((24,)), mx.zeros((24, 6))]
 
     def ltc(*arrays):
-        return _loader.native.ltc_sequence(*arrays[:14], unfolds=2, memory=list(arrays[14:]))
+        return _loader.native.ltc_sequence(
+            *arrays[:3], list(arrays[3:14]), unfolds=2, memory=list(arrays[14:])
+        )
 
     def cfc(*arrays):
         return _loader.native.cfc_sequence(

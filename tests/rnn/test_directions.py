@@ -239,10 +239,10 @@ def test_bidirectional_layers_are_saved_copied_and_pickled(tmp_path):
 
 def test_constraints_reach_both_directions():
     layer = LTC(I, 5, implicit_param_constraints=False, bidirectional=True)
-    for half in layer.directions:
+    for half in layer._directions:
         half.rnn_cell.w = half.rnn_cell.w - 2.0
     layer.apply_weight_constraints()
-    for half in layer.directions:
+    for half in layer._directions:
         assert half.rnn_cell.w.min().item() == 0
 
 

@@ -255,7 +255,7 @@ def test_names_and_sizes_of_the_memory(name):
         "input_map.bias": (4 * H,),
         "recurrent_map.weight": (4 * H, H),
     }
-    assert layer.state_sizes == {"h": H, "c": H}
+    assert layer._state_sizes == {"h": H, "c": H}
 
 
 @all_layers

@@ -211,10 +211,10 @@ def test_explain_lists_every_layer():
 def test_constraints_reach_every_layer():
     stack = LTCRNN(I, 5, num_layers=2, implicit_param_constraints=False, bidirectional=True)
     for layer in stack.layers:
-        for half in layer.directions:
+        for half in layer._directions:
             half.rnn_cell.w = half.rnn_cell.w - 2.0
     stack.apply_constraints()
-    cells = [half.rnn_cell for layer in stack.layers for half in layer.directions]
+    cells = [half.rnn_cell for layer in stack.layers for half in layer._directions]
     assert [cell.w.min().item() for cell in cells] == [0.0] * 4
 
 

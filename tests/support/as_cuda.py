@@ -8,7 +8,9 @@ from pathlib import Path
 
 import mlx.core as mx
 from mlx_ncps import ops
-from mlx_ncps.backends import _cfc_kernels, _kernels, _ltc_kernels
+from mlx_ncps.backends.gpu import OPERATIONS
+from mlx_ncps.backends.gpu.geometry import CUDA, Geometry
+from mlx_ncps.backends.gpu.runner import Runner
 
 from tests.support.case_arrays import to_mlx
 from tests.support.cases import LtcCase, make
@@ -16,9 +18,9 @@ from tests.support.cases import LtcCase, make
 ARCHITECTURES = ("sm_80", "sm_90a")
 
 
-def recorded(case, backend="cuda"):
+def recorded(case, geometry: Geometry = CUDA):
     """{name: (text, threads of a group)} of every kernel that a call of the case and its gradient
-    launch, with the geometry of a backend.
+    launch, with this geometry.
     """
     texts = {}
 
@@ -32,7 +34,7 @@ def recorded(case, backend="cuda"):
 
         return kernel
 
-    run = _kernels.Runner(backend, register, mx.cpu, cuda=True)
+    run = Runner("cuda", register, mx.cpu, geometry, cuda=True)
     call = to_mlx(make(case))
     ts = 1.0 if call.ts is None else call.ts
     ltc, lists = isinstance(case, LtcCase), None
@@ -41,10 +43,10 @@ def recorded(case, backend="cuda"):
 
     def f(state):
         if ltc:
-            options = {"unfolds": 2, "epsilon": 1e-8, "implicit": False, "synapses": lists}
-            op = _ltc_kernels.ltc_sequence
+            options = {"ode_unfolds": 2, "epsilon": 1e-8, "implicit_param_constraints": False}
+            options, op = options | {"synapses": lists}, OPERATIONS["ltc_sequence"].sequence
         else:
-            options, op = call.keywords, _cfc_kernels.cfc_sequence
+            options, op = call.keywords, OPERATIONS["cfc_sequence"].sequence
         return op(run, call.inputs, state, ts, call.params, training=True, **options)
 
     mx.eval(mx.vjp(f, [call.state], [call.cotangents]))

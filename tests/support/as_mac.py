@@ -9,7 +9,9 @@ import threading
 
 import mlx.core as mx
 import mslsim
-from mlx_ncps.backends import _kernels, metal
+from mlx_ncps.backends import metal
+from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.runner import Runner
 from mslsim import lazy
 
 # Simulated on Linux alone, whatever the default device; and what runs in processes of its own.
@@ -103,5 +105,5 @@ def install() -> None:
     mx.default_stream = lambda device: _real["default_stream"](_on_cpu(device))
     mx.new_stream, mx.stream = _new_stream, _StreamContext
     mslsim.set_options(mode="fast", lint=False)
-    metal.run = _kernels.Runner(metal.NAME, lazy.metal_kernel, mx.cpu)
+    metal.run = Runner(metal.NAME, lazy.metal_kernel, mx.cpu, APPLE)
     metal.available = lambda: (True, "mx.fast.metal_kernel, simulated")

@@ -52,7 +52,7 @@ def layers():
 
 
 def states(layer, batch):
-    sizes = layer.state_sizes
+    sizes = layer._state_sizes
     if isinstance(sizes, dict):
         return tuple(mx.random.normal((batch, size)) for size in sizes.values())
     return mx.random.normal((batch, sizes))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import mslsim
 import pytest
-from mlx_ncps.backends import _kernels
-from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
+from mlx_ncps.backends.gpu.runner import header, text
+from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 
 from tests.support import ROOT
 from tools.agx import report, variants
@@ -97,12 +97,12 @@ def test_the_text_holds_the_products_own_text(judged):
     for one in judged.values():
         stem = one.name.split()[0]
         body = next(
-            _kernels.text(path.name)
+            text(path.name)
             for path in sorted((ROOT / "metal").glob("*.metal"), reverse=True)
             if stem.startswith(path.stem)
         )
         assert body in one.text
-        assert _kernels.header() in one.text
+        assert header() in one.text
 
 
 def arrays_in_memory(text, tmp_path):

@@ -116,7 +116,7 @@ def test_report_fits_an_issue_and_names_no_folder(fake, tool):
 
 
 def test_derived_times_are_the_plans(tool, tmp_path):
-    from mlx_ncps.plans import chips, table
+    from tools.plans import chips, table
 
     monkey = {"fused": {"samples": [0.002, 0.003, 0.001]}}
     rows = ("ltc-B64T128I64H64U6 fwd", "ltc-B1T1I64H64U6 step", "of another version")

@@ -80,7 +80,7 @@ def quiet():
 
 
 def cells(layer):
-    return [each.rnn_cell for each in layer.directions]
+    return [each.rnn_cell for each in layer._directions]
 
 
 def read_pairs(cell, side):
@@ -170,23 +170,23 @@ def whole_wiring(layer, cell, side, source, target):
 def updated(layer, cell, side, source, target):
     model = nn.Sequential(layer)
     twin = copy.deepcopy(model)
-    index = layer.directions.index(next(d for d in layer.directions if d.rnn_cell is cell))
-    there = twin.layers[0].directions[index].rnn_cell
+    index = layer._directions.index(next(d for d in layer._directions if d.rnn_cell is cell))
+    there = twin.layers[0]._directions[index].rnn_cell
     there.wiring[side] = without(there.wiring[side], source, target)
     model.update(twin.parameters())
 
 
 def loaded(layer, cell, side, source, target):
     twin = copy.deepcopy(layer)
-    index = layer.directions.index(next(d for d in layer.directions if d.rnn_cell is cell))
-    removed(twin, twin.directions[index].rnn_cell, side, source, target)
+    index = layer._directions.index(next(d for d in layer._directions if d.rnn_cell is cell))
+    removed(twin, twin._directions[index].rnn_cell, side, source, target)
     layer.load_weights(tree_flatten(twin.parameters()))
 
 
 def loaded_by_mlx(layer, cell, side, source, target):
     twin = copy.deepcopy(layer)
-    index = layer.directions.index(next(d for d in layer.directions if d.rnn_cell is cell))
-    masked(twin, twin.directions[index].rnn_cell, side, source, target)
+    index = layer._directions.index(next(d for d in layer._directions if d.rnn_cell is cell))
+    masked(twin, twin._directions[index].rnn_cell, side, source, target)
     nn.Sequential(layer).load_weights(tree_flatten(nn.Sequential(twin).parameters()))
 
 

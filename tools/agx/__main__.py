@@ -1,4 +1,4 @@
-"""`python -m tools.agx`, as tools/agx/run calls it: judges every variant."""
+"""`python -m tools.agx`: judges every variant."""
 
 from __future__ import annotations
 

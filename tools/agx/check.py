@@ -132,13 +132,15 @@ class Pocl:
 
 def values(root: Root) -> list[tuple[str, bool]]:
     """Calls of the tests' table and their gradients, computed by the SPIR-V, against float64."""
-    from mlx_ncps.backends import _kernels, metal
+    from mlx_ncps.backends import metal
+    from mlx_ncps.backends.gpu.geometry import APPLE
+    from mlx_ncps.backends.gpu.runner import Runner
 
     from tests.support.cases import CfcCase, LtcCase
     from tests.support.running import check_gradients, check_states
 
     pocl = Pocl(root)
-    run = _kernels.Runner("metal", pocl.register, mx.cpu)
+    run = Runner("metal", pocl.register, mx.cpu, APPLE)
     metal.run, metal.available = run, lambda: (True, "PoCL")
     calls = [
         (LtcCase(units=17, unfolds=3), {}),

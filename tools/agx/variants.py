@@ -1,5 +1,5 @@
 """The kernels that the launch plans choose, as C++ for OpenCL: `variants()` asks the launch code,
-by mlx_ncps.plans.trace, over a grid of calls. Needs MLX, but no GPU and nothing of the compilers.
+by mlx_ncps.backends.gpu.trace, over a grid of calls. Needs MLX, but no GPU and no compiler.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import random
 from typing import NamedTuple
 
 import numpy as np
-from mlx_ncps.backends import _kernels
-from mlx_ncps.ops import SynapseLists
-from mlx_ncps.plans.trace import runner, trace_cfc, trace_ltc
+from mlx_ncps.backends.gpu.runner import THREADS_BOUND
+from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
+from mlx_ncps.ops import ACTIVATIONS, SynapseLists
 
 SIZES = ("UNITS", "WIDTH", "CHIP")  # sizes of threadgroup memory alone: they do not change the code
 ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
@@ -24,7 +24,6 @@ ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
 LANE = "const uint thread_index_in_simdgroup = SIMD_LANE;\n"
 
 BATCHES = (1, 16, 32, 64, 128, 256)  # each another number of rows of a threadgroup
-ACTIVATIONS = ("lecun_tanh", "tanh", "relu", "gelu", "silu", "sigmoid")
 CFC_WIDTHS = (  # units, layers: weights on chip or streamed, 4, 2 or 1 threads of a neuron
     *((16, 16), (32, 32), (32, 96), (64, 64), (128, 128), (128, 160), (250, 250), (64, 512)),
     *((8, 100), (8, 160), (4, 300)),
@@ -74,7 +73,7 @@ def opencl(kernel: dict, call: dict) -> str:
     ]
     lines = [
         '#include "metal.h"',
-        kernel["header"].removesuffix(_kernels.THREADS_BOUND),
+        kernel["header"].removesuffix(THREADS_BOUND),
         *(f"#define {name} {int(value)}" for name, value in call["template"]),
         f"__kernel {bound} void judged({', '.join(buffers)}) {{",
         "SIMD_MEMORY",
@@ -142,8 +141,8 @@ CFC = {"steps": 2, "inputs": 8}
 
 
 def ltc_calls():
-    """All synapses of a thread in registers, 1 to 16 forward and 1 to 8 backward; listed, 1 to 14
-    and 1 to 7; streamed, by rows and parts; lists, by rows and SIMD groups.
+    """All synapses of a thread in registers, 1 to 16 forward and 1 to 8 backward; of lists,
+    1 to 14 and 1 to 7; streamed, by rows and parts; lists streamed, by rows and SIMD groups.
     """
     yield from ({"units": units} for units in range(1, 65))
     for units in (32, 64, 128):

@@ -86,7 +86,7 @@ OPS = {
     "orthogonal": [_initializer(gain=1.0)],
     "gelu": [lambda: {"x": array(B, H)}],
 }
-for _name in ("lecun_tanh", "relu", "sigmoid", "silu", "softplus", "tanh"):
+for _name in (*ops.ACTIVATIONS, "softplus"):
     OPS[_name] = OPS["gelu"]
 OPS["cfc_sequence_backward"] = [lambda: {"cotangents": array(B, T, H)} | _cfc_call()]
 OPS["ltc_sequence_backward"] = [lambda: {"cotangents": array(B, T, H)} | _ltc_call()]

@@ -34,7 +34,7 @@ def _state(layer, *rows):
     """A valid state of any layer."""
     if hasattr(layer, "layers"):
         return tuple(_state(one, *rows) for one in layer.layers)
-    sizes = layer.state_sizes
+    sizes = layer._state_sizes
     if isinstance(sizes, dict):
         state = tuple(array(*rows, size) for size in sizes.values())
     else:

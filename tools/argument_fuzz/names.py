@@ -12,24 +12,8 @@ MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weight
 # Methods that only layers and cells of this package call, with arguments that are checked already.
 INTERNAL = frozenset(
     [
-        *(
-            "build_by_layer",
-            "call",
-            "calls",
-            "drive",
-            "free_initial_state",
-            "fused_steps",
-            "gates",
-            "has_own_call",
-            "heads",
-            "input_width",
-            "items",
-            "layer_class",
-            "likely_polarities",
-        ),
-        *("mixed_sequence", "other_direction", "pack_step", "params", "readout", "run"),
-        *("polarities_set", "replaced", "sync_wiring", "unless_drawn_by"),
-        *("step_arrays", "step_at_once", "step_options", "steps_at_once", "stepwise", "weights"),
+        *("build_by_layer", "call", "calls", "items", "layer_class", "mixed_sequence", "params"),
+        *("readout", "stepwise", "unless_drawn_by", "weights"),
     ]
 )
 # A subclass's own code.

@@ -3,8 +3,6 @@
 Add an entry only after reading the line. Delete an entry whose lines no longer exist.
 """
 
-_ROWS = "4; // four tasks while the batch is small; more rows than 16 gain nothing in the GEMM"
-
 EXPLAINED: dict[tuple[str, str, str], str] = {
     (
         "csrc/cpu/cfc.inl",
@@ -15,36 +13,11 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "(the heads have none: their width is whole panels)"
     ),
     (
-        "csrc/cpu/cfc.inl",
-        "(B + 3) /",
-        "(B + 3) *",
-    ): "speed only: rows per task, held between 4 and 16 by the next line",
-    (
-        "csrc/cpu/cfc.inl",
-        _ROWS,
-        _ROWS.replace("4", "5", 1),
-    ): "speed only: rows per task",
-    (
         "csrc/cpu/ltc_dense_backward.inl",
         "const long lanes = transposed ? sources : targets, "
         "others = transposed ? targets : sources;",
         "const long lanes = transposed ? sources : targets, others = (sources);",
     ): "equivalent: only the square recurrent matrix is transposed",
-    (
-        "csrc/cpu/ltc_dense_backward.inl",
-        "Scratch slab_memory(2 * stride * (slabs > 0 ? slabs : 1));",
-        "Scratch slab_memory(2 * stride * ((slabs)));",
-    ): "equivalent: allocate_floats(0) gives one float, and without slabs nothing is used",
-    (
-        "csrc/cpu/ltc_dense_backward.inl",
-        "for (; b + 2 <= end; b += 2) ltc_dense_backward_rows<2>(k, b, sum, total);",
-        "for (; b + 2 <= end - 1; b += 2) ltc_dense_backward_rows<2>(k, b, sum, total);",
-    ): "speed only: the last two rows go one by one in the next line",
-    (
-        "csrc/cpu/ltc_sparse.inl",
-        "Scratch scratch((4 * H + I + 1) * W);",
-        "Scratch scratch((4 * H + I + 2) * W);",
-    ): "memory only: one vector more than is used",
     (
         "csrc/cpu/memory.inl",
         "float* p = base ? base + used : nullptr;",
@@ -56,7 +29,7 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "m2[q] = (float(synapse_m2[at]));",
     ): "equivalent: where `on` is false, w and we are 0 and `at` is 0",
     (
-        "metal/ltc_list_sensory_backward.metal",
+        "metal/ltc_lists_sensory_backward.metal",
         "if (slice >= slices || first >= rows) return;",
         "if (slice >= slices && first >= rows) return;",
     ): (

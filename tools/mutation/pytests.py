@@ -92,7 +92,7 @@ class Metal(Pytest):
     chosen = "not caught and not reverse and not chaos"
     # Part of a kernel's name -> one case that runs it, to begin with; "" any other kernel.
     first: ClassVar = {
-        "ltc_list": "synapse_lists and B5T2",
+        "ltc_lists": "synapse_lists and B5T2",
         "ltc_streamed": "edges and B33T2 and forward",
         "ltc": "edges and H63 and forward",
         "": "edges and B3T2 and H63",

@@ -12,8 +12,9 @@ from .operators import OPERATORS, Edit, edits
 CPU_FILES = tuple(
     f"csrc/cpu/{stem}.inl"
     for stem in (
-        "ltc_dense", "ltc_dense_backward", "ltc_sparse", "ltc_sparse_backward",
+        "ltc_dense", "ltc_dense_backward", "ltc_lists", "ltc_lists_backward",
         "gemm", "cfc", "cfc_backward", "lstm", "lstm_backward", "packed", "simd", "memory",
+        "activation",
     )
 )  # fmt: skip
 SHARED_FILES = ("metal/activations.h", "metal/ltc.h", "metal/cfc.h")

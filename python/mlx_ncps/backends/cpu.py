@@ -1,22 +1,24 @@
-"""The extension's fused CPU primitives behind the names of a backend; `dispatch` calls it, on a CPU
+"""The extension's fused CPU primitives behind the names of a backend, on a CPU
 stream whatever the default device is.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
+from typing import Any
 
 import mlx.core as mx
 
 from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
-from ._fold import fold_cfc, fold_ltc
-from .types import Facts, FusedCall, LTCFacts
+from .fold import fold_cfc, fold_ltc
+from .types import Facts, LTCFacts
 
 NAME = "cpu"
 MIXED_MEMORY = True
-MAX_LAYERS = 15  # MAX_CFC_LAYERS of csrc/cpu/kernels.h, less one for the heads
+MAX_LAYERS: int = getattr(_loader.native, "max_cfc_layers", 0)  # of a CfC
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
 
@@ -29,11 +31,17 @@ def available() -> tuple[bool, str]:
 
 def unsupported(op: str, facts: Facts) -> str:
     """The depth of a CfC's backbone, and the solvers of an LTC but the default."""
-    if isinstance(facts, LTCFacts):
-        if facts.ode_solver != "semi_implicit":
-            return f"cpu runs semi_implicit only, got {facts.ode_solver}"
-    elif len(facts.backbone) > MAX_LAYERS:
-        return f"it has at most {MAX_LAYERS} backbone layers, got {len(facts.backbone)}"
+    if not isinstance(facts, LTCFacts):
+        return too_deep(facts.backbone)
+    if facts.ode_solver != "semi_implicit":
+        return f"cpu runs semi_implicit only, got {facts.ode_solver}"
+    return ""
+
+
+def too_deep(backbone: tuple[int, ...]) -> str:
+    """Why the kernels can't run a CfC of these backbone layers; or ""."""
+    if len(backbone) > MAX_LAYERS:
+        return f"it has at most {MAX_LAYERS} backbone layers, got {len(backbone)}"
     return ""
 
 
@@ -59,7 +67,7 @@ def ltc_sequence(
             inputs,
             state,
             shapeless.timespans(ts, inputs),
-            *folded,
+            list(folded),
             unfolds=int(ode_unfolds),
             synapses=_handle(synapses),
             memory=memory,
@@ -74,13 +82,6 @@ def cfc_sequence(
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient. `memory`: as `backends` says.
     """
-    plain = variant == "torch" and memory is None  # nothing to fold
-    if plain and not training and has_values(inputs):
-        stage = _cfc_stage(params, inputs.shape[-1], mode, activation, variant, list)
-        no_gpu = mx.default_device().type is mx.DeviceType.cpu
-        done = _loader.native.cfc_at_once(inputs, state, ts, stage, no_gpu)
-        if done is not None:
-            return done[0]
     with mx.stream(mx.cpu):
         folded = fold_cfc(params, ts, mode, variant)
         return _loader.native.cfc_sequence(
@@ -99,26 +100,39 @@ def cfc_sequence(
         )
 
 
-def ltc_step_cell(
-    params, memory, arrays, readout, *, ode_unfolds, epsilon, implicit_param_constraints, synapses
-):
-    """The extension's StepCell of an LTC: memory, the LSTM's weights or none; arrays, what it must
-    be made anew for.
+def ltc_step_cell(stage, weights, memory, arrays, readout):
+    """The extension's StepCell of an LTC, of its LTCStage and its (LTCParams, SynapseLists).
+
+    memory: the LSTM's weights or none; arrays: what it must be made anew for.
     """
-    folded = _plain(fold_ltc(params, implicit_param_constraints, epsilon))
+    params, synapses = weights
+    params = type(params)(*(p if p is None else p.astype(mx.float32) for p in params))
+    folded = _plain(fold_ltc(params, stage.implicit_param_constraints, stage.epsilon))
     mx.eval(arrays)
     return _loader.native.StepCell.ltc(
-        folded, int(ode_unfolds), _handle(synapses), _plain(memory), _readout(readout), arrays
+        folded, stage.ode_unfolds, _handle(synapses), _plain(memory), _readout(readout), arrays
     )
 
 
 def cfc_step_cell(chain, memory, arrays, readout):
-    """The extension's StepCell of a chain of CfCs, (params, inputs, mode, activation, variant)
-    each; the rest as above.
-    """
-    stages = [_cfc_stage(*stage, _plain) for stage in chain]
+    """The extension's StepCell of a chain of (CfCStage, CfCParams); the rest as above."""
+    stages = [
+        _cfc_stage(params, s.inputs, s.mode, s.activation, s.variant, _plain) for s, params in chain
+    ]
     mx.eval(arrays)
     return _loader.native.StepCell.cfc(stages, _plain(memory), _readout(readout), arrays)
+
+
+def cfc_at_once(
+    inputs: mx.array, state: mx.array, ts: Any, params: Any, stage: tuple, no_gpu: bool
+) -> mx.array | None:
+    """The states [B, T, H] of `cfc_sequence`, computed now by weights packed for this call, or None
+    where a graph must. stage: (inputs, mode, activation, variant).
+    """
+    inputs_size, mode, activation, variant = stage
+    packed = _cfc_stage(params, inputs_size, mode, activation, variant, list)
+    done: Any = _loader.native.cfc_at_once(inputs, state, ts, packed, no_gpu)
+    return None if done is None else done[0]
 
 
 def _cfc_stage(params, inputs, mode, activation, variant, kept):
@@ -134,28 +148,9 @@ def _cfc_stage(params, inputs, mode, activation, variant, kept):
     )
 
 
-def step_work(calls: list[FusedCall], lstm: bool) -> int:
-    """The work of one row and step of a packed cell that stands for these calls, as StepCell::work
-    counts it; with the LSTM of mixed memory in front where `lstm`.
-    """
-    work = 0
-    for _, facts in calls:
-        I, H = facts.inputs, facts.units
-        if isinstance(facts, LTCFacts):
-            work += 8 * H * (H * facts.ode_unfolds + I + ((I + H + 1) // 2 if lstm else 0))
-            continue
-        width = I + H
-        work += 4 * H * (I + H + 1) if lstm else 0
-        for size in facts.backbone:
-            work += size * (width + 1)
-            width = size
-        work += H * (width + 1) + 2 * H if facts.mode == "pure" else 4 * H * (width + 1)
-    return work
-
-
 def left_to_graph(batch: int, steps: int, work: int, beside_gpu: bool) -> str:
     """Why a call of so much work for each row and step is not computed at once; or ""."""
-    return _loader.native.left_to_graph(batch, steps, min(work, 2**62), beside_gpu)
+    return _loader.native.left_to_graph(batch, steps, work, beside_gpu)
 
 
 def is_pending(a: mx.array) -> bool:
@@ -163,12 +158,7 @@ def is_pending(a: mx.array) -> bool:
     return _loader.native.is_pending(a)
 
 
-def places(cell, lstm):
-    """What a cell and the LSTM in front of it, or None, are made of now, for `StepCell.watch`."""
-    return _loader.native.Places(cell, lstm)
-
-
-def _plain(arrays) -> list:
+def _plain(arrays: Iterable[mx.array]) -> list:
     """Evaluated, row-contiguous and float32, as the extension reads memory."""
     with mx.stream(mx.cpu):
         plain = [mx.contiguous(a.astype(mx.float32)) for a in arrays]
@@ -187,38 +177,9 @@ def linear(x, weight, bias):
     return _loader.native.linear(x, weight, bias)
 
 
-def has_values(a) -> bool:
-    """Whether `a` is an evaluated float32 array, as the extension reads it."""
-    return _loader.native.has_values(a)
-
-
 def is_tracer(a: mx.array) -> bool:
     """Whether `a` stands for a value within mx.compile, a gradient or vmap."""
     return _loader.native.is_tracer(a)
-
-
-def may_lack_values(a: mx.array) -> bool:
-    """Whether `a` depends on arrays without values, as in mx.compile and mx.export_function."""
-    return _loader.native.may_lack_values(a)
-
-
-def lies_plain(a: mx.array) -> bool:
-    """Whether an array is evaluated and row-contiguous; False without the native module too."""
-    return _loader.native is not None and _loader.native.lies_plain(a)
-
-
-def seen(arrays: list):
-    """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
-    None without the native module.
-    """
-    return None if _loader.native is None else _loader.native.Seen(arrays)
-
-
-def is_tracing() -> bool:
-    """Whether mx.compile, a gradient or mx.vmap traces a function now; False where the native
-    module, which alone can tell, is not loaded.
-    """
-    return _loader.native is not None and _loader.native.is_tracing()
 
 
 def _handle(synapses):
@@ -242,8 +203,7 @@ def _native():
 
 
 def set_num_threads(n: int) -> None:
-    """The number of threads of the CPU kernels; 0 for the default: the cores that this process may
-    use.
+    """Let the CPU kernels use `n` threads; 0 for the default: the cores that this process may use.
 
     Raises ValueError for a negative or fractional number, RuntimeError without the native module.
     """
@@ -256,7 +216,8 @@ def get_num_threads() -> int:
 
 
 def set_instruction_set(name: str) -> None:
-    """The instruction set of the CPU kernels: of `instruction_sets()`, or "auto" for the best.
+    """Let the CPU kernels use the instruction set `name`: of `instruction_sets()`, or "auto" for
+    the best.
 
     Raises ValueError when this machine or this build can't run it, RuntimeError without the native
     module.

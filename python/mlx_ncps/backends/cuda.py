@@ -1,17 +1,18 @@
 """The kernels of metal/ on an NVIDIA GPU through mx.fast.cuda_kernel, behind the names of a
-backend; `dispatch` calls it.
+backend.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-from ._gpu import MIXED_MEMORY, functions, unsupported  # noqa: F401  the names of a backend
-from ._kernels import Runner
+from .gpu import MIXED_MEMORY, functions  # noqa: F401  the names of a backend
+from .gpu.geometry import CUDA
+from .gpu.runner import Runner
 
 NAME = "cuda"
-run = Runner(NAME, mx.fast.cuda_kernel, mx.gpu, cuda=True)
-ltc_sequence, cfc_sequence = functions(lambda: run)
+run = Runner(NAME, mx.fast.cuda_kernel, mx.gpu, CUDA, cuda=True)
+unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 
 def available() -> tuple[bool, str]:

@@ -1,17 +1,18 @@
 """The kernels of metal/ on an Apple GPU through mx.fast.metal_kernel, behind the names of a
-backend; `dispatch` calls it.
+backend.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-from ._gpu import MIXED_MEMORY, functions, unsupported  # noqa: F401  the names of a backend
-from ._kernels import Runner
+from .gpu import MIXED_MEMORY, functions  # noqa: F401  the names of a backend
+from .gpu.geometry import APPLE
+from .gpu.runner import Runner
 
 NAME = "metal"
-run = Runner(NAME, mx.fast.metal_kernel, mx.gpu)
-ltc_sequence, cfc_sequence = functions(lambda: run)
+run = Runner(NAME, mx.fast.metal_kernel, mx.gpu, APPLE)
+unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 
 def available() -> tuple[bool, str]:

@@ -1,17 +1,18 @@
 """The kernels of metal/ compiled ahead of time into mlx_ncps.metallib, behind the names of a
-backend; `dispatch` calls it where it is asked for. It launches what `metal` launches, but nothing
-is compiled at first use.
+backend. It launches what `metal` launches, but nothing is compiled at first use.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import mlx.core as mx
 
 from .. import _loader
-from ._gpu import MIXED_MEMORY, functions, unsupported  # noqa: F401  the names of a backend
-from ._kernels import Runner
+from .gpu import MIXED_MEMORY, functions  # noqa: F401  the names of a backend
+from .gpu.geometry import APPLE
+from .gpu.runner import Runner
 
 NAME = "metallib"
 
@@ -20,8 +21,8 @@ class MissingVariant(RuntimeError):
     """A call needs a kernel that was not compiled into the metallib."""
 
 
-def function_name(name: str, template) -> str:
-    """The name of a kernel's variant in the metallib; build_backend/metallib_source.py uses it."""
+def function_name(name: str, template: Iterable[tuple[str, int]]) -> str:
+    """The name of a kernel's variant in the metallib."""
     return "_".join([name, *(f"{key}{int(value)}" for key, value in template)])
 
 
@@ -29,8 +30,10 @@ def register(*, name, input_names, output_names, source, header):
     """As mx.fast.metal_kernel, but the result runs a function of the metallib."""
 
     def launch(*, inputs, template, grid, threadgroup, output_shapes, output_dtypes, stream):
+        native = _loader.native
+        assert native is not None, "available() says so first"
         function = function_name(name, template)
-        allowed = _loader.native.metallib_max_threads(function)
+        allowed = native.metallib_max_threads(function)
         if allowed < math.prod(threadgroup):
             wanted = f"{math.prod(threadgroup)} threads" if allowed else "this variant"
             raise MissingVariant(
@@ -38,15 +41,13 @@ def register(*, name, input_names, output_names, source, header):
                 'use_backend("metal") compiles what a call needs.'
             )
         shapes = [list(shape) for shape in output_shapes]
-        return _loader.native.metallib_kernel(
-            function, inputs, shapes, grid, threadgroup, stream=stream
-        )
+        return native.metallib_kernel(function, inputs, shapes, grid, threadgroup, stream=stream)
 
     return launch
 
 
-run = Runner(NAME, register, mx.gpu)
-ltc_sequence, cfc_sequence = functions(lambda: run)
+run = Runner(NAME, register, mx.gpu, APPLE)
+unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 
 def available() -> tuple[bool, str]:

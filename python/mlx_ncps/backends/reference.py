@@ -1,16 +1,22 @@
-"""The models as MATHS writes them, in plain MLX operations without a hand-written gradient; the
-judge of every other backend and the fallback of `dispatch`, differentiable to any order.
+"""The models as MATHS writes them, in plain MLX operations without a hand-written gradient: the
+judge of every other backend, which runs everything and is differentiable to any order.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from . import shapeless
+from .activations import ACTIVATIONS, HEAD_ACTIVATIONS, TABLE, softplus
 from .types import Facts
+
+if TYPE_CHECKING:
+    from ..backends.types import Timespans
+    from ..ops.synapses import SynapseLists
 
 NAME = "reference"
 MIXED_MEMORY = False
@@ -26,80 +32,46 @@ def unsupported(op: str, facts: Facts) -> str:
     return ""
 
 
-# --- activations ---------------------------------------------------------------------------------
-
-
-def sigmoid(x: mx.array) -> mx.array:
-    """1 / (1 + exp(-x)), elementwise, stable at both ends."""
-    return mx.sigmoid(x)
-
-
-def softplus(x: mx.array) -> mx.array:
-    """log(1 + exp(x)), elementwise, stable at both ends; for LTC's implicit parameters."""
-    return mx.logaddexp(x, 0)
-
-
-def lecun_tanh(x: mx.array) -> mx.array:
-    """1.7159 tanh(0.666 x), elementwise; 0.666 and not 2/3, as ncps has it (LeCun et al. 1998)."""
-    return 1.7159 * mx.tanh(0.666 * x)
-
-
-def tanh(x: mx.array) -> mx.array:
-    """The hyperbolic tangent, elementwise."""
-    return mx.tanh(x)
-
-
-def relu(x: mx.array) -> mx.array:
-    """The larger of x and 0, elementwise; its gradient at 0 is 0."""
-    return mx.maximum(x, 0)
-
-
-def gelu(x: mx.array) -> mx.array:
-    """Exact GELU x (1 + erf(x / sqrt 2)) / 2, elementwise (Hendrycks and Gimpel 2016)."""
-    return 0.5 * x * (1.0 + mx.erf(x * math.sqrt(0.5)))
-
-
-def silu(x: mx.array) -> mx.array:
-    """The sigmoid unit x sigmoid(x), elementwise."""
-    return x * mx.sigmoid(x)
-
-
-ACTIVATIONS = {
-    "lecun_tanh": lecun_tanh,
-    "tanh": tanh,
-    "relu": relu,
-    "gelu": gelu,
-    "silu": silu,
-    "sigmoid": sigmoid,
-}
-
-# Activation of the heads f1 and f2 by CfC variant (MATHS 1); all but torch have sigmoid(b - a ts).
-HEAD_ACTIVATIONS = {"torch": "tanh", "keras": "identity", "paper": "lecun_tanh"}
-
 # --- CfC, MATHS 1 ---------------------------------------------------------------------------------
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode: str, variant: str = "torch"):
+def cfc_update(
+    f1: mx.array,
+    f2: mx.array,
+    a: mx.array,
+    b: mx.array,
+    ts: Timespans,
+    *,
+    mode: str,
+    variant: str = "torch",
+) -> mx.array:
     """The pointwise update of the modes default and no_gate; ts broadcasts against the heads."""
     gate = mx.sigmoid(a * ts + b if variant == "torch" else b - a * ts)
-    if variant != "keras":
-        f1, f2 = (ACTIVATIONS[HEAD_ACTIVATIONS[variant]](f) for f in (f1, f2))
+    f1, f2 = (TABLE[HEAD_ACTIVATIONS[variant]].function(f) for f in (f1, f2))
     if mode == "no_gate":
         return f1 + gate * f2
     return f1 * (1.0 - gate) + gate * f2
 
 
-def cfc_update_pure(f1, w_tau, A, ts):
+def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: Timespans) -> mx.array:
     """The pointwise update of the mode pure; ts broadcasts against the head."""
     return A - A * mx.exp(-ts * (mx.abs(w_tau) + mx.abs(f1))) * f1
 
 
-def _linear(layer, z):
+def _linear(layer: Any, z: mx.array) -> mx.array:
     weight, bias = layer
     return z @ weight.T + bias
 
 
-def _cfc_step(x, h, ts, params, mode, activation, variant):
+def _cfc_step(
+    x: mx.array,
+    h: mx.array,
+    ts: Timespans,
+    params: Any,
+    mode: str,
+    activation: Callable[[mx.array], mx.array],
+    variant: str,
+) -> mx.array:
     """One step: x [B, I], h [B, H], ts a number or [B, 1] -> h' [B, H]."""
     z = mx.concatenate([x, h], axis=-1)  # [B, I+H]
     for layer in params.backbone:
@@ -111,7 +83,17 @@ def _cfc_step(x, h, ts, params, mode, activation, variant):
     return cfc_update(f1, f2, a, b, ts, mode=mode, variant=variant)
 
 
-def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch", training):
+def cfc_sequence(
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: Any,
+    *,
+    mode: str,
+    activation: str,
+    variant: str = "torch",
+    training: bool,
+) -> mx.array:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
     step = partial(_cfc_step, params=params, **options)
@@ -121,7 +103,9 @@ def cfc_sequence(inputs, state, ts, params, *, mode, activation, variant="torch"
 # --- LTC, MATHS 3 ---------------------------------------------------------------------------------
 
 
-def _synapse_sums(v, w, sigma, mu, erev, mask):
+def _synapse_sums(
+    v: mx.array, w: mx.array, sigma: mx.array, mu: mx.array, erev: mx.array, mask: mx.array | None
+) -> tuple[mx.array, mx.array]:
     """Sums over the sources: v [B, S], parameters [S, H] -> N = sum a E and D = sum a, both [B,
     H].
     """
@@ -130,19 +114,24 @@ def _synapse_sums(v, w, sigma, mu, erev, mask):
     return (a * erev).sum(axis=1), a.sum(axis=1)
 
 
-def _semi_implicit(v, k, cm, drive, epsilon):
+Drive = Callable[[mx.array], tuple[mx.array, mx.array]]
+
+
+def _semi_implicit(
+    v: mx.array, k: Timespans, cm: mx.array, drive: Drive, epsilon: float
+) -> mx.array:
     """Numerator and denominator multiplied by k = ts/U, so that ts = 0 keeps the state."""
     n, d = drive(v)
     return (cm * v + k * n) / (cm + k * (d + epsilon))
 
 
-def _explicit(v, k, cm, drive, epsilon):
+def _explicit(v: mx.array, k: Timespans, cm: mx.array, drive: Drive, epsilon: float) -> mx.array:
     n, d = drive(v)
     return v + k * (n - d * v) / cm
 
 
-def _runge_kutta(v, k, cm, drive, epsilon):
-    def slope(v):
+def _runge_kutta(v: mx.array, k: Timespans, cm: mx.array, drive: Drive, epsilon: float) -> mx.array:
+    def slope(v: mx.array) -> mx.array:
         n, d = drive(v)
         return (n - d * v) / cm
 
@@ -156,7 +145,16 @@ def _runge_kutta(v, k, cm, drive, epsilon):
 SOLVERS = {"semi_implicit": _semi_implicit, "explicit": _explicit, "runge_kutta": _runge_kutta}
 
 
-def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit, solver):
+def _ltc_step(
+    x: mx.array,
+    v: mx.array,
+    ts: Timespans,
+    params: Any,
+    ode_unfolds: int,
+    epsilon: float,
+    implicit: bool,
+    solver: str,
+) -> mx.array:
     """One step of MATHS 3: x [B, I], v [B, H], ts a number or [B, 1] -> v' [B, H]."""
     p = params
     gleak, cm, w, sensory_w = p.gleak, p.cm, p.w, p.sensory_w
@@ -170,7 +168,7 @@ def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit, solver):
         x, sensory_w, p.sensory_sigma, p.sensory_mu, p.sensory_erev, p.sensory_mask
     )
 
-    def drive(v):
+    def drive(v: mx.array) -> tuple[mx.array, mx.array]:
         n, d = _synapse_sums(v, w, p.sigma, p.mu, p.erev, p.mask)
         return gleak * p.vleak + n + sensory_n, gleak + d + sensory_d
 
@@ -180,18 +178,18 @@ def _ltc_step(x, v, ts, params, ode_unfolds, epsilon, implicit, solver):
 
 
 def ltc_sequence(
-    inputs,
-    state,
-    ts,
-    params,
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: Any,
     *,
-    ode_unfolds,
-    epsilon,
-    implicit_param_constraints,
-    synapses,
-    training,
-    ode_solver="semi_implicit",
-):
+    ode_unfolds: int,
+    epsilon: float,
+    implicit_param_constraints: bool,
+    synapses: SynapseLists | None,
+    training: bool,
+    ode_solver: str = "semi_implicit",
+) -> mx.array:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     step = partial(
         _ltc_step,
@@ -204,15 +202,17 @@ def ltc_sequence(
     return _scan("ltc", step, inputs, state, ts)
 
 
-def _scan(op, step, inputs, state, ts):
+def _scan(
+    op: str, step: Callable[..., mx.array], inputs: mx.array, state: mx.array, ts: Timespans
+) -> mx.array:
     """Run step(x, state, ts) over the time axis in float32; the states in the dtype of the
     inputs.
     """
     shapeless.refuse(op, "the backend reference", length=False)
     x = inputs.astype(mx.float32)  # [B, T, I]
-    varying = isinstance(ts, mx.array) and ts.ndim == 2
+    spans = ts if isinstance(ts, mx.array) and ts.ndim == 2 else None
     states = []
     for t in range(x.shape[1]):
-        state = step(x[:, t], state, ts[:, t, None] if varying else ts)
+        state = step(x[:, t], state, ts if spans is None else spans[:, t, None])
         states.append(state)
     return mx.stack(states, axis=1).astype(inputs.dtype)

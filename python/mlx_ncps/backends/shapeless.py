@@ -11,11 +11,16 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from .. import _loader
+
+if TYPE_CHECKING:
+    from ..backends.types import Timespans
 
 _local = threading.local()
 
@@ -32,7 +37,7 @@ def tracing() -> bool:
 
 
 @contextlib.contextmanager
-def one_step():
+def one_step() -> Iterator[None]:
     """Within it the length is 1 whatever the inputs are, so that nothing need refuse it."""
     before = getattr(_local, "one_step", False)
     _local.one_step = True
@@ -59,21 +64,21 @@ def refuse(op: str, what: str, *, length: bool = True) -> None:
     )
 
 
-def _rows(x):
+def _rows(x: mx.array) -> mx.array:
     """[..., 1] of x [..., I], for its shape alone. By a product: MLX 0.32 crashes where a reduction
     finds nothing but axes of size 1.
     """
     return x @ mx.zeros((x.shape[-1], 1), x.dtype)
 
 
-def _follow(value, like):
+def _follow(value: mx.array, like: mx.array) -> mx.array:
     """`value` broadcast against the shape that `like` will have. By `broadcast_arrays`: elementwise
     operations that MLX fuses take a size of 0 for 1.
     """
     return mx.broadcast_arrays(value, like)[0]
 
 
-def zero_state(inputs, size: int, dtype):
+def zero_state(inputs: mx.array, size: int, dtype: mx.Dtype) -> mx.array:
     """Zeros [B, size] for inputs [B, I] or [B, T, I]."""
     if not tracing():
         return mx.zeros((inputs.shape[0], size), dtype)
@@ -83,7 +88,7 @@ def zero_state(inputs, size: int, dtype):
     return _follow(mx.zeros((1, size), dtype), rows)
 
 
-def timespans(ts, inputs):
+def timespans(ts: Timespans, inputs: mx.array) -> mx.array:
     """A number, or an array [], [T] or [B, T], as an array [B, T] for inputs [B, T, I]."""
     if tracing():
         return _follow(mx.array(ts, mx.float32), _rows(inputs).squeeze(2))
@@ -92,13 +97,13 @@ def timespans(ts, inputs):
     return mx.full(inputs.shape[:2], ts, mx.float32)
 
 
-def last_step(states, before):
+def last_step(states: mx.array, before: mx.array) -> mx.array:
     """The last of states [B, T, H] of any length, `before` [B, H] where there is none."""
     states = mx.concatenate([before[:, None].astype(states.dtype), states], axis=1)
     return mx.take_along_axis(states, mx.array([[[-1]]]), axis=1).squeeze(1)
 
 
-def columns(array, first: int, count: int):
+def columns(array: mx.array, first: int, count: int) -> mx.array:
     """Elements first .. first + count of the last axis."""
     if (first, count) == (0, array.shape[-1]):
         return array
@@ -108,7 +113,7 @@ def columns(array, first: int, count: int):
     return mx.take_along_axis(array, index, axis=-1)
 
 
-def linear(layer, x):
+def linear(layer: Any, x: mx.array) -> mx.array:
     """`layer(x)`; of what computes as `nn.Linear`, our maps too, without its fused product, which
     would keep the rows of its bias (MLX 0.32 writes past them).
     """

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import mlx.core as mx
 
 if TYPE_CHECKING:
-    from ..ops.cfc import CfCParams
-    from ..ops.ltc import LTCParams
+    from ..ops.params import CfCParams, LTCParams
     from ..ops.synapses import SynapseLists
 
 

@@ -2,13 +2,14 @@
 continuous-time baselines from the literature.
 """
 
-from .base import LiquidCell, NCPRNNCell
+from .base import LiquidCell
 from .cfc import CfCCell
 from .continuous import CTRNNCell, ELTCCell, NeuralODECell
 from .gated import CTGRUCell, ODELSTMCell, ODERNNCell
 from .lstm import LSTMCell
 from .ltc import LTCCell
 from .ltc_backbone import BackboneLTCCell
+from .ncp import NCPRNNCell
 from .wired_cfc import WiredCfCCell
 
 __all__ = [
@@ -26,3 +27,8 @@ __all__ = [
     "ODERNNCell",
     "WiredCfCCell",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,81 +1,26 @@
-"""The closed-form continuous-time cell (MATHS 1, Hasani et al. 2022), weights as in ncps.torch;
-`rnn.CfC` runs it over sequences and `WiredCfCCell` chains several.
-"""
+"""The closed-form continuous-time cell (MATHS 1, Hasani et al. 2022), weights as in ncps.torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 
-from .. import limits
-from ..checks import brief, host_numbers, integer, real, refused, size
-from ..config import adopted
+from ..at_once import CfCStage, Readout, StepPlan
+from ..checks import host_numbers, refused, size
 from ..dispatch import CfCFacts, FusedCall
-from ..layers.linear import Linear, arrays_of, check_linear, weight_and_bias, why_called
-from ..ops import CfCParams, cfc_mixed_sequence, cfc_sequence, get_activation, xavier_uniform
-from ..ops.checks import MODES, VARIANTS, check_array
-from ..ops.stepping import CfCStage, Readout, pack_cfc
+from ..layers.linear import Linear, arrays_of, weights_of, why_called
+from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
+from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
 from ..options import one_of
+from ..recording import adopted
 from ..wirings import Wiring
-from .base import LiquidCell
-from .cfc_steps import DROPOUT, first_dropped, sequence_by_steps
-
-_HEADS = ("ff1", "ff2", "time_a", "time_b")
-
-
-class Backbone(NamedTuple):
-    """The hidden layers in front of a CfC's heads, and the dropout behind them."""
-
-    sizes: tuple[int, ...]
-    activation: str
-    dropout: float
-
-    def drops(self, variant: str) -> bool:
-        """Whether training drops anything of what the layers give."""
-        return self.dropout > 0.0 and len(self.sizes) > first_dropped(variant)
-
-
-def backbone_options(
-    activation, alias, units, layers, dropout, default_layers: int, op: str = "cfc"
-) -> Backbone:
-    """Check the backbone options of a cell; None stands for 128 units, `default_layers`, 0."""
-    if alias is not None:
-        get_activation(alias)
-    get_activation(activation)
-    if alias is not None and activation not in ("lecun_tanh", alias):
-        raise ValueError(
-            f"[{op}] activation and backbone_activation must be the same, "
-            f"got {brief(alias)} and {brief(activation)}."
-        )
-    activation = activation if alias is None else alias
-    dropout = 0.0 if dropout is None else dropout
-    dropout = real(op, "backbone_dropout", dropout, "in [0, 1)", lambda share: 0 <= share < 1)
-    return Backbone(_backbone_sizes(units, layers, default_layers, op), activation, dropout)
-
-
-def _backbone_sizes(units, layers, default_layers: int, op: str) -> tuple[int, ...]:
-    """The widths of the backbone's layers, from one width and their number, or from a list."""
-    if isinstance(units, (list, tuple)):
-        sizes = tuple(units)
-        layers = _layer_count(op, len(sizes) if layers is None else layers)
-        if layers != len(sizes):
-            raise ValueError(
-                f"[{op}] backbone_units must be {layers} sizes (backbone_layers), "
-                f"got {brief(list(sizes))}."
-            )
-    else:
-        if layers is None:
-            layers = default_layers if units is None else 1
-        sizes = (128 if units is None else units,) * _layer_count(op, layers)
-    return tuple(size(op, "backbone_units", units) for units in sizes)
-
-
-def _layer_count(op: str, layers) -> int:
-    return integer(op, "backbone_layers", layers, 0, most=limits.MAX_LAYERS)
-
+from .backbone import Backbone, backbone_options, linear_map
+from .base import LiquidCell, SignatureOfInit
+from .cfc_steps import DROPOUT, sequence_by_steps
 
 CFC_OPTIONS = {"mode": one_of(*MODES), "variant": one_of(*VARIANTS)}
 
@@ -110,43 +55,60 @@ class CfCCell(LiquidCell):
     """
 
     op = "cfc"
+    input_size: int
+    hidden_size: int
+    mode: str
+    variant: str
+    backbone: list[Linear]
+    ff1: Linear
+    ff2: Linear
+    time_a: Linear
+    time_b: Linear
+    w_tau: mx.array
+    A: mx.array
+    sparsity_mask: mx.array
     fixed_keys = ("sparsity_mask",)
-    checked_options = CFC_OPTIONS | {"hidden_size": size, "input_size": size}
-    fixed_options = frozenset(("mode", "hidden_size", "input_size"))
+    _checked_options = CFC_OPTIONS | {"hidden_size": size, "input_size": size}
+    _fixed_options = frozenset(("mode", "hidden_size", "input_size"))
 
-    def __new__(cls, input_size=None, hidden_size=None, *args, **kwargs):
-        """A wiring as the first argument, or as `wiring=`, makes a WiredCfCCell."""
-        if cls is CfCCell and "wiring" in kwargs:
-            return _wired_cell()(input_size, kwargs.pop("wiring"), *args, **kwargs)
-        input_size = adopted(input_size)
-        if not isinstance(input_size, Wiring):
-            return super().__new__(cls)
-        if hidden_size is not None:
-            raise refused("cfc", "hidden_size", "None with a wiring", hidden_size)
-        return _wired_cell()(input_size, None, *args, **kwargs)
+    _with_wiring: ClassVar[type]  # what the constructor makes of a wiring; that class sets it
+    __signature__ = SignatureOfInit()
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, input_size=None, hidden_size=None, *args, **kwargs):
+            """A wiring as the first argument, or as `wiring=`, makes a WiredCfCCell."""
+            if cls is CfCCell and "wiring" in kwargs:
+                return cls._with_wiring(input_size, kwargs.pop("wiring"), *args, **kwargs)
+            input_size = adopted(input_size)
+            if not isinstance(input_size, Wiring):
+                return super().__new__(cls)
+            if hidden_size is not None:
+                raise refused("cfc", "hidden_size", "None with a wiring", hidden_size)
+            return cls._with_wiring(input_size, None, *args, **kwargs)
 
     def __init__(
         self,
-        input_size,
-        hidden_size=None,
-        mode="default",
-        backbone_activation="lecun_tanh",
-        backbone_units=None,
-        backbone_layers=None,
-        backbone_dropout=None,
-        sparsity_mask=None,
+        input_size: int | Wiring | None,
+        hidden_size: int | None = None,
+        mode: str = "default",
+        backbone_activation: str = "lecun_tanh",
+        backbone_units: int | Sequence[int] | None = None,
+        backbone_layers: int | None = None,
+        backbone_dropout: float | None = None,
+        sparsity_mask: Any = None,
         *,
-        activation=None,
-        variant="torch",
+        activation: str | None = None,
+        variant: str = "torch",
     ):
         super().__init__()
         self.mode = mode
         self.variant = variant
-        self.hidden_size = hidden_size
-        self.backbone_options = backbone_options(
+        self.hidden_size = hidden_size  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
+        self.backbone_options: Backbone = backbone_options(
             backbone_activation, activation, backbone_units, backbone_layers, backbone_dropout, 1
         )
-        self.input_size = input_size
+        self.input_size = input_size  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
         self.build(self.input_size)
         if sparsity_mask is not None:
             self.sparsity_mask = self._torch_mask(sparsity_mask)
@@ -200,17 +162,17 @@ class CfCCell(LiquidCell):
     def _create(self, width: int) -> None:
         hidden, torch = self.hidden_size, self.variant == "torch"
         sizes = (width + hidden, *self.backbone_options.sizes)
-        self.backbone = [_linear(n, m, torch) for n, m in pairwise(sizes)]
-        self.ff1 = _linear(sizes[-1], hidden, torch)
+        self.backbone = [linear_map(n, m, torch) for n, m in pairwise(sizes)]
+        self.ff1 = linear_map(sizes[-1], hidden, torch)
         if self.mode == "pure":
             self.w_tau = xavier_uniform((1, hidden)) if torch else mx.zeros((1, hidden))
             self.A = xavier_uniform((1, hidden)) if torch else mx.ones((1, hidden))
         else:
-            self.ff2 = _linear(sizes[-1], hidden, torch)
-            self.time_a = _linear(sizes[-1], hidden, torch)
-            self.time_b = _linear(sizes[-1], hidden, torch)
+            self.ff2 = linear_map(sizes[-1], hidden, torch)
+            self.time_a = linear_map(sizes[-1], hidden, torch)
+            self.time_b = linear_map(sizes[-1], hidden, torch)
 
-    def _torch_mask(self, mask) -> mx.array:
+    def _torch_mask(self, mask: Any) -> mx.array:
         """The mask [K, H] of the constructor, as the float32 [H, K] that multiplies a weight."""
         mask, wanted = host_numbers("cfc", "sparsity_mask", mask), self.ff1.weight.shape[::-1]
         if mask.shape != wanted:
@@ -218,7 +180,7 @@ class CfCCell(LiquidCell):
         mask = np.abs(mask.T) if self.variant == "torch" else mask.T
         return mx.array(np.ascontiguousarray(mask, np.float32))
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: str, value: Any) -> None:
         if key == "sparsity_mask" and key in self:
             check_array(self.op, key, value, "[H, K]", self[key].shape, ())
         super().__setitem__(key, value)
@@ -226,30 +188,23 @@ class CfCCell(LiquidCell):
         if owner is not None and key == "sparsity_mask":
             owner.sync()
 
-    def heads(self) -> dict:
-        """The linear maps behind the backbone, or what is in their place, by name."""
-        names = _HEADS[:1] if self.mode == "pure" else _HEADS
-        return {name: getattr(self, name) for name in names}
-
     def _parts(self) -> dict:
         """Every linear map, or what is in its place, by name."""
         if not isinstance(self.backbone, list):
             kind = type(self.backbone).__name__
             raise ValueError(f"[cfc] backbone must be a list of layers, got {kind}.")
-        return {f"backbone.{n}": part for n, part in enumerate(self.backbone)} | self.heads()
-
-    def replaced(self) -> str:
-        """Which parts are no linear maps, so that each step calls them; "" when all are."""
-        return why_called(self._parts())
+        parts = {f"backbone.{n}": part for n, part in enumerate(self.backbone)}
+        for name in CFC_HEADS[:1] if self.mode == "pure" else CFC_HEADS:
+            parts[name] = getattr(self, name)
+        return parts
 
     def params(self) -> CfCParams:
         """The weights as the op reads them, mask applied, quantized ones by their values.
 
         Raises ValueError when a part is no linear map.
         """
-        check_linear(self.op, self._parts())
-        backbone = tuple(_pair(layer) for layer in self.backbone)
-        heads = {name: _pair(head) for name, head in self.heads().items()}
+        heads: dict[str, Any] = weights_of(self.op, self._parts())
+        backbone = tuple([heads.pop(f"backbone.{n}") for n in range(len(self.backbone))])
         for name in ("ff1", "ff2") if "sparsity_mask" in self else ():
             if name in heads:
                 heads[name] = self._masked(name, *heads[name])
@@ -259,100 +214,73 @@ class CfCCell(LiquidCell):
                 heads[name] = self[name].squeeze(0)
         return CfCParams(backbone, **heads)
 
-    def _masked(self, name: str, weight, bias) -> tuple[mx.array, mx.array]:
+    def _masked(self, name: str, weight: mx.array, bias: mx.array) -> tuple[mx.array, mx.array]:
         fan_in = (self.input_size + self.hidden_size, *self.backbone_options.sizes)[-1]
         shape = (self.hidden_size, fan_in)
         check_array(self.op, f"params.{name}[0]", weight, "[H, K]", shape)
         check_array(self.op, "sparsity_mask", self.sparsity_mask, "[H, K]", shape, ())
         return weight * self.sparsity_mask, bias
 
-    def sequence(self, inputs, state, ts):
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
         if why := self.stepwise():
             return sequence_by_steps(self, inputs, state, ts, why)
-        keywords = self._keywords() | {"training": self.training}
-        return cfc_sequence(inputs, state, ts, self.params(), **keywords)
+        return cfc_sequence(inputs, state, ts, self.params(), **self._keywords())
 
-    def mixed_sequence(self, inputs, state, ts, memory):
+    def mixed_sequence(
+        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
+    ) -> tuple[mx.array, mx.array]:
         """`sequence` without dropout behind the LSTM of `memory`: state (h, c) -> (h, c),
         [B, T, H] each.
         """
-        keywords = self._keywords() | {"training": self.training}
-        return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
+        return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **self._keywords())
 
     def _keywords(self) -> dict:
         return {
             "mode": self.mode,
             "activation": self.backbone_options.activation,
             "variant": self.variant,
+            "training": self.training,
         }
 
     def stepwise(self) -> str:
         """Why `sequence` runs step by step now: for dropout in training, or for modules in place of
         the linear maps; or "".
         """
-        if self.training and self.backbone_options.drops(self.variant):
+        options = self.backbone_options
+        if options.dropout and self.training and options.drops(self.variant):
             return DROPOUT
-        return self.replaced()
+        return why_called(self._parts())
 
-    def steps_at_once(self, mixed: bool) -> bool:
+    def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
-        return type(self) is CfCCell and self.built and not self.stepwise()
-
-    def step_arrays(self) -> list:
-        """Every array that a step depends on."""
+        if type(self) is not CfCCell or not self.built or self.stepwise():
+            return None
         arrays = [a for part in self._parts().values() for a in arrays_of(part)]
-        return arrays + [self[name] for name in ("w_tau", "A", "sparsity_mask") if name in self]
+        arrays += [self[name] for name in ("w_tau", "A", "sparsity_mask") if name in self]
+        readout = Readout(0, self.hidden_size)
+        return StepPlan((self._stage(),), arrays, readout, lambda: [self._checked_params()])
 
-    def step_options(self) -> tuple:
-        """Every option that a step depends on."""
-        return (self.mode, self.backbone_options.activation, self.variant)
+    def _stage(self) -> CfCStage:
+        sizes, activation, _ = self.backbone_options
+        sizes = self.input_size, self.hidden_size, sizes
+        return CfCStage(*sizes, self.mode, activation, self.variant)
 
-    def pack_step(self, memory, arrays):
-        """As `LiquidCell` has it."""
-        stage = CfCStage(self.params(), self.input_size, self.hidden_size, *self.step_options())
-        return pack_cfc([stage], memory, arrays, Readout(0, self.hidden_size))
+    def _checked_params(self) -> CfCParams:
+        params = self.params()
+        check_cfc_params(params, self.mode, self.input_size, self.hidden_size)
+        return params
 
     def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell; none step by step."""
         if self.stepwise():
             return []
-        facts = CfCFacts(
-            inputs=self.input_size,
-            units=self.hidden_size,
-            mode=self.mode,
-            activation=self.backbone_options.activation,
-            variant=self.variant,
-            backbone=self.backbone_options.sizes,
-            training=self.training,
-        )
+        sizes = self.input_size, self.hidden_size, self.backbone_options.sizes
+        facts = CfCFacts(*sizes, **self._keywords())
         return [("cfc_sequence", facts)]
 
-    def readout(self, states):
+    def readout(self, states: mx.array) -> mx.array:
         """The states: every neuron is an output."""
         return states
-
-
-def _pair(part) -> tuple[mx.array, mx.array]:
-    """The weight and the bias of a linear map, 0 where it has none."""
-    weight, bias = weight_and_bias(part)
-    return weight, mx.zeros(weight.shape[:1]) if bias is None else bias
-
-
-def _linear(inputs: int, outputs: int, torch: bool) -> Linear:
-    """A linear map: weight [out, in] Xavier uniform, bias [out] uniform within 1/sqrt(in) as
-    ncps.torch starts, or 0 as ncps.keras.
-    """
-    layer = Linear(inputs, outputs)
-    layer.weight = xavier_uniform((outputs, inputs))
-    if not torch:
-        layer.bias = mx.zeros((outputs,))
-    return layer
-
-
-def _wired_cell() -> type:
-    from .wired_cfc import WiredCfCCell  # which imports this module
-
-    return WiredCfCCell

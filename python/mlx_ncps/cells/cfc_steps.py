@@ -1,29 +1,26 @@
 """A CfC over a sequence (MATHS 1), step by step in MLX operations: with dropout in its backbone, or
-with modules of a user in place of its linear maps; `CfCCell.sequence` calls it then.
+with modules of a user in place of its linear maps.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 
 from .. import dispatch
 from ..dispatch import CfCFacts
-from ..layers.linear import float32_map
+from ..layers.linear import float32_map, why_called
 from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
-from ..ops.checks import check_array, check_cfc
+from ..ops.checks import CFC_HEADS, check_array, check_cfc
 from ..ops.timespans import normalise_timespans
+from .backbone import first_dropped
 
 DROPOUT = "the dropout of the backbone draws anew at each step, which no fused operator does"
 
 
-def first_dropped(variant: str) -> int:
-    """The first backbone layer whose outputs are dropped: in ncps.torch the second, in ncps.keras
-    and the paper's code the first.
-    """
-    return 1 if variant == "torch" else 0
-
-
-def sequence_by_steps(cell, inputs, state, ts, why: str) -> mx.array:
+def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why: str) -> mx.array:
     """As `ops.cfc_sequence` with the parts of a CfCCell, each called as it is. In training a share
     of the outputs of the backbone's layers from `first_dropped` on is set to 0 and the others
     divided by what is left, drawn from MLX's global random state.
@@ -46,9 +43,9 @@ def sequence_by_steps(cell, inputs, state, ts, why: str) -> mx.array:
     return mx.stack(states, axis=1).astype(inputs.dtype)
 
 
-def _check(cell, inputs, state) -> tuple[int, int, int]:
+def _check(cell: Any, inputs: mx.array, state: mx.array) -> tuple[int, int, int]:
     """Every shape that is known ahead of the calls; returns B, T, H."""
-    if not cell.replaced():
+    if not why_called(cell._parts()):
         options = cell.mode, cell.backbone_options.activation, cell.variant
         B, T, _, H = check_cfc(inputs, state, cell.params(), *options)
         return B, T, H
@@ -58,7 +55,7 @@ def _check(cell, inputs, state) -> tuple[int, int, int]:
     return B, T, H
 
 
-def _backbone(cell, B: int, T: int):
+def _backbone(cell: Any, B: int, T: int) -> Callable[[mx.array, int], mx.array]:
     """The function ([x, h] [B, I + H], t) -> z [B, K] of the hidden layers, dropout included."""
     sizes, name, rate = cell.backbone_options
     activate = get_activation(name)
@@ -84,21 +81,20 @@ def _heads(cell):
     """The function (z [B, K], ts) -> h' [B, H] of the heads and the update."""
     mask, H = cell.get("sparsity_mask"), cell.hidden_size
     masks = {"ff1": mask, "ff2": mask}
-    heads = [
-        float32_map("cfc", name, part, H, masks.get(name)) for name, part in cell.heads().items()
-    ]
+    parts = [(name, part) for name, part in cell._parts().items() if name in CFC_HEADS]
+    heads = [float32_map("cfc", name, part, H, masks.get(name)) for name, part in parts]
 
     def update(z, ts):
         f = [head(z) for head in heads]
         if cell.mode != "pure":
-            return cfc_update(*f, ts, mode=cell.mode, variant=cell.variant)
+            return cfc_update(*f, ts=ts, mode=cell.mode, variant=cell.variant)
         w_tau, A = (a.astype(mx.float32).squeeze(0) for a in (cell.w_tau, cell.A))
-        return cfc_update_pure(*f, w_tau, A, ts)
+        return cfc_update_pure(f[0], w_tau, A, ts)
 
     return update
 
 
-def _choose_reference(cell, why: str) -> None:
+def _choose_reference(cell: Any, why: str) -> None:
     """Record that the reference runs; an error when another backend is forced."""
     forced = dispatch.selected_backend()
     if forced not in ("auto", "reference"):

@@ -18,8 +18,8 @@ from ..ops import get_activation, shapeless, xavier_uniform
 from ..ops.activations import activation_name
 from ..options import positive
 from ..wirings import FullyConnected, Wiring
-from .base import NCPRNNCell
 from .mask_blocks import whole_masks
+from .ncp import NCPRNNCell
 from .stepwise import (
     LEAKLESS_OPTIONS,
     SOLVER_OPTIONS,
@@ -55,10 +55,10 @@ class CTRNNCell(DenseCell):
     input_map: Linear
     recurrent_map: Linear
     log_tau: mx.array
-    checked_options = (
-        DenseCell.checked_options | SOLVER_OPTIONS | {"tau": positive, "learn_tau": flag}
+    _checked_options = (
+        DenseCell._checked_options | SOLVER_OPTIONS | {"tau": positive, "learn_tau": flag}
     )
-    fixed_options = DenseCell.fixed_options | {"learn_tau"}
+    _fixed_options = DenseCell._fixed_options | {"learn_tau"}
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class NeuralODECell(DenseCell):
     input_map: Linear
     recurrent_map: Linear
     field: list[Linear]
-    checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
+    _checked_options = DenseCell._checked_options | LEAKLESS_OPTIONS
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class ELTCCell(SteppedCell, NCPRNNCell):
     b: mx.array
     sparsity_mask: mx.array
     sensory_sparsity_mask: mx.array
-    checked_options = SOLVER_OPTIONS | {"activation": activation_name}
+    _checked_options = SOLVER_OPTIONS | {"activation": activation_name}
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
 
     def __init__(
@@ -215,7 +215,7 @@ class ELTCCell(SteppedCell, NCPRNNCell):
         return mx.abs(self["sensory_w" if sensory else "w"])
 
     def _drive(self, inputs: mx.array) -> mx.array:
-        if not self.sync_wiring():
+        if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
         return inputs @ (self.sensory_w * self.sensory_sparsity_mask) + self.b
 

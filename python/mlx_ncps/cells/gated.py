@@ -55,8 +55,8 @@ class CTGRUCell(DenseCell):
     retrieve: Linear
     detect: Linear
     store: Linear
-    checked_options = DenseCell.checked_options | {"scales": size, "tau": positive}
-    fixed_options = DenseCell.fixed_options | {"scales"}
+    _checked_options = DenseCell._checked_options | {"scales": size, "tau": positive}
+    _fixed_options = DenseCell._fixed_options | {"scales"}
 
     def __init__(
         self, input_size: int | None, hidden_size: int, scales: int = 8, tau: float = 1.0
@@ -102,7 +102,7 @@ class CTGRUCell(DenseCell):
 class FieldCell(DenseCell):
     """Base of the cells that let a state evolve by itself: dh/dt = network(h), a tanh network."""
 
-    checked_options = DenseCell.checked_options | LEAKLESS_OPTIONS
+    _checked_options = DenseCell._checked_options | LEAKLESS_OPTIONS
     field: list[Linear]
 
     def __init__(
@@ -214,7 +214,7 @@ class ODELSTMCell(FieldCell):
         states: Any = first_state(self.op, inputs, batch_size, self.state_size)
         return states
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: mx.array, state: StateLike, ts: TimespansLike = 1.0
     ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
         """One step of length `ts`: a number, [B] or [B, 1].
@@ -248,10 +248,10 @@ class ODELSTMCell(FieldCell):
             raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
         h, c = (part.astype(mx.float32) for part in state)
-        drive, states = self.lstm.drive(inputs), [(h, c)]
+        drive, states = self.lstm._drive(inputs), [(h, c)]
         for t in range(steps):
             span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
-            h, c = self.lstm.gates(drive[:, t], h, c)
+            h, c = self.lstm._gates(drive[:, t], h, c)
             h = self._evolve(h, span)
             states.append((h, c))
         h, c = (mx.stack(list(part), axis=1)[:, 1:] for part in zip(*states, strict=True))

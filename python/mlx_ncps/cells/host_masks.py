@@ -1,17 +1,18 @@
 """Host copies of an LTC's masks and the synapse lists made of them, read when a mask is set and
-never from a tracer; `LTCCell` alone calls it.
+never from a tracer.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..ops import SynapseLists
 from ..ops.checks import check_array
-from ..ops.stepping import seen
+from ..values import seen
 
 
 class HostMasks:
@@ -23,19 +24,21 @@ class HostMasks:
     it.
     """
 
-    def __init__(self, op: str):
+    def __init__(self, op: str) -> None:
         self.op = op
-        self.lists = None
-        self._patterns = {}  # name -> bool array of the last mask that had a value
-        self._seen = {}  # name -> what tells whether it is still that mask
+        self.lists: SynapseLists | None = None
+        self._patterns: dict[
+            str, np.ndarray
+        ] = {}  # name -> bool array of the last mask that had a value
+        self._seen: dict[str, Any] = {}  # name -> what tells whether it is still that mask
 
-    def __copy__(self):
+    def __copy__(self) -> HostMasks:
         twin = HostMasks(self.op)
         twin.lists = self.lists
         twin._patterns, twin._seen = dict(self._patterns), dict(self._seen)
         return twin
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_seen": {}}
 
     def set(self, name: str, mask: mx.array, shape: tuple) -> None:
@@ -67,7 +70,8 @@ class HostMasks:
         if pattern is None:
             return False
         self._seen[name] = seen([mask])
-        if not np.array_equal(self._patterns.get(name), pattern):
+        known = self._patterns.get(name)
+        if known is None or not np.array_equal(known, pattern):
             self._patterns[name] = pattern
             self._make_lists()
         return True

@@ -1,10 +1,9 @@
-"""The LSTM cell of mixed memory (MATHS 4, Lechner and Hasani 2020), weights as in ncps.torch; the
-layers of `rnn` put it in front of a cell.
-"""
+"""The LSTM cell of mixed memory (MATHS 4, Lechner and Hasani 2020), weights as in ncps.torch."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
@@ -16,6 +15,10 @@ from ..ops import LSTMParams, orthogonal, shapeless, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
 from .base import first_state
+
+if TYPE_CHECKING:
+    from .._types import StateLike
+    from ..options import Check
 
 
 class LSTMCell(NCPLayer):
@@ -34,8 +37,11 @@ class LSTMCell(NCPLayer):
     """
 
     op = "lstm"
-    checked_options: ClassVar[dict] = {"hidden_size": size}
-    fixed_options = frozenset(checked_options)
+    hidden_size: int
+    input_map: Linear
+    recurrent_map: Linear
+    _checked_options: ClassVar[dict[str, Check]] = {"hidden_size": size}
+    _fixed_options = frozenset(_checked_options)
 
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()
@@ -58,13 +64,15 @@ class LSTMCell(NCPLayer):
         """Number of inputs, I; None before the cell is built."""
         return self.built_width
 
-    def get_initial_state(self, inputs=None, batch_size=None):
+    def get_initial_state(
+        self, inputs: mx.array | None = None, batch_size: int | None = None
+    ) -> Any:
         """Zeros (h, c), [B, H] each, where B is `batch_size` or the first size of `inputs`, whose
         dtype they take.
         """
         return first_state(self.op, inputs, batch_size, self.state_size)
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """The shape (B, H) of the output for inputs of shape (B, I), where None is any size."""
         return output_shape(self.op, input_shape, 2, self.sensory_size, self.hidden_size)
 
@@ -83,11 +91,15 @@ class LSTMCell(NCPLayer):
         """Why no fused operator runs this, which modules in place of the linear maps do; or ""."""
         return why_called(self._parts())
 
-    def steps_at_once(self) -> bool:
-        """Whether a packed cell can have this in front of it; False where a subclass has its own
-        equations.
+    def _step_weights(self) -> LSTMParams | None:
+        """The weights that a packed cell has in front of it; None where a subclass has its own
+        equations, or modules of a user are called.
         """
-        return type(self) is LSTMCell and self.built and not self.stepwise()
+        if type(self) is not LSTMCell or not self.built or self.stepwise():
+            return None
+        weights = self.weights()
+        check_memory(self.op, weights, self.sensory_size, self.hidden_size)
+        return weights
 
     def weights(self) -> LSTMParams:
         """Input map [4H, I], bias [4H], recurrent map [4H, H]; quantized ones by their values.
@@ -95,26 +107,28 @@ class LSTMCell(NCPLayer):
         Raises ValueError when a part is no linear map.
         """
         check_linear(self.op, self._parts())
-        weight, bias = weight_and_bias(self.input_map)
-        recurrent, more = weight_and_bias(self.recurrent_map)
+        maps: Any = map(weight_and_bias, (self.input_map, self.recurrent_map))
+        (weight, bias), (recurrent, more) = maps
         biases = [b for b in (bias, more) if b is not None]
-        bias = sum(biases[1:], biases[0]) if biases else mx.zeros(weight.shape[:1])
+        bias: Any = sum(biases[1:], biases[0]) if biases else mx.zeros(weight.shape[:1])
         return LSTMParams(weight, bias, recurrent)
 
-    def drive(self, inputs):
+    def _drive(self, inputs: mx.array) -> mx.array:
         """The half of z that reads inputs [..., I], for all steps at once: [..., 4H], float32."""
         if not self.stepwise():
             check_memory(self.op, self.weights(), self.sensory_size, self.hidden_size)
         rows = 4 * self.hidden_size
         return float32_map(self.op, "input_map", self.input_map, rows)(inputs.astype(mx.float32))
 
-    def gates(self, drive, h, c):
+    def _gates(self, drive: mx.array, h: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
         """One step from its drive [B, 4H] and float32 h, c [B, H] -> (h', c')."""
         rows = 4 * self.hidden_size
         recurrent = float32_map(self.op, "recurrent_map", self.recurrent_map, rows)
         return lstm_gates(drive + recurrent(h), c)
 
-    def __call__(self, inputs, state):
+    def __call__(
+        self, inputs: mx.array, state: StateLike
+    ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
         """One step: inputs [B, I], state (h, c), each [B, H]. Returns (h', (h', c')).
 
         An LSTM knows no elapsed time. Raises ValueError for a wrong shape, width or dtype.
@@ -129,5 +143,5 @@ class LSTMCell(NCPLayer):
             shape = (inputs.shape[0], self.hidden_size)
             check_array(self.op, f"state {name}", part, "[B, H]", shape)
         h, c = (part.astype(mx.float32) for part in state)
-        h, c = (part.astype(inputs.dtype) for part in self.gates(self.drive(inputs), h, c))
+        h, c = (part.astype(inputs.dtype) for part in self._gates(self._drive(inputs), h, c))
         return h, (h, c)

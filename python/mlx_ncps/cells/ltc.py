@@ -1,49 +1,32 @@
-"""The liquid time-constant cell (MATHS 3, Hasani et al. 2021), parameters as in ncps.torch;
-`rnn.LTC` runs it over sequences.
-"""
+"""The liquid time-constant cell (MATHS 3, Hasani et al. 2021), parameters as in ncps.torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 
-from ..checks import brief, choice, real, refused
+from ..at_once import LTCStage, Readout, StepPlan
 from ..dispatch import FusedCall, LTCFacts
-from ..ops import LTCParams, ltc_mixed_sequence, ltc_sequence, shapeless, uniform
-from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_options
-from ..ops.stepping import Readout, pack_ltc
-from ..wirings import FullyConnected, Wiring
-from .base import NCPRNNCell
-from .cfc import backbone_options
+from ..ops import LSTMParams, LTCParams, SynapseLists, ltc_mixed_sequence, shapeless, uniform
+from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_options, check_ltc_params
+from ..ops.ltc import prepare_ltc
+from ..wirings import Wiring
+from .backbone import backbone_options
+from .base import SignatureOfInit
 from .host_masks import HostMasks
+from .ltc_arguments import as_wiring, clip_ranges, init_ranges, mapping_kind
 from .mask_blocks import whole_masks
+from .ncp import NCPRNNCell
 from .stability import StabilityWarning
 
-_INIT_RANGES = {
-    "gleak": (0.001, 1.0),
-    "vleak": (-0.2, 0.2),
-    "cm": (0.4, 0.6),
-    "w": (0.001, 1.0),
-    "sigma": (3.0, 8.0),
-    "mu": (0.3, 0.8),
-    "sensory_w": (0.001, 1.0),
-    "sensory_sigma": (3.0, 8.0),
-    "sensory_mu": (0.3, 0.8),
-}
 _VECTORS = ("gleak", "vleak", "cm")
-_MAPPINGS = ("affine", "linear", "identity")
 _ARRAYS = (  # every array of a cell
     *(f for f in LTCParams._fields if "mask" not in f),
     *("sparsity_mask", "sensory_sparsity_mask", "output_w", "output_b"),
 )
-_POSITIVE = ("w", "sensory_w", "cm", "gleak")
-
-
-def _mapping(op: str, name: str, mapping) -> str:
-    wanted = f"one of {', '.join(_MAPPINGS)} or None"
-    return choice(op, name, "identity" if mapping is None else mapping, _MAPPINGS, wanted)
 
 
 class LTCCell(NCPRNNCell):
@@ -75,50 +58,58 @@ class LTCCell(NCPRNNCell):
     """
 
     op = "ltc"
+    input_mapping: str
+    output_mapping: str
+    output_w: mx.array
+    output_b: mx.array
+    _init_ranges: Mapping[str, tuple[float, float]]
     fixed_keys = ("sparsity_mask", "sensory_sparsity_mask")
-    checked_options = LTC_OPTIONS | {"input_mapping": _mapping, "output_mapping": _mapping}
-    fixed_options = frozenset(("input_mapping", "output_mapping"))
+    _checked_options = LTC_OPTIONS | {"input_mapping": mapping_kind, "output_mapping": mapping_kind}
+    _fixed_options = frozenset(("input_mapping", "output_mapping"))
 
-    def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
-        """Options of a backbone make a BackboneLTCCell."""
-        layers = isinstance(backbone_layers, (int, np.integer)) and backbone_layers != 0
-        if cls is LTCCell and (backbone_units is not None or layers):
-            from .ltc_backbone import BackboneLTCCell
+    _with_backbone: ClassVar[type]  # what the options of a backbone make; that class sets it
+    __signature__ = SignatureOfInit()
 
-            cls = BackboneLTCCell
-        return super().__new__(cls)
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *args, backbone_units=None, backbone_layers=None, **options):
+            """Options of a backbone make a BackboneLTCCell."""
+            layers = isinstance(backbone_layers, (int, np.integer)) and backbone_layers != 0
+            if cls is LTCCell and (backbone_units is not None or layers):
+                cls = LTCCell._with_backbone
+            return super().__new__(cls)
 
     def __init__(
         self,
-        wiring,
-        in_features=None,
-        input_mapping="affine",
-        output_mapping="affine",
-        ode_unfolds=6,
-        epsilon=1e-8,
-        implicit_param_constraints=False,
-        ode_solver="semi_implicit",
+        wiring: Wiring | int,
+        in_features: int | None = None,
+        input_mapping: str | None = "affine",
+        output_mapping: str | None = "affine",
+        ode_unfolds: int = 6,
+        epsilon: float = 1e-8,
+        implicit_param_constraints: bool = False,
+        ode_solver: str = "semi_implicit",
         *,
-        initialization_ranges=None,
-        activation="lecun_tanh",
-        backbone_units=None,
-        backbone_layers=None,
+        initialization_ranges: Mapping[str, tuple[float, float]] | None = None,
+        activation: str = "lecun_tanh",
+        backbone_units: int | Sequence[int] | None = None,
+        backbone_layers: int | None = None,
     ):
         super().__init__()
-        self.input_mapping = input_mapping
-        self.output_mapping = output_mapping
+        self.input_mapping = input_mapping  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
+        self.output_mapping = output_mapping  # pyright: ignore[reportAttributeAccessIssue]  checked as it is set
         self.ode_unfolds = ode_unfolds
         self.epsilon = epsilon
         self.implicit_param_constraints = implicit_param_constraints
         self.ode_solver = ode_solver
-        ranges = _ranges(initialization_ranges, self.implicit_param_constraints)
+        ranges = init_ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
         self._stability = StabilityWarning()
         self.backbone_options = backbone_options(
             activation, None, backbone_units, backbone_layers, None, 0, self.op
         )
-        self._set_wiring(_as_wiring(wiring), in_features)
+        self._set_wiring(as_wiring(wiring), in_features)
 
     def _create(self, width: int) -> None:
         wiring = self["wiring"]
@@ -142,7 +133,7 @@ class LTCCell(NCPRNNCell):
         if mapping == "affine":
             self[f"{side}_b"] = mx.zeros((size,))
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: str, value: Any) -> None:
         """Every way to set an array ends here; a new mask is read at once, so the synapse lists are
         never stale.
         """
@@ -170,12 +161,12 @@ class LTCCell(NCPRNNCell):
         return self._synced_masks().count("sensory_sparsity_mask")
 
     @property
-    def synapses(self):
+    def synapses(self) -> SynapseLists | None:
         """The `ops.SynapseLists` of the masks, None when no element of them is 0."""
         return self._synced_masks().lists
 
     def _synced_masks(self) -> HostMasks:
-        self.sync_wiring()
+        self._sync_wiring()
         for name in self.fixed_keys:
             if name in self:
                 self._host_masks.sync(name, self[name])
@@ -186,25 +177,27 @@ class LTCCell(NCPRNNCell):
         weight = self["sensory_w" if sensory else "w"]
         return mx.logaddexp(weight, 0) if self.implicit_param_constraints else mx.abs(weight)
 
-    def likely_polarities(self, matrix: str, shape: tuple):
+    def _likely_polarities(self, matrix: str, shape: tuple) -> np.ndarray:
         """The signs of the reversal potentials."""
         try:
             return np.where(np.array(self[_erev(matrix)] < 0), -1, 1)
         except ValueError:  # a tracer
-            return super().likely_polarities(matrix, shape)
+            return super()._likely_polarities(matrix, shape)
 
-    def polarities_set(self, matrix: str, values, where, only_unset: bool = False) -> None:
+    def _polarities_set(
+        self, matrix: str, values: np.ndarray, where: np.ndarray, only_unset: bool = False
+    ) -> None:
         """A new polarity is the reversal potential that the synapse starts from."""
         erev = self[_erev(matrix)]
-        where = mx.array(where)
+        chosen = mx.array(where)
         if only_unset:
-            where = where & (erev == 0)
-        self[_erev(matrix)] = mx.where(where, mx.array(values).astype(erev.dtype), erev)
+            chosen = chosen & (erev == 0)
+        self[_erev(matrix)] = mx.where(chosen, mx.array(values).astype(erev.dtype), erev)
 
     def params(self) -> LTCParams:
         """The parameters as the op reads them."""
-        known = self.sync_wiring()
-        fields = {name: self.get(name) for name in LTCParams._fields}
+        known = self._sync_wiring()
+        fields: dict[str, Any] = {name: self.get(name) for name in LTCParams._fields}
         fields["mask"], fields["sensory_mask"] = (self[name] for name in self.fixed_keys)
         for name, mask in (("w", "sparsity_mask"), ("sensory_w", "sensory_sparsity_mask")):
             fields[name] = self._host_masks.guard(mask, self[mask], self[name])
@@ -212,57 +205,48 @@ class LTCCell(NCPRNNCell):
             fields["w"] = self._tie.guard(self, fields["w"])
         return LTCParams(**fields)
 
-    def sequence(self, inputs, state, ts):
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
         params = self.params()
-        states = ltc_sequence(inputs, state, ts, params, **self._keywords())  # checks ts
+        lists = self._host_masks.lists  # which `params` brought up to date
+        call = prepare_ltc(inputs, state, ts, params, self._options(), lists, self.training)
+        states = call.run()
         self._stability.check(self, params, ts)
         return states
 
-    def mixed_sequence(self, inputs, state, ts, memory):
+    def mixed_sequence(
+        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
+    ) -> tuple[mx.array, mx.array]:
         """`sequence` behind the LSTM of `memory`: state (h, c) -> (h, c), [B, T, H] each."""
-        params = self.params()
-        states = ltc_mixed_sequence(inputs, state, ts, memory, params, **self._keywords())
+        params, keywords = self.params(), self._options()
+        keywords |= {"synapses": self._host_masks.lists, "training": self.training}
+        states = ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords)
         self._stability.check(self, params, ts)
         return states
-
-    def _keywords(self) -> dict:
-        return self._options() | {"synapses": self.synapses, "training": self.training}
 
     def _options(self) -> dict:
-        return {name: getattr(self, name) for name in LTC_OPTIONS}
+        """Checked again, as something may have gone round the check of the assignment."""
+        return check_ltc_options(**{name: getattr(self, name) for name in LTC_OPTIONS})
 
-    def steps_at_once(self, mixed: bool) -> bool:
+    def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
         plain = type(self) is LTCCell and self.built and self.ode_solver == "semi_implicit"
-        return plain and self.sync_wiring()
-
-    def step_arrays(self) -> list:
-        """Every array that a step depends on."""
-        return [self[name] for name in _ARRAYS if name in self]
-
-    def step_options(self) -> tuple:
-        """Every option that a step depends on."""
-        return (self.ode_unfolds, self.epsilon, self.implicit_param_constraints)
-
-    def pack_step(self, memory, arrays):
-        """As `LiquidCell` has it."""
-        self._check_output_mapping()
-        options = check_ltc_options(**self._options())
-        del options["ode_solver"]  # semi_implicit: `steps_at_once`
+        if not plain or not self._sync_wiring():
+            return None
+        sizes = self["wiring"].input_dim, self.state_size
+        stage = LTCStage(*sizes, self.ode_unfolds, self.epsilon, self.implicit_param_constraints)
+        arrays = [self[name] for name in _ARRAYS if name in self]
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
-        return pack_ltc(
-            self.params(),
-            self.wiring.input_dim,
-            self.state_size,
-            memory,
-            arrays,
-            readout,
-            **options,
-            synapses=self.synapses,
-        )
+        return StepPlan((stage,), arrays, readout, lambda: [self._checked_params()])
+
+    def _checked_params(self) -> tuple[LTCParams, SynapseLists | None]:
+        self._options()
+        params = self.params()
+        check_ltc_params(params, self["wiring"].input_dim, self.state_size)
+        self._check_output_mapping(self.output_size)
+        return params, self._host_masks.lists
 
     def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell."""
@@ -276,43 +260,37 @@ class LTCCell(NCPRNNCell):
         )
         return [("ltc_sequence", facts)]
 
-    def readout(self, states):
+    def readout(self, states: mx.array) -> mx.array:
         """Outputs [..., O] of states [..., H]: the motor neurons, mapped, in the dtype of the
         states.
         """
-        output = shapeless.columns(states, 0, self.output_size)
-        self._check_output_mapping()
+        outputs = self.output_size
+        output = shapeless.columns(states, 0, outputs)
+        self._check_output_mapping(outputs)
         if "output_w" in self:
             output = output * self.output_w
         if "output_b" in self:
             output = output + self.output_b
         return output.astype(states.dtype)
 
-    def _check_output_mapping(self) -> None:
+    def _check_output_mapping(self, outputs: int) -> None:
         for name in ("output_w", "output_b"):
             if name in self:
-                check_array(self.op, name, self[name], "[O]", (self.output_size,))
+                check_array(self.op, name, self[name], "[O]", (outputs,))
 
-    def apply_weight_constraints(self, ranges=None) -> None:
+    def apply_weight_constraints(
+        self, ranges: Mapping[str, tuple[float | None, float | None]] | None = None
+    ) -> None:
         """Clip w, sensory_w, cm and gleak at 0, or the parameters named in `ranges` into their
         (low, high).
 
         Does nothing with `implicit_param_constraints`, whose softplus keeps them positive. Raises
         ValueError for a name that is no parameter.
         """
-        ranges = dict.fromkeys(_POSITIVE, (0.0, None)) if ranges is None else ranges
-        if not isinstance(ranges, Mapping):
-            raise refused(self.op, "ranges", "a dict of names and (low, high)", ranges)
-        for name, pair in ranges.items():
-            if not isinstance(name, str) or name not in LTCParams._fields or name not in self:
-                raise ValueError(
-                    f"[ltc] ranges must name parameters of the cell such as 'w', got {brief(name)}."
-                )
-            _checked_range(f"ranges[{name!r}]", pair, (None,))
-        if self.implicit_param_constraints:
-            return
-        for name, (low, high) in ranges.items():
-            self[name] = mx.clip(self[name], low, high)
+        ranges = clip_ranges(ranges, [name for name in LTCParams._fields if name in self])
+        if not self.implicit_param_constraints:
+            for name, (low, high) in ranges.items():
+                self[name] = mx.clip(self[name], low, high)
 
     apply_constraints = apply_weight_constraints
 
@@ -320,45 +298,3 @@ class LTCCell(NCPRNNCell):
 def _erev(matrix: str) -> str:
     """The reversal potentials that belong to a matrix of the wiring."""
     return matrix.replace("adjacency_matrix", "erev")
-
-
-def _checked_range(name: str, pair, open_ends=()) -> None:
-    """`pair` is (low, high), finite numbers, or None where `open_ends` has it."""
-    fits = isinstance(pair, (tuple, list)) and len(pair) == 2
-    try:
-        ends = [
-            real("ltc", name, end, "(low, high)")
-            for end in (pair if fits else ())
-            if end is not None or None not in open_ends
-        ]
-    except ValueError:
-        fits = False
-    if not fits or not ends or ends != sorted(ends):
-        raise refused("ltc", name, "(low, high)", pair)
-
-
-def _ranges(given, implicit: bool) -> dict[str, tuple[float, float]]:
-    """The ranges of the first values, ncps' own but for those `given`."""
-    if given is not None and not isinstance(given, Mapping):
-        raise refused("ltc", "initialization_ranges", "a dict of names and (low, high)", given)
-    given = dict(given or {})
-    for name, pair in given.items():
-        if not isinstance(name, str) or name not in _INIT_RANGES:
-            wanted = ", ".join(_INIT_RANGES)
-            raise ValueError(f"[ltc] initialization_ranges must name {wanted}, got {name!r}.")
-        _checked_range(f"initialization_ranges[{name!r}]", pair)
-        if name in _POSITIVE and pair[0] < 0 and not implicit:
-            raise ValueError(
-                f"[ltc] initialization_ranges[{name!r}] must be >= 0 unless "
-                f"implicit_param_constraints are on, got {pair!r}."
-            )
-    return _INIT_RANGES | given
-
-
-def _as_wiring(wiring) -> Wiring:
-    """`wiring`, or a number of fully connected neurons."""
-    if isinstance(wiring, Wiring):
-        return wiring
-    if not isinstance(wiring, (int, np.integer)) or isinstance(wiring, bool) or wiring < 1:
-        raise refused("ltc", "wiring", "a Wiring or an integer >= 1", wiring)
-    return FullyConnected(int(wiring))

@@ -1,10 +1,9 @@
-"""An LTC cell whose inputs pass through dense layers first, as in the MLX guides; `LTCCell` makes
-it when it is given a backbone.
-"""
+"""An LTC cell whose inputs pass through dense layers first, as in the MLX guides."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import mlx.core as mx
 
@@ -12,7 +11,8 @@ from ..checks import size
 from ..ops import get_activation, shapeless
 from ..ops.checks import check_array
 from ..options import optional
-from .cfc import _linear
+from ..wirings import Wiring
+from .backbone import linear_map
 from .ltc import LTCCell
 
 
@@ -27,7 +27,7 @@ class BackboneLTCCell(LTCCell):
     Raises ValueError when the wiring is built for another width than K.
     """
 
-    def _set_wiring(self, wiring, width: int | None) -> None:
+    def _set_wiring(self, wiring: Wiring, width: int | None) -> None:
         if not self.backbone_options.sizes:
             raise ValueError("[ltc] backbone_units or backbone_layers must be given, got none.")
         width = optional(size)(self.op, "input_dim", width)
@@ -44,7 +44,7 @@ class BackboneLTCCell(LTCCell):
 
     def _create(self, width: int) -> None:
         sizes = (width, *self.backbone_options.sizes)
-        self.backbone = [_linear(n, m, True) for n, m in pairwise(sizes)]
+        self.backbone = [linear_map(n, m) for n, m in pairwise(sizes)]
         super()._create(sizes[-1])
 
     @property
@@ -52,7 +52,7 @@ class BackboneLTCCell(LTCCell):
         """Number of inputs, I; None before the cell is built."""
         return self.built_width
 
-    def sequence(self, inputs, state, ts):
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H].
         """
@@ -61,3 +61,6 @@ class BackboneLTCCell(LTCCell):
         for layer in self.backbone:
             z = activate(shapeless.linear(layer, z))
         return super().sequence(z, state, ts).astype(inputs.dtype)
+
+
+LTCCell._with_backbone = BackboneLTCCell

@@ -1,10 +1,10 @@
-"""How a part of a mask and the synapses of a wiring that it stands for follow each other;
-`WiringTie` asks, in NumPy.
+"""How a part of a mask and the synapses of a wiring that it stands for follow each other,
+in NumPy.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -42,21 +42,29 @@ class Block(NamedTuple):
     signed: bool = False
     kind: str = PAIRS
 
-    def of(self, mask):
+    def of(self, mask: Any) -> Any:
         """The block's view of a mask, [source, target] or [source]."""
         return (mask.T if self.transposed else mask)[self.first : self.first + len(self.sources)]
 
-    def at(self, matrix):
+    def at(self, matrix: Any) -> Any:
         """A copy of the block's synapses in a matrix, [source, target]."""
         if isinstance(matrix, mx.array):
             return matrix[mx.array(self.sources)][:, mx.array(self.targets)]
         return matrix[np.ix_(self.sources, self.targets)]
 
-    def put(self, matrix, values) -> None:
+    def put(self, matrix: np.ndarray, values: np.ndarray) -> None:
         """Write the block's synapses into a matrix."""
         matrix[np.ix_(self.sources, self.targets)] = values
 
-    def settle(self, op, old_mask, old, mask, matrix, signs) -> Settled:
+    def settle(
+        self,
+        op: str,
+        old_mask: np.ndarray,
+        old: np.ndarray,
+        mask: np.ndarray,
+        matrix: np.ndarray,
+        signs: np.ndarray | None,
+    ) -> Settled:
         """Carry edits from one side to the other, element by element.
 
         signs: the polarity of a synapse that only the mask knows. Raises ValueError where both
@@ -65,7 +73,15 @@ class Block(NamedTuple):
         rule = {PAIRS: self._pairs, OWN: self._own, SOURCES: self._sources}[self.kind]
         return rule(op, mask != old_mask, matrix != old, mask, matrix, signs)
 
-    def _pairs(self, op, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
+    def _pairs(
+        self,
+        op: str,
+        mask_edited: np.ndarray,
+        wiring_edited: np.ndarray,
+        mask: np.ndarray,
+        matrix: np.ndarray,
+        signs: Any,
+    ) -> Settled:
         exists = mask != 0
         polarity = np.sign(mask) if self.signed else np.where(matrix != 0, matrix, signs)
         wanted = np.where(exists, polarity, 0)  # of the wiring, by the mask
@@ -78,7 +94,15 @@ class Block(NamedTuple):
             np.zeros_like(exists),
         )
 
-    def _own(self, op, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
+    def _own(
+        self,
+        op: str,
+        mask_edited: np.ndarray,
+        wiring_edited: np.ndarray,
+        mask: np.ndarray,
+        matrix: np.ndarray,
+        signs: np.ndarray | None,
+    ) -> Settled:
         exists = mask != 0
         lost = (matrix != 0) & ~exists
         self._refuse(op, mask_edited & wiring_edited & lost)
@@ -88,7 +112,15 @@ class Block(NamedTuple):
             wiring_edited & exists,
         )
 
-    def _sources(self, op, mask_edited, wiring_edited, mask, matrix, signs) -> Settled:
+    def _sources(
+        self,
+        op: str,
+        mask_edited: np.ndarray,
+        wiring_edited: np.ndarray,
+        mask: np.ndarray,
+        matrix: np.ndarray,
+        signs: np.ndarray | None,
+    ) -> Settled:
         exists, drives = mask != 0, (matrix != 0).any(axis=1)
         rows = wiring_edited.any(axis=1)
         self._refuse(op, (mask_edited & (rows | exists) & (exists != drives))[:, None])
@@ -99,7 +131,7 @@ class Block(NamedTuple):
             wiring_edited & (new == mask)[:, None] & ~mask_edited[:, None],
         )
 
-    def _refuse(self, op, pairs) -> None:
+    def _refuse(self, op: str, pairs: np.ndarray) -> None:
         if pairs.any():
             row, column = (int(i) for i in np.argwhere(pairs)[0])
             target = "" if pairs.shape[1] == 1 else f" to {self.targets[column]}"
@@ -111,8 +143,8 @@ class Block(NamedTuple):
 
 def whole_masks(inputs: int, units: int) -> list[Block]:
     """The blocks of a cell with `sparsity_mask` [H, H] and `sensory_sparsity_mask` [I, H]."""
-    inputs, units = tuple(range(inputs)), tuple(range(units))
+    sources, neurons = tuple(range(inputs)), tuple(range(units))
     return [
-        Block("", "sparsity_mask", "adjacency_matrix", units, units),
-        Block("", "sensory_sparsity_mask", "sensory_adjacency_matrix", inputs, units),
+        Block("", "sparsity_mask", "adjacency_matrix", neurons, neurons),
+        Block("", "sensory_sparsity_mask", "sensory_adjacency_matrix", sources, neurons),
     ]

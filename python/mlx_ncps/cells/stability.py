@@ -1,5 +1,5 @@
-"""When the solvers explicit and runge_kutta of an LTC can't diverge; `LTCCell.sequence` warns where
-they may.
+"""When the solvers explicit and runge_kutta of an LTC can't diverge, and a warning
+where they may.
 
 A neuron's rate is d / cm, d the sum of its conductances (>= 0), and no gate is above 1: the rate is
 at most R = (gleak + sum |w mask| + sum |sensory_w sensory_mask|) / cm. With q = (ts / U) R a step
@@ -14,16 +14,21 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..ops.activations import softplus
 
+if TYPE_CHECKING:
+    from .._types import TimespansLike
+    from ..ops.params import LTCParams
+
 LIMITS = {"explicit": 2.0, "runge_kutta": 2.785}  # of q
 
 
-def largest_rate(params, implicit: bool) -> mx.array:
+def largest_rate(params: LTCParams, implicit: bool) -> mx.array:
     """R of the fastest neuron of LTCParams, []; infinity where a capacitance is not positive."""
     p = params
     gleak, cm, w, sensory_w = (a.astype(mx.float32) for a in (p.gleak, p.cm, p.w, p.sensory_w))
@@ -35,7 +40,9 @@ def largest_rate(params, implicit: bool) -> mx.array:
     return mx.max(mx.where(cm > 0, total / cm, math.inf))
 
 
-def stable_unfolds(params, implicit: bool, ode_solver: str, ts) -> float | None:
+def stable_unfolds(
+    params: LTCParams, implicit: bool, ode_solver: str, ts: TimespansLike
+) -> float | None:
     """The least number of unfolds that is stable for any inputs, infinity where none is; None among
     tracers, which have no values. ts: None, a number or an array.
     """
@@ -47,17 +54,17 @@ def stable_unfolds(params, implicit: bool, ode_solver: str, ts) -> float | None:
         mx.async_eval(q)  # refuses under mx.compile, mx.vmap and mx.grad
     except ValueError:
         return None
-    q = q.item()
-    return math.floor(q / LIMITS[ode_solver]) + 1 if q < 1e9 else math.inf
+    most: Any = q.item()
+    return math.floor(most / LIMITS[ode_solver]) + 1 if most < 1e9 else math.inf
 
 
 class StabilityWarning:
     """Warns once, in the first call with values that may diverge; belongs to one cell."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.given = False
 
-    def check(self, cell, params, ts) -> None:
+    def check(self, cell: Any, params: LTCParams, ts: TimespansLike) -> None:
         """Called with what `LTCCell.sequence` computes with."""
         if cell.ode_solver == "semi_implicit" or self.given:
             return
@@ -81,6 +88,6 @@ class StabilityWarning:
         )
 
 
-def _values(ts):
+def _values(ts: TimespansLike) -> float | mx.array | None:
     """Time spans of integers or NumPy as float32."""
     return mx.array(ts.astype(np.float32)) if isinstance(ts, np.ndarray) else ts

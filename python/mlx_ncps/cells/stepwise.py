@@ -124,11 +124,11 @@ class SteppedCell(LiquidCell):
 class DenseCell(SteppedCell):
     """Base of the baselines without a wiring: sizes, and building at the first call."""
 
-    checked_options: ClassVar[dict[str, Check]] = {
+    _checked_options: ClassVar[dict[str, Check]] = {
         "hidden_size": size,
         "input_size": optional(size),
     }
-    fixed_options: ClassVar[frozenset[str]] = frozenset(checked_options)
+    _fixed_options: ClassVar[frozenset[str]] = frozenset(_checked_options)
 
     hidden_size: int
     input_size: int | None

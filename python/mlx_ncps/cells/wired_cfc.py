@@ -1,23 +1,26 @@
-"""A chain of CfC cells along the layers of a wiring (MATHS 2): inter, command, motor for an NCP;
-`rnn.CfC` runs it layer by layer.
-"""
+"""A chain of CfC cells along the layers of a wiring (MATHS 2): inter, command, motor for an NCP."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..at_once import Readout, StepPlan
 from ..checks import flag, integer
 from ..dispatch import FusedCall
-from ..ops import shapeless
-from ..ops.checks import check_array, check_cfc_params
-from ..ops.stepping import CfCStage, Readout, pack_cfc
+from ..ops import CfCParams, shapeless
+from ..ops.checks import check_array
 from ..wirings import Wiring
 from ..wirings._matrices import MATRICES
-from .base import LiquidCell, NCPRNNCell
-from .cfc import CFC_OPTIONS, CfCCell, backbone_options
+from .backbone import backbone_options
+from .base import LiquidCell
+from .cfc import CFC_OPTIONS, CfCCell
 from .cfc_steps import DROPOUT
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
+from .ncp import NCPRNNCell
 
 
 class WiredCfCCell(NCPRNNCell):
@@ -44,22 +47,22 @@ class WiredCfCCell(NCPRNNCell):
     """
 
     op = "cfc"
-    checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
-    fixed_options = frozenset((*checked_options, "backbone_options"))
+    _checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
+    _fixed_options = frozenset((*_checked_options, "backbone_options"))
 
     def __init__(
         self,
-        input_size=None,
-        wiring=None,
-        mode="default",
-        backbone_activation="lecun_tanh",
-        backbone_units=None,
-        backbone_layers=None,
-        backbone_dropout=None,
+        input_size: int | Wiring | None = None,
+        wiring: Wiring | None = None,
+        mode: str = "default",
+        backbone_activation: str = "lecun_tanh",
+        backbone_units: int | Sequence[int] | None = None,
+        backbone_layers: int | None = None,
+        backbone_dropout: float | None = None,
         *,
-        activation=None,
-        fully_recurrent=True,
-        variant="torch",
+        activation: str | None = None,
+        fully_recurrent: bool = True,
+        variant: str = "torch",
     ):
         super().__init__()
         if isinstance(input_size, Wiring) and wiring is None:
@@ -74,7 +77,7 @@ class WiredCfCCell(NCPRNNCell):
         )
         if self.backbone_options.sizes and not self.fully_recurrent:
             raise ValueError("[cfc] fully_recurrent=False wants no backbone, got one.")
-        self._set_wiring(wiring, input_size)
+        self._set_wiring(wiring, input_size)  # pyright: ignore[reportArgumentType]  checks it
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -127,7 +130,7 @@ class WiredCfCCell(NCPRNNCell):
                 variant=self.variant,
             )
             if sizes:
-                self[source_masks[n]] = mx.array(mask[:inputs].any(axis=1).astype(np.float32))
+                self[source_masks[n]] = mx.array(np.any(mask[:inputs], axis=1).astype(np.float32))
         self._tie_wiring([block for n in range(self.num_layers) for block in self._blocks(n)])
 
     def _blocks(self, layer: int) -> list[Block]:
@@ -164,7 +167,7 @@ class WiredCfCCell(NCPRNNCell):
         return [head for head in ("ff1", "ff2") if head in self["layer_0"]]
 
     @property
-    def UNREAD(self) -> str:
+    def _UNREAD(self) -> str:
         """Which synapses of its wiring a cell doesn't read."""
         if self.backbone_options.sizes:
             return "with a backbone a layer reads whole sources, those that have a synapse into it"
@@ -193,40 +196,35 @@ class WiredCfCCell(NCPRNNCell):
             own = np.ones_like(own)
         return np.concatenate([incoming, own]).astype(np.float32)
 
-    def sequence(self, inputs, state, ts):
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
         states [B, T, H], layer after layer.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
-        if not self.sync_wiring():
+        if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
-        states, start, layers = [], 0, self._layers()
-        for n, hidden in enumerate(self.layer_sizes):
+        states, start = [], 0
+        for n, layer in enumerate(self._layers()):
+            hidden = layer.state_size
             if self.backbone_options.sizes:
                 inputs = inputs * self._source_mask(n, inputs.shape[-1])
             layer_state = shapeless.columns(state, start, hidden)
-            inputs = layers[n].sequence(inputs, layer_state, ts)  # [B, T, H_n]
+            inputs = layer.sequence(inputs, layer_state, ts)  # [B, T, H_n]
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
 
-    def _source_mask(self, n: int, inputs: int):
+    def _source_mask(self, n: int, inputs: int) -> mx.array:
         name = f"source_mask_{n}"
         check_array(self.op, name, self[name], "[in]", (inputs,), ())
         return self[name]
 
-    def steps_at_once(self, mixed: bool) -> bool:
-        """As `LiquidCell` has it."""
-        plain = type(self) is WiredCfCCell and self.built and not (mixed or self.stepwise())
-        plain = plain and all(type(layer) is CfCCell for layer in self._layers())
-        return plain and self.sync_wiring()
-
     def _layers(self) -> list:
         layers = [getattr(self, f"layer_{n}") for n in range(self.num_layers)]
         for n, layer in enumerate(layers):
-            if not isinstance(layer, LiquidCell) or layer.has_own_call():
+            if not isinstance(layer, LiquidCell) or layer._has_own_call():
                 kind = type(layer).__name__
                 raise ValueError(
                     f"[cfc] layer_{n} must be a CfCCell, or a LiquidCell with a `sequence` of its "
@@ -234,32 +232,37 @@ class WiredCfCCell(NCPRNNCell):
                 )
         return layers
 
-    def step_arrays(self) -> list:
-        """Every array that a step depends on."""
-        masks = [f"source_mask_{n}" for n in range(self.num_layers)]
-        arrays = [a for layer in self._layers() for a in layer.step_arrays()]
-        return arrays + [self[mask] for mask in masks if mask in self]
-
-    def step_options(self) -> tuple:
-        """Every option that a step depends on."""
-        return tuple(layer.step_options() for layer in self._layers())
-
-    def pack_step(self, memory, arrays):
+    def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
-        chain = []
+        if type(self) is not WiredCfCCell or not self.built or mixed or self.stepwise():
+            return None
+        layers = self._layers()
+        if any(type(layer) is not CfCCell for layer in layers) or not self._sync_wiring():
+            return None
+        plans = [layer._step_plan(mixed) for layer in layers]
+        if None in plans:
+            return None
+        arrays = [array for plan in plans for array in plan.arrays]
+        masks = [f"source_mask_{n}" for n in range(len(layers))]
+        arrays += [self[mask] for mask in masks if mask in self]
+        last = layers[-1].hidden_size
+        outputs = last if len(layers) > 1 else self.output_size
+        readout = Readout(self.state_size - last, outputs)
+        stages = tuple(plan.stages[0] for plan in plans)
+        return StepPlan(stages, arrays, readout, self._layers_params)
+
+    def _layers_params(self) -> list[CfCParams]:
+        """The checked parameters of each layer, a mask on its inputs in its first weight."""
+        every = []
         for n, layer in enumerate(self._layers()):
-            params = layer.params()
-            if f"source_mask_{n}" in self:  # the first layer's weight stands for the mask on inputs
+            params = layer._checked_params()
+            if f"source_mask_{n}" in self:
                 (weight, bias), *rest = params.backbone
-                check_cfc_params(params, layer.mode, layer.input_size, layer.hidden_size)
                 mask = self._source_mask(n, layer.input_size)
                 sources = mx.concatenate([mask, mx.ones(layer.hidden_size)])
                 params = params._replace(backbone=((weight * sources, bias), *rest))
-            chain.append(
-                CfCStage(params, layer.input_size, layer.hidden_size, *layer.step_options())
-            )
-        last = self.state_size - self.layer_sizes[-1]
-        return pack_cfc(chain, (), arrays, Readout(last, self.output_size))
+            every.append(params)
+        return every
 
     def stepwise(self) -> str:
         """Why layers run step by step now: for dropout in training, or for modules in place of
@@ -274,7 +277,11 @@ class WiredCfCCell(NCPRNNCell):
         """The fused calls of `sequence`, one per layer that has any; none with dropout."""
         return [call for layer in self._layers() for call in layer.calls()]
 
-    def readout(self, states):
+    def readout(self, states: mx.array) -> mx.array:
         """Outputs [..., O] of states [..., H]."""
-        first = self.state_size - self.layer_sizes[-1]
-        return shapeless.columns(states, first, self.output_size)
+        last = self[f"layer_{self.num_layers - 1}"].state_size
+        outputs = last if self.num_layers > 1 else self.output_size
+        return shapeless.columns(states, self.state_size - last, outputs)
+
+
+CfCCell._with_wiring = WiredCfCCell

@@ -1,5 +1,5 @@
 """Keeps a cell's masks and the matrices of its wiring one truth: an edit of either, however it is
-made, reaches the other before anything is computed, counted or saved; the wired cells use it.
+made, reaches the other before anything is computed, counted or saved.
 """
 
 from __future__ import annotations
@@ -8,22 +8,27 @@ import math
 import sys
 import warnings
 import weakref
+from collections.abc import Iterable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ..ops.stepping import is_tracer, seen
+from ..values import is_tracer, seen
 from ..wirings._matrices import MATRICES
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
+
+Masks = dict[tuple[str, str], np.ndarray]  # (part of the cell, key) -> values
+Matrices = dict[str, np.ndarray]
 
 
 class Owner:
     """Who must hear of an edit: a weak reference that copies and pickles leave behind."""
 
-    def __init__(self, cell=None):
+    def __init__(self, cell: Any = None) -> None:
         self._cell = (lambda: None) if cell is None else weakref.ref(cell)
 
-    def is_one(self, cell) -> bool:
+    def is_one(self, cell: Any) -> bool:
         """Whether `cell` is the owner."""
         return self._cell() is cell
 
@@ -31,12 +36,12 @@ class Owner:
         """Let the owner's masks and wiring follow each other, if it still exists."""
         cell = self._cell()
         if cell is not None:
-            cell.sync_wiring(strict=edited, edited=edited)
+            cell._sync_wiring(strict=edited, edited=edited)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Owner:
         return Owner()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Owner], tuple[()]]:
         return Owner, ()
 
 
@@ -48,7 +53,7 @@ class WiringTie:
     changes the other side too; one that changed on both must agree.
     """
 
-    def __init__(self, blocks: list[Block]):
+    def __init__(self, blocks: list[Block]) -> None:
         self.blocks = blocks
         self._names = list(dict.fromkeys((block.part, block.key) for block in blocks))
         self.masks = {}  # (part of the cell, key) -> its values when read last
@@ -56,10 +61,10 @@ class WiringTie:
         self._objects = []  # the arrays of then
         self._seen = None  # the same for the extension, which notices edits in place
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_objects": [], "_seen": None}
 
-    def __copy__(self):
+    def __copy__(self) -> WiringTie:
         twin = WiringTie(self.blocks)
         twin.masks, twin._matrices = dict(self.masks), dict(self._matrices)
         return twin
@@ -68,7 +73,7 @@ class WiringTie:
         """The names of the cell's parts that hold masks."""
         return {block.part for block in self.blocks if block.part}
 
-    def start(self, cell) -> None:
+    def start(self, cell: Any) -> None:
         """Take masks and wiring, just made of each other, as they are."""
         for (part, key), mask in self._arrays_of_masks(cell).items():
             self.masks[part, key] = _values(mask)
@@ -76,7 +81,7 @@ class WiringTie:
         self._remember(cell)
         self._own(cell)
 
-    def sync(self, cell, strict: bool = True, edited: bool = False) -> bool:
+    def sync(self, cell: Any, strict: bool = True, edited: bool = False) -> bool:
         """Let an edit on either side reach the other; False where a value is a tracer's.
 
         edited: the user has just set the wiring, so that polarities are new ones.
@@ -103,7 +108,7 @@ class WiringTie:
         self._own(cell)
         return True
 
-    def guard(self, cell, array: mx.array) -> mx.array:
+    def guard(self, cell: Any, array: mx.array) -> mx.array:
         """`array`, or NaN where masks and wiring are tracers that turn out to disagree."""
         masks, wiring = self._arrays_of_masks(cell), cell["wiring"]
         of_mask, of_matrix, own = self._pairs()
@@ -137,7 +142,7 @@ class WiringTie:
                 own.append(np.full(of_mask[-1].size, block.kind == OWN))
         return tuple(np.concatenate(part or [[]]) for part in (of_mask, of_matrix, own))
 
-    def _compare(self, cell, edited: bool) -> None:
+    def _compare(self, cell: Any, edited: bool) -> None:
         wiring = cell["wiring"]
         masks = {name: _values(mask) for name, mask in self._arrays_of_masks(cell).items()}
         matrices = {name: wiring._read(name) for name in MATRICES}
@@ -149,7 +154,7 @@ class WiringTie:
         in_place = {n for n in MATRICES if any(wiring[n] is a for a in self._objects)}
         self._settle(cell, masks, matrices, set(MATRICES) if edited else in_place)
 
-    def _settle(self, cell, masks, matrices, fresh: set) -> None:
+    def _settle(self, cell: Any, masks: Masks, matrices: Matrices, fresh: set) -> None:
         """Carry the edits over; `fresh`: the matrices whose polarities the user has set."""
         before = self._matrices
         new_masks = {name: mask.copy() for name, mask in masks.items()}
@@ -160,7 +165,7 @@ class WiringTie:
             name = block.part, block.key
             mask, matrix = masks[name], matrices[block.matrix]
             old = block.of(self.masks[name]), block.at(before[block.matrix])
-            signs = cell.likely_polarities(block.matrix, matrix.shape)
+            signs = cell._likely_polarities(block.matrix, matrix.shape)
             now = block.of(mask), block.at(matrix), block.at(signs)
             done = block.settle(cell.op, *old, *now)
             block.of(new_masks[name])[...] = done.mask
@@ -173,16 +178,18 @@ class WiringTie:
         for name in MATRICES:
             set_anew = (matrices[name] != before[name]) & (matrices[name] != 0)
             if name in fresh and set_anew.any():
-                cell.polarities_set(name, matrices[name], set_anew)
+                cell._polarities_set(name, matrices[name], set_anew)
             elif added[name].any():
-                cell.polarities_set(name, matrices[name], added[name], only_unset=True)
+                cell._polarities_set(name, matrices[name], added[name], only_unset=True)
         if count := sum(int(np.count_nonzero(unread[name])) for name in fresh):
             warnings.warn(
-                f"[{cell.op}] {count} of the edited synapses change nothing: {cell.UNREAD}.",
+                f"[{cell.op}] {count} of the edited synapses change nothing: {cell._UNREAD}.",
                 stacklevel=_users_level(),
             )
 
-    def _write(self, cell, masks, new_masks, matrices, new_matrices) -> None:
+    def _write(
+        self, cell: Any, masks: Masks, new_masks: Masks, matrices: Matrices, new_matrices: Matrices
+    ) -> None:
         """Set what has become another in the cell and its wiring."""
         for (part, key), mask in new_masks.items():
             if not np.array_equal(mask, masks[part, key], equal_nan=True):
@@ -193,13 +200,13 @@ class WiringTie:
             if not np.array_equal(matrix, matrices[name]):
                 cell["wiring"]._follow(name, matrix)
 
-    def _complete(self, cell) -> bool:
+    def _complete(self, cell: Any) -> bool:
         """Whether a copy has got all its parts yet."""
         holders = [(cell.get(part) if part else cell, key) for part, key in self._names]
         holders += [(cell.get("wiring"), name) for name in MATRICES]
         return all(holder is not None and key in holder for holder, key in holders)
 
-    def _arrays_of_masks(self, cell) -> dict:
+    def _arrays_of_masks(self, cell: Any) -> dict:
         arrays = {}
         for part, key in self._names:
             owner = getattr(cell, part) if part else cell
@@ -211,15 +218,19 @@ class WiringTie:
             arrays[part, key] = owner[key]
         return arrays
 
-    def _arrays(self, cell) -> list:
+    def _arrays(self, cell: Any) -> list:
         wiring = cell["wiring"]
-        return [*self._arrays_of_masks(cell).values(), *(wiring[name] for name in MATRICES)]
+        try:
+            masks = [(cell[part] if part else cell)[key] for part, key in self._names]
+        except (KeyError, TypeError):
+            masks = self._arrays_of_masks(cell).values()  # which says what is wrong
+        return [*masks, *(wiring[name] for name in MATRICES)]
 
-    def _remember(self, cell) -> None:
+    def _remember(self, cell: Any) -> None:
         self._objects = self._arrays(cell)
         self._seen = seen(self._objects)
 
-    def _own(self, cell) -> None:
+    def _own(self, cell: Any) -> None:
         """Make edits of the parts known here."""
         for part in (cell["wiring"], *(cell[name] for name in self.parts())):
             owner = part.__dict__.get("_owner")
@@ -227,7 +238,7 @@ class WiringTie:
                 part.__dict__["_owner"] = Owner(cell)
 
 
-def _elements(arrays, index: np.ndarray) -> mx.array:
+def _elements(arrays: Iterable[mx.array], index: np.ndarray) -> mx.array:
     """The elements at `index` of arrays laid out one after the other."""
     flat = mx.concatenate([mx.flatten(array) for array in arrays])
     everything = np.array_equal(index, np.arange(flat.size))

@@ -8,3 +8,8 @@ from ._torch import from_torch
 from .memory import KerasMemoryCell
 
 __all__ = ["KerasMemoryCell", "from_keras", "from_torch", "save_torch", "to_torch"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -5,9 +5,10 @@ PyTorch is imported for a `.pt` file alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +18,7 @@ from ..weight_files import Stored, check_is_file, open_arrays
 from ._torch_files import check_torch_file
 
 
-def read_state_dict(op: str, source, prefix: str = "") -> dict[str, Stored]:
+def read_state_dict(op: str, source: Any, prefix: str = "") -> dict[str, Stored]:
     """The arrays of a module, a state dict or the path of one, whose names start with `prefix`,
     which is cut off.
     """
@@ -39,7 +40,7 @@ def read_state_dict(op: str, source, prefix: str = "") -> dict[str, Stored]:
     return {name: stored(op, name, array) for name, array in chosen.items()}
 
 
-def stored(op: str, name: str, array) -> Stored:
+def stored(op: str, name: str, array: Any) -> Stored:
     """`array`, a tensor of any framework or an array, as one that is read later."""
     if isinstance(array, Stored):
         return array
@@ -55,7 +56,7 @@ def stored(op: str, name: str, array) -> Stored:
     return Stored(tuple(array.shape), partial(_as_mlx, array))
 
 
-def _stored_tensor(op: str, name: str, tensor) -> Stored:
+def _stored_tensor(op: str, name: str, tensor: Any) -> Stored:
     """A torch tensor; one that claims more numbers than its storage holds is refused."""
     layout, device = str(tensor.layout), tensor.device.type
     if layout != "torch.strided" or device == "meta":
@@ -69,7 +70,7 @@ def _stored_tensor(op: str, name: str, tensor) -> Stored:
     return Stored(tuple(tensor.shape), lambda: mx.array(tensor.detach().cpu().float().numpy()))
 
 
-def _as_mlx(array) -> mx.array:
+def _as_mlx(array: Any) -> mx.array:
     if isinstance(array, mx.array):
         return array.astype(mx.float32)
     with np.errstate(over="ignore"):
@@ -100,11 +101,11 @@ def _read_file(op: str, path: Path) -> Mapping:
         ) from error
 
 
-def check_holds(op: str, numbers: int, arrays: dict[str, Stored]) -> None:
+def check_holds(op: str, numbers: int, arrays: Iterable[Stored]) -> None:
     """Raise ValueError when a layer of so many weights is larger than the arrays that tell its
     sizes, so that a small file can't ask for a huge layer.
     """
-    held = sum(_size(entry.shape) for entry in arrays.values())
+    held = sum(_size(entry.shape) for entry in arrays)
     if numbers > held:
         raise ValueError(
             f"[{op}] source must have shapes that fit together: its sizes make a layer of "
@@ -112,7 +113,7 @@ def check_holds(op: str, numbers: int, arrays: dict[str, Stored]) -> None:
         )
 
 
-def _size(shape) -> int:
+def _size(shape: tuple[int, ...]) -> int:
     size = 1
     for length in shape:
         size *= length

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,7 +22,7 @@ from ._load import own_arrays
 _BACKBONE = re.compile(r"(.*\bbackbone\.)(\d+)(\..+)")
 
 
-def to_torch(layer, *, direction=None, numpy=False) -> dict:
+def to_torch(layer: Any, *, direction: str | None = None, numpy: bool = False) -> dict:
     """The state dict of a `CfC`, an `LTC` or one of their cells, for the class of the same name in
     ncps.torch, made with the same arguments: `module.load_state_dict(to_torch(layer))`.
 
@@ -45,9 +47,9 @@ def to_torch(layer, *, direction=None, numpy=False) -> dict:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def save_torch(layer, path, *, direction=None) -> None:
-    """Write `to_torch(layer)` to a `.pt` or `.pth` file, which needs PyTorch, or to a
-    `.safetensors` or `.npz` file.
+def save_torch(layer: Any, path: str | os.PathLike[str], *, direction: str | None = None) -> None:
+    """Write `to_torch(layer, direction=direction)` to `path`: a `.pt` or `.pth` file, which needs
+    PyTorch, or a `.safetensors` or `.npz` file.
     """
     path = checks.path("save_torch", "path", path)
     if path.suffix in (".pt", ".pth"):
@@ -63,7 +65,7 @@ def save_torch(layer, path, *, direction=None) -> None:
         )
 
 
-def _renamed(op: str, layer, direction) -> list[tuple[str, mx.array]]:
+def _renamed(op: str, layer: Any, direction: str | None) -> list[tuple[str, mx.array]]:
     """The names of ncps.torch and their arrays, float32."""
     layer = _one_direction(op, layer, direction)
     cell = getattr(layer, "rnn_cell", layer)
@@ -75,14 +77,14 @@ def _renamed(op: str, layer, direction) -> list[tuple[str, mx.array]]:
     return [(theirs, ours[name].astype(mx.float32)) for theirs, name in names]
 
 
-def _one_direction(op: str, layer, direction):
+def _one_direction(op: str, layer: Any, direction: str | None) -> Any:
     bidirectional = getattr(layer, "bidirectional", False)
     wanted = ("forward", "backward") if bidirectional else (None,)
     checks.choice(op, "direction", direction, wanted, f"one of {wanted} for this layer")
     return layer.backward if direction == "backward" else layer
 
 
-def _problem(layer, cell) -> str:
+def _problem(layer: Any, cell: Any) -> str:
     """Why ncps.torch can't compute what this layer does, or ""."""
     kind = type(cell).__name__
     if kind not in ("CfCCell", "WiredCfCCell", "LTCCell"):

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar, overload
+
+import mlx.nn as nn
+
 from ..cells import WiredCfCCell
+from ..rnn import LTC, CfC, LiquidRNN
 from ..weight_files import Stored
+from ..wirings import Wiring
 from ._keras_layers import Half, inner_cell, load_halves, make_layer
 from ._keras_names import OP, name_weights
 from ._keras_sources import MAPPINGS, read_source
 from ._torch import check_no_options, mapping
 
+Layer = TypeVar("Layer", bound=nn.Module)
 
-def from_keras(source, layer=None, *, wiring=None, name=None, **options):
+
+@overload
+def from_keras(
+    source: Any,
+    layer: None = None,
+    *,
+    wiring: Wiring | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> CfC | LTC | LiquidRNN: ...
+@overload
+def from_keras(source: Any, layer: Layer, *, name: str | None = None) -> Layer: ...
+def from_keras(
+    source: Any,
+    layer: Any = None,
+    *,
+    wiring: Wiring | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Any:
     """The layer that equals one of ncps.keras (Keras 3) or ncps.tf (tf.keras): a `CfC` of
     variant "keras", an `LTC`, or with mixed memory a `LiquidRNN` of a `KerasMemoryCell`.
 
@@ -46,7 +72,9 @@ def from_keras(source, layer=None, *, wiring=None, name=None, **options):
     return layer
 
 
-def _half(entries: list[Stored], facts: dict, layer, wiring, options: dict) -> Half:
+def _half(
+    entries: list[Stored], facts: dict, layer: Any, wiring: Wiring | None, options: dict
+) -> Half:
     wired = facts.get("kind", "wired" if wiring is not None else "cfc") == "wired"
     if layer is not None:
         wired = isinstance(inner_cell(layer), WiredCfCCell)

@@ -7,15 +7,18 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import re
 import zipfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ..weight_files import ZIP_ERRORS, Stored, check_is_file, check_members
+from ..weight_files import ZIP_ERRORS, Broken, Stored, check_is_file, check_members
 from ._arrays import stored
 from ._keras_search import OP, Found, choose, config_of, find_configs
 
@@ -25,7 +28,9 @@ _SIDES = ("forward", "backward")
 _FEWEST = 4  # arrays of a CfC or LTC; an LSTM or GRU of Keras has three
 
 
-def read_keras_file(path, name=None) -> tuple[list[tuple[list[Stored], dict]], dict]:
+def read_keras_file(
+    path: str | os.PathLike[str], name: str | None = None
+) -> tuple[list[tuple[list[Stored], dict]], dict]:
     """(arrays, configuration) of each direction of the layer called `name`, or of the only CfC or
     LTC of the file, and the options of the wrapper of two directions. A configuration is that of
     Keras, {} where the file has none.
@@ -84,7 +89,7 @@ def _broken(path: Path, what: str) -> ValueError:
     return ValueError(f"[{OP}] {path.name}: {what}")
 
 
-def _layers(file):
+def _layers(file: Any) -> Iterator[Found]:
     """The recurrent layers of a file as `Found`, whose parts are lists of (place, dataset) in the
     order of get_weights().
     """
@@ -92,7 +97,7 @@ def _layers(file):
     return _legacy(root) if "layer_names" in root.attrs else _objects(root)
 
 
-def _legacy(root):
+def _legacy(root: Any) -> Iterator[Found]:
     """The CfC and LTC layers of a tf.keras file, which lists its weights by name."""
     for name, group in _children(root):
         names = [_text(n) for n in group.attrs.get("weight_names", ())]
@@ -108,11 +113,11 @@ def _legacy(root):
             yield Found((name,), (entries,), {})
 
 
-def _text(name) -> str:
+def _text(name: Any) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def _objects(root):
+def _objects(root: Any) -> Iterator[Found]:
     """The recurrent layers of a Keras 3 file, where an attribute of an object is a group."""
     paired = set()
     for path, group in _groups(root):
@@ -126,14 +131,16 @@ def _objects(root):
             yield Found(own, (weights,), {})
 
 
-def _weights(layer) -> list:
+def _weights(layer: Any) -> list:
     """The weights of a recurrent layer that may be ours, or none."""
     cell = _child(layer, "cell")
     weights = [] if cell is None else list(_cell(cell))
     return weights if len(weights) >= _FEWEST else []
 
 
-def _cell(cell, depth=0, count=None):
+def _cell(
+    cell: Any, depth: int = 0, count: Iterator[int] | None = None
+) -> Iterator[tuple[str, Any]]:
     """The weights of a cell: its own, then those of its parts in their order."""
     count = itertools.count() if count is None else count
     if next(count) > MAX_GROUPS:  # a part may be a link to what it lies in
@@ -153,7 +160,7 @@ def _cell(cell, depth=0, count=None):
             yield from _cell(group, depth + 1, count)
 
 
-def _vars(group):
+def _vars(group: Any) -> Iterator[tuple[str, Any]]:
     variables = _child(group, "vars")
     for name in sorted(variables or (), key=_number):
         yield f"{variables.name}/{name}", _dataset(variables, name)
@@ -165,7 +172,7 @@ def _number(name: str) -> int:
     return int(digits[1]) if digits else 0
 
 
-def _child(group, name: str):
+def _child(group: Any, name: str) -> Any:
     """A member group, or None; links to elsewhere don't count."""
     import h5py
 
@@ -175,15 +182,15 @@ def _child(group, name: str):
     return child if isinstance(child, h5py.Group) else None
 
 
-def _children(group):
+def _children(group: Any) -> Iterator[tuple[str, Any]]:
     for name in group:
         if (child := _child(group, name)) is not None:
             yield name, child
 
 
-def _groups(root):
+def _groups(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All groups below, level by level, with the names of the Keras objects that they are in."""
-    todo = [((), root, 0)]
+    todo: list[tuple[tuple[str, ...], Any, int]] = [((), root, 0)]
     for n, (path, group, depth) in enumerate(todo):
         if n > MAX_GROUPS or depth > MAX_DEPTH:
             raise ValueError(f"[{OP}] the file must have at most {MAX_GROUPS} groups, got more.")
@@ -193,13 +200,13 @@ def _groups(root):
             todo.append(((*path, name) if name else path, child, depth + 1))
 
 
-def _name(group) -> str:
+def _name(group: Any) -> str:
     """The name of the Keras object that a group is of, or ""."""
     variables = _child(group, "vars")
     return "" if variables is None else _text(variables.attrs.get("name", ""))
 
 
-def _dataset(group, place: str):
+def _dataset(group: Any, place: str) -> Any:
     """The dataset at `place` below the group, reached without soft or external links."""
     import h5py
 
@@ -222,12 +229,12 @@ def _read_all(path: Path, parts: tuple) -> list[list[Stored]]:
     return [[_stored(dataset) for _, dataset in part] for part in parts]
 
 
-def _stored(dataset) -> Stored:
+def _stored(dataset: Any) -> Stored:
     with np.errstate(over="ignore"):
         return stored(OP, "weight", mx.array(dataset[()].astype(np.float32)))
 
 
-def _check_dataset(broken, place: str, dataset) -> None:
+def _check_dataset(broken: Broken, place: str, dataset: Any) -> None:
     import h5py
 
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub":

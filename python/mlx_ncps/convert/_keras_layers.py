@@ -28,7 +28,7 @@ class Half(NamedTuple):
     follow: bool  # the masks are where erev isn't 0
 
 
-def make_layer(halves: list[Half], of_pair: dict, options: dict):
+def make_layer(halves: list[Half], of_pair: dict, options: dict) -> CfC | LTC | LiquidRNN:
     """The layer of one or two directions, without its weights."""
     if len(halves) == 1:
         return _make_half(halves[0])
@@ -53,7 +53,7 @@ def make_layer(halves: list[Half], of_pair: dict, options: dict):
     return LiquidRNN(cells[0], backward_cell=cells[1], **of_layer, **both)
 
 
-def _make_half(half: Half):
+def _make_half(half: Half) -> CfC | LTC | LiquidRNN:
     weights, wiring, options = half.weights, half.wiring, half.options
     inputs = weights.units if weights.mixed else weights.inputs
     if wiring is None and weights.kind == "ltc":
@@ -75,15 +75,15 @@ def _make_half(half: Half):
     return LiquidRNN(KerasMemoryCell(cell, weights.inputs), **of_layer)
 
 
-def inner_cell(layer):
+def inner_cell(layer: Any) -> Any:
     """The CfC or LTC cell of a layer or cell."""
     cell = getattr(layer, "rnn_cell", layer)
     return cell.cell if isinstance(cell, KerasMemoryCell) else cell
 
 
-def load_halves(layer, halves: list[Half]) -> None:
+def load_halves(layer: Any, halves: list[Half]) -> None:
     """Load the arrays of all directions, or none."""
-    directions = getattr(layer, "directions", (layer,))
+    directions = getattr(layer, "_directions", (layer,))
     if len(directions) != len(halves):
         wanted = "bidirectional" if len(halves) == 2 else "of one direction"
         raise ValueError(f"[{OP}] layer must be {wanted}, as the source is, got another.")
@@ -93,7 +93,7 @@ def load_halves(layer, halves: list[Half]) -> None:
     load(OP, layer, named, lambda name: name)
 
 
-def _named(layer, half: Half) -> dict[str, Stored]:
+def _named(layer: Any, half: Half) -> dict[str, Stored]:
     """The arrays of a direction by our names, with what Keras doesn't save, the masks."""
     weights = half.weights
     cell, ours = inner_cell(layer), own_arrays(OP, layer)
@@ -118,7 +118,7 @@ def _named(layer, half: Half) -> dict[str, Stored]:
 def _shifted(bias: Stored, more: float) -> Stored:
     """The bias of an LSTM whose forget gate has another constant than 1 added to it."""
 
-    def read():
+    def read() -> mx.array:
         quarter = bias.shape[0] // 4
         shift = mx.where(mx.arange(4 * quarter) // quarter == 2, more, 0.0)
         return bias.read() + shift
@@ -140,7 +140,7 @@ def _set_mask(named: dict, name: str, erev: np.ndarray, follow: bool) -> None:
         )
 
 
-def _check_kind(layer, cell, weights: Weights) -> None:
+def _check_kind(layer: Any, cell: Any, weights: Weights) -> None:
     wanted = {"cfc": CfCCell, "wired": WiredCfCCell, "ltc": LTCCell}[weights.kind]
     memory = isinstance(getattr(layer, "rnn_cell", layer), KerasMemoryCell)
     if type(cell) is not wanted or memory != weights.mixed or ("lstm" in layer and not memory):

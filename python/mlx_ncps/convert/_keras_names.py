@@ -5,7 +5,7 @@ equal in ncps.keras and ncps.tf; and their kernels [in, out] as our weights [out
 from __future__ import annotations
 
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..weight_files import Stored
 from ._arrays import check_holds
@@ -54,7 +54,7 @@ def name_weights(entries: list[Stored], wired: bool, mappings: dict) -> Weights:
     return cell._replace(arrays=lstm | cell.arrays, mixed=mixed, inputs=inputs)
 
 
-def _lstm(entries) -> dict[str, Stored]:
+def _lstm(entries: list[Stored]) -> dict[str, Stored]:
     return {
         "lstm.input_map.weight": transposed(entries[0]),
         "lstm.recurrent_map.weight": transposed(entries[1]),
@@ -67,14 +67,14 @@ def transposed(entry: Stored) -> Stored:
     return Stored(entry.shape[::-1], lambda: entry.read().T)
 
 
-def _ltc(entries, mappings) -> Weights:
+def _ltc(entries: list[Stored], mappings: dict[str, Any]) -> Weights:
     if len(entries) < len(_LTC):
         raise _unknown(entries)
     arrays = dict(zip(_LTC, entries, strict=False))
     units = entries[0].shape[0]
     sensory = arrays["sensory_w"].shape
     inputs = sensory[0] if len(sensory) == 2 else 0
-    check_holds(OP, units * (units + inputs), arrays)
+    check_holds(OP, units * (units + inputs), arrays.values())
     for n, (name, entry) in enumerate(arrays.items()):
         recurrent = inputs if name.startswith("sensory_") else units
         _check(name, entry, (units,) if n < 3 else (recurrent, units))
@@ -91,7 +91,7 @@ def _ends(told: dict, side: str) -> tuple:
     return _MAPPINGS[told[f"{side}_mapping"]]
 
 
-def _mappings(maps, inputs: int, units: int, known: dict) -> dict:
+def _mappings(maps: list[Stored], inputs: int, units: int, known: dict) -> dict:
     """Which of the last arrays of an LTC are input_w, input_b, output_w, output_b."""
     fits = []
     for pair in product(_MAPPINGS, repeat=2):
@@ -115,7 +115,7 @@ def _mappings(maps, inputs: int, units: int, known: dict) -> dict:
     return fits[0]
 
 
-def _cfc(entries) -> Weights:
+def _cfc(entries: list[Stored]) -> Weights:
     heads, pure = _heads(entries, "")
     rest = entries[4:]
     times = [] if pure else rest[-4:]
@@ -131,7 +131,7 @@ def _cfc(entries) -> Weights:
     if inputs < 1 or columns != (widths[-1] if widths else columns):
         raise _unknown(entries)
     chain = (inputs + units, *widths, units)
-    check_holds(OP, sum(n * m for n, m in pairwise(chain)), dict(enumerate(entries)))
+    check_holds(OP, sum(n * m for n, m in pairwise(chain)), entries)
     arrays = heads | _times(times, "", (columns, units))
     for n, (rows, width) in enumerate(pairwise(chain[:-1])):
         _check(f"backbone{n} kernel", pairs[2 * n], (rows, width))
@@ -141,7 +141,7 @@ def _cfc(entries) -> Weights:
     return Weights(arrays, "cfc", False, inputs, units, units, told)
 
 
-def _wired(entries) -> Weights:
+def _wired(entries: list[Stored]) -> Weights:
     _, pure = _heads(entries, "")
     size = 4 if pure else 8
     if len(entries) % size:
@@ -158,7 +158,7 @@ def _wired(entries) -> Weights:
     return Weights(arrays, "wired", False, inputs, units, units, told)
 
 
-def _heads(entries, prefix: str) -> tuple[dict[str, Stored], bool]:
+def _heads(entries: list[Stored], prefix: str) -> tuple[dict[str, Stored], bool]:
     """The first four arrays of a CfC cell, and whether it is in pure mode."""
     if len(entries) < 4 or len(entries[0].shape) != 2:
         raise _unknown(entries)
@@ -179,7 +179,7 @@ def _heads(entries, prefix: str) -> tuple[dict[str, Stored], bool]:
     return arrays, pure
 
 
-def _times(entries, prefix: str, shape) -> dict[str, Stored]:
+def _times(entries: list[Stored], prefix: str, shape: tuple[int, ...]) -> dict[str, Stored]:
     arrays = {}
     for n, name in enumerate(("time_a", "time_b")[: len(entries) // 2]):
         _check(f"{prefix}{name} kernel", entries[2 * n], shape)
@@ -192,12 +192,12 @@ def _map(name: str, kernel: Stored, bias: Stored) -> dict[str, Stored]:
     return {f"{name}.weight": transposed(kernel), f"{name}.bias": bias}
 
 
-def _check(name: str, entry: Stored, shape) -> None:
+def _check(name: str, entry: Stored, shape: tuple[int, ...]) -> None:
     if tuple(entry.shape) != tuple(shape):
         raise ValueError(f"[{OP}] {name} must be {tuple(shape)}, got {tuple(entry.shape)}.")
 
 
-def _unknown(entries) -> ValueError:
+def _unknown(entries: list[Stored]) -> ValueError:
     shapes = ", ".join(str(tuple(entry.shape)) for entry in entries[:12])
     return ValueError(
         f"[{OP}] source must be the weights of a CfC or LTC in the order of get_weights() (those "

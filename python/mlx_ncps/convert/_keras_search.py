@@ -4,6 +4,7 @@ weight files. A path is the names of what a layer lies in, the model itself left
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 OP = "from_keras"
@@ -29,15 +30,17 @@ class Found(NamedTuple):
     is_half: bool = False  # a direction of another one, which counts when it is named
 
     @classmethod
-    def pair(cls, path, parts, names, told) -> list[Found]:
+    def pair(
+        cls, path: tuple[str, ...], parts: list, names: Iterable[str], told: dict[str, Any]
+    ) -> list[Found]:
         """A bidirectional layer and its two halves, which have these names."""
         halves = zip(names, parts, strict=True)
-        return [cls(path, tuple(parts), told)] + [
-            cls((*path, name), (part,), {}, True) for name, part in halves
+        return [Found(path, tuple(parts), told)] + [
+            Found((*path, name), (part,), {}, True) for name, part in halves
         ]
 
 
-def choose(found: list[Found], name, where: str) -> Found:
+def choose(found: list[Found], name: str | None, where: str) -> Found:
     """The layer called `name`, or at the end of whose path `name` stands ("encoder/ltc"); None:
     the only one.
     """
@@ -55,7 +58,7 @@ def choose(found: list[Found], name, where: str) -> Found:
     raise ValueError(f"[{OP}] name must be one of {_names(found, found)}, got {name!r}.")
 
 
-def _ends(path: tuple, name) -> bool:
+def _ends(path: tuple, name: str | None) -> bool:
     steps = str(name).split("/")
     return "/".join(path) == name or list(path[-len(steps) :]) == steps
 
@@ -67,7 +70,7 @@ def _names(chosen: list[Found], found: list[Found]) -> list[str]:
     return sorted(name if isinstance(name, str) else "/".join(name) for name in unique)
 
 
-def parts_of(layer) -> tuple:
+def parts_of(layer: Any) -> tuple:
     """(cell of CfC or LTC, memory around it or None) of a live layer, or (None, None)."""
     cell = getattr(layer, "cell", layer)
     memory = cell if type(cell).__name__ == "MixedMemoryRNN" else None
@@ -75,16 +78,18 @@ def parts_of(layer) -> tuple:
     return (cell, memory) if type(cell).__name__ in CELLS else (None, None)
 
 
-def find_live(source) -> list[Found]:
+def find_live(source: Any) -> list[Found]:
     """All CfC and LTC layers of a live layer or model, in wrappers and models inside it too."""
     found, seen = [], set()
-    todo = [((), source)]
+    todo: list[tuple[tuple[str, ...], Any]] = [((), source)]
     for path, layer in todo:
         if id(layer) in seen:
             continue
         seen.add(id(layer))
         own = path or (getattr(layer, "name", type(layer).__name__),)
-        halves = [getattr(layer, f"{side}_layer", None) for side in ("forward", "backward")]
+        halves: list[Any] = [
+            getattr(layer, f"{side}_layer", None) for side in ("forward", "backward")
+        ]
         if parts_of(layer)[0] is not None:
             found.append(Found(own, (layer,), {}))
         elif all(half is not None and parts_of(half)[0] is not None for half in halves):
@@ -95,17 +100,17 @@ def find_live(source) -> list[Found]:
     return found
 
 
-def _members(layer):
+def _members(layer: Any) -> Iterator[Any]:
     for attribute in _MEMBERS:
         members = getattr(layer, attribute, None)
         members = members if isinstance(members, list | tuple) else [members]
         yield from (m for m in members if hasattr(m, "get_weights") and hasattr(m, "name"))
 
 
-def find_configs(config) -> list[Found]:
+def find_configs(config: Any) -> list[Found]:
     """All CfC and LTC layers of the configuration of a model, a JSON value."""
     found = []
-    todo = [((), config, True)]
+    todo: list[tuple[tuple[str, ...], Any, bool]] = [((), config, True)]
     while todo:
         path, item, is_root = todo.pop()
         if isinstance(item, list):
@@ -130,7 +135,7 @@ def find_configs(config) -> list[Found]:
     return found
 
 
-def _ours(item) -> dict:
+def _ours(item: Any) -> dict:
     """The configuration of a CfC or LTC with its class, or {}."""
     inner = item.get("config") if isinstance(item, dict) else None
     if not isinstance(inner, dict) or item.get("class_name") not in ("CfC", "LTC"):

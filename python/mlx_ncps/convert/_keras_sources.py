@@ -5,7 +5,8 @@ the facts that a layer of Keras, a file or its configuration tells of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .. import wirings
 from ..weight_files import Stored
@@ -21,7 +22,7 @@ OF_LAYER = ("return_sequences", "return_state", "go_backwards", "stateful")
 _KINDS = {"CfCCell": "cfc", "WiredCfCCell": "wired", "LTCCell": "ltc"}
 
 
-def read_source(source, name) -> tuple[list[tuple[list[Stored], dict]], dict]:
+def read_source(source: Any, name: str | None) -> tuple[list[tuple[list[Stored], dict]], dict]:
     """((arrays, facts) of each direction, options of a `Bidirectional` around both)."""
     if isinstance(source, (str, os.PathLike)):
         parts, told = read_keras_file(source, name)
@@ -39,18 +40,18 @@ def read_source(source, name) -> tuple[list[tuple[list[Stored], dict]], dict]:
     return [(_entries(source), {})], {}
 
 
-def _live(layer) -> tuple[list[Stored], dict]:
+def _live(layer: Any) -> tuple[list[Stored], dict]:
     arrays = layer.get_weights()
     if not arrays:
         raise ValueError(f"[{OP}] source must be built, got a layer without weights.")
     return _entries(arrays), _layer_facts(layer)
 
 
-def _entries(arrays) -> list[Stored]:
+def _entries(arrays: Iterable[Any]) -> list[Stored]:
     return [stored(OP, f"weight {n}", array) for n, array in enumerate(arrays)]
 
 
-def _layer_facts(layer) -> dict:
+def _layer_facts(layer: Any) -> dict:
     cell, memory = parts_of(layer)
     kind = _KINDS[type(cell).__name__]
     told = {key: getattr(layer, key) for key in OF_LAYER if hasattr(layer, key)}
@@ -62,7 +63,7 @@ def _layer_facts(layer) -> dict:
             raise ValueError(f"[{OP}] source must have no sparsity_mask of its own, got one.")
         told["backbone_dropout"] = cell._backbone_dropout
         told["activation"] = _activation(getattr(cell._activation, "__name__", cell._activation))
-    facts = {"kind": kind, "options": told}
+    facts: dict[str, Any] = {"kind": kind, "options": told}
     theirs = getattr(cell, "wiring", None) or getattr(cell, "_wiring", None)
     if theirs is not None:
         facts["wiring"] = lambda weights: our_wiring(OP, theirs)
@@ -78,7 +79,7 @@ def _config_facts(config: dict) -> dict:
     keys = {"LTC": ("ode_unfolds", "epsilon"), "CfC": ("backbone_dropout",)}[config["class_name"]]
     told = {key: config[key] for key in (*OF_LAYER, *keys) if key in config}
     theirs = config.get("units")
-    facts = {"options": told}
+    facts: dict[str, Any] = {"options": told}
     if isinstance(theirs, dict):
         facts["wiring"] = lambda weights: _wiring_of_config(theirs, weights)
     if config["class_name"] == "LTC":
@@ -95,14 +96,14 @@ def _config_facts(config: dict) -> dict:
     return facts | {"kind": "cfc"}
 
 
-def _activation(name) -> str:
+def _activation(name: Any) -> str:
     name = str(name).rpartition(">")[2]
-    return {"swish": "silu"}.get(name, name)
+    return "silu" if name == "swish" else name
 
 
-def _wiring_of_config(theirs: dict, weights: Weights):
+def _wiring_of_config(theirs: dict, weights: Weights) -> wirings.Wiring:
     """The wiring of a configuration, if it is as large as the weights say."""
-    cls = getattr(wirings, str(theirs.get("class_name")), None)
+    cls: Any = getattr(wirings, str(theirs.get("class_name")), None)
     config = theirs.get("config")
     is_wiring = isinstance(cls, type) and issubclass(cls, wirings.Wiring)
     if not is_wiring or not isinstance(config, dict) or config.get("units") != weights.units:
@@ -110,7 +111,9 @@ def _wiring_of_config(theirs: dict, weights: Weights):
             f"[{OP}] wiring= must be given: the file's {theirs.get('class_name')!r} doesn't tell "
             f"one of {weights.units} neurons."
         )
-    check_holds(OP, weights.units**2 // 9, weights.arrays)  # the largest of at most three layers
+    check_holds(
+        OP, weights.units**2 // 9, weights.arrays.values()
+    )  # the largest of at most three layers
     inputs = weights.units if weights.mixed else weights.inputs
     if config.get("input_dim") not in (None, inputs):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,7 @@ from ._wirings import follow_masks
 from .memory import KerasMemoryCell
 
 
-def own_arrays(op: str, layer) -> dict[str, mx.array]:
+def own_arrays(op: str, layer: Any) -> dict[str, mx.array]:
     """The parameters that a checkpoint has: all but those of wirings.
 
     Raises ValueError when the layer has no weights yet.
@@ -26,11 +27,11 @@ def own_arrays(op: str, layer) -> dict[str, mx.array]:
             f"[{op}] layer must be a layer or cell that is built, "
             f"got {type(layer).__name__}: call build(input_size) of the cell first."
         )
-    arrays = tree_flatten(layer.parameters())
+    arrays: Any = tree_flatten(layer.parameters())
     return {name: array for name, array in arrays if "wiring" not in name.split(".")}
 
 
-def load(op: str, layer, arrays: dict[str, Stored], their_name: Callable[[str], str]) -> None:
+def load(op: str, layer: Any, arrays: dict[str, Stored], their_name: Callable[[str], str]) -> None:
     """Check every name and shape, read, check the values, then set the layer's parameters."""
     ours = own_arrays(op, layer)
     theirs = {name: their_name(name) for name in ours}
@@ -40,7 +41,7 @@ def load(op: str, layer, arrays: dict[str, Stored], their_name: Callable[[str], 
     values = {name: arrays[theirs[name]].read().astype(a.dtype) for name, a in ours.items()}
     for name, value in values.items():
         check_values(op, theirs[name], value, ours[name])
-    cells = [_innermost(part) for part in getattr(layer, "directions", (layer,))]
+    cells = [_innermost(part) for part in getattr(layer, "_directions", (layer,))]
     if isinstance(cells[0], WiredCfCCell):
         _check_masks(op, ours, theirs, values)
     replace(layer, values)
@@ -49,13 +50,15 @@ def load(op: str, layer, arrays: dict[str, Stored], their_name: Callable[[str], 
             follow_masks(cell)
 
 
-def _innermost(layer):
+def _innermost(layer: Any) -> Any:
     """The cell of a layer, and the one in a `KerasMemoryCell`."""
     cell = getattr(layer, "rnn_cell", layer)
     return cell.cell if isinstance(cell, KerasMemoryCell) else cell
 
 
-def _check_masks(op: str, ours, theirs, values) -> None:
+def _check_masks(
+    op: str, ours: dict[str, mx.array], theirs: dict[str, str], values: dict[str, mx.array]
+) -> None:
     for name, array in ours.items():
         mask = values[name]
         if name.endswith("sparsity_mask") and not mx.array_equal(array, mask).item():

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import Any, TypeVar, overload
 
+import mlx.nn as nn
+
+from ..cells import CfCCell, LTCCell, WiredCfCCell
 from ..rnn import LTC, CfC
+from ..weight_files import Stored
+from ..wirings import Wiring
 from ._arrays import check_holds, read_state_dict
 from ._load import load
 from ._wirings import our_wiring, wiring_of_sizes
 
 OP = "from_torch"
+Layer = TypeVar("Layer", bound=nn.Module)
+Made = CfC | LTC | CfCCell | WiredCfCCell | LTCCell
+Sizes = tuple[int, Any]  # inputs; units or a wiring
+Facts = tuple[type, Sizes, dict[str, Any]]  # class, sizes, options of a new layer
+
 _BACKBONE = re.compile(r"(.*\bbackbone\.)(\d{1,6})(\..+)")
 _ACTIVATIONS = {
     "LeCun": "lecun_tanh",
@@ -21,7 +32,25 @@ _ACTIVATIONS = {
 }
 
 
-def from_torch(source, layer=None, *, wiring=None, prefix="", **options):
+@overload
+def from_torch(
+    source: Any,
+    layer: None = None,
+    *,
+    wiring: Wiring | None = None,
+    prefix: str = "",
+    **options: Any,
+) -> Made: ...
+@overload
+def from_torch(source: Any, layer: Layer, *, prefix: str = "") -> Layer: ...
+def from_torch(
+    source: Any,
+    layer: Any = None,
+    *,
+    wiring: Wiring | None = None,
+    prefix: str = "",
+    **options: Any,
+) -> Any:
     """The `CfC` or `LTC` that equals a layer of ncps.torch, or the cell that equals its cell.
 
     Args:
@@ -57,14 +86,14 @@ def from_torch(source, layer=None, *, wiring=None, prefix="", **options):
     return layer
 
 
-def check_no_options(op: str, wiring, options: dict) -> None:
+def check_no_options(op: str, wiring: Wiring | None, options: dict) -> None:
     """Raise ValueError when there are options for a layer that exists."""
     if wiring is not None or options:
         given = sorted(options) + ["wiring"] * (wiring is not None)
         raise ValueError(f"[{op}] layer has its own options, got {', '.join(given)} too.")
 
 
-def _check_variant(layer) -> None:
+def _check_variant(layer: Any) -> None:
     cell = getattr(layer, "rnn_cell", layer)
     variant = getattr(cell, "variant", "torch")
     if variant != "torch" and cell.mode != "pure":
@@ -77,7 +106,7 @@ def _check_variant(layer) -> None:
 # --- what to make: (class, (inputs, units or wiring), options) ---------------------------------
 
 
-def _module_facts(module, wiring):
+def _module_facts(module: Any, wiring: Wiring | None) -> Facts:
     """The facts that a module of ncps.torch tells."""
     if _is_cell(module):
         return _CELLS[type(module).__name__](module, wiring)
@@ -94,7 +123,7 @@ def _module_facts(module, wiring):
     return layer, sizes, told | of_cell
 
 
-def _cfc_facts(cell, wiring):
+def _cfc_facts(cell: Any, wiring: Wiring | None) -> Facts:
     _check_no_wiring(wiring)
     backbone = [] if cell.backbone is None else list(cell.backbone)
     sizes = [part.out_features for part in backbone if hasattr(part, "out_features")]
@@ -105,12 +134,12 @@ def _cfc_facts(cell, wiring):
     return CfC, (cell.input_size, cell.hidden_size), told
 
 
-def _wired_facts(cell, wiring):
+def _wired_facts(cell: Any, wiring: Wiring | None) -> Facts:
     wiring = our_wiring(OP, cell._wiring) if wiring is None else wiring
     return CfC, (cell._wiring.input_dim, wiring), {"mode": cell._layers[0].mode}
 
 
-def _ltc_facts(cell, wiring):
+def _ltc_facts(cell: Any, wiring: Wiring | None) -> Facts:
     wiring = our_wiring(OP, cell._wiring) if wiring is None else wiring
     told = {
         "input_mapping": mapping(cell._input_mapping),
@@ -125,18 +154,20 @@ def _ltc_facts(cell, wiring):
 _CELLS = {"CfCCell": _cfc_facts, "WiredCfCCell": _wired_facts, "LTCCell": _ltc_facts}
 
 
-def _is_cell(module) -> bool:
+def _is_cell(module: Any) -> bool:
     return type(module).__name__ in _CELLS
 
 
-def mapping(name):
+def mapping(name: Any) -> str | None:
     """For ncps every mapping but these two is the identity."""
     return name if name in ("affine", "linear") else None
 
 
-def _array_facts(arrays, wiring):
+def _array_facts(arrays: dict[str, Stored], wiring: Wiring | None) -> Facts:
     """The facts that the names and shapes of a state dict tell."""
-    told = {"proj_size": _shape(arrays, "fc.weight")[0]} if "fc.weight" in arrays else {}
+    told: dict[str, Any] = (
+        {"proj_size": _shape(arrays, "fc.weight")[0]} if "fc.weight" in arrays else {}
+    )
     if "rnn_cell.gleak" in arrays:
         layer, sizes, of_cell = LTC, *_ltc_array_facts(arrays, wiring)
     elif "rnn_cell.layer_0.ff1.weight" in arrays:
@@ -152,14 +183,17 @@ def _array_facts(arrays, wiring):
             f"[{OP}] source must have rnn_cell.gleak (LTC) or rnn_cell.ff1.weight (CfC), "
             f"got {', '.join(sorted(arrays)[:4])}, ... (a larger model's needs prefix=)."
         )
-    if "lstm.input_map.weight" in arrays and not hasattr(sizes[1], "units"):
-        check_holds(OP, 4 * sizes[1] * (sizes[0] + sizes[1]), arrays)
+    inputs, units = sizes
+    if "lstm.input_map.weight" in arrays and isinstance(units, int):
+        check_holds(OP, 4 * units * (inputs + units), arrays.values())
     return layer, sizes, told | of_cell
 
 
-def _ltc_array_facts(arrays, wiring):
+def _ltc_array_facts(
+    arrays: dict[str, Stored], wiring: Wiring | None
+) -> tuple[Sizes, dict[str, Any]]:
     inputs, units = _shape(arrays, "rnn_cell.sensory_w")
-    check_holds(OP, units * (units + inputs), arrays)
+    check_holds(OP, units * (units + inputs), arrays.values())
     if wiring is None:
         motor = "rnn_cell.output_w"
         outputs = _shape(arrays, motor, 1)[0] if motor in arrays else units
@@ -168,27 +202,27 @@ def _ltc_array_facts(arrays, wiring):
     return (inputs, wiring), told
 
 
-def _told_mapping(arrays, side: str):
+def _told_mapping(arrays: dict[str, Stored], side: str) -> str | None:
     if f"rnn_cell.{side}_b" in arrays:
         return "affine"
     return "linear" if f"rnn_cell.{side}_w" in arrays else None
 
 
-def _cfc_array_facts(arrays):
+def _cfc_array_facts(arrays: dict[str, Stored]) -> tuple[Sizes, dict[str, Any]]:
     units, columns = _shape(arrays, "rnn_cell.ff1.weight")
     names = _backbone_names(arrays)
     widths = [_shape(arrays, name)[0] for name in names]
     columns = _shape(arrays, names[0])[1] if names else columns
     chain = (columns, *widths, units)
-    check_holds(OP, sum(n * m for n, m in pairwise(chain)), arrays)
+    check_holds(OP, sum(n * m for n, m in pairwise(chain)), arrays.values())
     return (columns - units, units), {"backbone_units": widths, **_mode(arrays, "")}
 
 
-def _mode(arrays, layer: str) -> dict:
+def _mode(arrays: dict[str, Stored], layer: str) -> dict:
     return {"mode": "pure" if f"rnn_cell.{layer}w_tau" in arrays else "default"}
 
 
-def _shape(arrays, name: str, rank: int = 2) -> tuple:
+def _shape(arrays: dict[str, Stored], name: str, rank: int = 2) -> tuple:
     """The shape of an array that must be there, with so many sizes."""
     if name not in arrays:
         raise ValueError(f"[{OP}] source must have {name}, got none of them.")
@@ -198,17 +232,17 @@ def _shape(arrays, name: str, rank: int = 2) -> tuple:
     return shape
 
 
-def _check_no_wiring(wiring) -> None:
+def _check_no_wiring(wiring: Wiring | None) -> None:
     if wiring is not None:
         raise ValueError(f"[{OP}] wiring must be None for a CfC without one, got a wiring.")
 
 
-def _backbone_names(arrays) -> list[str]:
+def _backbone_names(arrays: dict[str, Stored]) -> list[str]:
     numbers = (_BACKBONE.fullmatch(name) for name in arrays if name.endswith(".weight"))
     return [match[0] for match in sorted(filter(None, numbers), key=lambda m: int(m[2]))]
 
 
-def _their_name(name: str, arrays) -> str:
+def _their_name(name: str, arrays: dict[str, Stored]) -> str:
     """Torch numbers the backbone's linear maps, activations and dropouts together, we the maps."""
     match = _BACKBONE.fullmatch(name)
     if not match:

@@ -5,16 +5,16 @@ tensors and dicts of them (`weights_only=True`), but allocates what the file cla
 from __future__ import annotations
 
 import io
-import pickletools
 import zipfile
 from pathlib import Path
+from typing import IO
 
-from ..weight_files import ZIP_ERRORS, check_members
+from ..weight_files import ZIP_ERRORS, Broken, check_members
 
 _LEGACY_PICKLES = 4  # magic number, protocol, system, state dict: before PyTorch 1.6
 
 
-def check_torch_file(broken, path: Path) -> None:
+def check_torch_file(broken: Broken, path: Path) -> None:
     """Raise what `broken` makes of a file that inflates too much, names anything but tensors, or
     tells sizes that are larger than the file.
     """
@@ -40,9 +40,11 @@ def check_torch_file(broken, path: Path) -> None:
         raise broken(f"must be a file that torch.save wrote ({type(error).__name__}).") from error
 
 
-def _check_pickle(broken, file, most: int | None) -> None:
+def _check_pickle(broken: Broken, file: IO[bytes], most: int | None) -> None:
+    import pickletools  # slow to import
+
     for operation, argument, _ in pickletools.genops(file):
-        if operation.name in ("GLOBAL", "INST") and not _is_tensor_part(argument):
+        if operation.name in ("GLOBAL", "INST") and not _is_tensor_part(str(argument)):
             raise broken(f"must hold tensors alone, got {argument!r:.60}.")
         if isinstance(argument, int) and most is not None and abs(argument) > most:
             raise broken(f"must tell sizes within its {most} bytes, got {argument!s:.20}.")

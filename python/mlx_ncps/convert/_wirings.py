@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 
 from ..cells import LTCCell
 from ..wirings import Wiring, foreign
 
 
-def our_wiring(op: str, theirs) -> Wiring:
+def our_wiring(op: str, theirs: Any) -> Wiring:
     """The wiring of ncps in our class of the same name, with its matrices as they are."""
     ours = foreign.our_wiring(theirs)
     if ours is None:
@@ -25,7 +27,7 @@ def wiring_of_sizes(inputs: int, units: int, outputs: int) -> Wiring:
     return wiring
 
 
-def with_matrices(wiring: Wiring, adjacency, sensory_adjacency) -> Wiring:
+def with_matrices(wiring: Wiring, adjacency: np.ndarray, sensory_adjacency: np.ndarray) -> Wiring:
     """`wiring` with these synapses."""
     wiring.adjacency_matrix = adjacency
     wiring.sensory_adjacency_matrix = sensory_adjacency
@@ -34,8 +36,8 @@ def with_matrices(wiring: Wiring, adjacency, sensory_adjacency) -> Wiring:
 
 def follow_masks(cell: LTCCell) -> None:
     """Give the wiring the synapses of the cell's masks; new ones take the sign of erev."""
-    matrices = []
-    for side, old in (("", cell.wiring.adjacency), ("sensory_", cell.wiring.sensory_adjacency)):
+    matrices, known = [], (cell.wiring.adjacency, cell.wiring.sensory_adjacency)
+    for side, old in zip(("", "sensory_"), cast("tuple[np.ndarray, ...]", known), strict=True):
         exists = np.array(cell[f"{side}sparsity_mask"] != 0)
         sign = np.where(np.array(cell[f"{side}erev"] < 0), -1, 1)
         matrices.append(np.where(exists, np.where(old != 0, old, sign), 0).astype(np.int32))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import mlx.core as mx
+
 from ..cells import LiquidCell, LSTMCell
 from ..checks import size
 from ..layers.base import NCPLayer, output_shape
@@ -28,7 +32,7 @@ class KerasMemoryCell(NCPLayer):
 
     op = "keras_memory"
 
-    def __init__(self, cell, input_size=None):
+    def __init__(self, cell: LiquidCell, input_size: int | None = None) -> None:
         super().__init__()
         if not isinstance(cell, LiquidCell):
             raise ValueError(f"[{self.op}] cell must be a LiquidCell, got {type(cell).__name__}.")
@@ -41,7 +45,7 @@ class KerasMemoryCell(NCPLayer):
     def _create(self, width: int) -> None:
         self.lstm.build(width)
 
-    def redraw(self, key=None) -> None:
+    def redraw(self, key: mx.array | int | None = None) -> None:
         """Draw new weights of both parts, as `LSTMCell.redraw`."""
         self.lstm.redraw(key)
         self.cell.redraw(key)
@@ -61,11 +65,13 @@ class KerasMemoryCell(NCPLayer):
         """Number of inputs, I; None before the cell is built."""
         return self.built_width
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         """[B, I] -> [B, O]."""
         return output_shape(self.op, input_shape, 2, self.sensory_size, self.output_size)
 
-    def call(self, inputs, state, ts=1.0):
+    def call(
+        self, inputs: mx.array, state: tuple[mx.array, mx.array], ts: float | mx.array = 1.0
+    ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
         """One step; raises ValueError for a wrong shape, as the parts do."""
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         if not isinstance(state, tuple | list) or len(state) != 2:

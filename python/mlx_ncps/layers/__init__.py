@@ -4,3 +4,8 @@ from .base import NCPLayer
 from .dense import NCPDense
 
 __all__ = ["NCPDense", "NCPLayer"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -11,8 +11,8 @@ import mlx.nn as nn
 from ..checks import is_array, refused, sizes
 from ..config import Configurable
 from ..fixed import FixedArrays, FrozenKeys
-from ..ops.stepping import settle
 from ..options import CheckedOptions
+from ..values import settle
 from .drawing import drawing_from
 from .lazy import LazyWeights, as_it_was_on_error, build_once_only, input_width
 from .linear import Linear, is_plain

@@ -51,12 +51,12 @@ class NCPDense(NCPLayer):
     weight: mx.array
     bias: mx.array
 
-    checked_options: ClassVar[dict[str, Check]] = {
+    _checked_options: ClassVar[dict[str, Check]] = {
         "units": size,
         "activation": _activation,
         "use_bias": flag,
     }
-    fixed_options = frozenset(("units", "use_bias"))
+    _fixed_options = frozenset(("units", "use_bias"))
 
     def __init__(
         self,

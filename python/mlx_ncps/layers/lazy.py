@@ -17,21 +17,20 @@ from mlx.utils import tree_flatten
 
 from .. import limits
 from ..checks import at_most, brief, check_numbers, integer, is_array, refused
-from ..ops.stepping import is_tracing
+from ..values import is_tracing
 from ..weights import WeightFiles
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .._types import ShapeLike, WeightSource
-    from .base import NCPLayer
 
 
 def build_once_only(build: Callable[..., None]) -> Callable[..., None]:
     """`build` that does nothing when the layer is built for this width already."""
 
     @functools.wraps(build)
-    def build_once(self: NCPLayer, input_shape: ShapeLike) -> None:
+    def build_once(self: LazyWeights, input_shape: ShapeLike) -> None:
         if self.built and type(input_shape) is int and input_shape == self.built_width:
             return  # each step of a stream comes here
         width = input_width(self.op, input_shape)
@@ -58,7 +57,7 @@ def build_once_only(build: Callable[..., None]) -> Callable[..., None]:
     return build_once
 
 
-def _build_traced(build: Callable[..., None], layer: NCPLayer, shape: tuple) -> None:
+def _build_traced(build: Callable[..., None], layer: LazyWeights, shape: tuple) -> None:
     """Build while a function is traced, unless that makes weights: then raise ValueError and leave
     `layer` as it was. A gradient would leave them out, and drawn from mx.compile's random state
     they would be tracers.
@@ -122,6 +121,8 @@ class LazyWeights(WeightFiles):
     """
 
     op: str
+    built: bool
+    built_width: int | None
 
     def trainable_parameters(self) -> dict[str, Any]:
         """As in `mlx.nn.Module`. Raises ValueError when there is none because the layer is to be

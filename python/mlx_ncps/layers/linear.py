@@ -34,6 +34,7 @@ class Linear(nn.Linear):
 
 
 _PLAIN = (Linear, nn.Linear)
+_LINEAR = (*_PLAIN, nn.QuantizedLinear)
 
 
 def is_plain(part: object) -> TypeGuard[nn.Linear]:
@@ -60,6 +61,23 @@ def weight_and_bias(part: Any) -> tuple[mx.array, mx.array | None] | None:
     return weight, part.get("bias")
 
 
+def weights_of(op: str, parts: dict[str, object]) -> dict[str, tuple[mx.array, mx.array]]:
+    """(weight, bias) of each part, 0 where it has no bias. Raises ValueError for one that is no
+    linear map.
+    """
+    pairs = {}
+    for name, part in parts.items():
+        if isinstance(part, nn.Linear) and type(part) in _PLAIN:  # nearly always
+            weight, bias = part["weight"], part.get("bias")
+        else:
+            known = weight_and_bias(part)
+            if known is None:
+                raise _no_linear_map(op, name, part)
+            weight, bias = known
+        pairs[name] = weight, mx.zeros(weight.shape[:1]) if bias is None else bias
+    return pairs
+
+
 def arrays_of(part: nn.Module) -> list[mx.array]:
     """Every array that a linear map, quantized or not, is made of."""
     return [value for value in part.values() if isinstance(value, mx.array)]
@@ -67,15 +85,21 @@ def arrays_of(part: nn.Module) -> list[mx.array]:
 
 def why_called(parts: dict[str, object]) -> str:
     """Why the parts, by name, have to be called at each step; "" when all are linear maps."""
-    others = [f"{name} is {_kind(part)}" for name, part in parts.items() if _is_other(part)]
+    others = [
+        f"{name} is {_kind(part)}" for name, part in parts.items() if type(part) not in _LINEAR
+    ]
     return f"{', '.join(others)}, no nn.Linear: each step calls it" if others else ""
 
 
 def check_linear(op: str, parts: dict[str, object]) -> None:
     """Raises ValueError with the names of the parts that are no linear maps."""
     for name, part in parts.items():
-        if _is_other(part):
-            raise ValueError(f"[{op}] {name} must be an nn.Linear here, got {_kind(part)}.")
+        if type(part) not in _LINEAR:
+            raise _no_linear_map(op, name, part)
+
+
+def _no_linear_map(op: str, name: str, part: object) -> ValueError:
+    return ValueError(f"[{op}] {name} must be an nn.Linear here, got {_kind(part)}.")
 
 
 def float32_map(
@@ -113,10 +137,6 @@ def _of_weights(
         return lambda z: z @ weight.T
     bias = bias.astype(mx.float32)
     return lambda z: z @ weight.T + bias
-
-
-def _is_other(part: object) -> bool:
-    return not (is_plain(part) or type(part) is nn.QuantizedLinear)
 
 
 def _kind(part: object) -> str:

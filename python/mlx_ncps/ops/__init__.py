@@ -2,19 +2,10 @@
 has the same in NumPy.
 """
 
+from . import activations as _activations
 from . import numpy as numpy  # so that `import mlx_ncps` is enough for `mlx_ncps.ops.numpy`
-from .activations import (
-    ACTIVATIONS,
-    gelu,
-    get_activation,
-    lecun_tanh,
-    relu,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-)
-from .cfc import CfCParams, cfc_sequence, cfc_step, cfc_update, cfc_update_pure
+from .activations import *  # noqa: F403 (its __all__)
+from .cfc import cfc_sequence, cfc_step, cfc_update, cfc_update_pure
 from .checks import MODES, VARIANTS
 from .initializers import (
     lecun_normal,
@@ -24,13 +15,13 @@ from .initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from .ltc import LTCParams, ltc_sequence, ltc_step
-from .mixed_memory import LSTMParams, cfc_mixed_sequence, ltc_mixed_sequence
+from .ltc import ltc_sequence, ltc_step
+from .mixed_memory import cfc_mixed_sequence, ltc_mixed_sequence
+from .params import CfCParams, LSTMParams, LTCParams
 from .states import detach_state, initial_state, reset_state
 from .synapses import SynapseLists
 
 __all__ = [
-    "ACTIVATIONS",
     "MODES",
     "VARIANTS",
     "CfCParams",
@@ -43,23 +34,21 @@ __all__ = [
     "cfc_update",
     "cfc_update_pure",
     "detach_state",
-    "gelu",
-    "get_activation",
     "initial_state",
     "lecun_normal",
-    "lecun_tanh",
     "lecun_uniform",
     "ltc_mixed_sequence",
     "ltc_sequence",
     "ltc_step",
     "orthogonal",
-    "relu",
     "reset_state",
-    "sigmoid",
-    "silu",
-    "softplus",
-    "tanh",
     "uniform",
     "xavier_normal",
     "xavier_uniform",
 ]
+__all__ += _activations.__all__
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "numpy"]

@@ -1,13 +1,15 @@
-"""The activations of a CfC backbone (MATHS 1), as functions and by name; the cells call it."""
+"""The activations of a CfC's backbone (MATHS 1), as functions and by name."""
 
 from __future__ import annotations
 
 import functools
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 
-from ..backends import reference
+from ..backends import activations as table
 from ..checks import choice, is_array, real, refused
 
 __all__ = [
@@ -22,7 +24,7 @@ __all__ = [
     "tanh",
 ]
 
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
+ACTIVATIONS = tuple(table.ACTIVATIONS)
 
 
 def _checked(function):
@@ -39,26 +41,21 @@ def _checked(function):
     return activation
 
 
-gelu, lecun_tanh, relu, sigmoid, silu, softplus, tanh = map(
-    _checked,
-    (
-        reference.gelu,
-        reference.lecun_tanh,
-        reference.relu,
-        reference.sigmoid,
-        reference.silu,
-        reference.softplus,
-        reference.tanh,
-    ),
-)
+gelu = _checked(table.gelu)
+lecun_tanh = _checked(table.lecun_tanh)
+relu = _checked(table.relu)
+sigmoid = _checked(table.sigmoid)
+silu = _checked(table.silu)
+softplus = _checked(table.softplus)
+tanh = _checked(table.tanh)
 
 
-def get_activation(name: str):
+def get_activation(name: str) -> Callable[[mx.array], mx.array]:
     """The activation called `name`, one of ACTIVATIONS; ValueError for another name."""
-    return reference.ACTIVATIONS[choice("activations", "activation", name, ACTIVATIONS)]
+    return table.ACTIVATIONS[choice("activations", "activation", name, ACTIVATIONS)]
 
 
-def activation_name(op: str, name: str, value) -> str:
+def activation_name(op: str, name: str, value: Any) -> str:
     """`value`, which must name one of ACTIVATIONS; ValueError otherwise: a check of an option."""
     get_activation(value)
     return value

@@ -1,5 +1,5 @@
 """A checked call of a fused operator with the backend that will run it, with or without an LSTM in
-front of the cell; `ops.cfc`, `ops.ltc` and `ops.mixed_memory` make and run it.
+front of the cell.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ class Call(NamedTuple):
     state: mx.array  # [B, H]
     ts: Any  # a number, [] or [B, T]
     params: Any
-    keywords: dict
+    keywords: dict[str, Any]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """B, T, H."""
-        return (*self.inputs.shape[:2], self.state.shape[1])
+        batch, steps, _ = self.inputs.shape
+        return batch, steps, self.state.shape[1]
 
-    def run(self) -> mx.array:
-        """The states [B, T, H]."""
-        if 0 in self.shape:
+    def run(self) -> Any:
+        """The states [B, T, H]; with memory those and c."""
+        if 0 in self.inputs.shape[:2] or self.state.shape[1] == 0:
             shapeless.refuse(self.op, "an empty batch or sequence", length=False)
             return mx.zeros(self.shape, self.inputs.dtype)
         sequence = getattr(self.backend, self.op)

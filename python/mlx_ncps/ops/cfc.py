@@ -1,43 +1,30 @@
-"""The CfC operators with their parameters (MATHS 1): check, bring to one form, dispatch; cells and
-layers call them.
-"""
+"""The CfC operators with their parameters (MATHS 1): check, bring to one form, dispatch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from .. import dispatch
+from ..at_once import attempt_call
 from ..backends import CfCFacts, reference
 from ..checks import flag, is_array, refused
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_params, check_variant
+from .params import CfCParams
 from .timespans import normalise_step_timespans, normalise_timespans
 
-
-class CfCParams(NamedTuple):
-    """The parameters of a CfC; a layer is a pair (weight [out, in], bias [out]), as in torch.
-
-    The first layer of the backbone, or each head when the backbone is empty, reads [x, h]: I + H
-    columns. Masks of a wiring are multiplied into the weights by the caller. A mode doesn't read
-    the leaves of another.
-    """
-
-    backbone: tuple  # may be empty, of pairs [K, N], [K]
-    ff1: tuple  # [H, K], [H]
-    ff2: tuple | None = None  # [H, K], [H] not in the mode pure
-    time_a: tuple | None = None  # [H, K], [H] not in the mode pure
-    time_b: tuple | None = None  # [H, K], [H] not in the mode pure
-    w_tau: mx.array | None = None  # [H] the mode pure alone
-    A: mx.array | None = None  # [H] the mode pure alone
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 def cfc_sequence(
-    inputs,
-    state,
-    ts,
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
     params: CfCParams,
     *,
     mode: str = "default",
@@ -65,7 +52,7 @@ def cfc_sequence(
     run.
     Source: Hasani et al. 2022, "Closed-form continuous-time neural networks"; equal to ncps.torch.
     """
-    return prepare_cfc(
+    call = prepare_cfc(
         inputs,
         state,
         ts,
@@ -74,11 +61,22 @@ def cfc_sequence(
         activation=activation,
         variant=variant,
         training=training,
-    ).run()
+    )
+    done = None if training else attempt_call(call)
+    return call.run() if done is None else done
 
 
 def prepare_cfc(
-    inputs, state, ts, params, *, mode, activation, variant, training, op="cfc_sequence"
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: Any,
+    *,
+    mode: str,
+    activation: str,
+    variant: str,
+    training: bool,
+    op: str = "cfc_sequence",
 ) -> Call:
     """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
     check_params("cfc", "params", params, CfCParams)
@@ -95,20 +93,22 @@ def prepare_cfc(
         mode=mode,
         activation=activation,
         variant=variant,
-        backbone=tuple(weight.shape[0] for weight, _ in params.backbone),
+        backbone=tuple([weight.shape[0] for weight, _ in params.backbone]),
     )
     backend = dispatch.choose(op, facts)
     keywords = {
         "mode": mode,
         "activation": activation,
         "variant": variant,
-        "training": flag("cfc", "training", training),
+        "training": training if type(training) is bool else flag("cfc", "training", training),
     }
-    state, params = state.astype(mx.float32), _float32(params)
+    state, params = state.astype(mx.float32), _float32(params, mode)
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
 
 
-def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
+def cfc_step(
+    inputs: mx.array, state: mx.array, ts: TimespansLike, params: CfCParams, **keywords: Any
+) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
     ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].
@@ -120,7 +120,16 @@ def cfc_step(inputs, state, ts, params: CfCParams, **keywords) -> mx.array:
         return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch") -> mx.array:
+def cfc_update(
+    f1: mx.array,
+    f2: mx.array,
+    a: mx.array,
+    b: mx.array,
+    ts: TimespansLike,
+    *,
+    mode: str = "default",
+    variant: str = "torch",
+) -> mx.array:
     """The pointwise update of one step from its heads, each [..., H] -> h' [..., H].
 
     default: F1 (1 - g) + g F2;  no_gate: F1 + g F2.  Variant torch: F = tanh(f), g = sigmoid(a ts +
@@ -134,11 +143,11 @@ def cfc_update(f1, f2, a, b, ts, *, mode: str = "default", variant: str = "torch
     for name, head in (("f1", f1), ("f2", f2), ("a", a), ("b", b)):
         check_array("cfc", name, head, "[..., H]", shape)
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
-    heads = (head.astype(mx.float32) for head in (f1, f2, a, b))
-    return reference.cfc_update(*heads, ts, mode=mode, variant=variant).astype(f1.dtype)
+    update = partial(reference.cfc_update, ts=ts, mode=mode, variant=variant)
+    return update(*(head.astype(mx.float32) for head in (f1, f2, a, b))).astype(f1.dtype)
 
 
-def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
+def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLike) -> mx.array:
     """The pointwise update of the mode pure from its head f1 [..., H], w_tau and A [H].
 
     Returns h' = A - A exp(-ts (|w_tau| + |f1|)) f1, [..., H].
@@ -148,21 +157,23 @@ def cfc_update_pure(f1, w_tau, A, ts) -> mx.array:
     for name, x in (("w_tau", w_tau), ("A", A)):
         check_array("cfc", name, x, "[H]", f1.shape[-1:])
     ts = normalise_step_timespans("cfc", ts, f1.shape[:-1])
-    arrays = (x.astype(mx.float32) for x in (f1, w_tau, A))
-    return reference.cfc_update_pure(*arrays, ts).astype(f1.dtype)
+    update = partial(reference.cfc_update_pure, ts=ts)
+    return update(*(x.astype(mx.float32) for x in (f1, w_tau, A))).astype(f1.dtype)
 
 
-def _head_shape(f1) -> tuple:
+def _head_shape(f1: Any) -> tuple:
     """The shape [..., H] of a head."""
     if not is_array(f1) or f1.ndim == 0:
         raise refused("cfc", "f1", "an mx.array [..., H]", f1)
     return f1.shape
 
 
-def _float32(x):
-    """Every array of nested tuples in float32."""
-    if isinstance(x, mx.array):
-        return x.astype(mx.float32)
-    if isinstance(x, CfCParams):
-        return CfCParams(*(_float32(y) for y in x))
-    return tuple(_float32(y) for y in x) if isinstance(x, tuple | list) else x
+def _float32(params: Any, mode: str) -> CfCParams:
+    """Every leaf that the mode reads in float32."""
+    backbone = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in params.backbone]
+    heads = (params.ff1,) if mode == "pure" else params[1:5]
+    heads: Any = [(w.astype(mx.float32), b.astype(mx.float32)) for w, b in heads]
+    if mode != "pure":
+        return CfCParams(tuple(backbone), *heads)
+    w_tau, A = params.w_tau.astype(mx.float32), params.A.astype(mx.float32)
+    return CfCParams(tuple(backbone), *heads, w_tau=w_tau, A=A)

@@ -7,13 +7,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from ..checks import float_dtype, is_array, key_words, real, refused, sizes
 
+if TYPE_CHECKING:
+    from .._types import KeyLike
 
-def uniform(low: float, high: float, shape, *, dtype=None, key=None) -> mx.array:
+
+def uniform(
+    low: float,
+    high: float,
+    shape: Sequence[int],
+    *,
+    dtype: mx.Dtype | None = None,
+    key: KeyLike = None,
+) -> mx.array:
     """Uniform in [low, high), of `shape`."""
     op = "uniform"
     low, high = (real(op, n, x, "a finite number") for n, x in (("low", low), ("high", high)))
@@ -21,14 +33,18 @@ def uniform(low: float, high: float, shape, *, dtype=None, key=None) -> mx.array
     return mx.random.uniform(low, high, shape, dtype=dtype, key=_key(op, key))
 
 
-def xavier_uniform(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array:
+def xavier_uniform(
+    shape: Sequence[int], *, gain: float = 1.0, dtype: mx.Dtype | None = None, key: KeyLike = None
+) -> mx.array:
     """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), shape [out, in] (Glorot and Bengio 2010)."""
     op = "xavier_uniform"
     bound = _gain(op, gain) * math.sqrt(6.0 / max(sum(_fans(op, shape)), 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
 
 
-def xavier_normal(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array:
+def xavier_normal(
+    shape: Sequence[int], *, gain: float = 1.0, dtype: mx.Dtype | None = None, key: KeyLike = None
+) -> mx.array:
     """Normal with variance gain^2 2 / (fan_in + fan_out), shape [out, in] (Glorot and Bengio
     2010).
     """
@@ -37,19 +53,25 @@ def xavier_normal(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array
     return _normal(op, shape, scale, dtype, key)
 
 
-def lecun_uniform(shape, *, dtype=None, key=None) -> mx.array:
+def lecun_uniform(
+    shape: Sequence[int], *, dtype: mx.Dtype | None = None, key: KeyLike = None
+) -> mx.array:
     """Uniform in +-sqrt(3 / fan_in), shape [out, in] (LeCun et al. 1998)."""
     bound = math.sqrt(3.0 / max(_fans("lecun_uniform", shape)[1], 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
 
 
-def lecun_normal(shape, *, dtype=None, key=None) -> mx.array:
+def lecun_normal(
+    shape: Sequence[int], *, dtype: mx.Dtype | None = None, key: KeyLike = None
+) -> mx.array:
     """Normal with variance 1 / fan_in, shape [out, in] (LeCun et al. 1998)."""
     scale = math.sqrt(1.0 / max(_fans("lecun_normal", shape)[1], 1))
     return _normal("lecun_normal", shape, scale, dtype, key)
 
 
-def orthogonal(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array:
+def orthogonal(
+    shape: Sequence[int], *, gain: float = 1.0, dtype: mx.Dtype | None = None, key: KeyLike = None
+) -> mx.array:
     """Rows or columns, whichever are fewer, orthogonal and of length `gain`; shape [out, in] (Saxe
     et al. 2013).
     """
@@ -61,16 +83,18 @@ def orthogonal(shape, *, gain: float = 1.0, dtype=None, key=None) -> mx.array:
     return mx.contiguous(gain * (q.T if rows < columns else q)).astype(dtype)
 
 
-def _normal(op: str, shape, scale: float, dtype, key) -> mx.array:
+def _normal(
+    op: str, shape: Sequence[int], scale: float, dtype: mx.Dtype | None, key: KeyLike
+) -> mx.array:
     dtype, key = float_dtype(op, dtype), _key(op, key)
     return mx.random.normal(tuple(shape), dtype=dtype, scale=scale, key=key)
 
 
-def _gain(op: str, gain) -> float:
+def _gain(op: str, gain: Any) -> float:
     return real(op, "gain", gain, "a finite number")
 
 
-def _key(op: str, key):
+def _key(op: str, key: KeyLike) -> mx.array | None:
     """An `mx.random.key` of itself or its seed; None stays None."""
     if key is None:
         return None
@@ -83,7 +107,7 @@ def _key(op: str, key):
     return mx.array(key_words(op, key))
 
 
-def _fans(op: str, shape) -> tuple[int, int]:
+def _fans(op: str, shape: Sequence[int]) -> tuple[int, int]:
     shape = sizes(op, "shape", shape, "(out, in)")
     if len(shape) != 2:
         raise ValueError(f"[{op}] shape must be (out, in), got {shape}.")

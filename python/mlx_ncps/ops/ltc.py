@@ -1,10 +1,8 @@
-"""The LTC operators with their parameters (MATHS 3): check, bring to one form, dispatch; cells and
-layers call them.
-"""
+"""The LTC operators with their parameters (MATHS 3): check, bring to one form, dispatch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -14,44 +12,25 @@ from ..checks import flag
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options, check_params, check_synapses
+from .params import LTCParams
+from .synapses import SynapseLists
 from .timespans import normalise_step_timespans, normalise_timespans
 
-
-class LTCParams(NamedTuple):
-    """The raw parameters of an LTC, as ncps has them; synapses are indexed [source, target].
-
-    A mask of None is all ones; of a mask only |mask| counts. input_w or input_b of None leaves that
-    half of the input mapping x input_w + input_b out.
-    """
-
-    gleak: mx.array  # [H] leak conductance
-    vleak: mx.array  # [H] leak potential
-    cm: mx.array  # [H] membrane capacitance
-    w: mx.array  # [H, H] synapses between neurons: conductance
-    sigma: mx.array  # [H, H] slope
-    mu: mx.array  # [H, H] midpoint
-    erev: mx.array  # [H, H] reversal potential
-    sensory_w: mx.array  # [I, H] the same from the inputs
-    sensory_sigma: mx.array  # [I, H]
-    sensory_mu: mx.array  # [I, H]
-    sensory_erev: mx.array  # [I, H]
-    mask: mx.array | None = None  # [H, H]
-    sensory_mask: mx.array | None = None  # [I, H]
-    input_w: mx.array | None = None  # [I]
-    input_b: mx.array | None = None  # [I]
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
 def ltc_sequence(
-    inputs,
-    state,
-    ts,
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
     params: LTCParams,
     *,
     ode_unfolds: int = 6,
     epsilon: float = 1e-8,
     implicit_param_constraints: bool = False,
     ode_solver: str = "semi_implicit",
-    synapses=None,
+    synapses: SynapseLists | None = None,
     training: bool = True,
 ) -> mx.array:
     """LTC over a sequence -> states [B, T, H], the membrane potentials after each step.
@@ -77,43 +56,30 @@ def ltc_sequence(
     run.
     Source: Hasani et al. 2021, "Liquid Time-constant Networks"; semi_implicit equals ncps.torch.
     """
-    return prepare_ltc(
-        inputs,
-        state,
-        ts,
-        params,
-        ode_unfolds=ode_unfolds,
-        epsilon=epsilon,
-        implicit_param_constraints=implicit_param_constraints,
-        ode_solver=ode_solver,
-        synapses=synapses,
-        training=training,
-    ).run()
-
-
-def prepare_ltc(
-    inputs,
-    state,
-    ts,
-    params,
-    *,
-    ode_unfolds,
-    epsilon,
-    implicit_param_constraints,
-    ode_solver,
-    synapses,
-    training,
-    op="ltc_sequence",
-) -> Call:
-    """The checked call of `ltc_sequence` with its backend; `op`: what the backend is chosen for."""
-    check_params("ltc", "params", params, LTCParams)
-    B, T, I, H = check_ltc(inputs, state, params)
     options = check_ltc_options(
         ode_unfolds=ode_unfolds,
         epsilon=epsilon,
         implicit_param_constraints=implicit_param_constraints,
         ode_solver=ode_solver,
     )
+    return prepare_ltc(inputs, state, ts, params, options, synapses, training).run()
+
+
+def prepare_ltc(
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: Any,
+    options: dict,
+    synapses: SynapseLists | None,
+    training: bool,
+    op: str = "ltc_sequence",
+) -> Call:
+    """The checked call of `ltc_sequence` with its backend; `options`: all of LTC_OPTIONS, checked;
+    `op`: what the backend is chosen for.
+    """
+    check_params("ltc", "params", params, LTCParams)
+    B, T, I, H = check_ltc(inputs, state, params)
     check_synapses(synapses, params)
     ts = normalise_timespans("ltc", ts, B, T, inputs)
     facts = LTCFacts(
@@ -125,19 +91,23 @@ def prepare_ltc(
         scalar_ts=getattr(ts, "ndim", 0) == 0,
         training=training,
         ode_unfolds=options["ode_unfolds"],
-        ode_solver=ode_solver,
+        ode_solver=options["ode_solver"],
         synapses=synapses,
     )
     backend = dispatch.choose(op, facts)
-    if ode_solver == "semi_implicit":
-        del options["ode_solver"]
-    params = LTCParams(*(p if p is None else p.astype(mx.float32) for p in params))
-    keywords = options | {"synapses": synapses, "training": flag("ltc", "training", training)}
+    training = training if type(training) is bool else flag("ltc", "training", training)
+    keywords = options | {"synapses": synapses, "training": training}
+    if options["ode_solver"] == "semi_implicit":
+        del keywords["ode_solver"]
+    arrays: Any = [p if p is None else p.astype(mx.float32) for p in params]
+    params = LTCParams(*arrays)
     state = state.astype(mx.float32)
     return Call("ltc_sequence", backend, inputs, state, ts, params, keywords)
 
 
-def ltc_step(inputs, state, ts, params: LTCParams, **keywords) -> mx.array:
+def ltc_step(
+    inputs: mx.array, state: mx.array, ts: TimespansLike, params: LTCParams, **keywords: Any
+) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
     ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].

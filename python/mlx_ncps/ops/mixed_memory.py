@@ -1,10 +1,11 @@
 """Mixed memory (MATHS 4, Lechner and Hasani 2020): an LSTM in front of a CfC or LTC, over whole
-sequences; cells and layers call it.
+sequences.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -12,20 +13,23 @@ from .. import backends, dispatch
 from ..backends import Facts
 from . import shapeless
 from .calls import Call
-from .cfc import CfCParams, cfc_sequence, prepare_cfc
-from .checks import check_array, check_memory, check_params
-from .ltc import LTCParams, ltc_sequence, prepare_ltc
+from .cfc import cfc_sequence, prepare_cfc
+from .checks import LTC_OPTIONS, check_array, check_ltc_options, check_memory, check_params
+from .ltc import ltc_sequence, prepare_ltc
+from .params import CfCParams, LSTMParams, LTCParams
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 
-class LSTMParams(NamedTuple):
-    """The weights of the LSTM; the 4H rows are i, ig, fg, og."""
-
-    input_weight: mx.array  # [4H, I]
-    bias: mx.array  # [4H]
-    recurrent_weight: mx.array  # [4H, H]
-
-
-def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams, **keywords):
+def cfc_mixed_sequence(
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: CfCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
     """A CfC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each.
 
     Step t: z = W_input x + b + W_recurrent h, split into i, ig, fg, og; c' = c sigmoid(fg + 1) +
@@ -38,12 +42,19 @@ def cfc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: CfCParams,
     One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
     """
     h, c = _check("cfc", state)
-    keywords = cfc_sequence.__kwdefaults__ | keywords
+    keywords = (cfc_sequence.__kwdefaults__ or {}) | keywords
     call = prepare_cfc(inputs, h, ts, params, **keywords, op="cfc_mixed_sequence")
     return _run("cfc", call, c, memory)
 
 
-def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams, **keywords):
+def ltc_mixed_sequence(
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: LTCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
     """An LTC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each; h are the
     membrane potentials.
 
@@ -51,8 +62,9 @@ def ltc_mixed_sequence(inputs, state, ts, memory: LSTMParams, params: LTCParams,
     of `ltc_sequence`.
     """
     h, c = _check("ltc", state)
-    keywords = ltc_sequence.__kwdefaults__ | keywords
-    call = prepare_ltc(inputs, h, ts, params, **keywords, op="ltc_mixed_sequence")
+    keywords = (ltc_sequence.__kwdefaults__ or {}) | keywords
+    options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
+    call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
     return _run("ltc", call, c, memory)
 
 
@@ -64,34 +76,35 @@ def mixed_memory_is_fused(op: str, facts: Facts) -> bool:
     return getattr(backends, dispatch.explain(op, facts).backend).MIXED_MEMORY
 
 
-def lstm_gates(z, c):
+def lstm_gates(z: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
     """One step of the LSTM: z = W_input x + b + W_recurrent h [B, 4H], c [B, H] -> (h*, c')."""
     i, ig, fg, og = mx.split(z, 4, axis=-1)  # each [B, H]
     c = c * mx.sigmoid(fg + 1.0) + mx.tanh(i) * mx.sigmoid(ig)
     return mx.tanh(c) * mx.sigmoid(og), c
 
 
-def _check(op: str, state):
+def _check(op: str, state: Any) -> Sequence[mx.array]:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise ValueError(f"[{op}] state must be (h, c), got {type(state).__name__}.")
     return state
 
 
-def _run(op: str, call: Call, c, memory):
+def _run(op: str, call: Call, c: mx.array, memory: Any) -> tuple[mx.array, mx.array]:
     (B, _, H), I = call.shape, call.inputs.shape[2]
     check_array(op, "state c", c, "[B, H]", (B, H))
     check_params(op, "memory", memory, LSTMParams)
     check_memory(op, memory, I, H)
     if 0 in call.shape:
         return call.run(), call.run()
-    c, *memory = (a.astype(mx.float32) for a in (c, *memory))
+    c, memory = c.astype(mx.float32), LSTMParams(*(a.astype(mx.float32) for a in memory))
     if not call.backend.MIXED_MEMORY:
-        return _steps(call, c, LSTMParams(*memory))
+        return _steps(call, c, memory)
     keywords = call.keywords | {"memory": [c, *memory]}
-    return tuple(call._replace(keywords=keywords).run())
+    h, c = call._replace(keywords=keywords).run()
+    return h, c
 
 
-def _steps(call: Call, c, memory: LSTMParams):
+def _steps(call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.array]:
     """The same with one call of the backend for each step."""
     shapeless.refuse(call.op, "running step by step")
     x, h, ts = call.inputs.astype(mx.float32), call.state, call.ts
@@ -103,4 +116,5 @@ def _steps(call: Call, c, memory: LSTMParams):
         h, c = lstm_gates(drive[:, t] + h @ memory.recurrent_weight.T, c)
         h = call._replace(inputs=x[:, now], state=h, ts=span).run()[:, 0]
         states.append((h, c))
-    return tuple(mx.stack(s, axis=1).astype(call.inputs.dtype) for s in zip(*states, strict=True))
+    h, c = (mx.stack(list(part), axis=1) for part in zip(*states, strict=True))
+    return h.astype(call.inputs.dtype), c.astype(call.inputs.dtype)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import mlx.core as mx
 from mlx.utils import tree_map
 
@@ -10,7 +13,9 @@ from ..checks import float_dtype, integer, is_array, refused
 from .checks import check_array
 
 
-def initial_state(batch_size: int, units, *, dtype=None):
+def initial_state(
+    batch_size: int, units: int | Sequence[int], *, dtype: mx.Dtype | None = None
+) -> Any:
     """Zeros [B, H], float32 unless `dtype` says another; a tuple of them when `units` is one, as
     for the (h, c) of mixed memory.
     """
@@ -21,12 +26,12 @@ def initial_state(batch_size: int, units, *, dtype=None):
     return mx.zeros((batch_size, integer(op, "units", units, 0)), float_dtype(op, dtype))
 
 
-def detach_state(state):
+def detach_state(state: Any) -> Any:
     """The state, an array or a tuple of them, without its past: no gradient flows through it."""
     return tree_map(lambda part: mx.stop_gradient(_array("detach_state", part)), state)
 
 
-def reset_state(state, done):
+def reset_state(state: Any, done: mx.array) -> Any:
     """The state, [B, ...] or a tuple of such, with zeros in the rows where `done` [B] is true: the
     sequences that start anew in a batch of streams. Raises ValueError when `done` isn't [B].
     """
@@ -38,7 +43,7 @@ def reset_state(state, done):
     return mx.where(rows, mx.zeros_like(state), state)
 
 
-def _array(op: str, part):
+def _array(op: str, part: Any) -> mx.array:
     """`part`, which must be an array with a batch."""
     if not is_array(part) or part.ndim == 0:
         raise refused(op, "state", "an mx.array [B, ...] or a tuple of them", part)

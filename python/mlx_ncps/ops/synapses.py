@@ -4,6 +4,8 @@ In NumPy, since kernels and launches are chosen by them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..checks import host_numbers
@@ -20,7 +22,7 @@ class SynapseLists:
     Raises ValueError when a mask isn't a matrix or the two don't have the same number of targets.
     """
 
-    def __init__(self, mask, sensory_mask):
+    def __init__(self, mask: Any, sensory_mask: Any) -> None:
         mask = host_numbers("SynapseLists", "mask", mask)
         sensory_mask = host_numbers("SynapseLists", "sensory_mask", sensory_mask)
         if mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
@@ -38,7 +40,7 @@ class SynapseLists:
         self._key = (self.units, self.inputs, *(a.tobytes() for a in lists))
         self._hash = hash(self._key)
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         if self is other:
             return True
         return self._key == other._key if isinstance(other, SynapseLists) else NotImplemented
@@ -53,7 +55,7 @@ class SynapseLists:
         )
 
 
-def _non_zero(mask) -> tuple[np.ndarray, np.ndarray]:
+def _non_zero(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(sources, targets) of the non-zero elements of mask [S, H], by target."""
     target, source = (a.astype(np.int32) for a in np.nonzero(mask.T))
     source.flags.writeable = target.flags.writeable = False

@@ -1,11 +1,10 @@
-"""Elapsed times in all the forms that a user may write, brought to the two that backends read;
-every op calls it.
-"""
+"""Elapsed times in all the forms that a user may write, brought to the two that backends read."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -13,11 +12,16 @@ import numpy as np
 from ..checks import brief, is_array
 from . import shapeless
 
+if TYPE_CHECKING:
+    pass
+
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _INTS = (mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64)
 
 
-def normalise_timespans(op: str, ts, batch: int, steps: int, inputs=None):
+def normalise_timespans(
+    op: str, ts: Any, batch: int, steps: int, inputs: mx.array | None = None
+) -> float | mx.array:
     """`ts` as a Python float >= 0, a float32 0-d array, or a float32 array [B, T].
 
     ts: None (1.0 for each step), a number, or an array of shape [], [T], [B, T] or [B, T, 1];
@@ -27,6 +31,8 @@ def normalise_timespans(op: str, ts, batch: int, steps: int, inputs=None):
     """
     if ts is None:
         return 1.0
+    if type(ts) is float and ts >= 0:  # also one that was normalised before
+        return ts
     if isinstance(ts, numbers.Real) and not isinstance(ts, bool):
         return _number(op, ts)
     ts = _array(op, ts)
@@ -40,7 +46,7 @@ def normalise_timespans(op: str, ts, batch: int, steps: int, inputs=None):
     return ts if ts.ndim == 0 else mx.broadcast_to(ts, (batch, steps))
 
 
-def normalise_step_timespans(op: str, ts, lead: tuple):
+def normalise_step_timespans(op: str, ts: Any, lead: tuple) -> float | mx.array:
     """`ts` of one step of rows `lead`, mostly (B,), as a Python float, a 0-d array or [*lead, 1].
 
     ts: None, a number, or an array of shape [], [*lead] or [*lead, 1]; else as above.
@@ -54,7 +60,7 @@ def normalise_step_timespans(op: str, ts, lead: tuple):
     return ts[..., None] if ts.ndim and ts.shape == lead else ts
 
 
-def _number(op: str, ts) -> float:
+def _number(op: str, ts: Any) -> float:
     try:
         ts = float(ts)
     except OverflowError:
@@ -68,7 +74,7 @@ def _not_negative(ts: mx.array) -> mx.array:
     return mx.where(ts >= 0, ts, mx.array(math.nan, mx.float32))
 
 
-def _array(op: str, ts) -> mx.array:
+def _array(op: str, ts: Any) -> mx.array:
     if isinstance(ts, np.ndarray):
         if ts.dtype.kind not in "fiu":
             raise ValueError(f"[{op}] timespans must be real numbers, got dtype {ts.dtype}.")

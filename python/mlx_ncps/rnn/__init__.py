@@ -23,3 +23,8 @@ __all__ = [
     "carry_forward",
     "chunked_value_and_grad",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

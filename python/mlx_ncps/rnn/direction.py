@@ -1,43 +1,38 @@
 """One direction of a recurrent layer: a cell over a sequence, with an LSTM in front of it for mixed
-memory (MATHS 4) and a linear map after it; `SequenceLayer` is one, and has another when it is
-bidirectional.
+memory (MATHS 4) and a linear map after it.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from .. import dispatch
-from ..cells import LiquidCell, LSTMCell
+from ..cells import LSTMCell
 from ..checks import flag, size
 from ..dispatch import FusedCall
-from ..layers.base import LazyWeights, drawing_from
+from ..layers.drawing import drawing_from
+from ..layers.lazy import LazyWeights
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
-from ..ops.stepping import settle
 from ..options import CheckedOptions, optional
-from ..weights import WeightFiles
+from ..values import settle
+from .any_cell import name_of, owner_of, runs_sequences, width_of
+from .by_steps import Trace, is_spans, step_of, trace_by_steps
 from .masks import Seen, Steps, masked_features, spread_states
+
+if TYPE_CHECKING:
+    from .._types import ShapeLike
 
 _MIXED = (
     "the LSTM in front of the cell reads the state that the cell wrote one step before, and {} "
     "has no kernel of both"
 )
-
-
-class Trace(NamedTuple):
-    """All states of a run, [B, T, ...] each, and its outputs; None: they are the cell's readout."""
-
-    states: Any
-    outputs: mx.array | None
 
 
 class Result(NamedTuple):
@@ -50,14 +45,19 @@ class Result(NamedTuple):
     seen: Seen | None
 
 
-class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
+class Direction(LazyWeights, CheckedOptions):
     """A cell over a sequence: `rnn_cell`; `lstm` with mixed memory; `fc` with `proj_size`."""
 
     op = "rnn"
-    checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
-    fixed_options = frozenset(("mixed_memory",))
+    rnn_cell: Any
+    lstm: Any
+    fc: Any
+    proj_size: int | None
+    mixed_memory: bool
+    _checked_options: ClassVar[dict] = {"proj_size": optional(size), "mixed_memory": flag}
+    _fixed_options = frozenset(("mixed_memory",))
 
-    def __init__(self, cell, proj_size=None, mixed_memory=False):
+    def __init__(self, cell: Any, proj_size: int | None = None, mixed_memory: bool = False):
         super().__init__()
         self.rnn_cell = cell
         self.proj_size = proj_size
@@ -68,16 +68,16 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
                     f"[{self.op}] mixed_memory wants a cell whose state_size is a number, "
                     f"got {getattr(cell, 'state_size', None)}."
                 )
-            self.lstm = LSTMCell(_width(cell), cell.state_size)
+            self.lstm = LSTMCell(width_of(cell), cell.state_size)
         if proj_size is not None:
             if getattr(cell, "output_size", None) is None:
                 raise ValueError(
-                    f"[{self.op}] proj_size wants a cell with an output_size, got {_name(cell)}."
+                    f"[{self.op}] proj_size wants a cell with an output_size, got {name_of(cell)}."
                 )
             self.fc = Linear(cell.output_size, proj_size)
 
     @property
-    def state_sizes(self):
+    def _state_sizes(self) -> int | dict | None:
         """The form of the state, as `Layout.state` reads it."""
         sizes = getattr(self.rnn_cell, "state_size", None)
         if self.mixed_memory:
@@ -86,7 +86,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             return {str(n): size for n, size in enumerate(sizes)}
         return sizes
 
-    def other_direction(self, cell=None) -> Direction:
+    def _other_direction(self, cell: Any = None) -> Direction:
         """A Direction of the same options, of `cell` or a copy with weights of its own."""
         if cell is None:
             cell = copy.deepcopy(self.rnn_cell)
@@ -97,83 +97,95 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
         return twin
 
     @property
-    def cell(self):
+    def cell(self) -> Any:
         """`rnn_cell`, as the MLX guides call it."""
         return self.rnn_cell
 
-    def redraw(self, key=None) -> None:
+    def redraw(self, key: mx.array | int | None = None) -> None:
         """Draw new weights of the cell, if it has `redraw()`, of the LSTM and of the map after the
         cell: from `key`, an `mx.random.key`, always the same.
         """
         with drawing_from(key):
-            for module in (self.rnn_cell, self.get("lstm")):
+            parts: Any = (self.rnn_cell, self.get("lstm"))
+            for module in parts:
                 if hasattr(module, "redraw"):
                     module.redraw()
             if "fc" in self:
-                self.fc = Linear(self.rnn_cell.output_size, self.proj_size)
+                outputs: Any = self.proj_size
+                self.fc = Linear(self.rnn_cell.output_size, outputs)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: ShapeLike) -> None:
         """Make the weights that the number of inputs was missing for, from that number or a shape
         that ends with it. Raises ValueError when they exist for another number.
         """
-        for part in (self.rnn_cell, self.lstm if self.mixed_memory else None):
+        parts: Any = (self.rnn_cell, self.lstm if self.mixed_memory else None)
+        for part in parts:
             if hasattr(part, "build"):
                 part.build(input_shape)
 
     def _is_unbuilt(self) -> bool:
         return not getattr(self.rnn_cell, "built", True)
 
-    def input_width(self, features: int, feature_mask: bool) -> int:
+    def _input_width(self, features: int, feature_mask: bool) -> int:
         """The number of inputs of the cell for data of so many features."""
         if not feature_mask:
             return features
-        known = _width(self.rnn_cell)
+        known = width_of(self.rnn_cell)
         return 2 * features if known is None else known
 
-    def stepwise(self) -> str:
+    def _stepwise(self) -> str:
         """Why this runs step by step; "" when it runs over the whole sequence."""
         if self.mixed_memory:
             return self._mixed_stepwise()
-        if _runs_sequences(self.rnn_cell):
+        if runs_sequences(self.rnn_cell):
             return self.rnn_cell.stepwise()
-        return f"{_name(self.rnn_cell)} is called once for each step"
+        return f"{name_of(self.rnn_cell)} is called once for each step"
 
     def _mixed_stepwise(self) -> str:
         """The same of a cell behind the LSTM."""
         cell = self.rnn_cell
         if type(self.lstm) is not LSTMCell:
-            return f"lstm is {_name(self.lstm)}, no LSTMCell: each step calls it"
+            return f"lstm is {name_of(self.lstm)}, no LSTMCell: each step calls it"
         if why := self.lstm.stepwise():
             return f"lstm: {why}"
-        if not _runs_sequences(cell):
-            return f"{_name(cell)} is called once for each step"
+        if not runs_sequences(cell):
+            return f"{name_of(cell)} is called once for each step"
         if why := cell.stepwise():
             return why
-        owners = [_owner(cell, name) for name in ("sequence", "mixed_sequence")]
+        owners = [owner_of(cell, name) for name in ("sequence", "mixed_sequence")]
         if owners[1] is None or owners[0] is not owners[1]:
-            return _MIXED.format(_name(cell))
+            return _MIXED.format(name_of(cell))
         for op, facts in cell.calls():
             if not mixed_memory_is_fused(op, facts):
                 return _MIXED.format("its backend")
         return ""
 
-    def calls(self) -> list[FusedCall]:
+    def _calls(self) -> list[FusedCall]:
         """The fused calls of a run, with what the cell tells of them."""
         calls = getattr(self.rnn_cell, "calls", list)()
-        if not self.mixed_memory or self.stepwise():
+        if not self.mixed_memory or self._stepwise():
             return calls
         return [(op.replace("_sequence", "_mixed_sequence"), facts) for op, facts in calls]
 
-    def free_initial_state(self, batch: int):
+    def _free_initial_state(self, batch: int) -> Any:
         """The first state of a cell that doesn't say its `state_size`."""
         if hasattr(self.rnn_cell, "get_initial_state"):
             return self.rnn_cell.get_initial_state(batch_size=batch)
         raise ValueError(
-            f"[{self.op}] hx must be given for {_name(self.rnn_cell)}, which has neither "
+            f"[{self.op}] hx must be given for {name_of(self.rnn_cell)}, which has neither "
             "state_size nor get_initial_state, got None."
         )
 
-    def run(self, x, state, ts, mask, seen, *, sequences: bool) -> Result:
+    def _run_half(
+        self,
+        x: mx.array,
+        state: Any,
+        ts: float | mx.array,
+        mask: mx.array | None,
+        seen: Seen | None,
+        *,
+        sequences: bool,
+    ) -> Result:
         """Run over x [B, T, I] from `state`; ts a number, [] or [B, T]; mask None, [B, T] or
         [B, T, I]; `seen` what is known of each feature before.
 
@@ -185,7 +197,7 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             shapeless.refuse(self.op, "an empty sequence", length=False)
         settle(self, x, ts, mask, *(state if isinstance(state, tuple | list) else (state,)))
         if mask is not None and mask.ndim == 3:
-            width = self.input_width(x.shape[-1], True)
+            width = self._input_width(x.shape[-1], True)
             x, mask, seen = masked_features(self.op, x, mask, ts, width, seen)
         if mask is None or x.shape[1] == 0:
             trace = self._trace(x, state, ts)
@@ -211,119 +223,51 @@ class Direction(LazyWeights, WeightFiles, CheckedOptions, nn.Module):
             check_array(self.op, "fc.bias", fc.bias, "[P]", sizes[:1])
         return shapeless.linear(fc, output).astype(output.dtype)
 
-    def _masked_trace(self, x, state, ts, mask) -> Trace:
+    def _masked_trace(self, x: mx.array, state: Any, ts: Any, mask: Any) -> Trace:
         """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are."""
         steps = Steps.of(mask)
-        ts = steps.take(ts, 1.0) if _is_array(ts) else ts
+        ts = steps.take(ts, 1.0) if is_spans(ts) else ts
         states, outputs = self._trace(steps.take(x, 0.0), state, ts)
         if outputs is not None:
             nothing = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
             outputs = steps.spread(outputs, nothing)
         return Trace(spread_states(steps, states, state), outputs)
 
-    def _trace(self, x, state, ts) -> Trace:
+    def _trace(self, x: mx.array, state: Any, ts: Any) -> Trace:
         """Run over x [B, T, I] without a mask."""
         if x.shape[1] == 0:
             return self._empty_trace(x, state)
-        if _runs_sequences(self.rnn_cell) and not self.mixed_memory:
+        if runs_sequences(self.rnn_cell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts), None)
         if self.mixed_memory and not self._mixed_stepwise():
             return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
         return self._step_trace(x, state, ts)
 
-    def _empty_trace(self, x, state) -> Trace:
+    def _empty_trace(self, x: mx.array, state: Any) -> Trace:
         outputs = None
-        if not _runs_sequences(self.rnn_cell):  # a step that is never computed tells O
+        if not runs_sequences(self.rnn_cell):  # a step that is never computed tells O
             hidden = state[0] if self.mixed_memory else state
-            output = self._step(mx.zeros((x.shape[0], x.shape[2]), x.dtype), hidden, 1.0)[0]
+            output = step_of(self, mx.zeros((x.shape[0], x.shape[2]), x.dtype), hidden, 1.0)[0]
             outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
         return Trace(tree_map(lambda s: s[:, None][:, :0], state), outputs)
 
-    def _step_trace(self, x, state, ts) -> Trace:
+    def _step_trace(self, x: mx.array, state: Any, ts: Any) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""
-        with dispatch.stream_of_steps(self.fused_steps()):
-            return self._steps(x, state, ts)
+        with dispatch.stream_of_steps(self._fused_steps()):
+            return trace_by_steps(self, x, state, ts)
 
-    def fused_steps(self) -> list[FusedCall]:
+    def _fused_steps(self) -> list[FusedCall]:
         """The fused calls of each step where all of it but the LSTM is such; else none."""
-        fused = _runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
+        fused = runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
         return self.rnn_cell.calls() if fused else []
 
-    def _steps(self, x, state, ts) -> Trace:
-        shapeless.refuse(self.op, "running step by step")
-        dtype = x.dtype
-        if self.mixed_memory:
-            x = x.astype(mx.float32)
-            state = tree_map(lambda s: s.astype(mx.float32), state)
-            memory = self._memory(x)
-        states, outputs = [], []
-        for t in range(x.shape[1]):
-            span = ts[:, t : t + 1] if _is_array(ts) else ts
-            if self.mixed_memory:
-                h, c = memory(t, *state)
-                output, h = self._step(x[:, t], h, span)
-                state = (h, c)
-            else:
-                output, state = self._step(x[:, t], state, span)
-            states.append(state)
-            outputs.append(output)
-        states = tree_map(lambda *parts: mx.stack(parts, axis=1), *states)
-        if self.mixed_memory:
-            states = tree_map(lambda s: s.astype(dtype), states)
-        if _runs_sequences(self.rnn_cell):
-            return Trace(states, None)
-        return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
 
-    def _memory(self, x):
-        """The function (t, h, c) -> (h*, c') of the LSTM over x [B, T, I]."""
-        lstm = self.lstm
-        if type(lstm) is LSTMCell:
-            drive = lstm.drive(x)  # [B, T, 4H]
-            return lambda t, h, c: lstm.gates(drive[:, t], h, c)
-
-        def call(t, h, c):
-            result = lstm(x[:, t], (h, c))
-            if not isinstance(result, tuple) or len(result) != 2 or len(result[1]) != 2:
-                raise ValueError(
-                    f"[{self.op}] lstm must return (output, (h, c)), got {type(result).__name__} "
-                    f"from {_name(lstm)}."
-                )
-            return tuple(part.astype(mx.float32) for part in result[1])
-
-        return call
-
-    def _step(self, x, state, ts):
-        """One step of any cell -> (output, new state); the output is left out where `readout` gives
-        it.
-        """
-        if _runs_sequences(self.rnn_cell):
-            with shapeless.one_step():
-                return None, self.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
-        if _takes_time(self.rnn_cell):
-            result = self.rnn_cell(x, state, ts)
-        elif _is_array(ts) or isinstance(ts, mx.array) or ts != 1.0:
-            raise ValueError(
-                f"[{self.op}] timespans must be left out for {_name(self.rnn_cell)}, "
-                "which is called as cell(inputs, state), got some."
-            )
-        else:
-            result = self.rnn_cell(x, state)
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise ValueError(
-                f"[{self.op}] {_name(self.rnn_cell)} must return (output, state), "
-                f"got {type(result).__name__}."
-            )
-        return result
-
-
-def _is_array(ts) -> bool:
-    return isinstance(ts, mx.array) and ts.ndim == 2
-
-
-def _last_state(states, before, steps: int):
+def _last_state(states: Any, before: Any, steps: int) -> Any:
     """The last of states [B, T, ...], `before` [B, ...] where there is none."""
     if shapeless.length_varies():
         return tree_map(shapeless.last_step, states, before)
+    if isinstance(states, mx.array):
+        return states[:, -1] if steps else before
     return tree_map(lambda s: s[:, -1], states) if steps else before
 
 
@@ -332,39 +276,3 @@ def _last_output(outputs):
     if outputs.shape[1]:
         return outputs[:, -1]
     return mx.zeros((outputs.shape[0], *outputs.shape[2:]), outputs.dtype)
-
-
-def _width(cell) -> int | None:
-    """The number of inputs that a cell says to have."""
-    width = getattr(cell, "sensory_size", None)
-    return getattr(cell, "input_size", None) if width is None else width
-
-
-def _name(cell) -> str:
-    """The name of a cell in errors."""
-    return getattr(cell, "__name__", type(cell).__name__)
-
-
-def _runs_sequences(cell) -> bool:
-    """Whether a cell runs over a sequence itself; any other is called once for each step."""
-    return isinstance(cell, LiquidCell) and not cell.has_own_call()
-
-
-def _owner(cell, name: str):
-    """The class that gives a cell its method of this name, or None: who changes one of two methods
-    that belong together has not changed the other.
-    """
-    return next((kind for kind in type(cell).__mro__ if name in vars(kind)), None)
-
-
-def _takes_time(cell) -> bool:
-    """Whether a plain cell has a third positional argument, the elapsed time."""
-    kinds = [p.kind for p in inspect.signature(cell).parameters.values()]
-    positional = kinds.count(inspect.Parameter.POSITIONAL_ONLY)
-    positional += kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return positional > 2 or inspect.Parameter.VAR_POSITIONAL in kinds
-
-
-def state_batch(state) -> int:
-    """The batch of a state."""
-    return tree_flatten(state)[0][1].shape[0]

@@ -139,7 +139,7 @@ class Layout(NamedTuple):
             hx = hx[0]
         symbols, shape = ("[B, H]", (batch, sizes)) if self.batched else ("[H]", (sizes,))
         check_array(self.op, name, hx, symbols, shape)
-        array: mx.array = hx
+        array: Any = hx
         return (array if self.batched else array[None]).astype(x.dtype)
 
     def _free_state(self, array: object, batch: int, name: str) -> mx.array:

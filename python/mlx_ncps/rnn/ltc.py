@@ -82,7 +82,7 @@ class LTC(SequenceLayer):
 
     def apply_weight_constraints(self, ranges: Ranges | None = None) -> None:
         """As `LTCCell.apply_weight_constraints`, in every direction."""
-        for half in self.directions:
+        for half in self._directions:
             half.rnn_cell.apply_weight_constraints(ranges)
 
     apply_constraints = apply_weight_constraints

@@ -43,14 +43,14 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
     Raises ValueError for a bad number of layers or an option that doesn't stack.
     """
 
-    layer_class: type
+    _layer_class: type
     op = "rnn"
     layers: list[SequenceLayer]
     return_state: bool
     __signature__ = OptionsSignature(
-        lambda cls: getattr(cls, "layer_class", cls), without=("units",)
+        lambda cls: getattr(cls, "_layer_class", cls), without=("units",)
     )
-    checked_options: ClassVar[dict[str, Check]] = {"return_state": flag}
+    _checked_options: ClassVar[dict[str, Check]] = {"return_state": flag}
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
         width = input_size
         for n in range(num_layers):
             last = n == num_layers - 1
-            layer = self.layer_class(
+            layer = self._layer_class(
                 width,
                 hidden_size,
                 return_sequences=return_sequences or not last,
@@ -208,14 +208,14 @@ def _after_graph(graph: tuple) -> tuple:
 class CfCRNN(StackedRNN):
     """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`."""
 
-    layer_class = CfC
+    _layer_class = CfC
     op = "cfc_rnn"
 
 
 class LTCRNN(StackedRNN):
     """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`."""
 
-    layer_class = LTC
+    _layer_class = LTC
     op = "ltc_rnn"
     layers: list[Any]  # of LTC
 

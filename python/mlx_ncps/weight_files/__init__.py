@@ -13,9 +13,17 @@ import mlx.core as mx
 from .. import checks
 from .npz import ZIP_ERRORS, check_members, open_npz
 from .safetensors import open_safetensors, save_safetensors
-from .stored import Stored
+from .stored import Broken, Stored
 
-__all__ = ["ZIP_ERRORS", "Stored", "check_is_file", "check_members", "open_arrays", "save_arrays"]
+__all__ = [
+    "ZIP_ERRORS",
+    "Broken",
+    "Stored",
+    "check_is_file",
+    "check_members",
+    "open_arrays",
+    "save_arrays",
+]
 
 
 def open_arrays(op: str, path: str | os.PathLike) -> dict[str, Stored]:

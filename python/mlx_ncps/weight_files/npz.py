@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import mlx.core as mx
 import numpy as np
@@ -51,7 +52,7 @@ def open_npz(broken: Broken, path: Path) -> dict[str, Stored]:
     }
 
 
-def _npz_error(broken, error: Exception) -> Exception:
+def _npz_error(broken: Broken, error: Exception) -> Exception:
     ours = isinstance(error, ValueError) and str(error).startswith("[")
     return error if ours else broken(f"must be an .npz file that can be read ({error}).")
 
@@ -69,7 +70,7 @@ def check_members(broken: Broken, members: list[zipfile.ZipInfo], size: int) -> 
         raise broken(f"{size} bytes must hold at most {times} times as many, got {total}.")
 
 
-def _npy_shape(broken, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple:
+def _npy_shape(broken: Broken, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple:
     """The shape of a member, whose header must claim exactly the member's size."""
     with archive.open(member) as file:
         shape, _, dtype = _npy_header(file)
@@ -86,7 +87,7 @@ def _npy_shape(broken, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tup
     return tuple(int(size) for size in shape)
 
 
-def _npy_header(file):
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """(shape, whether in Fortran order, dtype) of an open `.npy` file."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
@@ -100,7 +101,7 @@ def _npy_header(file):
         raise ValueError(f"an .npy header can't be read: {error}") from error
 
 
-def _read_npz(broken, path: Path, name: str) -> mx.array:
+def _read_npz(broken: Broken, path: Path, name: str) -> mx.array:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(name) as file:
             shape, fortran, dtype = _npy_header(file)

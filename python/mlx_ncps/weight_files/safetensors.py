@@ -7,6 +7,7 @@ import math
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -76,13 +77,13 @@ def open_safetensors(broken: Broken, path: Path) -> dict[str, Stored]:
     }
 
 
-def _json(broken, text: bytes) -> dict:
-    def unique(pairs):
+def _json(broken: Broken, text: bytes) -> dict:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if (twice := repeated(name for name, _ in pairs)) is not None:
             raise ValueError(f"{twice!r} is there twice")
         return dict(pairs)
 
-    def constant(name):
+    def constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is no number")
 
     try:
@@ -94,11 +95,12 @@ def _json(broken, text: bytes) -> dict:
     return header
 
 
-def _facts(broken, name: str, entry) -> tuple[str, tuple, int, int]:
+def _facts(broken: Broken, name: str, entry: Any) -> tuple[str, tuple, int, int]:
     """(dtype, shape, start, end) of one array, which fit together."""
     if not isinstance(entry, dict):
         raise broken(f"{name} must have dtype, shape and data_offsets, got {entry!r:.40}.")
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    told: list[Any] = [entry.get(key) for key in ("dtype", "shape", "data_offsets")]
+    dtype, shape, offsets = told
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise broken(f"{name} must have a dtype of {', '.join(_DTYPES)}, got {dtype!r:.40}.")
     if not _sizes(shape) or len(shape) > MAX_AXES:
@@ -114,11 +116,11 @@ def _facts(broken, name: str, entry) -> tuple[str, tuple, int, int]:
     return dtype, tuple(shape), *offsets
 
 
-def _sizes(values) -> bool:
+def _sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**48 for v in values)
 
 
-def _check_layout(broken, facts: dict, size: int) -> None:
+def _check_layout(broken: Broken, facts: dict, size: int) -> None:
     """The arrays must fill the data without gaps and without sharing bytes, as the format says."""
     place = 0
     for name, (_, _, start, end) in sorted(facts.items(), key=lambda item: item[1][2:]):
@@ -131,7 +133,13 @@ def _check_layout(broken, facts: dict, size: int) -> None:
         raise broken(f"the arrays must fill the {size} bytes of data, got {place}.")
 
 
-def _read_safetensors(broken, path: Path, name: str, place, crc) -> mx.array:
+def _read_safetensors(
+    broken: Broken,
+    path: Path,
+    name: str,
+    place: tuple[str, tuple[int, ...], int, int],
+    crc: str | None,
+) -> mx.array:
     dtype, shape, start, size = place
     with path.open("rb") as file:
         file.seek(start)

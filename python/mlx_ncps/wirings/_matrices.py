@@ -1,5 +1,10 @@
 """The two synapse matrices as a frozen MLX module, each with a NumPy copy; base of Wiring."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -10,6 +15,8 @@ from ..weights import WeightFiles
 
 MATRICES = ("adjacency_matrix", "sensory_adjacency_matrix")
 
+MatrixLike = mx.array | np.ndarray | Sequence[Sequence[int]]
+
 
 class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
     """Holds ``adjacency_matrix`` and ``sensory_adjacency_matrix``; a subclass sets ``units``.
@@ -18,39 +25,53 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
     be read where an ``mx.array`` has no values: inside ``mx.compile``.
     """
 
-    def __init__(self):
+    units: int
+    input_dim: int | None
+
+    def __init__(self) -> None:
         super().__init__()
         self._no_grad = FrozenKeys(MATRICES)
         self.input_dim = None
 
     @property
-    def adjacency_matrix(self):
+    def adjacency_matrix(self) -> mx.array:
         """Synapses between neurons, ``mx.array`` int32 ``[H, H]``; takes NumPy arrays and lists."""
         return self["adjacency_matrix"]
 
+    @adjacency_matrix.setter
+    def adjacency_matrix(self, matrix: MatrixLike) -> None:
+        self._edit("adjacency_matrix", matrix)
+
     @property
-    def sensory_adjacency_matrix(self):
+    def sensory_adjacency_matrix(self) -> mx.array | None:
         """Synapses from the inputs, ``mx.array`` int32 ``[I, H]``; None before ``build``."""
         return self.get("sensory_adjacency_matrix")
 
-    @property
-    def adjacency(self):
-        """``adjacency_matrix`` as a read-only NumPy int32 array ``[H, H]``."""
-        return self._host("adjacency_matrix")
+    @sensory_adjacency_matrix.setter
+    def sensory_adjacency_matrix(self, matrix: MatrixLike) -> None:
+        self._edit("sensory_adjacency_matrix", matrix)
 
     @property
-    def sensory_adjacency(self):
+    def adjacency(self) -> np.ndarray:
+        """``adjacency_matrix`` as a read-only NumPy int32 array ``[H, H]``."""
+        return self._known("adjacency_matrix")
+
+    @property
+    def sensory_adjacency(self) -> np.ndarray | None:
         """``sensory_adjacency_matrix`` as a read-only NumPy int32 array ``[I, H]``, or None."""
         return self._host("sensory_adjacency_matrix")
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in MATRICES:
-            self[name] = value
-            self._tell_owner(edited=True)
+            object.__setattr__(self, name, value)  # the property's setter; MLX's would pass it by
         else:
             super().__setattr__(name, value)
 
-    def __setitem__(self, name, value):
+    def _edit(self, name: str, matrix: MatrixLike) -> None:
+        self[name] = matrix
+        self._tell_owner(edited=True)
+
+    def __setitem__(self, name: str, value: Any) -> None:
         # load_weights() and update() of a model write here: the place to keep the two copies equal
         if self._stays(name):
             return
@@ -61,39 +82,43 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
             value = value.astype(mx.int32) if traced else mx.array(np.ascontiguousarray(host))
         super().__setitem__(name, value)
 
-    def _host(self, name):
-        if name not in self:
-            return None
+    def _host(self, name: str) -> np.ndarray | None:
+        return self._known(name) if name in self else None
+
+    def _known(self, name: str) -> np.ndarray:
+        """A matrix that there is, in NumPy, as the owner's masks have it now."""
         self._tell_owner()
         return self._read(name)
 
-    def _tell_owner(self, edited=False):
+    def _tell_owner(self, edited: bool = False) -> None:
         """Lets the cell whose wiring this is carry edits from its masks to here, and back."""
         owner = self.__dict__.get("_owner")
         if owner is not None:
             owner.sync(edited)
 
-    def _read(self, name):
+    def _read(self, name: str) -> np.ndarray:
         """A matrix in NumPy as it is now: it may have been edited in place."""
         self._remember(name, self[name])
         return self.__dict__["_host_" + name]
 
-    def _follow(self, name, host):
+    def _follow(self, name: str, host: np.ndarray) -> None:
         """Takes over synapses that the cell's masks have."""
-        host = self._remember(name, host)
-        super().__setitem__(name, mx.array(np.ascontiguousarray(host)))
+        known = self._remember(name, host)
+        super().__setitem__(name, mx.array(np.ascontiguousarray(known)))
 
-    def _forget_inputs(self):
+    def _forget_inputs(self) -> None:
         self.input_dim = None
         self.pop("sensory_adjacency_matrix", None)
         self.__dict__.pop("_host_sensory_adjacency_matrix", None)
 
-    def _remember(self, name, value):
+    def _remember(self, name: str, value: Any) -> np.ndarray | None:
         """Checks a value, keeps its NumPy copy and returns that; None for a tracer (no values)."""
         host = self._checked(name, value)
         known = self.__dict__.get("_host_" + name)
-        if host is None or np.array_equal(host, known):
-            return host if host is None else known
+        if host is None:
+            return None
+        if known is not None and np.array_equal(host, known):
+            return known
         host = host.astype(np.int32)
         host.setflags(write=False)
         self.__dict__["_host_" + name] = host
@@ -101,7 +126,7 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
             self.input_dim = host.shape[0]
         return host
 
-    def _checked(self, name, value):
+    def _checked(self, name: str, value: Any) -> np.ndarray | None:
         """The values in NumPy, shape and polarities checked; None for a tracer."""
         host = _values(self._op, name, value)
         if (
@@ -126,22 +151,22 @@ class SynapseMatrices(FixedArrays, WeightFiles, nn.Module):
             )
         return host
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return _restored, (type(self), dict(self.__dict__), dict(self))
 
     @property
-    def _op(self):
+    def _op(self) -> str:
         return type(self).__name__
 
 
-def _restored(cls, attributes, items):
+def _restored(cls: type[SynapseMatrices], attributes: dict, items: dict) -> SynapseMatrices:
     wiring = cls.__new__(cls)
     wiring.__dict__.update(attributes)
     dict.update(wiring, items)
     return wiring
 
 
-def _values(op, name, matrix):
+def _values(op: str, name: str, matrix: Any) -> np.ndarray | None:
     """NumPy values of a matrix, or None for a tracer of mx.compile or mx.vmap, which has none."""
     if not isinstance(matrix, mx.array):
         return host_numbers(op, name, matrix)

@@ -2,19 +2,31 @@
 unfold) and the masks of a wired CfC cell; base of all wirings.
 """
 
+from __future__ import annotations
+
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 import numpy as np
 
 from .. import limits
 from ..checks import brief
-from ..config import check_nesting, construct, encoded_arguments, recorded, register
+from ..config import construct, encoded_arguments, register
+from ..config_bounds import check_nesting
+from ..recording import recorded
 from . import _checks, draw
-from ._matrices import MATRICES
+from ._matrices import MATRICES, MatrixLike
 from .synapses import Synapse as Synapse  # where pickles of it look
 from .synapses import Synapses
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
+    from networkx import DiGraph
+    from typing_extensions import Self
 
 
 @register
@@ -44,7 +56,11 @@ class Wiring(Synapses):
         ValueError: a size is not a positive integer, or ``output_dim`` exceeds ``units``.
     """
 
-    def __init__(self, units, output_dim=None, input_dim=None):
+    output_dim: int | None
+
+    def __init__(
+        self, units: int, output_dim: int | None = None, input_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.units = _checks.integer(self._op, "units", units, 1)
         _checks.at_most(self._op, "units * units", self.units**2, limits.MAX_PLACES)
@@ -55,7 +71,7 @@ class Wiring(Synapses):
         if input_dim is not None:
             self.build(input_dim)
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         register(cls)
         if "__init__" in cls.__dict__:
@@ -65,7 +81,7 @@ class Wiring(Synapses):
 
     # Building
 
-    def build(self, input_dim):
+    def build(self, input_dim: int) -> None:
         """Fixes the number of inputs and draws the sensory synapses.
 
         A second call with the same width does nothing.
@@ -76,7 +92,7 @@ class Wiring(Synapses):
         """
         self.set_input_dim(input_dim)
 
-    def set_input_dim(self, input_dim):
+    def set_input_dim(self, input_dim: int) -> None:
         """Fixes the number of inputs, without sensory synapses; errors as :meth:`build`."""
         if not self._is_built_for(input_dim):
             _checks.at_most(self._op, "input_dim", int(input_dim), limits.MAX_WIRED_INPUTS)
@@ -85,12 +101,12 @@ class Wiring(Synapses):
             self.input_dim = int(input_dim)
             self.sensory_adjacency_matrix = np.zeros((self.input_dim, self.units), np.int32)
 
-    def set_output_dim(self, output_dim):
+    def set_output_dim(self, output_dim: int) -> None:
         """Sets the number of motor neurons, 1 to ``units``."""
         output_dim = _checks.integer(self._op, "output_dim", output_dim, 1)
         self.output_dim = _checks.at_most(self._op, "output_dim", output_dim, self.units, "units")
 
-    def _is_built_for(self, input_dim):
+    def _is_built_for(self, input_dim: Any) -> bool:
         given = _checks.integer("build", "input_dim", input_dim, 1)
         if self.input_dim not in (None, given):
             raise ValueError(
@@ -102,21 +118,21 @@ class Wiring(Synapses):
     # Neurons
 
     @property
-    def num_layers(self):
+    def num_layers(self) -> int:
         """Number of layers that a wired CfC cell makes of the neurons."""
         return 1
 
-    def get_neurons_of_layer(self, layer_id):
+    def get_neurons_of_layer(self, layer_id: int) -> list[int]:
         """Neuron ids of a layer, 0 to ``num_layers`` - 1, as a list."""
         _checks.integer("get_neurons_of_layer", "layer_id", layer_id, 0, self.num_layers)
         return list(range(self.units))
 
-    def get_type_of_neuron(self, neuron_id):
+    def get_type_of_neuron(self, neuron_id: int) -> str:
         """``"motor"`` for the first ``output_dim`` neurons, ``"inter"`` for the others."""
         neuron_id = _checks.integer("get_type_of_neuron", "neuron_id", neuron_id, 0, self.units)
         return "motor" if neuron_id < (self.output_dim or 0) else "inter"
 
-    def get_neurons_of_type(self, neuron_type):
+    def get_neurons_of_type(self, neuron_type: str) -> list[int]:
         """Ids of all neurons whose :meth:`get_type_of_neuron` is ``neuron_type``, as a list."""
         if not isinstance(neuron_type, str):
             raise _checks.refused("get_neurons_of_type", "neuron_type", "a name", neuron_type)
@@ -124,7 +140,7 @@ class Wiring(Synapses):
 
     # Saving and copying
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Everything that :meth:`from_config` needs, JSON-compatible: the constructor's arguments,
         the number of inputs and the matrices.
         """
@@ -133,7 +149,7 @@ class Wiring(Synapses):
         return {**arguments, "input_dim": self.input_dim, **matrices}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The wiring of a ``get_config()``, built when that one was.
 
         Takes what ncps saved too, except for its NCP, whose ``get_config`` fails.
@@ -152,22 +168,22 @@ class Wiring(Synapses):
                 wiring[name] = matrix
         return wiring
 
-    def _config_of(self, cls, arguments):
+    def _config_of(self, cls: type[Wiring], arguments: dict[str, Any]) -> dict[str, Any]:
         """``arguments`` of ``cls``, and the matrices if ``cls`` draws others (edited, loaded)."""
         if type(self).__init__ is not cls.__init__:  # a user's subclass with arguments of its own
             cls, arguments = type(self), encoded_arguments(self)
         config = {**arguments, "input_dim": self.input_dim}
         drawn = cls.from_config(config)
         for name in MATRICES:
-            if not np.array_equal(self._host(name), drawn._host(name)):
+            if not _equal(self._host(name), drawn._host(name)):
                 config[name] = _as_list(self._host(name))
         return config
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, mx.array]:
         """The matrices by name, ``mx.array`` int32; the sensory one only when built."""
         return {name: self[name] for name in MATRICES if name in self}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: Mapping[str, MatrixLike]) -> Self:
         """Takes over the matrices of a :meth:`state_dict`; a sensory one builds an unbuilt wiring.
 
         Raises:
@@ -186,27 +202,27 @@ class Wiring(Synapses):
             self[name] = matrix
         return self
 
-    def copy(self):
+    def copy(self) -> Self:
         """An independent copy, random state included: what a layer keeps for itself."""
         return copy.deepcopy(self)
 
-    def as_given(self):
+    def as_given(self) -> Self:
         """A copy of what the owner made: not built if only a layer built it. Layers start here."""
         before, drawn = self.__dict__.get("_before_layer", (self, None))
         edited = drawn is not None and any(self._read(name) is not drawn[name] for name in MATRICES)
         return (self if edited else before).copy()
 
-    def unless_drawn_by(self, before):
+    def unless_drawn_by(self, before: Wiring) -> Wiring:
         """``before``, if it draws the synapses that this wiring has; else a copy of this: what a
         configuration tells.
         """
         drawn = before.copy()
-        if self.is_built():
+        if self.input_dim is not None:
             drawn.build(self.input_dim)
-        same = all(np.array_equal(self._host(name), drawn._host(name)) for name in MATRICES)
+        same = all(_equal(self._host(name), drawn._host(name)) for name in MATRICES)
         return before if same else self.copy()
 
-    def build_by_layer(self, input_dim):
+    def build_by_layer(self, input_dim: int) -> None:
         """Builds this wiring, unless it is built, for the owner of the first layer made with it to
         read and draw, as in ncps; layers of any width still start from :meth:`as_given`.
         """
@@ -216,10 +232,10 @@ class Wiring(Synapses):
             drawn = {name: self._read(name) for name in MATRICES}  # in place edits make others
             self.__dict__["_before_layer"] = before, drawn  # no parameter; dropped by the next edit
 
-    def __copy__(self):
+    def __copy__(self) -> Self:
         return self.copy()  # a shared random state would make the copy draw other synapses
 
-    def _extra_repr(self):
+    def _extra_repr(self) -> str:
         return (
             f"units={self.units}, output_dim={self.output_dim}, input_dim={self.input_dim}, "
             f"synapses={self.synapse_count}, sensory_synapses={self.sensory_synapse_count}"
@@ -227,7 +243,7 @@ class Wiring(Synapses):
 
     # Drawing
 
-    def get_graph(self, include_sensory_neurons=True):
+    def get_graph(self, include_sensory_neurons: bool = True) -> DiGraph:
         """The wiring as a ``networkx.DiGraph``: nodes carry ``neuron_type``, edges ``polarity``."""
         self._require_built("get_graph")
         include_sensory_neurons = _checks.flag(
@@ -236,18 +252,27 @@ class Wiring(Synapses):
         return draw.graph_of(self, include_sensory_neurons)
 
     def draw_graph(
-        self, layout="shell", neuron_colors=None, synapse_colors=None, draw_labels=False, **options
-    ):
+        self,
+        layout: str = "shell",
+        neuron_colors: Mapping[str, draw.Color] | None = None,
+        synapse_colors: str | Mapping[str, draw.Color] | None = None,
+        draw_labels: bool = False,
+        *,
+        ax: Axes | None = None,
+        legend: bool = False,
+    ) -> list[Patch]:
         """Draws the wiring with matplotlib; see :func:`mlx_ncps.wirings.draw.draw_graph`."""
         self._require_built("draw_graph")
-        return draw.draw_graph(self, layout, neuron_colors, synapse_colors, draw_labels, **options)
+        return draw.draw_graph(
+            self, layout, neuron_colors, synapse_colors, draw_labels, ax=ax, legend=legend
+        )
 
 
-def _build_once(build):
+def _build_once(build: Callable[..., None]) -> Callable[..., None]:
     """``build`` that does nothing when the wiring is built for this width already."""
 
     @functools.wraps(build)
-    def build_once(self, input_dim):
+    def build_once(self: Wiring, input_dim: int) -> None:
         if self._is_built_for(input_dim):
             return
         try:
@@ -259,5 +284,11 @@ def _build_once(build):
     return build_once
 
 
-def _as_list(host):
+def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
+def _as_list(host: np.ndarray | None) -> list | None:
     return None if host is None else host.tolist()

@@ -1,5 +1,10 @@
 """FullyConnected and Random: wirings of one layer, drawn as ncps draws (``default_rng``)."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
 
 from . import _checks, _draws
@@ -26,14 +31,14 @@ class FullyConnected(Wiring):
 
     def __init__(
         self,
-        units,
-        output_dim=None,
-        erev_init_seed=1111,
-        self_connections=True,
+        units: int,
+        output_dim: int | None = None,
+        erev_init_seed: int = 1111,
+        self_connections: bool = True,
         *,
-        input_dim=None,
-        key=None,
-    ):
+        input_dim: int | None = None,
+        key: mx.array | None = None,
+    ) -> None:
         super().__init__(units, units if output_dim is None else output_dim)
         self.self_connections = _checks.flag(self._op, "self_connections", self_connections)
         self._seed = _checks.seed(self._op, "erev_init_seed", erev_init_seed)
@@ -48,14 +53,14 @@ class FullyConnected(Wiring):
         if input_dim is not None:
             self.build(input_dim)
 
-    def build(self, input_dim):
+    def build(self, input_dim: int) -> None:
         """Draws a synapse from every input to every neuron; see :meth:`Wiring.build`."""
         super().build(input_dim)
         self.sensory_adjacency_matrix = self._rng.choice(
             POLARITIES, size=(self.input_dim, self.units)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, and the matrices if they were edited since."""
         arguments = {
             "units": self.units,
@@ -86,14 +91,14 @@ class Random(Wiring):
 
     def __init__(
         self,
-        units,
-        output_dim=None,
-        sparsity_level=0.0,
-        random_seed=1111,
+        units: int,
+        output_dim: int | None = None,
+        sparsity_level: float = 0.0,
+        random_seed: int = 1111,
         *,
-        input_dim=None,
-        key=None,
-    ):
+        input_dim: int | None = None,
+        key: mx.array | None = None,
+    ) -> None:
         super().__init__(units, units if output_dim is None else output_dim)
         self.sparsity_level = _checks.share(
             self._op, "sparsity_level", sparsity_level, 0, 1, open_end=True
@@ -105,13 +110,13 @@ class Random(Wiring):
         if input_dim is not None:
             self.build(input_dim)
 
-    def build(self, input_dim):
+    def build(self, input_dim: int) -> None:
         """Draws the sensory synapses; see :meth:`Wiring.build`."""
         super().build(input_dim)
         # ncps draws a sensory polarity twice and keeps the second
-        self.sensory_adjacency_matrix = self._sparse(self.input_dim, draws_each=2)
+        self.sensory_adjacency_matrix = self._sparse(input_dim, draws_each=2)
 
-    def _sparse(self, rows, draws_each):
+    def _sparse(self, rows: int, draws_each: int) -> np.ndarray:
         """A matrix [rows, H] with its share of synapses; the last drawn polarity counts."""
         count = int(np.round(rows * self.units * (1 - self.sparsity_level)))
         places = self._rng.choice(rows * self.units, size=count, replace=False)
@@ -120,7 +125,7 @@ class Random(Wiring):
         matrix.flat[places] = polarities[:, -1]
         return matrix
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, and the matrices if they were edited since."""
         arguments = {
             "units": self.units,

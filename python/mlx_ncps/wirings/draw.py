@@ -1,9 +1,22 @@
 """Pictures of a wiring: its networkx graph, and matplotlib drawings of that."""
 
+from __future__ import annotations
+
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
 
 from ..checks import brief, choice, flag, refused
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
+    from networkx import DiGraph
+
+Color = str | tuple[float, ...]  # as matplotlib has it
+Member = TypeVar("Member")
 
 NEURON_COLORS = {
     "inter": "tab:blue",
@@ -15,7 +28,22 @@ SYNAPSE_COLORS = {"excitatory": "tab:green", "inhibitory": "tab:red"}
 LAYOUTS = ("kamada", "circular", "random", "shell", "spring", "spectral", "spiral", "layered")
 
 
-def graph_of(wiring, include_sensory_neurons=True):
+class Drawn(Protocol):
+    """What a picture needs of a wiring."""
+
+    units: int
+
+    @property
+    def adjacency(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def sensory_adjacency(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def num_layers(self) -> int: ...  # noqa: D102
+    def get_neurons_of_layer(self, layer_id: int) -> list[int]: ...  # noqa: D102
+    def get_type_of_neuron(self, neuron_id: int) -> str: ...  # noqa: D102
+
+
+def graph_of(wiring: Drawn, include_sensory_neurons: bool = True) -> DiGraph:
     """A ``networkx.DiGraph`` of a built wiring.
 
     Nodes ``neuron_<id>`` and ``sensory_<id>`` carry ``neuron_type``, edges carry ``polarity``,
@@ -27,30 +55,31 @@ def graph_of(wiring, include_sensory_neurons=True):
     graph = _optional("networkx", "get_graph").DiGraph()
     for i in range(wiring.units):
         graph.add_node(f"neuron_{i}", neuron_type=wiring.get_type_of_neuron(i))
-    if include_sensory_neurons:
-        for i in range(wiring.input_dim):
+    sensory = wiring.sensory_adjacency
+    if include_sensory_neurons and sensory is not None:
+        for i in range(sensory.shape[0]):
             graph.add_node(f"sensory_{i}", neuron_type="sensory")
-        _add_edges(graph, "sensory", wiring.sensory_adjacency)
+        _add_edges(graph, "sensory", sensory)
     _add_edges(graph, "neuron", wiring.adjacency)
     return graph
 
 
-def _add_edges(graph, source_kind, matrix):
+def _add_edges(graph: DiGraph, source_kind: str, matrix: np.ndarray) -> None:
     for src, dest in zip(*matrix.nonzero(), strict=True):
         polarity = "excitatory" if matrix[src, dest] > 0 else "inhibitory"
         graph.add_edge(f"{source_kind}_{src}", f"neuron_{dest}", polarity=polarity)
 
 
 def draw_graph(
-    wiring,
-    layout="shell",
-    neuron_colors=None,
-    synapse_colors=None,
-    draw_labels=False,
+    wiring: Drawn,
+    layout: str = "shell",
+    neuron_colors: Mapping[str, Color] | None = None,
+    synapse_colors: str | Mapping[str, Color] | None = None,
+    draw_labels: bool = False,
     *,
-    ax=None,
-    legend=False,
-):
+    ax: Axes | None = None,
+    legend: bool = False,
+) -> list[Patch]:
     """Draws a built wiring with matplotlib.
 
     Args:
@@ -72,7 +101,7 @@ def draw_graph(
         ImportError: networkx or matplotlib is not installed, or the SciPy that ``kamada`` needs,
             and ``spring`` and ``spectral`` with 500 nodes.
     """
-    nx = _optional("networkx", "draw_graph")
+    _optional("networkx", "draw_graph")
     plt = _optional("matplotlib.pyplot", "draw_graph")
     choice("draw_graph", "layout", layout, LAYOUTS)
     draw_labels = flag("draw_graph", "draw_labels", draw_labels)
@@ -80,12 +109,28 @@ def draw_graph(
     if isinstance(synapse_colors, str):
         synapse_colors = dict.fromkeys(SYNAPSE_COLORS, synapse_colors)
     kinds = {*NEURON_COLORS, *map(wiring.get_type_of_neuron, range(wiring.units))}
-    neuron_colors = _colors("neuron_colors", NEURON_COLORS, neuron_colors, kinds)
-    synapse_colors = _colors("synapse_colors", SYNAPSE_COLORS, synapse_colors, SYNAPSE_COLORS)
+    of_neurons = _colors("neuron_colors", NEURON_COLORS, neuron_colors, kinds)
+    of_synapses = _colors("synapse_colors", SYNAPSE_COLORS, synapse_colors, SYNAPSE_COLORS)
     if ax is not None and not hasattr(ax, "add_patch"):
         raise refused("draw_graph", "ax", "axes of matplotlib", ax)
-    ax = plt.gca() if ax is None else ax
-    graph = graph_of(wiring)
+    axes = plt.gca() if ax is None else ax
+    handles = _drawn(axes, wiring, layout, of_neurons, of_synapses, draw_labels)
+    if legend:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncol": 3}
+        axes.legend(handles=handles, frameon=False, fontsize="small", **below)
+    return handles
+
+
+def _drawn(
+    ax: Axes,
+    wiring: Drawn,
+    layout: str,
+    neuron_colors: dict[str, Color],
+    synapse_colors: dict[str, Color],
+    labels: bool,
+) -> list[Patch]:
+    """The graph on the axes, kind by kind; handles of what was drawn."""
+    nx, graph = _optional("networkx", "draw_graph"), graph_of(wiring)
     if layout == "kamada" or (layout in ("spring", "spectral") and len(graph) >= 500):
         _optional("scipy", "draw_graph")
     position = _positions(nx, wiring, graph, layout)
@@ -99,18 +144,18 @@ def draw_graph(
         nx.draw_networkx_nodes(graph, position, names, node_color=neuron_colors[kind], ax=ax)
     for polarity, pairs in edges.items():
         nx.draw_networkx_edges(graph, position, pairs, edge_color=synapse_colors[polarity], ax=ax)
-    if draw_labels:
+    if labels:
         nx.draw_networkx_labels(graph, position, ax=ax)
-    handles = _handles(nodes, neuron_colors, "neurons") + _handles(
-        edges, synapse_colors, "synapses"
-    )
-    if legend:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncol": 3}
-        ax.legend(handles=handles, frameon=False, fontsize="small", **below)
-    return handles
+    neurons = _handles(nodes, neuron_colors, "neurons")
+    return neurons + _handles(edges, synapse_colors, "synapses")
 
 
-def _colors(name, defaults, given, kinds):
+def _colors(
+    name: str,
+    defaults: Mapping[str, Color],
+    given: Mapping[str, Color] | None,
+    kinds: Iterable[str],
+) -> dict[str, Color]:
     """The colours by kind, those ``given``, of ``kinds`` alone, in place of the defaults."""
     is_color = _optional("matplotlib.colors", "draw_graph").is_color_like
     if given is not None and not isinstance(given, Mapping):
@@ -123,7 +168,7 @@ def _colors(name, defaults, given, kinds):
     return {**defaults, **(given or {})}
 
 
-def _positions(nx, wiring, graph, layout):
+def _positions(nx: Any, wiring: Drawn, graph: DiGraph, layout: str) -> dict:
     layouts = {
         "kamada": nx.kamada_kawai_layout,
         "circular": nx.circular_layout,
@@ -137,7 +182,7 @@ def _positions(nx, wiring, graph, layout):
     return layouts[layout](graph)
 
 
-def _layered(wiring, graph):
+def _layered(wiring: Drawn, graph: DiGraph) -> dict[str, tuple[int, float]]:
     """Columns: inputs, then the wiring's layers; a single layer is split by motor or not."""
     columns = [[name for name, kind in graph.nodes(data="neuron_type") if kind == "sensory"]]
     if wiring.num_layers > 1:
@@ -155,21 +200,21 @@ def _layered(wiring, graph):
     }
 
 
-def _grouped(pairs):
-    groups = {}
+def _grouped(pairs: Iterable[tuple[Member, str]]) -> dict[str, list[Member]]:
+    groups: dict[str, list[Member]] = {}
     for member, group in pairs:
         groups.setdefault(group, []).append(member)
     return groups
 
 
-def _handles(groups, colors, noun):
+def _handles(groups: dict[str, list], colors: dict[str, Color], noun: str) -> list[Patch]:
     patches = importlib.import_module("matplotlib.patches")
     return [
         patches.Patch(color=colors[kind], label=f"{kind.capitalize()} {noun}") for kind in groups
     ]
 
 
-def _optional(module, op):
+def _optional(module: str, op: str) -> Any:
     package = module.split(".")[0]
     try:
         return importlib.import_module(module)

@@ -1,11 +1,14 @@
 """Wirings of the package ncps as ours: the same class, matrices and random state."""
 
+from __future__ import annotations
+
 import copy
+from typing import Any
 
 import numpy as np
 
 from ..checks import refused
-from ..config import adopter
+from ..recording import adopter
 from .base import Wiring
 from .dense import FullyConnected, Random
 from .ncp import NCP, AutoNCP
@@ -29,15 +32,15 @@ _MAKERS = {
 }
 
 
-def is_of_ncps(value) -> bool:
+def is_of_ncps(value: object) -> bool:
     """Whether ``value`` is a wiring of the package ncps."""
     bases = type(value).__mro__
     return any(b.__name__ == "Wiring" and b.__module__.split(".")[0] == "ncps" for b in bases)
 
 
-def our_wiring(theirs):
-    """A wiring of ncps in our class of the same name, with its matrices as they are, and drawing as
-    it would draw if it isn't built yet; None for a class with layers that we don't have.
+def our_wiring(theirs: Any) -> Wiring | None:
+    """`theirs`, a wiring of ncps, in our class of the same name, with its matrices as they are, and
+    drawing as it would draw if it isn't built yet; None for a class with layers that we don't have.
     """
     if not is_of_ncps(theirs):
         raise refused("our_wiring", "theirs", "a wiring of the package ncps", theirs)
@@ -54,17 +57,21 @@ def our_wiring(theirs):
     return ours
 
 
-def _unused_seed(rng) -> int:
+def _unused_seed(rng: np.random.RandomState) -> int:
     """The seed of a RandomState that has drawn nothing, which is the first word of its state; else,
     as ncps doesn't keep it, the default of NCP.
     """
-    seed = int(rng.get_state()[1][0])
-    fresh = np.random.RandomState(seed).get_state()
-    return seed if np.array_equal(fresh[1], rng.get_state()[1]) else 22222
+    words = _words(rng)
+    seed = int(words[0])
+    return seed if np.array_equal(_words(np.random.RandomState(seed)), words) else 22222
+
+
+def _words(rng: np.random.RandomState) -> np.ndarray:
+    return rng.get_state(legacy=False)["state"]["key"]
 
 
 @adopter
-def _adopted(value):
+def _adopted(value: Any) -> Any:
     """A wiring of ncps as ours, when that can be; anything else as it is."""
     ours = our_wiring(value) if is_of_ncps(value) else None
     return value if ours is None else ours

@@ -1,5 +1,10 @@
 """NCP and AutoNCP: neural circuit policies (Lechner et al. 2020), drawn in the order of ncps."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
 
 from .. import limits
@@ -35,18 +40,18 @@ class NCP(Wiring):
 
     def __init__(
         self,
-        inter_neurons,
-        command_neurons,
-        motor_neurons,
-        sensory_fanout,
-        inter_fanout,
-        recurrent_command_synapses,
-        motor_fanin,
-        seed=22222,
+        inter_neurons: int,
+        command_neurons: int,
+        motor_neurons: int,
+        sensory_fanout: int,
+        inter_fanout: int,
+        recurrent_command_synapses: int,
+        motor_fanin: int,
+        seed: int = 22222,
         *,
-        input_dim=None,
-        key=None,
-    ):
+        input_dim: int | None = None,
+        key: mx.array | None = None,
+    ) -> None:
         op = type(self).__name__
         inter = _checks.integer(op, "inter_neurons", inter_neurons, 1)
         command = _checks.integer(op, "command_neurons", command_neurons, 1)
@@ -69,35 +74,35 @@ class NCP(Wiring):
         if input_dim is not None:
             self.build(input_dim)
 
-    def _degree(self, name, value, layer_name, layer_size):
+    def _degree(self, name: str, value: Any, layer_name: str, layer_size: int) -> int:
         value = _checks.integer(self._op, name, value, 0)
         return _checks.at_most(self._op, name, value, layer_size, layer_name)
 
     @property
-    def num_layers(self):
+    def num_layers(self) -> int:
         """3: inter, command, motor."""
         return 3
 
-    def get_neurons_of_layer(self, layer_id):
+    def get_neurons_of_layer(self, layer_id: int) -> list[int]:
         """Neuron ids of layer 0 (inter), 1 (command) or 2 (motor), as a list."""
         layer_id = _checks.integer("get_neurons_of_layer", "layer_id", layer_id, 0, self.num_layers)
         first = (self._motor + self._command, self._motor, 0)[layer_id]
         return list(range(first, first + (self._inter, self._command, self._motor)[layer_id]))
 
-    def get_type_of_neuron(self, neuron_id):
+    def get_type_of_neuron(self, neuron_id: int) -> str:
         """``"motor"``, ``"command"`` or ``"inter"``."""
         neuron_id = _checks.integer("get_type_of_neuron", "neuron_id", neuron_id, 0, self.units)
         if neuron_id < self._motor:
             return "motor"
         return "command" if neuron_id < self._motor + self._command else "inter"
 
-    def build(self, input_dim):
+    def build(self, input_dim: int) -> None:
         """Draws all synapses; see :meth:`Wiring.build`."""
         super().build(input_dim)
         inter, command, motor = (np.array(self.get_neurons_of_layer(n)) for n in range(3))
         sensory = np.array(self.sensory_adjacency)
         adjacency = np.array(self.adjacency)
-        inputs = np.arange(self.input_dim)
+        inputs = np.arange(input_dim)
         self._spread(sensory, inputs, inter, self._sensory_fanout)
         # ncps bounds this repair by the command layer, not by the inter layer that it draws from
         self._spread(adjacency, inter, command, self._inter_fanout, repair_limit=len(command))
@@ -106,7 +111,14 @@ class NCP(Wiring):
         self.sensory_adjacency_matrix = sensory
         self.adjacency_matrix = adjacency
 
-    def _spread(self, matrix, near, far, degree, repair_limit=None):
+    def _spread(
+        self,
+        matrix: np.ndarray,
+        near: np.ndarray,
+        far: np.ndarray,
+        degree: int,
+        repair_limit: int | None = None,
+    ) -> None:
         """Links each of ``near`` to ``degree`` of ``far``, then those of ``far`` left out."""
         missed = set(far.tolist())
         for a in near:
@@ -119,13 +131,13 @@ class NCP(Wiring):
             drawn = self._rng.choice(near, size=size, replace=False)
             matrix[drawn, b] = _draws.one_by_one(self._rng, POLARITIES, size)
 
-    def _recur(self, matrix, command):
+    def _recur(self, matrix: np.ndarray, command: np.ndarray) -> None:
         for _ in range(self._recurrent):
             src = self._rng.choice(command)
             dest = self._rng.choice(command)
             matrix[src, dest] = self._rng.choice(POLARITIES)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, and the matrices if they were edited since."""
         arguments = {
             "inter_neurons": self._inter,
@@ -164,15 +176,15 @@ class AutoNCP(NCP):
 
     def __init__(
         self,
-        units,
-        output_size=None,
-        sparsity_level=0.5,
-        seed=22222,
+        units: int,
+        output_size: int | None = None,
+        sparsity_level: float = 0.5,
+        seed: int = 22222,
         *,
-        output_dim=None,
-        input_dim=None,
-        key=None,
-    ):
+        output_dim: int | None = None,
+        input_dim: int | None = None,
+        key: mx.array | None = None,
+    ) -> None:
         if (output_size is None) == (output_dim is None):
             raise ValueError(
                 "[AutoNCP] wanted either output_size or output_dim, "
@@ -206,7 +218,7 @@ class AutoNCP(NCP):
         if input_dim is not None:
             self.build(input_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, and the matrices if they were edited since."""
         arguments = {
             "units": self.units,

@@ -6,27 +6,17 @@ are the gradients, written by hand. Nothing here needs MLX, but MLX arrays (of a
 accepted wherever arrays are.
 """
 
-from .activations import (
-    ACTIVATIONS,
-    gelu,
-    get_activation,
-    lecun_tanh,
-    relu,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-)
+from . import activations as _activations
+from .activations import *  # noqa: F403 (its __all__)
 from .cfc import (
-    MODES,
     VARIANTS,
-    CfCParams,
     cfc_sequence,
     cfc_sequence_backward,
     cfc_step,
     cfc_update,
     cfc_update_pure,
 )
+from .cfc_params import MODES, CfCParams
 from .initializers import (
     lecun_normal,
     lecun_uniform,
@@ -46,7 +36,6 @@ from .mixed_memory import (
 from .states import detach_state, initial_state, reset_state
 
 __all__ = [
-    "ACTIVATIONS",
     "MODES",
     "VARIANTS",
     "CfCParams",
@@ -60,11 +49,8 @@ __all__ = [
     "cfc_update",
     "cfc_update_pure",
     "detach_state",
-    "gelu",
-    "get_activation",
     "initial_state",
     "lecun_normal",
-    "lecun_tanh",
     "lecun_uniform",
     "ltc_mixed_sequence",
     "ltc_mixed_sequence_backward",
@@ -72,13 +58,14 @@ __all__ = [
     "ltc_sequence_backward",
     "ltc_step",
     "orthogonal",
-    "relu",
     "reset_state",
-    "sigmoid",
-    "silu",
-    "softplus",
-    "tanh",
     "uniform",
     "xavier_normal",
     "xavier_uniform",
 ]
+__all__ += _activations.__all__
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

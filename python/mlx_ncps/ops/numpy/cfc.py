@@ -14,12 +14,15 @@ tanh(f1) and tanh(f2), keras has f1 and f2, and paper lecun_tanh(f1) and lecun_t
 pure is the same in every variant. The gradients are written out in docs/maths.md (MATHS 1).
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from .activations import get_activation, get_activation_derivative, lecun_tanh, sigmoid
 from .arrays import (
+    Numbers,
     as_float64,
     check_cotangents,
     check_shapes,
@@ -27,11 +30,10 @@ from .arrays import (
     timespans_column,
     timespans_gradient,
 )
-from .checks import choice, refused, shaped
+from .cfc_params import HEADS, params_as_float64, vector, zero_gradients
+from .checks import choice, shaped
 
-MODES = ("default", "no_gate", "pure")
 VARIANTS = ("torch", "keras", "paper")
-_HEADS = ("ff1", "ff2", "time_a", "time_b")
 _HEAD_ACTIVATIONS = {"torch": np.tanh, "keras": lambda f: f, "paper": lecun_tanh}
 _HEAD_SLOPES = {  # dF/df, from F
     "torch": lambda F: 1.0 - F**2,
@@ -40,29 +42,17 @@ _HEAD_SLOPES = {  # dF/df, from F
 }
 
 
-class CfCParams(NamedTuple):
-    """The weights of a CfC; a layer is (weight [out, in], bias [out]); the first reads [x, h]."""
-
-    backbone: tuple  # of layers, may be empty
-    ff1: Any  # layer [H, K]
-    ff2: Any = None  # layers [H, K], not in pure mode
-    time_a: Any = None
-    time_b: Any = None
-    w_tau: Any = None  # [H] or [1, H], pure mode only
-    A: Any = None
-
-
 def cfc_sequence(
-    inputs,
-    state,
-    ts,
-    params,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    params: Any,
     *,
-    mode="default",
-    activation="lecun_tanh",
-    variant="torch",
-    training=True,
-):
+    mode: str = "default",
+    activation: str = "lecun_tanh",
+    variant: str = "torch",
+    training: bool = True,
+) -> np.ndarray:
     """Runs a CfC over a sequence and returns the state after every step, [B, T, H] float64.
 
     Args:
@@ -76,13 +66,15 @@ def cfc_sequence(
         variant: torch, keras or paper.
         training: a hint to fused backends, without effect here.
     """
-    p = _float64(params, mode)
+    p = params_as_float64(params, mode)
     act = get_activation(activation)
     x, h, ts = _arguments(inputs, state, ts, p)
     return _states(x, h, ts, p, act, mode=mode, variant=variant)
 
 
-def cfc_step(inputs, state, ts, params, **keywords):
+def cfc_step(
+    inputs: Numbers, state: Numbers, ts: Numbers, params: Any, **keywords: Any
+) -> np.ndarray:
     """One time step: inputs [B, I], state [B, H], ts a number, [B] or [B, 1] -> state [B, H].
 
     The keywords are those of `cfc_sequence`.
@@ -92,7 +84,16 @@ def cfc_step(inputs, state, ts, params, **keywords):
     return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def cfc_update(f1, f2, a, b, ts, *, mode="default", variant="torch"):
+def cfc_update(
+    f1: Numbers,
+    f2: Numbers,
+    a: Numbers,
+    b: Numbers,
+    ts: Numbers,
+    *,
+    mode: str = "default",
+    variant: str = "torch",
+) -> np.ndarray:
     """The new state [B, H] from the four heads [B, H]: modes default and no_gate.
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
@@ -120,13 +121,13 @@ def _check_variant(variant):
     choice("cfc", "variant", variant, VARIANTS)
 
 
-def cfc_update_pure(f1, w_tau, A, ts):
+def cfc_update_pure(f1: Numbers, w_tau: Numbers, A: Numbers, ts: Numbers) -> np.ndarray:
     """The new state [B, H] of the pure mode from its head f1 [B, H] and w_tau, A [H].
 
     ts: None (1.0), a number, or an array [], [B] or [B, 1].
     """
     f1 = shaped("cfc", "f1", f1, (None, None))
-    w_tau, A = (_vector(name, x, f1.shape[1]) for name, x in (("w_tau", w_tau), ("A", A)))
+    w_tau, A = (vector(name, x, f1.shape[1]) for name, x in (("w_tau", w_tau), ("A", A)))
     ts = timespans_column("cfc", ts, len(f1))
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 
@@ -158,21 +159,21 @@ def _linear(z, layer):
 
 
 def _heads(z, p):
-    return {name: _linear(z, getattr(p, name)) for name in _HEADS if getattr(p, name) is not None}
+    return {name: _linear(z, getattr(p, name)) for name in HEADS if getattr(p, name) is not None}
 
 
 def cfc_sequence_backward(
-    cotangents,
-    inputs,
-    state,
-    ts,
-    params,
+    cotangents: Numbers,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    params: Any,
     *,
-    mode="default",
-    activation="lecun_tanh",
-    variant="torch",
-    training=True,
-):
+    mode: str = "default",
+    activation: str = "lecun_tanh",
+    variant: str = "torch",
+    training: bool = True,
+) -> Any:
     """The gradient of sum(cotangents * cfc_sequence(...)).
 
     Args: cotangents [B, T, H], then those of `cfc_sequence`.
@@ -180,7 +181,7 @@ def cfc_sequence_backward(
     Returns ``(dinputs, dstate, dts, dparams)``: shaped as inputs, state, ts (None for None), and a
     CfCParams of gradients, with None for the fields that the mode does not read.
     """
-    p = _float64(params, mode)
+    p = params_as_float64(params, mode)
     act, derivative = get_activation(activation), get_activation_derivative(activation)
     given_ts = ts
     x, h, ts = _arguments(inputs, state, ts, p)
@@ -191,7 +192,7 @@ def cfc_sequence_backward(
     check_cotangents("cfc", cotangents, before[:, 1:])
 
     dh, dx, dts = np.zeros_like(h), np.zeros_like(x), np.zeros_like(ts)
-    grads = _zero_gradients(p)
+    grads = zero_gradients(p)
     update_backward = _update_pure_backward if mode == "pure" else _update_backward
     for t in reversed(range(x.shape[1])):
         zs = _backbone(x[:, t], before[:, t], p, act)
@@ -199,7 +200,7 @@ def cfc_sequence_backward(
         dheads, dts[:, t] = update_backward(
             dh, _heads(zs[-1], p), ts[:, t, None], p, grads, **options
         )
-        dz = sum(
+        dz: Any = sum(
             _linear_backward(d, zs[-1], getattr(p, name), getattr(grads, name))
             for name, d in dheads.items()
         )
@@ -213,7 +214,8 @@ def cfc_sequence_backward(
 
 def _update_backward(dh, heads, ts, p, grads, *, mode, variant):
     """Gradients of `cfc_update` [B, H]: by its heads, a dict, and by ts, [B]."""
-    F1, F2, g = _gated(*heads.values(), ts, variant)
+    f1, f2, a, b = heads.values()
+    F1, F2, g = _gated(f1, f2, a, b, ts, variant)
     slope, sign = _HEAD_SLOPES[variant], 1.0 if variant == "torch" else -1.0
     dF1 = dh * (1.0 - g) if mode == "default" else dh
     dg = dh * (F2 - F1) if mode == "default" else dh * F2
@@ -243,54 +245,6 @@ def _linear_backward(dy, z, layer, dlayer):
     dweight += dy.T @ z
     dbias += dy.sum(axis=0)
     return dy @ layer[0]
-
-
-def _zero_gradients(p):
-    return CfCParams(
-        tuple((np.zeros_like(w), np.zeros_like(b)) for w, b in p.backbone),
-        *(
-            None if field is None else tuple(np.zeros_like(leaf) for leaf in field)
-            for field in p[1:5]
-        ),
-        *(None if field is None else np.zeros_like(field) for field in p[5:]),
-    )
-
-
-def _float64(params, mode):
-    """CfCParams in float64, with exactly the fields that ``mode`` reads."""
-    choice("cfc", "mode", mode, MODES)
-    layers, vectors = (("ff1",), ("w_tau", "A")) if mode == "pure" else (_HEADS, ())
-    missing = [name for name in layers + vectors if getattr(params, name, None) is None]
-    if missing:
-        raise ValueError(f"[cfc] mode {mode} needs the parameters {', '.join(missing)}, got None.")
-    if not isinstance(getattr(params, "backbone", None), (tuple, list)):
-        raise refused("cfc", "params.backbone", "a tuple of layers", params)
-    backbone, width, units = [], None, None
-    for n, layer in enumerate(params.backbone):
-        backbone.append(_layer(f"params.backbone[{n}]", layer, None, width))
-        width = len(backbone[-1][1])
-    fields = {}
-    for name in layers:
-        fields[name] = _layer(f"params.{name}", getattr(params, name), units, width)
-        units, width = fields[name][0].shape
-    fields |= {name: _vector(f"params.{name}", getattr(params, name), units) for name in vectors}
-    return CfCParams(tuple(backbone), **fields)
-
-
-def _layer(name, layer, rows, columns):
-    """A pair weight [rows, columns], bias [rows] in float64; None is any size."""
-    if not isinstance(layer, (tuple, list)) or len(layer) != 2:
-        raise refused("cfc", name, "a pair (weight, bias)", layer)
-    weight = shaped("cfc", f"{name}[0]", layer[0], (rows, columns))
-    return weight, shaped("cfc", f"{name}[1]", layer[1], weight.shape[:1])
-
-
-def _vector(name, array, units):
-    """An array [H] or [1, H] in float64."""
-    array = as_float64(array)
-    if array is None or array.shape not in ((units,), (1, units)):
-        raise ValueError(f"[cfc] {name} must be [H] = ({units},), got {np.shape(array)}.")
-    return array
 
 
 def _arguments(inputs, state, ts, p):

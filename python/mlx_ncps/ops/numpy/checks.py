@@ -1,16 +1,20 @@
 """Checks of options, sizes and keys: the value, or a ValueError with op, wanted and got."""
 
+from __future__ import annotations
+
 import contextlib
 import math
 import operator
+from collections.abc import Collection
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from .arrays import as_float64
 
 
-def refused(op, name, wanted, got):
+def refused(op: str, name: str, wanted: str, got: object) -> ValueError:
     """The error for an argument. It shows short values themselves, and the type of all else."""
     text = type(got).__name__
     if got is None or isinstance(got, (Real, str, tuple, list)):
@@ -20,14 +24,14 @@ def refused(op, name, wanted, got):
     return ValueError(f"[{op}] {name} must be {wanted}, got {text}.")
 
 
-def choice(op, name, value, options):
+def choice(op: str, name: str, value: Any, options: Collection[str]) -> str:
     """``value``, which is one of the strings ``options``."""
     if not isinstance(value, str) or value not in options:
         raise refused(op, name, f"one of {', '.join(options)}", value)
     return value
 
 
-def integer(op, name, value, low, most=2**31 - 1):
+def integer(op: str, name: str, value: Any, low: int, most: int = 2**31 - 1) -> int:
     """``value`` as an int from ``low`` to ``most``, by default what a size can be."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -40,7 +44,7 @@ def integer(op, name, value, low, most=2**31 - 1):
     return number
 
 
-def number(op, name, value, low=-math.inf):
+def number(op: str, name: str, value: Any, low: float = -math.inf) -> float:
     """``value`` as a finite float >= ``low``."""
     try:
         real = isinstance(value, Real) and not isinstance(value, bool)
@@ -52,7 +56,7 @@ def number(op, name, value, low=-math.inf):
     return float(value)
 
 
-def sizes(op, name, shape, rank=None):
+def sizes(op: str, name: str, shape: Any, rank: int | None = None) -> tuple[int, ...]:
     """``shape`` as a tuple of sizes."""
     wanted = "a tuple of sizes" if rank is None else "(out, in)"
     if not isinstance(shape, (tuple, list)) or len(shape) != (len(shape) if rank is None else rank):
@@ -60,7 +64,7 @@ def sizes(op, name, shape, rank=None):
     return tuple(integer(op, f"{name}[{n}]", size, 0) for n, size in enumerate(shape))
 
 
-def dtype(op, value):
+def dtype(op: str, value: Any) -> Any:
     """``value`` as a floating dtype of NumPy; None is float64."""
     try:
         kind = np.dtype(np.float64 if value is None else value)
@@ -71,7 +75,7 @@ def dtype(op, value):
     return kind
 
 
-def key(op, value):
+def key(op: str, value: Any) -> Any:
     """``value``, an mx.random.key or its seed, as two uint32."""
     wanted = "an mx.random.key, [2] uint32, or a seed in [0, 2**64)"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -87,11 +91,11 @@ def key(op, value):
     return words.astype(np.uint32)
 
 
-def shaped(op, name, array, shape):
+def shaped(op: str, name: str, array: Any, shape: tuple[int | None, ...]) -> Any:
     """``array`` as float64 of ``shape``, in which None is any size."""
     array = as_float64(array)
-    fits = array is not None and array.ndim == len(shape)
-    if not fits or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
-        got = None if array is None else array.shape
+    got: Any = None if array is None else array.shape
+    fits = got is not None and len(got) == len(shape)
+    if not fits or any(n not in (None, m) for n, m in zip(shape, got or (), strict=True)):
         raise ValueError(f"[{op}] {name} must be of shape {shape}, got {got}.")
     return array

@@ -5,7 +5,10 @@ bits, whatever machine draws them. ``key`` is an ``mx.random.key`` ([2] uint32) 
 None takes a key from NumPy's global random state.
 """
 
-from statistics import NormalDist
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,24 +18,29 @@ from .checks import number, sizes
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _LOW = np.nextafter(np.float32(-1), np.float32(0))
-_inverse_normal = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 
 
-def uniform(low, high, shape, *, dtype=None, key=None):
+def uniform(
+    low: float, high: float, shape: Sequence[int], *, dtype: Any = None, key: Any = None
+) -> np.ndarray:
     """Uniform in [low, high), of ``shape``; float64 unless ``dtype`` is given."""
     op = "uniform"
     low, high = number(op, "low", low), number(op, "high", high)
     return (low + (high - low) * _unit(op, shape, key)).astype(checked_dtype(op, dtype))
 
 
-def xavier_uniform(shape, *, gain=1.0, dtype=None, key=None):
+def xavier_uniform(
+    shape: Sequence[int], *, gain: float = 1.0, dtype: Any = None, key: Any = None
+) -> np.ndarray:
     """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), shape [out, in] (Glorot and Bengio 2010)."""
     op = "xavier_uniform"
     bound = number(op, "gain", gain) * np.sqrt(6.0 / max(sum(_fans(op, shape)), 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
 
 
-def xavier_normal(shape, *, gain=1.0, dtype=None, key=None):
+def xavier_normal(
+    shape: Sequence[int], *, gain: float = 1.0, dtype: Any = None, key: Any = None
+) -> np.ndarray:
     """Normal with variance gain^2 2 / (fan_in + fan_out), shape [out, in] (Glorot and Bengio
     2010).
     """
@@ -41,13 +49,13 @@ def xavier_normal(shape, *, gain=1.0, dtype=None, key=None):
     return (scale * _normal(op, shape, key)).astype(checked_dtype(op, dtype))
 
 
-def lecun_uniform(shape, *, dtype=None, key=None):
+def lecun_uniform(shape: Sequence[int], *, dtype: Any = None, key: Any = None) -> np.ndarray:
     """Uniform in +-sqrt(3 / fan_in), shape [out, in] (LeCun et al. 1998)."""
     bound = np.sqrt(3.0 / max(_fans("lecun_uniform", shape)[1], 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
 
 
-def lecun_normal(shape, *, dtype=None, key=None):
+def lecun_normal(shape: Sequence[int], *, dtype: Any = None, key: Any = None) -> np.ndarray:
     """Normal with variance 1 / fan_in, shape [out, in] (LeCun et al. 1998)."""
     scale = np.sqrt(1.0 / max(_fans("lecun_normal", shape)[1], 1))
     return (scale * _normal("lecun_normal", shape, key)).astype(
@@ -55,7 +63,9 @@ def lecun_normal(shape, *, dtype=None, key=None):
     )
 
 
-def orthogonal(shape, *, gain=1.0, dtype=None, key=None):
+def orthogonal(
+    shape: Sequence[int], *, gain: float = 1.0, dtype: Any = None, key: Any = None
+) -> np.ndarray:
     """Rows or columns, whichever are fewer, orthogonal and of length ``gain``; shape [out, in]
     (Saxe et al. 2013).
     """
@@ -66,23 +76,26 @@ def orthogonal(shape, *, gain=1.0, dtype=None, key=None):
     return (gain * (q.T if rows < columns else q)).astype(checked_dtype(op, dtype))
 
 
-def _unit(op, shape, key):
+def _unit(op: str, shape: Sequence[int], key: Any) -> np.ndarray:
     """Uniform in [0, 1): 32 random bits over 2^32 - 1, below 1, with the rounding of float32."""
     shape = sizes(op, "shape", shape)
     drawn = _bits(_key(op, key), int(np.prod(shape))).astype(np.float32) / np.float32(2**32 - 1)
     return np.minimum(drawn, -_LOW).astype(np.float64).reshape(shape)
 
 
-def _normal(op, shape, key):
+def _normal(op: str, shape: Sequence[int], key: Any) -> np.ndarray:
     """Standard normal: the quantiles of uniform numbers in (-1, 1). Their rounding to float32 is
     what bounds the tails.
     """
     drawn = _LOW + (np.float32(1) - _LOW) * _unit(op, shape, key).astype(np.float32)
-    quantiles = _inverse_normal((1.0 + drawn.astype(np.float64)) / 2.0)
+    from statistics import NormalDist  # slow to import
+
+    inverse = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
+    quantiles = inverse((1.0 + drawn.astype(np.float64)) / 2.0)
     return np.asarray(quantiles, dtype=np.float64).reshape(tuple(shape))
 
 
-def _bits(key, count):
+def _bits(key: Any, count: int) -> np.ndarray:
     """``count`` random uint32: Threefry of the pairs (0, h), (1, h + 1), ..., the first words of
     all, then the second ones; the word in the middle of an odd count is that of the pair (h, 0).
     """
@@ -94,7 +107,7 @@ def _bits(key, count):
     return np.concatenate([first, second[:half]])
 
 
-def _threefry(key, x, y):
+def _threefry(key: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 20 rounds of Threefry-2x32 on the counters x, y."""
     first, second = key[:1], key[1:]  # arrays, which wrap around without a warning
     words = (first, second, first ^ second ^ np.uint32(0x1BD11BDA))
@@ -108,12 +121,13 @@ def _threefry(key, x, y):
     return x, y
 
 
-def _key(op, key):
+def _key(op: str, key: Any) -> np.ndarray:
     """The key as an array [2] uint32."""
     if key is None:
         return np.random.randint(0, 2**32, 2, dtype=np.uint32)
     return key_words(op, key)
 
 
-def _fans(op, shape):
-    return sizes(op, "shape", shape, 2)
+def _fans(op: str, shape: Sequence[int]) -> tuple[int, int]:
+    outputs, inputs = sizes(op, "shape", shape, 2)
+    return outputs, inputs

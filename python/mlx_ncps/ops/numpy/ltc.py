@@ -11,12 +11,15 @@ ncps divides both sides by k; this form is the same for k > 0 and gives v' = v a
 solver semi_implicit (MATHS 3); ltc_solvers.py has the others.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import sigmoid, softplus
 from .arrays import (
+    Numbers,
     as_float64,
     check_cotangents,
     check_shapes,
@@ -59,18 +62,18 @@ class LTCParams(NamedTuple):
 
 
 def ltc_sequence(
-    inputs,
-    state,
-    ts,
-    params,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    params: Any,
     *,
-    ode_unfolds=6,
-    epsilon=1e-8,
-    implicit_param_constraints=False,
-    ode_solver="semi_implicit",
-    synapses=None,
-    training=True,
-):
+    ode_unfolds: int = 6,
+    epsilon: float = 1e-8,
+    implicit_param_constraints: bool = False,
+    ode_solver: str = "semi_implicit",
+    synapses: Any = None,
+    training: bool = True,
+) -> np.ndarray:
     """Runs an LTC over a sequence and returns the state after every step, [B, T, H] float64.
 
     Args:
@@ -93,7 +96,9 @@ def ltc_sequence(
     return _states(_map_inputs(x, p), v, ts, cell)
 
 
-def ltc_step(inputs, state, ts, params, **keywords):
+def ltc_step(
+    inputs: Numbers, state: Numbers, ts: Numbers, params: Any, **keywords: Any
+) -> np.ndarray:
     """One time step: inputs [B, I], state [B, H], ts a number, [B] or [B, 1] -> state [B, H].
 
     The keywords are those of `ltc_sequence`.
@@ -123,19 +128,19 @@ def _unfold_step(x, v, ts, cell):
 
 
 def ltc_sequence_backward(
-    cotangents,
-    inputs,
-    state,
-    ts,
-    params,
+    cotangents: Numbers,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    params: Any,
     *,
-    ode_unfolds=6,
-    epsilon=1e-8,
-    implicit_param_constraints=False,
-    ode_solver="semi_implicit",
-    synapses=None,
-    training=True,
-):
+    ode_unfolds: int = 6,
+    epsilon: float = 1e-8,
+    implicit_param_constraints: bool = False,
+    ode_solver: str = "semi_implicit",
+    synapses: Any = None,
+    training: bool = True,
+) -> Any:
     """The gradient of sum(cotangents * ltc_sequence(...)).
 
     Args: cotangents [B, T, H], then those of `ltc_sequence`.

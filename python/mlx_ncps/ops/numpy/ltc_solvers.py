@@ -13,7 +13,9 @@ A backward takes dv' and gives dv [B, H], dk [B, 1] and the gradients of the sen
 H]; those of the parameters are added to a dict of arrays.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,30 +44,34 @@ class Cell(NamedTuple):
     solver: str
 
 
-def unfold(v, k, sensory, cell):
+def unfold(v: np.ndarray, k: np.ndarray, sensory: Any, cell: Any) -> np.ndarray:
     """One unfold of the cell's solver: v [B, H], k [B, 1], sensory sums -> v' [B, H]."""
     return SOLVERS[cell.solver][0](v, k, sensory, cell)
 
 
-def unfold_backward(dv, v, k, sensory, cell, grads):
+def unfold_backward(
+    dv: np.ndarray, v: np.ndarray, k: np.ndarray, sensory: Any, cell: Any, grads: dict[str, Any]
+) -> tuple[np.ndarray, ...]:
     """The gradients of `unfold` by v, k and the sensory sums, from that by v'."""
     return SOLVERS[cell.solver][1](dv, v, k, sensory, cell, grads)
 
 
-def drive(v, sensory, cell):
+def drive(v: np.ndarray, sensory: Any, cell: Any) -> tuple[np.ndarray, np.ndarray]:
     """The sums n and d that pull every neuron, [B, H] each, without epsilon."""
     n, d = synapse_sums(v, cell.recurrent)
     return cell.gleak * cell.vleak + n + sensory[0], cell.gleak + d + sensory[1]
 
 
-def drive_backward(dn, dd, v, cell, grads):
+def drive_backward(
+    dn: np.ndarray, dd: np.ndarray, v: np.ndarray, cell: Any, grads: dict[str, Any]
+) -> np.ndarray:
     """Gradient [B, H] of `drive` by v; those by the sensory sums are dn and dd themselves."""
     grads["gleak"] += (dn * cell.vleak + dd).sum(axis=0)
     grads["vleak"] += (dn * cell.gleak).sum(axis=0)
     return synapse_sums_backward(dn, dd, v, cell.recurrent, grads, "")
 
 
-def synapse_sums(sources, synapses):
+def synapse_sums(sources: np.ndarray, synapses: Any) -> tuple[np.ndarray, np.ndarray]:
     """sum_i a_ij erev_ij and sum_i a_ij, [B, H] each, from the source values [B, I]."""
     a = synapses.w * _gates(sources, synapses)
     return (a * synapses.erev).sum(axis=1), a.sum(axis=1)
@@ -75,7 +81,14 @@ def _gates(sources, synapses):
     return sigmoid(synapses.sigma * (sources[:, :, None] - synapses.mu))  # [B, I, H]
 
 
-def synapse_sums_backward(dn, dd, sources, synapses, grads, prefix):
+def synapse_sums_backward(
+    dn: np.ndarray,
+    dd: np.ndarray,
+    sources: np.ndarray,
+    synapses: Any,
+    grads: dict[str, Any],
+    prefix: str,
+) -> np.ndarray:
     """Gradient [B, I] of `synapse_sums` by its sources; the synapses' go into ``grads``."""
     s = _gates(sources, synapses)
     da = dn[:, None] * synapses.erev + dd[:, None]  # [B, I, H]

@@ -8,12 +8,21 @@ One step reads the inputs x, the state (h, c) and the elapsed time ts:
     h' = cell(x, h*, ts)
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import sigmoid
-from .arrays import as_float64, check_cotangents, check_shapes, timespans_array, timespans_gradient
+from .arrays import (
+    Numbers,
+    as_float64,
+    check_cotangents,
+    check_shapes,
+    timespans_array,
+    timespans_gradient,
+)
 from .cfc import cfc_sequence, cfc_sequence_backward
 from .checks import refused, shaped
 from .ltc import ltc_sequence, ltc_sequence_backward
@@ -27,27 +36,51 @@ class LSTMParams(NamedTuple):
     recurrent_weight: Any  # [4H, H]
 
 
-def cfc_mixed_sequence(inputs, state, ts, memory, params, **keywords):
+def cfc_mixed_sequence(
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    memory: Any,
+    params: Any,
+    **keywords: Any,
+) -> tuple[np.ndarray, np.ndarray]:
     """Runs a CfC behind an LSTM over a sequence and returns (h, c) after every step, [B, T, H]
     each.
 
     Args: inputs [B, T, I]; state (h, c), [B, H] each; memory an LSTMParams; ts, params and the
     keywords are those of `cfc_sequence`.
     """
-    return _run("cfc", cfc_sequence, inputs, state, ts, memory, params, keywords)[:2]
+    h, c, _ = _run("cfc", cfc_sequence, inputs, state, ts, memory, params, keywords)
+    return h, c
 
 
-def ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords):
+def ltc_mixed_sequence(
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    memory: Any,
+    params: Any,
+    **keywords: Any,
+) -> tuple[np.ndarray, np.ndarray]:
     """Runs an LTC behind an LSTM over a sequence and returns (h, c) after every step, [B, T, H]
     each.
 
     Args: inputs [B, T, I]; state (h, c), [B, H] each; memory an LSTMParams; ts, params and the
     keywords are those of `ltc_sequence`.
     """
-    return _run("ltc", ltc_sequence, inputs, state, ts, memory, params, keywords)[:2]
+    h, c, _ = _run("ltc", ltc_sequence, inputs, state, ts, memory, params, keywords)
+    return h, c
 
 
-def cfc_mixed_sequence_backward(cotangents, inputs, state, ts, memory, params, **keywords):
+def cfc_mixed_sequence_backward(
+    cotangents: Numbers,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    memory: Any,
+    params: Any,
+    **keywords: Any,
+) -> Any:
     """The gradient of sum(dh * h) + sum(dc * c) for cotangents (dh, dc), [B, T, H] each.
 
     Args: cotangents, then those of `cfc_mixed_sequence`.
@@ -60,7 +93,15 @@ def cfc_mixed_sequence_backward(cotangents, inputs, state, ts, memory, params, *
     return _run_backward("cfc", functions, cotangents, arguments, keywords)
 
 
-def ltc_mixed_sequence_backward(cotangents, inputs, state, ts, memory, params, **keywords):
+def ltc_mixed_sequence_backward(
+    cotangents: Numbers,
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    memory: Any,
+    params: Any,
+    **keywords: Any,
+) -> Any:
     """The same of `ltc_mixed_sequence`; dparams as `ltc_sequence_backward` returns them."""
     functions = ltc_sequence, ltc_sequence_backward
     arguments = inputs, state, ts, memory, params
@@ -89,7 +130,7 @@ def _gates(x, h, m):
 def _run_backward(op, functions, cotangents, arguments, keywords):
     sequence, sequence_backward = functions
     inputs, state, given_ts, memory, params = arguments
-    h, c, driven = _run(op, sequence, *arguments, keywords)
+    h, c, driven = _run(op, sequence, inputs, state, given_ts, memory, params, keywords)
     x, h0, c0, ts, m = _arguments(op, inputs, state, given_ts, memory)
     dh_out, dc_out = _pair(op, "cotangents", cotangents)
     check_cotangents(op, dh_out, h)

@@ -1,0 +1,266 @@
+"""Computed at once: a step of a stream or a short sequence on evaluated float32 arrays runs in the
+extension on the calling thread, without a graph.
+
+`attempt` is for cells and layers, `attempt_call` for the operator. In this order both ask: is the
+CPU's backend the one to run (`dispatch`), is the work small enough (csrc/at_once.cpp has the
+limits), has every array a value, and, of a cell, are the parameters still those that were packed.
+Where one answer is no, the result is None: a graph computes the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from . import _loader, dispatch
+from ._fork import check_process
+from .backends import Facts, FusedCall, LTCFacts, cpu
+
+# Forms of a call: one step [B, I] or [I]; a sequence [B, T, I] or [T, I] for the outputs of every
+# step or of the last one; one step [B, I] alone.
+STEP: int = getattr(_loader.native, "STEP", 0)
+EVERY: int = getattr(_loader.native, "EVERY", 0)
+LAST: int = getattr(_loader.native, "LAST", 0)
+BATCH: int = getattr(_loader.native, "BATCH", 0)
+
+
+class Readout(NamedTuple):
+    """Which neurons are the outputs: `count` of them from `first`, times w plus b where given."""
+
+    first: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  tuple has a count()
+    w: mx.array | None = None
+    b: mx.array | None = None
+
+
+class CfCStage(NamedTuple):
+    """The sizes and options of a CfC; `backbone`: the widths of its layers."""
+
+    inputs: int
+    units: int
+    backbone: tuple[int, ...]
+    mode: str
+    activation: str
+    variant: str
+
+    def work(self, memory: bool) -> int:
+        """Of one row and step, `memory`: behind an LSTM."""
+        pure = self.mode == "pure"
+        return _loader.native.cfc_step_work(self.inputs, self.units, self.backbone, pure, memory)
+
+
+class LTCStage(NamedTuple):
+    """The sizes and options of an LTC of the semi-implicit solver."""
+
+    inputs: int
+    units: int
+    ode_unfolds: int
+    epsilon: float
+    implicit_param_constraints: bool
+
+    @property
+    def backbone(self) -> tuple[int, ...]:
+        """None: an LTC has no layers."""
+        return ()
+
+    def work(self, memory: bool) -> int:
+        """Of one row and step, `memory`: behind an LSTM."""
+        return _loader.native.ltc_step_work(self.inputs, self.units, self.ode_unfolds, memory)
+
+
+class StepPlan(NamedTuple):
+    """All that a cell's steps are computed from.
+
+    stages: one LTC, or a chain of CfCs each of which reads the new state of the one before.
+    arrays: every array that a step depends on.
+    readout: of the last stage's state.
+    weights: gives the checked parameters of each stage, of an LTC with its SynapseLists.
+    """
+
+    stages: tuple[CfCStage, ...] | tuple[LTCStage]
+    arrays: list[mx.array]
+    readout: Readout
+    weights: Callable[[], list]
+
+    def work(self, mixed: bool) -> int:
+        """Of one row and step, `mixed`: behind an LSTM."""
+        return min(sum(stage.work(mixed) for stage in self.stages), 2**62)
+
+    def unsupported(self) -> str:
+        """Why the CPU's kernels can't run it; or ""."""
+        reasons = (cpu.too_deep(stage.backbone) for stage in self.stages)
+        return next(filter(None, reasons), "")
+
+
+class StepCell:
+    """What a cell computes steps with: its packed parameters, made anew whenever one of the arrays
+    or options that they came from is another. Belongs to one cell; copies start empty.
+    """
+
+    __slots__ = ("made",)
+
+    def __init__(self) -> None:
+        self.made: tuple | None = None  # (the extension's StepCell, what else it was made with)
+
+    def __deepcopy__(self, memo: dict) -> StepCell:
+        return StepCell()
+
+    def __reduce__(self) -> tuple:
+        return StepCell, ()
+
+
+class Cell(Protocol):
+    """What `attempt` asks of a cell."""
+
+    op: str
+    _step_cell: StepCell
+
+    def _step_plan(self, mixed: bool) -> StepPlan | None: ...
+
+
+def attempt(cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int) -> tuple | None:
+    """(output, last state) of one step or a few, or None where a graph must compute it.
+
+    lstm: of mixed memory in front of the cell, or None; the state is a pair (h, c) then.
+    x: inputs as `form` has them; for STEP and BATCH the output is [B, O] or [O], for EVERY [B, T,
+        O] or [T, O], for LAST [B, O] or [O].
+    state: [B, H], [H], or None for zeros.  ts: None, a number, or an array as the form has it.
+    """
+    if not dispatch.runs_steps_on_cpu():
+        return None
+    made = cell._step_cell.made
+    done = False if made is None else made[0](cell, lstm, x, state, ts, form)
+    # True: large. Asking for the device takes as long as a tenth of a small step.
+    if done is True and made is not None:
+        done = None if dispatch.beside_gpu() else made[0](cell, lstm, x, state, ts, form, True)
+    if done is False:  # what the parameters depend on may have changed
+        packed = _packed(cell, lstm, x, form)
+        if packed is None:
+            return None
+        done = packed(cell, lstm, x, state, ts, form, not dispatch.beside_gpu())
+    if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
+        spans: Any = ts.astype(np.float32)
+        return attempt(cell, lstm, x, state, mx.array(spans), form)
+    if not done or done is True:
+        return None
+    dispatch.record("cpu")
+    return done
+
+
+def _packed(cell: Cell, lstm: Any, x: Any, form: int) -> Any:
+    """The extension's StepCell of what the cell is made of now, or None: for too large a call,
+    among tracers, and where a parameter is still being computed.
+    """
+    mixed = lstm is not None
+    if not _loader.native.has_values(x):
+        return None
+    try:
+        plan = cell._step_plan(mixed)
+        if plan is None or not _fits(plan, mixed, x, form):
+            return None
+        check_process(cell.op)  # packing waits for MLX
+        places = _loader.native.Places(cell, lstm)
+        plan = cell._step_plan(mixed)  # read when the places are known: no change is missed
+        memory = _memory(lstm)
+        if not places.complete or plan is None or memory is None:
+            return None
+        return _made(cell._step_cell, plan, memory, places)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # a weight of a wrong shape or kind: the graph's code says which
+
+
+def _fits(plan: StepPlan, mixed: bool, x: mx.array, form: int) -> bool:
+    work = plan.work(mixed)
+    return not plan.unsupported() and _loader.native.fits(x, form, work, dispatch.beside_gpu())
+
+
+def _made(kept: StepCell, plan: StepPlan, memory: tuple, places: Any) -> Any:
+    arrays, key = [*plan.arrays, *memory], (plan.stages, plan.readout[:2], len(memory))
+    if any(cpu.is_tracer(a) or cpu.is_pending(a) for a in arrays):
+        return None
+    made = kept.made
+    if made is None or made[1] != key or not made[0].made_from(arrays):
+        made = (_pack(plan, memory, arrays), key)
+    made[0].watch(places)
+    kept.made = made
+    return made[0]
+
+
+def _pack(plan: StepPlan, memory: tuple, arrays: list) -> Any:
+    """The extension's StepCell, to be made anew for other `arrays`."""
+    stages = list(zip(plan.stages, plan.weights(), strict=True))
+    if isinstance(plan.stages[0], LTCStage):
+        return cpu.ltc_step_cell(*stages[0], memory, arrays, plan.readout)
+    return cpu.cfc_step_cell(stages, memory, arrays, plan.readout)
+
+
+def _memory(lstm: Any) -> tuple | None:
+    """The weights of the LSTM in front of a cell, () without one; None of one that can't be packed,
+    as what is no LSTMCell.
+    """
+    return () if lstm is None else getattr(lstm, "_step_weights", lambda: None)()
+
+
+def attempt_call(call: Any) -> mx.array | None:
+    """The states [B, T, H] of a checked `ops` call of `cfc_sequence` in inference, packed for this
+    call alone; None where a graph must compute it, also for one with more to fold than time spans.
+    """
+    keywords = call.keywords
+    if call.backend is not cpu or keywords["variant"] != "torch" or keywords["training"]:
+        return None
+    if not _loader.native.has_values(call.inputs):
+        return None
+    no_gpu = mx.default_device().type is mx.DeviceType.cpu
+    stage = call.inputs.shape[-1], keywords["mode"], keywords["activation"], "torch"
+    return cpu.cfc_at_once(call.inputs, call.state, call.ts, call.params, stage, no_gpu)
+
+
+def why_not(cell: Any, lstm: Any, batch: int, steps: int, dtype: mx.Dtype) -> str:
+    """Why a call with evaluated inputs of this shape is left to a graph; "" when it is computed at
+    once. steps: 1 for a single step too.
+    """
+    if why := dispatch.why_no_steps_on_cpu():
+        return why
+    if dtype != mx.float32:
+        return f"the inputs are {str(dtype).removeprefix('mlx.core.')}, not float32"
+    if batch == 0 or steps == 0:
+        return "there is nothing to compute"
+    plan = cell._step_plan(lstm is not None)
+    if plan is None or _memory(lstm) is None:
+        why = cell.stepwise() or getattr(lstm, "stepwise", str)()
+        return why or f"{type(cell).__name__} has no packed form" + " behind an LSTM" * bool(lstm)
+    if not _loader.native.Places(cell, lstm).complete:
+        return "the cell is made of too many objects"
+    return _why_unfit(plan, lstm is not None, batch, steps)
+
+
+def why_too_large(calls: list[FusedCall], mixed: bool, batch: int, steps: int) -> str:
+    """The same of a packed cell that stands for these calls, behind an LSTM or not."""
+    if why := dispatch.why_no_steps_on_cpu():
+        return why
+    stages: Any = tuple(_stage(facts) for _, facts in calls)
+    return _why_unfit(StepPlan(stages, [], Readout(0, 0), list), mixed, batch, steps)
+
+
+def _why_unfit(plan: StepPlan, mixed: bool, batch: int, steps: int) -> str:
+    if why := plan.unsupported():
+        return why
+    return cpu.left_to_graph(batch, steps, plan.work(mixed), dispatch.beside_gpu())
+
+
+def _stage(facts: Facts) -> CfCStage | LTCStage:
+    if isinstance(facts, LTCFacts):
+        return LTCStage(facts.inputs, facts.units, facts.ode_unfolds, 0.0, False)
+    options = facts.mode, facts.activation, facts.variant
+    return CfCStage(facts.inputs, facts.units, facts.backbone, *options)
+
+
+def linear(x: mx.array, weight: Any, bias: Any) -> mx.array | None:
+    """The linear map behind a cell, x [..., O] by weight [P, O] and bias [P] or None; None where an
+    array has no value yet.
+    """
+    done: Any = cpu.linear(x, weight, bias)
+    return done

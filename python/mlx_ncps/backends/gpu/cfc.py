@@ -1,0 +1,207 @@
+"""CfC over whole sequences on a GPU: what metal/cfc_*.metal run on, and how their gradients join
+(MATHS 1).
+
+The first stage's product with the inputs is one matrix product for all T, outside of the kernels;
+so are the gradients of all weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mlx.core as mx
+
+from .. import activations
+from ..fold import fold_cfc
+from ..types import CfCFacts, Timespans
+from . import cfc_products
+from .cfc_products import Shape
+from .geometry import Geometry, Launch
+from .pieces import in_pieces
+
+if TYPE_CHECKING:
+    from ...ops.params import CfCParams
+    from .runner import Runner
+
+
+def unsupported(geometry: Geometry, facts: CfCFacts) -> str:
+    """Why the kernels can't run this call; "" when they can."""
+    if facts.inputs == 0:
+        return "it needs at least one input"
+    return geometry.cfc_excess(facts.inputs, facts.units, tuple(facts.backbone))
+
+
+def sequence(
+    run: Runner,
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: CfCParams,
+    *,
+    mode: str,
+    activation: str,
+    variant: str = "torch",
+    training: bool,
+) -> mx.array:
+    """CfC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for the
+    gradient.
+    """
+    with mx.stream(run.stream):
+        (B, T, I), H = inputs.shape, state.shape[1]
+        folded = fold_cfc(params, ts, mode, variant)
+        heads, widths = len(folded.heads), tuple(w.shape[0] for w, _ in folded.backbone)
+        kinds = activation, folded.head_activation
+        shape = Shape(len(widths), heads, mode, *kinds, not folded.merged)
+        head = tuple(mx.concatenate(list(parts)) for parts in zip(*folded.heads, strict=True))
+        (weight, bias), *rest = stages = [*folded.backbone, head]
+        timed = [inputs.astype(mx.float32)]
+        if shape.timespans:
+            ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
+            timed.append(mx.broadcast_to(ts, (B, T)))
+        recurrent = weight[:, I:]
+        if run.geometry.cfc_takes_products(H, widths, heads):
+            stages = [(recurrent, bias), *rest]
+            recurrence = cfc_products.states(run, shape, stages, folded.tail, bool(training))
+            arrays = []
+        else:
+            recurrence = _operator(run, shape, bool(training))
+            arrays = [recurrent, *(a for stage in rest for a in stage), *folded.tail]
+
+        def call(h, x, *spans):
+            xz = mx.addmm(bias, x, weight[:, :I].T)  # [B, T, N0]
+            return recurrence(xz, h, *spans, *arrays)[0]
+
+        piece = run.geometry.cfc_piece(B, I, H, widths, heads)
+        return in_pieces(piece, call, state, *timed).astype(inputs.dtype)
+
+
+class _Call(NamedTuple):
+    """The primals of the operator by name."""
+
+    xz: mx.array  # [B, T, N0] first stage, the part of the inputs
+    h0: mx.array  # [B, H]
+    ts: mx.array | None  # [B, T]
+    weights: list  # of each stage [columns, depth]; the first reads h alone
+    biases: list  # of the stages but the first
+    tail: list  # w_tau, A [H] in the mode pure
+
+
+def _unpack(shape: Shape, primals: Sequence[mx.array]) -> _Call:
+    xz, h0, *rest = primals
+    ts = rest.pop(0) if shape.timespans else None
+    stages, tail = rest[: 2 * shape.layers + 1], rest[2 * shape.layers + 1 :]
+    return _Call(xz, h0, ts, stages[:1] + stages[1::2], stages[2::2], tail)
+
+
+def _operator(run: Runner, shape: Shape, save: bool) -> Callable[..., Any]:
+    """The operator (xz, h0, [ts], Wh, (W, b) of the other stages, [w_tau, A]) -> states [B, T, H]
+    and, with `save`, what the backward reads [B, T, layers' widths + heads H]; made once.
+    """
+    key = "cfc", shape, save
+    if key in run.operators:
+        return run.operators[key]
+
+    def forward(*primals, save=save):
+        return _forward(run, shape, _unpack(shape, primals), save).values()
+
+    def backward(primals, cotangents, outputs):
+        call = _unpack(shape, primals)
+        states, saved = outputs if save else forward(*primals, save=True)
+        out = _backward(run, shape, call, cotangents[0], saved)
+        return _gradients(shape, call, states, saved, out)
+
+    return run.operators.setdefault(key, run.operator(forward, backward))
+
+
+def _facts(shape: Shape, call: _Call) -> tuple[int, int, int, tuple[int, ...], int, int]:
+    """(B, T, H, widths of the layers, width of what is saved, number of weights)."""
+    (B, T, _), H = call.xz.shape, call.h0.shape[1]
+    widths = tuple(w.shape[0] for w in call.weights[:-1])
+    return B, T, H, widths, sum(widths) + shape.heads * H, sum(w.size for w in call.weights)
+
+
+def _common(
+    shape: Shape, call: _Call, launch: Launch
+) -> tuple[dict[str, mx.array], dict[str, bool], dict[str, int]]:
+    """(inputs, flags, template) that forward and backward share."""
+    inputs, flags, template = cfc_products.options(shape, call.ts, call.tail)
+    flags["ON_CHIP"] = launch.argument("CHIP") > 0
+    template = {
+        "LAYERS": shape.layers,
+        "HEADS": shape.heads,
+        "MODE": template["MODE"],
+        "ACTIVATION": activations.number(shape.activation),
+        "HEAD_ACTIVATION": template["HEAD_ACTIVATION"],
+    }
+    return inputs, flags, template
+
+
+def _packed(weights: Sequence[mx.array], on_chip: bool) -> dict[str, mx.array]:
+    """The weights of all stages in one buffer, under the name that the kernel reads them by."""
+    name = "streamed_weights" if on_chip else "weights"
+    return {name: mx.concatenate([w.reshape(-1) for w in weights])}
+
+
+def _forward(run: Runner, shape: Shape, call: _Call, save: bool) -> dict[str, mx.array]:
+    B, T, H, widths, kept, weights = _facts(shape, call)
+    launch = run.geometry.cfc_forward(B, H, widths, shape.heads, weights)
+    inputs, flags, template = _common(shape, call, launch)
+    biases = mx.concatenate(call.biases) if call.biases else mx.zeros(1)  # not read
+    packed = _packed([w.T for w in call.weights], flags["ON_CHIP"])
+    return run(
+        "cfc_forward",
+        launch,
+        (B, T, H, kept, weights, *widths),
+        {"xz": call.xz, "h0": call.h0, "biases": biases, **packed, **inputs},
+        {"states": (B, T, H), **({"saved": (B, T, kept)} if save else {})},
+        flags={"SAVE": save, **flags},
+        template=template,
+    )
+
+
+def _backward(
+    run: Runner, shape: Shape, call: _Call, dstates: mx.array, saved: mx.array
+) -> dict[str, mx.array]:
+    B, T, H, widths, kept, weights = _facts(shape, call)
+    launch = run.geometry.cfc_backward(B, H, widths, shape.heads, weights)
+    inputs, flags, template = _common(shape, call, launch)
+    packed = _packed(call.weights, flags["ON_CHIP"])
+    outputs = {"dh0": (B, H), "dz": (B, T, kept)}
+    if shape.mode == "pure":
+        outputs["shares"] = (B, T, 3, H)
+    return run(
+        "cfc_backward",
+        launch,
+        (B, T, H, kept, weights, *widths),
+        {"dstates": dstates, "saved": saved, **packed, **inputs},
+        outputs,
+        flags=flags,
+        template=template,
+    )
+
+
+def _gradients(
+    shape: Shape, call: _Call, states: mx.array, saved: mx.array, out: dict[str, mx.array]
+) -> list[mx.array]:
+    """The gradients of all primals, as matrix products and sums over the whole sequence."""
+    _, _, H, widths, _, _ = _facts(shape, call)
+    edges = [sum(widths[: n + 1]) for n in range(shape.layers)]
+    dz = mx.split(out["dz"], edges, axis=-1) if edges else [out["dz"]]
+    kept = mx.split(saved, edges, axis=-1) if edges else [saved]
+    before = mx.concatenate([call.h0[:, None], states[:, :-1]], axis=1)  # h that each step read
+    one = activations.TABLE[shape.activation]
+    read = [before, *(z if one.from_value else one.function(z) for z in kept[:-1])]
+    gradients = [dz[0], out["dh0"]]
+    if shape.timespans and shape.mode == "pure":
+        gradients.append(out["shares"][:, :, 2].sum(axis=-1))
+    elif shape.timespans:  # u = a ts + b: the head b's gradient is du
+        gradients.append((dz[-1][..., 3 * H :] * kept[-1][..., 3 * H :]).sum(axis=-1))
+    for stage, (d, z) in enumerate(zip(dz, read, strict=True)):
+        gradients.append(mx.flatten(d, 0, 1).T @ mx.flatten(z, 0, 1))
+        if stage > 0:
+            gradients.append(d.sum(axis=(0, 1)))
+    if shape.mode == "pure":
+        dw_tau, dA, _ = out["shares"].sum(axis=(0, 1))
+        gradients += [dw_tau, dA]
+    return gradients

@@ -1,0 +1,274 @@
+"""Launch geometry of the GPU kernels of metal/: a `Geometry` says, for a kind of GPU, how a call of
+a shape is cut into launches and how many threads each has. Its answers are functions of the shape
+alone, so that results depend on nothing else.
+
+Limits of every Apple GPU: SIMD groups of 32, 32 KiB of threadgroup memory, 1024 threads per
+threadgroup, fewer for a pipeline that needs many registers (1024 threads up to 52 float registers
+each, 512 up to 104, 384 up to 128). Every kernel tells the compiler how many threads it is launched
+with (`runner.THREADS_BOUND`), so that its pipeline allows them.
+
+How much of a call one launch takes is said in `pieces`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from .pieces import SIMD, Pieces, ceil_div, once, round_up
+
+
+class Launch(NamedTuple):
+    """Threadgroups and threads of each, along x, y, z, and the template arguments of the kernel
+    that follow from them.
+    """
+
+    groups: tuple[int, int, int]
+    threads: tuple[int, int, int]
+    template: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Threads in all, as mx.fast.metal_kernel counts."""
+        return tuple(g * t for g, t in zip(self.groups, self.threads, strict=True))
+
+    def argument(self, name: str) -> int:
+        """A template argument."""
+        return dict(self.template)[name]
+
+
+def _power_of_two(most: int) -> int:
+    """The largest power of two that is not larger than `most` >= 1."""
+    return 1 << (most.bit_length() - 1)
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: a key that costs nothing
+class Geometry(Pieces):
+    """Limits and thresholds of a kind of GPU, and the launches that follow from them.
+
+    A kernel's rows are batch rows that share each load; its parts are threads that share a neuron.
+    """
+
+    threads: int = 512  # of a threadgroup, at most
+    min_groups: int = 8  # threadgroups that rows are not merged below
+
+    dense_units: int = 64  # up to here all synapses of an LTC stay in registers
+    dense_groups: int = 256  # threadgroups of the dense backward, which own a slab of gradients
+    ltc_rows: int = 8  # that share a load, at most: from there on arithmetic is the limit
+    lists_forward_parts: int = 4  # threads that share a target whose synapses stay in registers
+    lists_forward_per: int = 14  # synapses of a thread in 104 registers, 5 for each
+    lists_backward_per: int = 7  # likewise, 9 for each
+    lists_batch: float = 256  # rows from which a wiring's forward streams what fits registers
+    lists_rows: int | Literal["root", "groups"] = "root"  # as `_lists_share` says
+
+    cfc_rows: int = 16  # that share a load, at most: halves what 8 stream
+    cfc_rows_of_four_heads: int = 8  # as 16 don't fit 104 registers
+    product_weights: int = 2**18  # of a CfC's step, from which MLX's products are faster
+
+    # ---- The LTC --------------------------------------------------------------------------------
+
+    @once
+    def neurons(self, units: int, rows: int) -> Launch:
+        """A thread per (neuron, row)."""
+        return Launch((ceil_div(units, SIMD), ceil_div(rows, 8), 1), (SIMD, 8, 1))
+
+    @once
+    def sensory(self, rows: int, units: int) -> Launch:
+        """A thread per (target or input, block of rows): 8 rows where 1024 SIMD groups are left,
+        else 4.
+        """
+        share = 8 if rows * units >= 2**18 else 4
+        return self.neurons(units, ceil_div(rows, share))._replace(template=(("ROWS", share),))
+
+    @once
+    def synapse_backward(self, rows: int, sources: int, units: int) -> Launch:
+        """A thread per (synapse, chunk); a SIMD group per (32 targets, source, chunk); z counts
+        the chunks.
+        """
+        chunks, y = _chunks(rows, sources * units), min(8, sources)
+        return Launch((ceil_div(units, SIMD), ceil_div(sources, y), chunks), (SIMD, y, 1))
+
+    @once
+    def lists_gradient(self, rows: int, synapses: int) -> Launch:
+        """A thread per (synapse, chunk of rows); y counts the chunks."""
+        return Launch((ceil_div(synapses, 128), _chunks(rows, synapses), 1), (128, 1, 1))
+
+    def dense_fits(self, units: int) -> bool:
+        """Whether the kernels with all synapses in registers can run: forward 4, backward 8 threads
+        per neuron.
+        """
+        return units <= self.dense_units and _dense_threads(units, 8) <= self.threads
+
+    @once
+    def dense_forward(self, batch: int, units: int) -> Launch:
+        """A threadgroup per batch row, all synapses in registers."""
+        return _dense(batch, units, ceil_div(units, 4), 4, round_up(units, 4))
+
+    @once
+    def dense_backward(self, batch: int, units: int) -> Launch:
+        """Threadgroups that each own a slab of gradients, over several batch rows."""
+        groups = min(batch, self.dense_groups)
+        return _dense(groups, units, ceil_div(units, 8), 8, round_up(units, 8))
+
+    def lists_backward_parts(self, units: int) -> int:
+        """Threads that share a source whose few synapses stay in registers."""
+        return 8 if units <= self.dense_units else 4
+
+    def dense_lists_fit(self, units: int, forward_per: int, backward_per: int) -> bool:
+        """Whether a sparse wiring's synapses stay in registers, with so many per thread."""
+        parts = max(self.lists_forward_parts, self.lists_backward_parts(units))
+        few = forward_per <= self.lists_forward_per and backward_per <= self.lists_backward_per
+        return few and _dense_threads(units, parts) <= self.threads
+
+    @once
+    def dense_lists_forward(self, batch: int, units: int, per: int, parts: int) -> Launch:
+        """As `dense_forward`, with the synapses of a wiring."""
+        return _dense(batch, units, per, parts, units)
+
+    @once
+    def dense_lists_backward(self, batch: int, units: int, per: int, parts: int) -> Launch:
+        """As `dense_backward`, with the synapses of a wiring."""
+        return _dense(min(batch, self.dense_groups), units, per, parts, units)
+
+    @once
+    def streamed_forward(self, batch: int, units: int) -> Launch:
+        """Each row keeps v, double-buffered."""
+        return self._streamed(batch, units, 2)
+
+    @once
+    def streamed_backward(self, batch: int, units: int) -> Launch:
+        """Each row keeps dn, dd and dv."""
+        return self._streamed(batch, units, 3)
+
+    def _streamed(self, batch: int, units: int, copies: int) -> Launch:
+        padded = round_up(units)
+        launch = self._blocked(batch, units, copies * 4 * padded, self.ltc_rows)
+        launch = _fitting(launch)
+        return launch._replace(template=(*launch.template, ("UNITS", padded)))
+
+    def lists_pay(self, sources: int, units: int, synapses: int) -> bool:
+        """Whether lists of the synapses beat the dense kernels: half of them missing."""
+        return 0 < 2 * synapses <= sources * units
+
+    def recurrent_lists_pay(self, units: int, synapses: int) -> bool:
+        """`lists_pay`, and one row's state fits threadgroup memory."""
+        return self.lists_pay(units, units, synapses) and 12 * round_up(units) <= self.memory
+
+    @once
+    def lists(self, batch: int, units: int) -> Launch:
+        """The kernels of streamed lists: threadgroups of SIMDS SIMD groups that each own ROWS batch
+        rows; dn, dd and dv of each row in threadgroup memory.
+
+        SIMD groups share nothing, and join only where 8 cores have several each.
+        """
+        fits = self.memory // (3 * 4 * round_up(units))
+        rows = _power_of_two(max(1, min(self.ltc_rows, fits, self._lists_share(batch))))
+        simds = max(1, min(4, fits // rows, batch // (64 * rows)))
+        template = ("SIMDS", simds), ("ROWS", rows), ("UNITS", round_up(units))
+        return Launch((ceil_div(batch, rows * simds), 1, 1), (SIMD * simds, 1, 1), template)
+
+    def _lists_share(self, batch: int) -> int:
+        """Rows that share the loads of streamed lists, up to `ltc_rows`: a number, as many as leave
+        `min_groups` threadgroups, or the root of a quarter of the batch. Few cores gain by more
+        rows, many cores by more SIMD groups; the root loses to neither by more than a factor of 2.
+        """
+        if self.lists_rows == "groups":
+            return batch // self.min_groups
+        return math.isqrt(batch // 4) if self.lists_rows == "root" else self.lists_rows
+
+    # ---- The CfC --------------------------------------------------------------------------------
+
+    @once
+    def cfc_forward(
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
+    ) -> Launch:
+        """Each row keeps h and the layers' outputs, both double-buffered."""
+        return _fitting(self._cfc(batch, units, widths, heads, weights, 2))
+
+    @once
+    def cfc_backward(
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
+    ) -> Launch:
+        """Each row keeps dh, the heads' gradients, and the layers', these double-buffered."""
+        return _fitting(self._cfc(batch, units, widths, heads, weights, 1 + heads))
+
+    def _cfc(
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int, states: int
+    ) -> Launch | None:
+        """Weights in threadgroup memory (CHIP of them) if they fit beside one row, else streamed;
+        None where not one row fits.
+
+        states: how many [units] one row keeps there, beside two outputs of the widest layer.
+        """
+        width = round_up(max(widths)) if widths else 1
+        neurons = max(units, *widths) if widths else units
+        bytes_per_row = 4 * (states * round_up(units) + 2 * width)
+        most = self.cfc_rows if heads < 4 else self.cfc_rows_of_four_heads
+        for chip in (round_up(weights, 1024), 0):
+            rows = min(most, 8) if chip else most  # nothing is streamed: rather more groups
+            launch = self._blocked(batch, neurons, bytes_per_row, rows, 4 * chip)
+            if launch is not None:
+                sizes = ("UNITS", round_up(units)), ("WIDTH", width), ("CHIP", chip)
+                return launch._replace(template=(*launch.template, *sizes))
+        return None
+
+    @once
+    def cfc_takes_products(self, units: int, widths: tuple[int, ...], heads: int) -> bool:
+        """Whether a CfC runs step by step on MLX's matrix products: where a threadgroup would
+        stream its weights for longer than the products' launches take, or where the backward of one
+        row exceeds threadgroup memory.
+        """
+        edges = [units, *widths, heads * units]
+        if sum(n * m for n, m in itertools.pairwise(edges)) >= self.product_weights:
+            return True
+        return self._cfc(1, units, widths, 4, self.memory, 1 + 4) is None
+
+    def _blocked(
+        self, batch: int, neurons: int, bytes_per_row: int, most_rows: int, bytes_shared: int = 0
+    ) -> Launch | None:
+        """Threadgroups of several batch rows, striding over `neurons`; None when not one row fits.
+
+        ROWS: a power of two up to `most_rows`, as memory and a batch of at least `min_groups`
+        threadgroups allow. PARTS: up to 4 threads per neuron while they stay within `threads`.
+        """
+        memory = self.memory - bytes_shared
+        if bytes_per_row > memory:
+            return None
+        most = min(memory // bytes_per_row, batch // self.min_groups, most_rows)
+        rows = _power_of_two(max(1, most))
+        parts = next((p for p in (4, 2) if round_up(p * neurons) <= self.threads), 1)
+        threads = min(round_up(parts * neurons), self.threads)
+        template = ("ROWS", rows), ("PARTS", parts)
+        return Launch((ceil_div(batch, rows), 1, 1), (threads, 1, 1), template)
+
+
+def _fitting(launch: Launch | None) -> Launch:
+    """A launch of which one row fits: `ltc_excess` and `cfc_takes_products` see to that."""
+    assert launch is not None
+    return launch
+
+
+def _chunks(rows: int, synapses: int) -> int:
+    """Chunks of rows whose gradients are summed apart: of >= 64 rows, while 2^19 threads last."""
+    return max(1, min(ceil_div(rows, 64), 2**19 // synapses))
+
+
+def _dense_threads(units: int, parts: int) -> int:
+    """`parts` threads per neuron; every padded neuron that others read has its threads."""
+    return round_up(parts * round_up(units, parts))
+
+
+def _dense(groups: int, units: int, per: int, parts: int, padded: int) -> Launch:
+    template = ("PER", per), ("PARTS", parts), ("UNITS", padded)
+    return Launch((groups, 1, 1), (_dense_threads(units, parts), 1, 1), template)
+
+
+APPLE = Geometry()
+CUDA = Geometry(
+    min_groups=128,  # about the cores of the chips where merging pays most
+    lists_batch=math.inf,
+    lists_rows="groups",
+    cfc_rows=8,  # of 16 the compiler takes more registers than 512 threads can have
+)

@@ -1,0 +1,127 @@
+"""What one launch takes of a call. It stays far below the seconds after which a watchdog ends it,
+and below 2^32 elements of an array, as kernels count in 32 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, cast
+
+import mlx.core as mx
+
+SIMD = 32  # threads of a SIMD group
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def once(function: _Function) -> _Function:
+    """`function`, asked once for the same arguments: every call of a shape gets one answer."""
+    return cast(_Function, functools.lru_cache(maxsize=4096)(function))
+
+
+def ceil_div(n: int, by: int) -> int:
+    """The quotient, rounded up."""
+    return -(-n // by)
+
+
+def round_up(n: int, to: int = SIMD) -> int:
+    """The next multiple of `to`."""
+    return ceil_div(n, to) * to
+
+
+class Piece(NamedTuple):
+    """What one launch takes of a call: so many batch rows and steps, at most."""
+
+    rows: int
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Limits of one launch on a kind of GPU, and the pieces in which calls run."""
+
+    memory: int = 32 * 1024  # bytes of threadgroup memory
+    launch_unfolds: int = 6 * 1024  # of an LTC: each waits for the one before
+    launch_steps: int = 4096  # of a CfC, likewise
+    launch_elements: int = 2**30  # of the largest array: indices are 32 bits wide
+    launch_gates: int = 2**30  # of an LTC
+    row_gates: int = 2**25  # of one batch row of it, which one core computes
+    launch_products: int = 2**33  # of a CfC's weights
+    row_products: int = 2**28  # of one batch row of it
+
+    def _piece(
+        self, batch: int, steps: int, elements: int, work: int, most: int, most_of_row: int
+    ) -> Piece:
+        """elements: of the largest array, work: gates or products; of one row's step."""
+        elements, work = max(1, elements), max(1, work)
+        rows = max(1, min(batch, self.launch_elements // elements, most // work))
+        steps = min(steps, self.launch_elements // (rows * elements), most // (rows * work))
+        return Piece(rows, max(1, min(steps, most_of_row // work)))
+
+    @once
+    def ltc_piece(self, batch: int, inputs: int, units: int, unfolds: int) -> Piece:
+        """Of an LTC, with all of its synapses."""
+        elements = max(2 * unfolds * units, inputs * ceil_div(units, SIMD))
+        work = max(unfolds * units, inputs) * units
+        steps = self.launch_unfolds // unfolds
+        return self._piece(batch, steps, elements, work, self.launch_gates, self.row_gates)
+
+    @once
+    def cfc_piece(
+        self, batch: int, inputs: int, units: int, widths: tuple[int, ...], heads: int
+    ) -> Piece:
+        """Of a CfC whose layers have these widths."""
+        elements = max(inputs, sum(widths) + max(heads, 3) * units)
+        work = sum(n * m for n, m in itertools.pairwise((units, *widths, heads * units)))
+        most = self.launch_products
+        return self._piece(batch, self.launch_steps, elements, work, most, self.row_products)
+
+    @once
+    def ltc_excess(self, inputs: int, units: int, unfolds: int) -> str:
+        """Why no launch may take a single step of a single row of this LTC; "" when one may."""
+        if 3 * 4 * round_up(units) > self.memory:  # of the backward, which keeps most
+            return f"the states of {units} neurons exceed threadgroup memory"
+        if unfolds > self.launch_unfolds:
+            return f"a launch has at most {self.launch_unfolds} unfolds, got {unfolds}"
+        if max(unfolds * units, inputs) * units > 2 * self.row_gates:
+            return (
+                f"a step of {inputs} inputs, {units} neurons and {unfolds} unfolds is more than a "
+                "launch may take"
+            )
+        return ""
+
+    @once
+    def cfc_excess(self, inputs: int, units: int, widths: tuple[int, ...]) -> str:
+        """The same for a CfC."""
+        edges = (inputs + units, *widths, 4 * units)
+        if max(n * m for n, m in itertools.pairwise(edges)) > self.launch_elements:
+            weights = f"its weights of {inputs} inputs and {units} neurons"
+            return f"{weights} are more than a launch may take"
+        return ""
+
+
+def in_pieces(
+    piece: Piece, run: Callable[..., mx.array], state: mx.array, *timed: mx.array
+) -> mx.array:
+    """States [B, T, H] from `run(state, *timed)`, called with what a launch takes of state [B, H]
+    and of the arrays [B, T, ...]; each piece of time starts from the last state of the one before.
+    """
+    batch, steps = timed[0].shape[:2]
+    if batch <= piece.rows and steps <= piece.steps:
+        return run(state, *timed)
+    blocks = []
+    for b in range(0, batch, piece.rows):
+        rows = slice(b, b + piece.rows)
+        carried, chunks = state[rows], []
+        for t in range(0, steps, piece.steps):
+            span = slice(t, t + piece.steps)
+            chunks.append(run(carried, *(array[rows, span] for array in timed)))
+            carried = chunks[-1][:, -1]
+        blocks.append(_joined(chunks, axis=1))
+    return _joined(blocks, axis=0)
+
+
+def _joined(parts: list[mx.array], axis: int) -> mx.array:
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)

@@ -1,0 +1,39 @@
+"""What a recurrent layer asks of any cell, one of this package, a user's module or a function."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from ..cells import LiquidCell
+
+
+def width_of(cell: Any) -> int | None:
+    """The number of inputs that a cell says to have."""
+    width = getattr(cell, "sensory_size", None)
+    return getattr(cell, "input_size", None) if width is None else width
+
+
+def name_of(cell: Any) -> str:
+    """The name of a cell in errors."""
+    return getattr(cell, "__name__", type(cell).__name__)
+
+
+def runs_sequences(cell: Any) -> bool:
+    """Whether a cell runs over a sequence itself; any other is called once for each step."""
+    return isinstance(cell, LiquidCell) and not cell._has_own_call()
+
+
+def owner_of(cell: Any, name: str) -> type | None:
+    """The class that gives a cell its method of this name, or None: who changes one of two methods
+    that belong together has not changed the other.
+    """
+    return next((kind for kind in type(cell).__mro__ if name in vars(kind)), None)
+
+
+def takes_time(cell: Any) -> bool:
+    """Whether a plain cell has a third positional argument, the elapsed time."""
+    kinds = [p.kind for p in inspect.signature(cell).parameters.values()]
+    positional = kinds.count(inspect.Parameter.POSITIONAL_ONLY)
+    positional += kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return positional > 2 or inspect.Parameter.VAR_POSITIONAL in kinds

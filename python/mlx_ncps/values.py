@@ -1,0 +1,66 @@
+"""What an array stands for: whether it has a value, or is traced by mx.compile, a gradient or
+mx.vmap.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from . import _loader
+from .checks import is_array
+
+
+def is_tracing() -> bool:
+    """Whether mx.compile, a gradient or mx.vmap traces a function now; False where the native
+    module, which alone can tell, is not loaded.
+    """
+    return _loader.native is not None and _loader.native.is_tracing()
+
+
+def is_tracer(array: mx.array) -> bool:
+    """Whether `array` stands for a value within mx.compile, a gradient or vmap; without the native
+    module only whether it has none.
+    """
+    if _loader.native is not None:
+        return _loader.native.is_tracer(array)
+    for evaluate in (mx.async_eval, mx.eval):  # the first waits for nothing, but refuses in mx.grad
+        try:
+            evaluate(array)
+        except ValueError:
+            continue
+        return False
+    return True
+
+
+def seen(arrays: list[mx.array]) -> Any:
+    """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
+    None without the native module.
+    """
+    return None if _loader.native is None else _loader.native.Seen(arrays)
+
+
+def settle(module: nn.Module, *read: Any) -> None:
+    """If one of the arrays `read` is a tracer without a value, make every array that a module keeps
+    evaluated and row-contiguous: mx.export_function writes constants as they lie in memory.
+    """
+    lacks_values = _may_lack_values if _loader.native is None else _loader.native.may_lack_values
+    if not any(lacks_values(a) for a in read):
+        return
+    for part in module.modules():
+        for key, value in list(part.items()):
+            if isinstance(value, mx.array) and not _lies_plain(value) and not is_tracer(value):
+                plain = mx.contiguous(value)
+                mx.eval(plain)
+                dict.__setitem__(part, key, plain)
+
+
+def _may_lack_values(a: Any) -> bool:
+    return is_array(a) and is_tracer(a)
+
+
+def _lies_plain(array: mx.array) -> bool:
+    """Whether an array is evaluated and row-contiguous; False without the native module too."""
+    return _loader.native is not None and _loader.native.lies_plain(array)

@@ -1,0 +1,89 @@
+"""The launches of a call as the launch code makes them, with what each costs."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from mlx_ncps.backends.gpu.geometry import APPLE, Geometry
+from mlx_ncps.backends.gpu.trace import groups_of, runner
+
+from . import chips, costs
+
+SCALARS = 24  # registers of a thread beside its arrays: indices, sums, a gate's temporaries
+
+
+class Launch(NamedTuple):
+    """One kernel of a GPU plan. `registers` is an estimate from the text: the arrays that a thread
+    keeps, and SCALARS.
+    """
+
+    kernel: str
+    groups: int
+    threads: int
+    threadgroup_bytes: int
+    registers: int
+    cost: chips.Cost
+    count: int
+
+    def resident(self, chip: chips.Chip) -> int:
+        """Threadgroups that a core of the chip holds at a time."""
+        return chips.resident(chip, self.threads, self.registers, self.threadgroup_bytes)
+
+    def estimate(self, chip: chips.Chip) -> chips.Estimate:
+        """All launches of this kind, without the time to launch them."""
+        one = chips.estimate(chip, self.cost, self.groups, self.threads, self.resident(chip))
+        return one._replace(seconds=one.seconds * self.count)
+
+
+def gpu_launches(trace, *, geometry: Geometry = APPLE, **facts) -> list[Launch]:
+    """The launches of a traced call in their order, equal ones counted."""
+    seen: dict[tuple, int] = {}
+
+    def launched(kernel, call):
+        key = _launch(kernel, call)
+        seen[key] = seen.get(key, 0) + 1
+
+    trace(runner(launched, geometry), **facts)
+    return [Launch(*key, count) for key, count in seen.items()]
+
+
+def seconds(launches, chip: chips.Chip) -> float:
+    """Of a whole plan, launches included."""
+    count = sum(one.count for one in launches)
+    return sum(one.estimate(chip).seconds for one in launches) + count * chips.LAUNCH_SECONDS
+
+
+def _launch(kernel, call) -> tuple:
+    threads, template, groups = call["threadgroup"], dict(call["template"]), groups_of(call)
+    buffers = dict(zip(kernel["input_names"], call["inputs"], strict=True))
+    entries = buffers.get("sources", buffers.get("targets"))
+    lists = 0 if entries is None else entries.size // 32
+    facts = costs.Facts(buffers["sizes"].tolist(), template, threads, groups, lists)
+    moved = sum(array.size for array in call["inputs"])
+    moved += sum(math.prod(shape) for shape in call["output_shapes"])
+    cost = costs.of(kernel["name"], facts)._replace(bytes=4 * moved)
+    shared, own = _memory(kernel["source"], template)
+    return kernel["name"], groups, math.prod(threads), shared, own + SCALARS, cost
+
+
+def _memory(source: str, template: dict) -> tuple[int, int]:
+    """(bytes of threadgroup memory, floats of a thread's arrays) that a kernel's text declares."""
+    sizes = {name: int(value) for name, value in template.items()}
+    shared = own = 0
+    pattern = r"^\s*(threadgroup )?(?:const )?(?:float|uint|bool) ((?:\w+(?:\[[^\]]+\])+(?:, )?)+)"
+    for is_shared, arrays in re.findall(pattern, source, re.MULTILINE):
+        for dimensions in re.findall(r"\w+((?:\[[^\]]+\])+)", arrays):
+            count = math.prod(_product(d, sizes) for d in re.findall(r"\[([^\]]+)\]", dimensions))
+            if is_shared:
+                shared += 4 * count
+            else:
+                own += count
+    return shared, own
+
+
+def _product(text: str, sizes: dict) -> int:
+    """The value of "2", "PER" or "PER * PARTS"."""
+    factors = (f.strip() for f in text.split("*"))
+    return math.prod(int(f) if f.isdigit() else sizes.get(f, 0) for f in factors)
