@@ -27,7 +27,7 @@ from tests.support.cases import (
     random_ltc_cases,
     tolerance,
 )
-from tests.support.running import _rebuild
+from tests.support.running import _rebuild, leaves_of, synapses_of
 
 native = pytest.mark.skipif(_loader.native is None, reason="no native module")
 GRADIENT = tolerance("float32", "gradient")
@@ -81,15 +81,10 @@ def problem(case, *, synapses=False, **keywords):
     call, (c, memory, dc) = to_mlx(make(case), case.dtype), extra(case)
     c, dc, *memory = (mx.array(a).astype(call.inputs.dtype) for a in (c, dc, *memory))
     op = ops.ltc_mixed_sequence if is_ltc(case) else ops.cfc_mixed_sequence
-    leaves = {"inputs": call.inputs, "state": call.state, "c": c}
-    if call.ts is not None:
-        leaves["ts"] = call.ts if isinstance(call.ts, mx.array) else mx.array(call.ts)
-    leaves |= named_leaves(ops.LSTMParams(*memory), "memory")
-    leaves |= {k: v for k, v in named_leaves(call.params).items() if "mask" not in k}
+    leaves = leaves_of(call) | {"c": c} | named_leaves(ops.LSTMParams(*memory), "memory")
     keywords = call.keywords | keywords
     if synapses:
-        masks = make(case).params
-        keywords["synapses"] = ops.SynapseLists(masks.mask, masks.sensory_mask)
+        keywords["synapses"] = synapses_of(case)
 
     def f(*arrays):
         values = dict(zip(leaves, arrays, strict=True))

@@ -29,14 +29,9 @@ def problem(case, *, synapses=False, call=None, **keywords):
     """
     call = to_mlx(call or make(case), case.dtype)
     op = ops.ltc_sequence if isinstance(case, LtcCase) else ops.cfc_sequence
-    leaves = {"inputs": call.inputs, "state": call.state}
-    if call.ts is not None:
-        leaves["ts"] = call.ts if isinstance(call.ts, mx.array) else mx.array(call.ts)
-    leaves |= {k: v for k, v in named_leaves(call.params).items() if "mask" not in k}
-    keywords = call.keywords | keywords
+    leaves, keywords = leaves_of(call), call.keywords | keywords
     if synapses:
-        masks = make(case).params
-        keywords["synapses"] = ops.SynapseLists(masks.mask, masks.sensory_mask)
+        keywords["synapses"] = synapses_of(case)
 
     def f(*arrays):
         values = dict(zip(leaves, arrays, strict=True))
@@ -44,6 +39,20 @@ def problem(case, *, synapses=False, call=None, **keywords):
         return op(values["inputs"], values["state"], values.get("ts"), params, **keywords)
 
     return f, leaves, call.cotangents
+
+
+def leaves_of(call):
+    """The arrays of a call by name, those that have a gradient."""
+    leaves = {"inputs": call.inputs, "state": call.state}
+    if call.ts is not None:
+        leaves["ts"] = call.ts if isinstance(call.ts, mx.array) else mx.array(call.ts)
+    return leaves | {k: v for k, v in named_leaves(call.params).items() if "mask" not in k}
+
+
+def synapses_of(case):
+    """The lists of the synapses that a case's masks leave."""
+    masks = make(case).params
+    return ops.SynapseLists(masks.mask, masks.sensory_mask)
 
 
 def _rebuild(tree, values, name="params"):
