@@ -47,8 +47,9 @@ def choose_rows(options) -> tuple:
     return select(quick(rows) if options.quick else rows, options.only)
 
 
-def choose_columns(keys, implementations=IMPLEMENTATIONS) -> tuple:
+def choose_columns(keys, implementations=None) -> tuple:
     """The implementations of these keys; all without any. Raises ValueError for another key."""
+    implementations = IMPLEMENTATIONS if implementations is None else implementations
     known = [i.key for i in implementations]
     unknown = [key for key in keys or () if key not in known]
     if unknown:

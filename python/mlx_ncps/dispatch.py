@@ -96,14 +96,14 @@ class use_backend:
             _process.append(self)
             del _process[:-64]  # older calls no longer count
 
-    def __enter__(self):
+    def __enter__(self) -> use_backend:
         with _lock:
             if self in _process:
                 _process.remove(self)
         self._tokens.append(_context.set(self.name))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         _context.reset(self._tokens.pop())
 
 

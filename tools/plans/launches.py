@@ -68,14 +68,19 @@ def _launch(kernel, call) -> tuple:
     return kernel["name"], groups, math.prod(threads), shared, own + SCALARS, cost
 
 
+_FLOATS = {"float": 1, "uint": 1, "bool": 1, "LtcSynapseGradient<float>": 4}  # of an element
+
+
 def _memory(source: str, template: dict) -> tuple[int, int]:
     """(bytes of threadgroup memory, floats of a thread's arrays) that a kernel's text declares."""
     sizes = {name: int(value) for name, value in template.items()}
     shared = own = 0
-    pattern = r"^\s*(threadgroup )?(?:const )?(?:float|uint|bool) ((?:\w+(?:\[[^\]]+\])+(?:, )?)+)"
-    for is_shared, arrays in re.findall(pattern, source, re.MULTILINE):
+    kinds = "|".join(_FLOATS)
+    pattern = rf"^\s*(threadgroup )?(?:const )?({kinds}) ((?:\w+(?:\[[^\]]+\])+(?:, )?)+)"
+    for is_shared, kind, arrays in re.findall(pattern, source, re.MULTILINE):
         for dimensions in re.findall(r"\w+((?:\[[^\]]+\])+)", arrays):
             count = math.prod(_product(d, sizes) for d in re.findall(r"\[([^\]]+)\]", dimensions))
+            count *= _FLOATS[kind]
             if is_shared:
                 shared += 4 * count
             else:

@@ -27,7 +27,7 @@ def lecun_tanh(x: mx.array) -> mx.array:
 
 
 def tanh(x: mx.array) -> mx.array:
-    """The hyperbolic tangent, elementwise."""
+    """The hyperbolic tangent of x, elementwise."""
     return mx.tanh(x)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -14,7 +14,11 @@ from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
 from .fold import fold_cfc, fold_ltc
-from .types import Facts, LTCFacts
+from .types import Facts, LTCFacts, Timespans
+
+if TYPE_CHECKING:
+    from ..ops.params import CfCParams, LTCParams
+    from ..ops.synapses import SynapseLists
 
 NAME = "cpu"
 MIXED_MEMORY = True
@@ -46,18 +50,18 @@ def too_deep(backbone: tuple[int, ...]) -> str:
 
 
 def ltc_sequence(
-    inputs,
-    state,
-    ts,
-    params,
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: LTCParams,
     *,
-    ode_unfolds,
-    epsilon,
-    implicit_param_constraints,
-    synapses,
-    training,
-    memory=None,
-):
+    ode_unfolds: int,
+    epsilon: float,
+    implicit_param_constraints: bool,
+    synapses: SynapseLists | None,
+    training: bool,
+    memory: list[mx.array] | None = None,
+) -> Any:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient. `memory`: as `backends` says.
     """
@@ -77,8 +81,17 @@ def ltc_sequence(
 
 
 def cfc_sequence(
-    inputs, state, ts, params, *, mode, activation, variant="torch", training, memory=None
-):
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: CfCParams,
+    *,
+    mode: str,
+    activation: str,
+    variant: str = "torch",
+    training: bool,
+    memory: list[mx.array] | None = None,
+) -> Any:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient. `memory`: as `backends` says.
     """
@@ -100,7 +113,9 @@ def cfc_sequence(
         )
 
 
-def ltc_step_cell(stage, weights, memory, arrays, readout):
+def ltc_step_cell(
+    stage: Any, weights: tuple, memory: Iterable[mx.array], arrays: list[mx.array], readout: tuple
+) -> Any:
     """The extension's StepCell of an LTC, of its LTCStage and its (LTCParams, SynapseLists).
 
     memory: the LSTM's weights or none; arrays: what it must be made anew for.
@@ -114,7 +129,9 @@ def ltc_step_cell(stage, weights, memory, arrays, readout):
     )
 
 
-def cfc_step_cell(chain, memory, arrays, readout):
+def cfc_step_cell(
+    chain: list[tuple], memory: Iterable[mx.array], arrays: list[mx.array], readout: tuple
+) -> Any:
     """The extension's StepCell of a chain of (CfCStage, CfCParams); the rest as above."""
     stages = [
         _cfc_stage(params, s.inputs, s.mode, s.activation, s.variant, _plain) for s, params in chain
@@ -172,9 +189,10 @@ def _readout(readout):
     return _loader.native.Readout(first, count, *mapping)
 
 
-def linear(x, weight, bias):
+def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array | None:
     """A linear map of x [..., N] at once, or None where an array is not evaluated."""
-    return _loader.native.linear(x, weight, bias)
+    mapped: Any = _loader.native.linear(x, weight, bias)
+    return mapped
 
 
 def is_tracer(a: mx.array) -> bool:

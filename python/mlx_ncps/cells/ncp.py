@@ -82,7 +82,7 @@ class NCPRNNCell(LiquidCell):
         `only_unset`: where the cell's parameters know none.
         """
 
-    def __copy__(self):
+    def __copy__(self) -> NCPRNNCell:
         """A shallow copy; its masks and wiring are its own."""
         twin = super().__copy__()
         tie = self.__dict__.get("_tie")
@@ -95,7 +95,7 @@ class NCPRNNCell(LiquidCell):
         self._sync_wiring(strict=False)
         return super().items()
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: str, value: Any) -> None:
         tied = "_tie" in self.__dict__  # unpickling sets it last, copying first
         if tied and key == "wiring" and key in self:
             value = self._fitting(value)
