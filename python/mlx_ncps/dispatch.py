@@ -32,6 +32,7 @@ from .backends import (
     metallib,
     reference,
 )
+from .backends.gpu.trace import launch_count  # noqa: F401  for layers
 from .checks import brief
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen

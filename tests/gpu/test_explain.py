@@ -6,7 +6,7 @@ import pytest
 from mlx_ncps import LTC, CfC, CfCRNN, use_backend
 from mlx_ncps.backends import metal
 from mlx_ncps.backends.gpu import trace
-from mlx_ncps.rnn.plan import MOST_STEPS
+from mlx_ncps.backends.gpu.trace import MOST_STEPS
 from mlx_ncps.wirings import AutoNCP
 
 LAYERS = {

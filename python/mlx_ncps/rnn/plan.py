@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import dispatch
-from ..backends.gpu.geometry import APPLE, CUDA
-from ..backends.gpu.trace import launch_count
-from ..dispatch import Facts, FusedCall
+from ..dispatch import FusedCall
 
-MOST_STEPS = 4096
-_GEOMETRIES = {"metal": APPLE, "metallib": APPLE, "cuda": CUDA}
 _AT_ONCE = "computed at once on the CPU, without a graph, where the inputs are evaluated; else:"
 
 
@@ -20,7 +16,7 @@ class Plan(NamedTuple):
     calls: the calls of fused operators in their order, each with the backend and the reason.
     stepwise: why they are made step by step, "" when each runs over the whole sequence.
     launches: of each call how many kernels a GPU would launch, in training for the gradient too;
-        None on another backend, and for sequences that are too long to count (MOST_STEPS).
+        None on another backend, and for sequences that are too long to count.
     graph: for each layer why even evaluated inputs are left to a graph, which makes these calls; ""
         where they are computed at once on the CPU, unless masked.
     """
@@ -54,10 +50,7 @@ def make_plan(calls: list[FusedCall], stepwise: str, graph: str, *, own_steps: b
     moves = bool(stepwise) and not own_steps
     chosen = tuple((op, dispatch.explain(op, facts, stepwise=moves)) for op, facts in calls)
     pairs = zip(calls, chosen, strict=True)
-    launches = tuple(_launches(facts, choice.backend) for (_, facts), (_, choice) in pairs)
+    launches = tuple(
+        dispatch.launch_count(facts, choice.backend) for (_, facts), (_, choice) in pairs
+    )
     return Plan(chosen, stepwise, (graph,), launches)
-
-
-def _launches(facts: Facts, backend: str) -> int | None:
-    geometry = _GEOMETRIES.get(backend)
-    return launch_count(facts, geometry) if geometry and facts.steps <= MOST_STEPS else None

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from ..types import Facts, LTCFacts
 from . import cfc, ltc
-from .geometry import APPLE, Geometry
+from .geometry import APPLE, CUDA, Geometry
 from .runner import Runner
 
 # Of ops.LTCParams and ops.CfCParams, in their order
@@ -21,6 +21,10 @@ _LTC = ("gleak", "vleak", "cm", "w", "sigma", "mu", "erev")
 _LTC += tuple(f"sensory_{name}" for name in _LTC[3:])
 _OPTIONAL = ("mask", "sensory_mask", "input_w", "input_b")
 _CFC = ("backbone", "ff1", "ff2", "time_a", "time_b", "w_tau", "A")
+
+
+MOST_STEPS = 4096
+_GEOMETRIES = {"metal": APPLE, "metallib": APPLE, "cuda": CUDA}
 
 
 class Launched(NamedTuple):
@@ -67,8 +71,13 @@ def launches(
     return [Launched(kernel, count, *sizes) for (kernel, *sizes), count in seen.items()]
 
 
-def launch_count(facts: Facts, geometry: Geometry) -> int:
-    """How many kernels a call of these facts launches, with `training` for its gradient too."""
+def launch_count(facts: Facts, backend: str) -> int | None:
+    """How many kernels a call of these facts launches, with `training` for its gradient too; None
+    on a backend that is not a GPU's, and for more steps than MOST_STEPS, which take long to count.
+    """
+    geometry = _GEOMETRIES.get(backend)
+    if geometry is None or facts.steps > MOST_STEPS:
+        return None
     if 0 in (facts.batch, facts.steps):
         return 0
     call = {"batch": facts.batch, "steps": facts.steps, "training": facts.training}
