@@ -14,7 +14,7 @@ import os
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
@@ -33,6 +33,9 @@ from .backends import (
     reference,
 )
 from .checks import brief
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
     (metal, "gpu"),
@@ -96,14 +99,14 @@ class use_backend:
             _process.append(self)
             del _process[:-64]  # older calls no longer count
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         with _lock:
             if self in _process:
                 _process.remove(self)
         self._tokens.append(_context.set(self.name))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         _context.reset(self._tokens.pop())
 
 

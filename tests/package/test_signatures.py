@@ -21,7 +21,7 @@ VARIADIC = {  # functions whose docstring says what the rest are; no class has a
     *(f"{cell}_mixed_sequence_backward" for cell in ("cfc", "ltc")),
 }
 # The fields of these have comments behind them, and follow the equations by name.
-OPERATORS = ("mlx_ncps.ops", "mlx_ncps.backends.reference")  # take the symbols of equations
+OPERATORS = ("mlx_ncps.ops", "mlx_ncps.backends.activations")  # take the symbols of equations
 FIELDS = {"CfCParams", "LSTMParams", "LTCParams", "Synapse"}
 
 

@@ -5,8 +5,8 @@ stream whatever the default device is.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -14,7 +14,10 @@ from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
 from .fold import fold_cfc, fold_ltc
-from .types import Facts, LTCFacts
+from .types import Facts, LTCFacts, Timespans
+
+if TYPE_CHECKING:
+    from ..ops.synapses import SynapseLists
 
 NAME = "cpu"
 MIXED_MEMORY = True
@@ -46,18 +49,18 @@ def too_deep(backbone: tuple[int, ...]) -> str:
 
 
 def ltc_sequence(
-    inputs,
-    state,
-    ts,
-    params,
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: Any,
     *,
-    ode_unfolds,
-    epsilon,
-    implicit_param_constraints,
-    synapses,
-    training,
-    memory=None,
-):
+    ode_unfolds: int,
+    epsilon: float,
+    implicit_param_constraints: bool,
+    synapses: SynapseLists | None,
+    training: bool,
+    memory: Sequence[mx.array] | None = None,
+) -> Any:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient. `memory`: as `backends` says.
     """
@@ -77,8 +80,17 @@ def ltc_sequence(
 
 
 def cfc_sequence(
-    inputs, state, ts, params, *, mode, activation, variant="torch", training, memory=None
-):
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    params: Any,
+    *,
+    mode: str,
+    activation: str,
+    variant: str = "torch",
+    training: bool,
+    memory: Sequence[mx.array] | None = None,
+) -> Any:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient. `memory`: as `backends` says.
     """
@@ -100,7 +112,13 @@ def cfc_sequence(
         )
 
 
-def ltc_step_cell(stage, weights, memory, arrays, readout):
+def ltc_step_cell(
+    stage: Any,
+    weights: tuple[Any, Any],
+    memory: Iterable[mx.array],
+    arrays: list[mx.array],
+    readout: tuple,
+) -> Any:
     """The extension's StepCell of an LTC, of its LTCStage and its (LTCParams, SynapseLists).
 
     memory: the LSTM's weights or none; arrays: what it must be made anew for.
@@ -114,7 +132,12 @@ def ltc_step_cell(stage, weights, memory, arrays, readout):
     )
 
 
-def cfc_step_cell(chain, memory, arrays, readout):
+def cfc_step_cell(
+    chain: Iterable[tuple[Any, Any]],
+    memory: Iterable[mx.array],
+    arrays: list[mx.array],
+    readout: tuple,
+) -> Any:
     """The extension's StepCell of a chain of (CfCStage, CfCParams); the rest as above."""
     stages = [
         _cfc_stage(params, s.inputs, s.mode, s.activation, s.variant, _plain) for s, params in chain
@@ -172,7 +195,7 @@ def _readout(readout):
     return _loader.native.Readout(first, count, *mapping)
 
 
-def linear(x, weight, bias):
+def linear(x: mx.array, weight: Any, bias: Any) -> Any:
     """A linear map of x [..., N] at once, or None where an array is not evaluated."""
     return _loader.native.linear(x, weight, bias)
 

@@ -5,7 +5,7 @@ backend. It launches what `metal` launches, but nothing is compiled at first use
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
@@ -26,7 +26,9 @@ def function_name(name: str, template: Iterable[tuple[str, int]]) -> str:
     return "_".join([name, *(f"{key}{int(value)}" for key, value in template)])
 
 
-def register(*, name, input_names, output_names, source, header):
+def register(
+    *, name: str, input_names: list[str], output_names: list[str], source: str, header: str
+) -> Callable[..., list[mx.array]]:
     """As mx.fast.metal_kernel, but the result runs a function of the metallib."""
 
     def launch(*, inputs, template, grid, threadgroup, output_shapes, output_dtypes, stream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -13,6 +13,9 @@ from ..options import optional
 from ..wirings import Wiring
 from .base import LiquidCell
 from .wiring_tie import WiringTie
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class NCPRNNCell(LiquidCell):
@@ -82,7 +85,7 @@ class NCPRNNCell(LiquidCell):
         `only_unset`: where the cell's parameters know none.
         """
 
-    def __copy__(self):
+    def __copy__(self) -> Self:
         """A shallow copy; its masks and wiring are its own."""
         twin = super().__copy__()
         tie = self.__dict__.get("_tie")
@@ -95,7 +98,7 @@ class NCPRNNCell(LiquidCell):
         self._sync_wiring(strict=False)
         return super().items()
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: str, value: Any) -> None:
         tied = "_tie" in self.__dict__  # unpickling sets it last, copying first
         if tied and key == "wiring" and key in self:
             value = self._fitting(value)
