@@ -34,7 +34,7 @@ class CfCCell(LiquidCell):
         input_size: number of inputs I, or a `Wiring`, which gives a `WiredCfCCell`.
         hidden_size: number of neurons H.
         mode: "default", "pure" or "no_gate" (MATHS 1).
-        backbone_activation: "lecun_tanh", "tanh", "relu", "gelu" or "silu"; alias `activation`.
+        backbone_activation: one of `ops.ACTIVATIONS`; alias `activation`.
         backbone_units: width of the backbone's layers, or one width for each of them. Default 128.
         backbone_layers: number of backbone layers, 0 for none. Default 1; with a wiring and no
             `backbone_units` 0.

@@ -163,7 +163,7 @@ class ELTCCell(SteppedCell, NCPRNNCell):
         wiring: a `Wiring`, of which the cell keeps its own copy, or a number of fully connected
             neurons. Polarities of synapses are not read: weights are of either sign.
         in_features: number of inputs I; None: that of the wiring, or of the first call.
-        activation: "tanh", "lecun_tanh", "relu", "gelu", "silu" or "sigmoid".
+        activation: one of `ops.ACTIVATIONS`.
         ode_solver: "runge_kutta", "explicit" or "semi_implicit" (the leak is implicit).
         ode_unfolds: solver steps per time step.
 

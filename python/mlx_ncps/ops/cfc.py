@@ -41,7 +41,7 @@ def cfc_sequence(
         array of shape [], [T], [B, T] or [B, T, 1], in which negative elements give NaN from there
         on.
     params: CfCParams.  mode: "default", "no_gate" or "pure".
-    activation: of the backbone: lecun_tanh, tanh, relu, gelu (exact), silu or sigmoid.
+    activation: of the backbone: one of `ops.ACTIVATIONS`; gelu is the exact one.
     variant: of the model, without effect in the mode pure. "torch": heads tanh(f1), tanh(f2) and
         gate sigmoid(a ts + b), as ncps.torch. "keras": heads f1, f2 and gate sigmoid(b - a ts), as
         ncps.tf and ncps.keras. "paper": as keras with heads lecun_tanh(f1), lecun_tanh(f2), as the

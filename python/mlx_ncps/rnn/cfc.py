@@ -28,7 +28,7 @@ class CfC(SequenceLayer):
         return_sequences: the outputs of all steps, or of the last one.
         batch_first: inputs are [B, T, I], otherwise [T, B, I].
         mode: "default", "pure" or "no_gate".
-        activation: of the backbone: "lecun_tanh", "tanh", "relu", "gelu" or "silu".
+        activation: of the backbone: one of `ops.ACTIVATIONS`.
         backbone_units, backbone_layers, backbone_dropout: as in `CfCCell`; by default 128 x 1, none
             with a wiring, and 0.0.
         return_state: return (output, state).
