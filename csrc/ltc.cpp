@@ -70,10 +70,10 @@ struct LtcOp {
     p.element = element > 0 ? element : p.B;
     if (unfolds < 1) fail("unfolds must be at least 1, got ", unfolds, ".");
     if (element > 0 && p.B % element != 0)
-      fail("the batch must be a multiple of the mapped elements' rows, got ", p.B, ".");
+      fail("the batch must be a multiple of the mapped elements' rows, got ", int(p.B), ".");
     if (synapses && (synapses->inputs != p.I || synapses->units != p.H))
-      fail("synapses must be of (inputs, units) = (", p.I, ", ", p.H, "), got (", synapses->inputs,
-           ", ", synapses->units, ").");
+      fail("synapses must be of (inputs, units) = (", int(p.I), ", ", int(p.H), "), got (",
+           synapses->inputs, ", ", synapses->units, ").");
     return p;
   }
   mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
