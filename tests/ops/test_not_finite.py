@@ -120,7 +120,7 @@ def test_ltc_with_masks_carries_nan_along_its_synapses(backend, batch, steps, na
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("activation", ["lecun_tanh", "gelu", "silu", "relu", "sigmoid"])
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
 def test_cfc_equals_float64(backend, activation, mode, steps, value, name):
     for timespans in ("per_batch", "none"):  # an array, or a number: merged heads
         case = CfcCase(steps=steps, mode=mode, activation=activation, timespans=timespans)

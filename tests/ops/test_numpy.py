@@ -257,8 +257,8 @@ def test_options_are_checked():
         truth.cfc_sequence(*cfc.arguments, mode="gated")
     with pytest.raises(ValueError, match="mode pure needs the parameters w_tau, A, got None"):
         truth.cfc_sequence(*cfc.arguments, mode="pure")
-    with pytest.raises(ValueError, match=r"activation must be one of .*, got 'elu'"):
-        truth.cfc_sequence(*cfc.arguments, activation="elu")
+    with pytest.raises(ValueError, match=r"activation must be one of .*, got 'none_such'"):
+        truth.cfc_sequence(*cfc.arguments, activation="none_such")
     with pytest.raises(ValueError, match=r"timespans must be .*\[B\] = \(3,\).*got \(4,\)"):
         truth.ltc_step(ltc.inputs[:, 0], ltc.state, np.ones(4), ltc.params)
 

@@ -62,7 +62,7 @@ def cfc_sequence(
             NaN element of an array gives NaN from there on, a negative or NaN number ValueError.
         params: CfCParams, or any object with its fields.
         mode: default, no_gate or pure.
-        activation: of the backbone: lecun_tanh, tanh, relu, gelu, silu or sigmoid.
+        activation: of the backbone: one of `ops.ACTIVATIONS`.
         variant: torch, keras or paper.
         training: a hint to fused backends, without effect here.
     """
