@@ -25,7 +25,7 @@ COMMON = ["-std=c++20", "-fPIC", "-I.", "-DMLX_NCPS_X86=1"]
 KERNELS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SUPPORT = (
-    *("csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),
+    *("csrc/cpu/interrupt.cpp", "csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),
     *("tests/native/main.cpp", "tests/native/test_kernels.cpp"),
 )
 
