@@ -25,14 +25,14 @@ from .backends import (
     CfCFacts,  # noqa: F401  for cells and layers
     Facts,
     FusedCall,
-    LTCFacts,  # noqa: F401
+    LTCFacts,  # noqa: F401  for cells and layers
     cpu,
     cuda,
     metal,
     metallib,
     reference,
 )
-from .backends.gpu.trace import launch_count  # noqa: F401  for layers
+from .backends.gpu import trace
 from .checks import brief
 
 _TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
@@ -143,6 +143,15 @@ def explain(op: str | None, facts: Facts | None = None, *, stepwise: bool = Fals
     stepwise: a call that a layer makes at every step, between operations of MLX.
     """
     return _decide(op, facts, stepwise)[1]
+
+
+def launch_count(choice: Choice, facts: Facts) -> int | None:
+    """How many kernels a call with this choice launches on a GPU, in training for the gradient too;
+    None where it runs on none, or where too many steps take long to count.
+    """
+    module, _ = _availability(choice.backend)
+    run = getattr(module, "run", None)  # of a GPU's backend
+    return None if run is None or choice.error else trace.launch_count(facts, run.geometry)
 
 
 def choose(op: str, facts: Facts) -> Backend:

@@ -1,11 +1,15 @@
-"""`layer.explain` counts the kernels that a call launches."""
+"""`layer.explain` counts the kernels that a call launches; what a Runner keeps of calls."""
+
+import gc
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx_ncps import LTC, CfC, CfCRNN, use_backend
 from mlx_ncps.backends import metal
-from mlx_ncps.backends.gpu import trace
+from mlx_ncps.backends.gpu import runner, trace
+from mlx_ncps.backends.gpu.geometry import APPLE
 from mlx_ncps.backends.gpu.trace import MOST_STEPS
 from mlx_ncps.wirings import AutoNCP
 
@@ -57,3 +61,37 @@ def test_explain_counts_no_launches_of_a_very_long_sequence(launched):
 def test_explain_counts_no_launches_on_a_cpu():
     with use_backend("reference"):
         assert CfC(3, 8).explain((2, 5, 3)).launches == (None,)
+
+
+def test_explain_counts_no_launches_of_a_call_that_a_forced_backend_cannot_run(launched):
+    plan = LTC(3, 8, ode_solver="explicit").explain((2, 5, 3))
+    assert "can't run this call" in str(plan)
+    assert plan.launches == (None,)
+
+
+def test_explain_counts_the_launches_of_the_geometry_that_runs(launched, monkeypatch):
+    layer = CfC(3, 100)
+    assert layer.explain((2, 5, 3)).launches != (10,)
+    products = replace(APPLE, product_weights=1)
+    monkeypatch.setattr(metal, "run", metal.run.but(geometry=products))
+    layer.eval()
+    assert layer.explain((2, 5, 3)).launches == (5,)  # one for each step
+
+
+def test_a_runner_keeps_a_bounded_number_of_launches(launched, monkeypatch):
+    monkeypatch.setattr(runner, "MOST_LAUNCHES", 4)
+    layer = LTC(3, 8).eval()
+    for length in range(20, 400, 20):
+        layer(mx.zeros((2, length, 3)))
+        assert 0 < len(metal.run._launches) <= 4
+
+
+@pytest.mark.parametrize("name", ["ltc_wired", "ltc_streamed"])
+def test_a_runner_keeps_nothing_of_a_wiring_that_is_gone(launched, name):
+    layer = LAYERS[name]()
+    layer(mx.zeros((2, 5, 3)))
+    kept = len(metal.run.wired)
+    assert kept == (name == "ltc_wired")
+    del layer
+    gc.collect()
+    assert len(metal.run.wired) == 0

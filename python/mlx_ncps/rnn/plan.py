@@ -16,7 +16,8 @@ class Plan(NamedTuple):
     calls: the calls of fused operators in their order, each with the backend and the reason.
     stepwise: why they are made step by step, "" when each runs over the whole sequence.
     launches: of each call how many kernels a GPU would launch, in training for the gradient too;
-        None on another backend, and for sequences that are too long to count.
+        None on another backend, for a call that a forced backend can't run, and for sequences
+        that are too long to count.
     graph: for each layer why even evaluated inputs are left to a graph, which makes these calls; ""
         where they are computed at once on the CPU, unless masked.
     """
@@ -50,7 +51,5 @@ def make_plan(calls: list[FusedCall], stepwise: str, graph: str, *, own_steps: b
     moves = bool(stepwise) and not own_steps
     chosen = tuple((op, dispatch.explain(op, facts, stepwise=moves)) for op, facts in calls)
     pairs = zip(calls, chosen, strict=True)
-    launches = tuple(
-        dispatch.launch_count(facts, choice.backend) for (_, facts), (_, choice) in pairs
-    )
+    launches = tuple(dispatch.launch_count(choice, facts) for (_, facts), (_, choice) in pairs)
     return Plan(chosen, stepwise, (graph,), launches)

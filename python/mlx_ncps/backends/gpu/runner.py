@@ -27,6 +27,7 @@ _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
 THREADS = (256, 512, 1024)  # bounds: every pipeline may run 256, so fewer make no other kernel
 THREADS_BOUND = "#define kernel kernel, max_total_threads_per_threadgroup(THREADS)\n"
 _UNBOUND = "#undef kernel\n"
+MOST_LAUNCHES = 4096  # that a Runner keeps: made again, they are the same
 Names = tuple[str, ...]
 Pairs = tuple[tuple[str, int], ...]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -95,6 +96,8 @@ class Runner:
         key = stem, (*inputs,), (*outputs,), (*flags.items(),), launch, (*template.items(),)
         known = self._launches.get(key)
         if known is None:
+            if len(self._launches) == MOST_LAUNCHES:  # sequences of many lengths
+                self._launches.clear()
             known = self._launches[key] = self._made(*key)
         kernel, options = known
         arrays = kernel(

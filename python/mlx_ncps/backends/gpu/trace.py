@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from ..types import Facts, LTCFacts
 from . import cfc, ltc
-from .geometry import APPLE, CUDA, Geometry
+from .geometry import APPLE, Geometry
 from .runner import Runner
 
 # Of ops.LTCParams and ops.CfCParams, in their order
@@ -22,9 +22,7 @@ _LTC += tuple(f"sensory_{name}" for name in _LTC[3:])
 _OPTIONAL = ("mask", "sensory_mask", "input_w", "input_b")
 _CFC = ("backbone", "ff1", "ff2", "time_a", "time_b", "w_tau", "A")
 
-
-MOST_STEPS = 4096
-_GEOMETRIES = {"metal": APPLE, "metallib": APPLE, "cuda": CUDA}
+MOST_STEPS = 4096  # of a call whose launches are counted
 
 
 class Launched(NamedTuple):
@@ -71,12 +69,11 @@ def launches(
     return [Launched(kernel, count, *sizes) for (kernel, *sizes), count in seen.items()]
 
 
-def launch_count(facts: Facts, backend: str) -> int | None:
+def launch_count(facts: Facts, geometry: Geometry) -> int | None:
     """How many kernels a call of these facts launches, with `training` for its gradient too; None
-    on a backend that is not a GPU's, and for more steps than MOST_STEPS, which take long to count.
+    for more steps than MOST_STEPS, which take long to count.
     """
-    geometry = _GEOMETRIES.get(backend)
-    if geometry is None or facts.steps > MOST_STEPS:
+    if facts.steps > MOST_STEPS:
         return None
     if 0 in (facts.batch, facts.steps):
         return 0
