@@ -6,12 +6,14 @@ include(${CMAKE_CURRENT_LIST_DIR}/find_mlx.cmake)
 nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_SUPPRESS_WARNINGS
   src/bindings.cpp
   src/interrupt.cpp
+  src/program.cpp
   src/step_cell.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
   csrc/at_once.cpp
   csrc/mappable.cpp
   csrc/metallib.cpp
+  csrc/program.cpp
   csrc/step_cell.cpp
   csrc/primitive.cpp)
 target_link_libraries(_ext PRIVATE mlx_ncps_cpu mlx)

@@ -3,7 +3,8 @@
 //
 // An Op is a small value (compared by ==) with
 //   NAME, BACKWARD_NAME, CALL   class names, and the function's name in errors
-//   STATES                      how many states of the shape states_shape(inputs) come out
+//   STATES, states_shape(inputs)   how many states come out, all of one shape; or states() and
+//                               states_shapes(inputs)
 //   Problem, sized(inputs), fields(problem, f)
 //                               the kernels' argument, with its sizes; the table of its arrays
 //                               (csrc/fields.h)
@@ -58,6 +59,22 @@ void check_count(const Op& op, const Arrays& in) {
 // The states [B, T, H] of x [B, T, I] and state [B, H], the first two inputs of a cell.
 inline mx::Shape states_shape(const Arrays& in) {
   return {in[0].shape(0), in[0].shape(1), in[1].shape(1)};
+}
+
+// The shapes of all states of an op, and their number.
+template <typename Op>
+Shapes shapes_of_states(const Op& op, const Arrays& in) {
+  if constexpr (requires { op.states_shapes(in); })
+    return op.states_shapes(in);
+  else
+    return Shapes(Op::STATES, op.states_shape(in));
+}
+template <typename Op>
+int count_states(const Op& op) {
+  if constexpr (requires { op.states(); })
+    return op.states();
+  else
+    return Op::STATES;
 }
 
 // A NaN that no kernel computes: states of a forward that gave up. Its backward gives up too, so
@@ -171,11 +188,10 @@ class SequenceBackward : public mx::Primitive {
   // The inputs of the forward, states, what was kept, and the states' cotangents.
   void check(const Arrays& in) const {
     check_inputs(op_, in);
-    const auto states = op_.states_shape(in);
-    std::vector<mx::Shape> wanted(Op::STATES, states);
-    const auto saved = op_.saved_shapes(in);
+    const auto states = shapes_of_states(op_, in), saved = op_.saved_shapes(in);
+    auto wanted = states;
     wanted.insert(wanted.end(), saved.begin(), saved.end());
-    wanted.insert(wanted.end(), Op::STATES, states);
+    wanted.insert(wanted.end(), states.begin(), states.end());
     if (in.size() != op_.inputs() + wanted.size())
       throw std::invalid_argument(std::string("[") + Op::CALL + "] the gradient wants " +
                                   std::to_string(op_.inputs() + wanted.size()) + " arrays, got " +
@@ -197,7 +213,7 @@ class Sequence : public mx::Primitive {
     check_inputs(op_, inputs);
     check_memory(Op::CALL, inputs);
     allocate(Op::CALL, outputs);
-    dispatch(stream(), inputs, outputs, Op::STATES,
+    dispatch(stream(), inputs, outputs, count_states(op_),
              [op = op_, p = op_.forward_problem(inputs, outputs)] {
                within_memory<Op>([&] { op.forward(p); });
              });
@@ -214,7 +230,7 @@ class Sequence : public mx::Primitive {
     auto in = primals;
     const auto kept = save_ ? outputs : run(primals, true);
     in.insert(in.end(), kept.begin(), kept.end());
-    for (int i = 0; i < Op::STATES; ++i) in.push_back(ready(cotangents[i], stream()));
+    for (int i = 0; i < count_states(op_); ++i) in.push_back(ready(cotangents[i], stream()));
     const auto all = outputs_of(std::make_shared<SequenceBackward<Op>>(stream(), op_), in);
     Arrays wanted;
     for (int i : argnums) wanted.push_back(all[i]);
@@ -232,7 +248,7 @@ class Sequence : public mx::Primitive {
       return map_by_loop(
           Op::CALL, [&](const Arrays& in) { return run(op_, in); }, inputs, axes, stream());
     const auto op = op_.of_mapped(inputs[0].shape(axes[0] == 0 ? 1 : 0));
-    std::vector<int> batch_axes(Op::STATES, 0);
+    std::vector<int> batch_axes(count_states(op_), 0);
     for (int axis : op_.saved_batch_axes()) batch_axes.push_back(axis);
     return map_by_batch(
         Op::CALL, [&](const Arrays& in) { return run(op, in); }, inputs, axes, op_.batched(),
@@ -246,7 +262,7 @@ class Sequence : public mx::Primitive {
   }
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     check_inputs(op_, in);
-    std::vector<mx::Shape> shapes(Op::STATES, op_.states_shape(in));
+    auto shapes = shapes_of_states(op_, in);
     if (save_)
       for (const auto& saved : op_.saved_shapes(in)) shapes.push_back(saved);
     for (const auto& shape : shapes) check_bytes(Op::CALL, shape);

@@ -37,6 +37,7 @@ struct type_caster<std::shared_ptr<T>> {
 void bind_lock_guard(nanobind::module_& m);
 #endif
 void bind_interrupt();
+void bind_program(nanobind::module_& m);
 void bind_step_cell(nanobind::module_& m);
 
 // For who has caught Interrupted, with Python's lock: throws KeyboardInterrupt.

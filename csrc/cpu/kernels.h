@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "csrc/cpu/cache_line.h"
+#include "csrc/cpu/program.h"
 
 namespace mlx_ncps {
 
@@ -100,6 +101,8 @@ struct Kernels {
   void* (*new_packed_cfc)(const CfcProblem&);
   void (*run_packed_cfc)(const void* packed, const CfcProblem&);
   void (*free_packed_cfc)(void* packed);
+  void (*program_forward)(const ProgramProblem&);
+  void (*program_backward)(const ProgramProblem&);
   // The arithmetic alone, for the benchmarks: `limit_block` vectors a round.
   int limit_block;
   float (*run_gates)(long rounds);

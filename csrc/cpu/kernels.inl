@@ -6,6 +6,7 @@
 #include "csrc/cpu/ltc_lists_backward.inl"
 #include "csrc/cpu/maths.inl"
 #include "csrc/cpu/packed.inl"
+#include "csrc/cpu/program_backward.inl"
 
 namespace mlx_ncps {
 namespace {
@@ -23,6 +24,8 @@ constexpr Kernels table_of(const char* name) {
           .new_packed_cfc = new_packed_cfc,
           .run_packed_cfc = run_packed_cfc,
           .free_packed_cfc = free_packed_cfc,
+          .program_forward = program_forward,
+          .program_backward = program_backward,
           .limit_block = int(LIMIT_BLOCK),
           .run_gates = run_gates,
           .run_multiply_adds = run_multiply_adds,

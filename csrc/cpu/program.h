@@ -1,0 +1,77 @@
+// Step programs as the kernels read them: one step of any cell as a list of instructions on rows of
+// numbers. csrc/program.h builds and checks them. Plain C types only, as in kernels.h.
+#pragma once
+
+namespace mlx_ncps {
+
+// NAME, name, operands. Comparisons and logic give 1 and 0; SELECT takes its second operand where
+// the first is not 0.
+#define NCPS_PROGRAM_OPS(F)                                                                        \
+  F(NEG, neg, 1)                                                                                   \
+  F(ABS, abs, 1) F(EXP, exp, 1) F(LOG, log, 1) F(LOG1P, log1p, 1) F(SQRT, sqrt, 1)                 \
+      F(RSQRT, rsqrt, 1) F(SQUARE, square, 1) F(SIGMOID, sigmoid, 1) F(TANH, tanh, 1)              \
+          F(ERF, erf, 1) F(SIGN, sign, 1) F(COPY, copy, 1) F(DETACH, detach, 1) F(NOT, not, 1)     \
+              F(ADD, add, 2) F(SUB, sub, 2) F(MUL, mul, 2) F(DIV, div, 2) F(MAX, max, 2)           \
+                  F(MIN, min, 2) F(LOGADDEXP, logaddexp, 2) F(GT, gt, 2) F(GE, ge, 2) F(LT, lt, 2) \
+                      F(LE, le, 2) F(EQ, eq, 2) F(NE, ne, 2) F(AND, and, 2) F(OR, or, 2)           \
+                          F(SELECT, select, 3) F(MOVE, move, 1) F(SUM, sum, 1)                     \
+                              F(SOFTMAX, softmax, 1) F(MATMUL, matmul, 3)
+
+enum class ProgramOp : int {
+#define NCPS_NAME(NAME, name, operands) NAME,
+  NCPS_PROGRAM_OPS(NCPS_NAME)
+#undef NCPS_NAME
+};
+
+// A value is one row of numbers for each batch row (varying), or the same for all (fixed). Memory
+// of a varying one: [rows][stride] from `at` times the rows; of a fixed one from `at`, -1 where it
+// is a captured array that only products read.
+struct ProgramValue {
+  long size, stride, at;
+  bool varying;
+  long slab_at;  // of a fixed one in a task's gradients, -1: steps read it in products alone
+};
+
+// ints: MOVE runs of (to, from, length, 0 or 1: what `from` advances by); SUM outer, mid, inner;
+// SOFTMAX outer, n. MATMUL: in[1] is the matrix, in[2] the bias or -1.
+struct ProgramInstruction {
+  ProgramOp op;
+  int out, in[3];
+  const int* ints;
+  int count;
+  int matrix;  // of MATMUL, in ProgramPlan::matrix
+  bool flat;   // all operands lie without gaps: the rows are one
+  bool first;  // of those that write `out`
+};
+
+// A matrix of products, [k, n], or [n, k] if transposed; memory in floats.
+struct ProgramMatrix {
+  int value;
+  long k, n;
+  bool transposed;
+  long panels, back_panels, slab_at;
+};
+
+struct ProgramPlan {
+  int values, captured, steps, states, outputs, constants, matrices, once, step;
+  const ProgramValue* value;
+  const int* constant_id;
+  const float* constant;
+  const ProgramInstruction *once_code, *step_code;
+  const ProgramMatrix* matrix;
+  const int *next, *output;
+  long row_floats, fixed_floats, slab_floats;  // memory of a row, of fixed values, of gradients
+};
+
+// A step program over a sequence. Value ids: captured arrays, inputs of a step, states, others.
+struct ProgramProblem {
+  const ProgramPlan* plan;
+  long B, T;
+  const float *const *captured, *const *steps, *const *states;  // steps [B, T, n], states [B, n]
+  const float* resets;                  // [B, T], not 0 where the states start anew; or null
+  float *const *next, *const *outputs;  // [B, T, n] each
+  const float *const *dnext, *const *doutputs;
+  float *const *dcaptured, *const *dsteps, *const *dstates;
+};
+
+}  // namespace mlx_ncps
