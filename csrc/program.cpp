@@ -142,15 +142,6 @@ void Program::check_instruction(const Instruction& i, bool once, std::vector<boo
 
 // ---- the plan of memory ----
 
-struct Program::Plan {
-  ProgramPlan view{};
-  std::vector<ProgramValue> values;
-  std::vector<ProgramInstruction> once, step;
-  std::vector<ProgramMatrix> matrices;
-  std::vector<int> constant_ids;
-  std::vector<float> constants;
-};
-
 namespace {
 
 long round_up(long n, long to) { return (n + to - 1) / to * to; }
@@ -299,6 +290,15 @@ std::shared_ptr<const Program::Plan> Program::plan(int lanes, bool keep) const {
           .fixed_floats = fixed,
           .slab_floats = slab};
   return plan;
+}
+
+long Program::work() const {
+  long all = 0;
+  for (const auto& i : text_.step) {
+    const long each = i.op == "matmul" ? i.ints[0] : 4;
+    all = std::min(all + saturated_product(each, text_.sizes[i.out]), LONG_MAX / 2);
+  }
+  return all;
 }
 
 // ---- the primitive ----

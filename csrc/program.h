@@ -42,9 +42,19 @@ class Program {
   int first_step() const { return int(text_.captured.size()); }
   int first_state() const { return first_step() + int(text_.steps.size()); }
 
+  // Of one row and step, as StepCell::work counts it.
+  long work() const;
+
   // The plan of memory for vectors of so many lanes. keep: every value keeps a place of its own,
   // as a backward wants them; else places are used again.
-  struct Plan;
+  struct Plan {
+    ProgramPlan view{};
+    std::vector<ProgramValue> values;
+    std::vector<ProgramInstruction> once, step;
+    std::vector<ProgramMatrix> matrices;
+    std::vector<int> constant_ids;
+    std::vector<float> constants;
+  };
   std::shared_ptr<const Plan> plan(int lanes, bool keep) const;
 
  private:

@@ -10,6 +10,7 @@
 #include "csrc/cpu/kernels.h"
 #include "csrc/ltc.h"
 #include "csrc/mixed_memory.h"
+#include "csrc/program.h"
 
 namespace mlx_ncps {
 namespace {
@@ -106,6 +107,9 @@ long cfc_step_work(long inputs, long units, const std::vector<long>& backbone, b
 
 struct StepCell::Parts {
   const Kernels& table = kernels();
+  std::shared_ptr<const Program> program;  // in place of stages
+  std::shared_ptr<const Program::Plan> plan;
+  Packed packed{nullptr, kernels().free_packed_program};
   std::vector<Stage> stages;
   long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
   float merged_ts = 1.0f;
@@ -121,9 +125,11 @@ struct StepCell::Parts {
     if (stage.units > widest) widest = stage.units;
     stages.push_back(std::move(stage));
   }
+  long last_units() const { return program ? units : stages.back().units; }
   void set(const Readout& r) {
-    if (stages.empty()) throw std::invalid_argument("[step_cell] a chain must have a stage.");
-    if (r.first < units - stages.back().units || r.count < 0 || long(r.first) + r.count > units)
+    if (stages.empty() && !program)
+      throw std::invalid_argument("[step_cell] a chain must have a stage.");
+    if (r.first < units - last_units() || r.count < 0 || long(r.first) + r.count > units)
       throw std::invalid_argument(
           "[step_cell] the outputs must lie within the state of the last stage.");
     first = r.first, outputs = r.count;
@@ -131,7 +137,7 @@ struct StepCell::Parts {
   }
   // output [rows, O] of states of the last stage, `stride` floats apart.
   void read_out(const float* states, long rows, long stride, float* output) const {
-    const float* from = states + first - (units - stages.back().units);
+    const float* from = states + first - (units - last_units());
     for (long r = 0; r < rows; ++r)
       for (long o = 0; o < outputs; ++o) {
         float value = from[r * stride + o];
@@ -184,6 +190,32 @@ StepCell::StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memo
   parts_ = std::move(parts);
 }
 
+StepCell::StepCell(std::shared_ptr<const Program> program, const Arrays& captured,
+                   const Readout& readout) {
+  check_evaluated(captured);
+  const auto& t = program->text();
+  if (t.steps.size() != 2 || t.steps[1] != 1 || t.states.size() > 2 ||
+      t.states.back() != t.states[0] || t.outputs.size() > 1)
+    throw std::invalid_argument(
+        "[step_cell] a program must read x and ts and have one state or two of one size.");
+  if (captured.size() != t.captured.size())
+    throw std::invalid_argument("[step_cell] a program wants all its captured arrays.");
+  std::vector<const float*> pointers;
+  for (size_t n = 0; n < captured.size(); ++n) {
+    check_shape("step_cell", "a captured array", captured[n], t.captured[n], "that of the trace");
+    pointers.push_back(captured[n].data<float>());
+  }
+  auto parts = std::make_unique<Parts>();
+  parts->inputs = t.steps[0], parts->units = t.states[0], parts->work = program->work();
+  parts->plan = program->plan(parts->table.lanes, false);
+  parts->packed.reset(
+      parts->table.new_packed_program({.plan = &parts->plan->view, .captured = pointers.data()}));
+  parts->program = std::move(program);
+  parts->set(readout);
+  if (!t.outputs.empty()) parts->outputs = parts->program->size(t.outputs[0]);
+  parts_ = std::move(parts);
+}
+
 StepCell::~StepCell() = default;
 
 namespace {
@@ -216,17 +248,51 @@ int StepCell::outputs() const { return int(parts_->outputs); }
 long StepCell::work() const { return parts_->work; }
 bool StepCell::reads_state() const {
   const auto& k = *parts_;
+  if (k.program && !k.program->text().outputs.empty()) return false;
   return k.first == 0 && k.outputs == k.units && k.w.empty() && k.b.empty();
 }
 bool StepCell::current() const { return &parts_->table == &kernels(); }
 
 bool StepCell::has_memory() const {
+  if (parts_->program) return parts_->program->text().states.size() == 2;
   const Stage& first = parts_->stages.front();
   return first.ltc ? first.ltc->lstm.on : first.cfc->lstm.on;
 }
 
+void StepCell::run_program(const Call& call) const {
+  const auto& k = *parts_;
+  const long B = call.B, T = call.T, n = k.units;
+  const bool pair = has_memory(), own = !k.program->text().outputs.empty(),
+             whole = call.every && reads_state(), direct = T == 1;
+  std::vector<float> h(whole || direct ? 0 : B * T * n), c(pair && !direct ? B * T * n : 0),
+      outputs(own && !call.every && !direct ? B * T * k.outputs : 0);
+  const float *steps[2] = {call.x, call.ts}, *states[2] = {call.h, call.c};
+  float* const all_h = whole ? call.output : direct ? call.last_h : h.data();
+  float* next[2] = {all_h, direct ? call.last_c : c.data()};
+  float* const output = outputs.empty() ? call.output : outputs.data();
+  k.table.run_packed_program(k.packed.get(), {.plan = &k.plan->view,
+                                              .B = B,
+                                              .T = T,
+                                              .steps = steps,
+                                              .states = states,
+                                              .next = next,
+                                              .outputs = &output});
+  if (all_h != call.last_h) copy_rows(all_h + (T - 1) * n, T * n, B, n, call.last_h, n);
+  if (!c.empty()) copy_rows(c.data() + (T - 1) * n, T * n, B, n, call.last_c, n);
+  if (!outputs.empty()) {
+    const long width = k.outputs;
+    copy_rows(output + (T - 1) * width, T * width, B, width, call.output, width);
+  } else if (call.output && !whole && !own) {
+    if (call.every)
+      k.read_out(all_h, B * T, n, call.output);
+    else
+      k.read_out(all_h + (T - 1) * n, B, T * n, call.output);
+  }
+}
+
 void StepCell::run(const Call& call) const {
   const auto& k = *parts_;
+  if (k.program) return run_program(call);
   const long B = call.B, T = call.T;
   const bool chain = k.stages.size() > 1, direct = !chain && T == 1,
              whole = call.every && reads_state();  // the states are the outputs

@@ -11,6 +11,7 @@
 namespace mlx_ncps {
 
 struct SynapseLists;
+class Program;
 
 // Where the outputs lie in the state, and of a chain in its last stage: `count` neurons from
 // `first`, times w, plus b where given.
@@ -46,6 +47,9 @@ class StepCell {
   // read.
   StepCell(const std::vector<CfcStage>& chain, const MemoryWeights& memory, const Readout& readout,
            std::optional<float> only_ts = std::nullopt);
+  // A step program of the inputs x [I] and ts [1] and of the states h and perhaps c [H]. Where it
+  // has an output, that is the output, else `readout` is.
+  StepCell(std::shared_ptr<const Program> program, const Arrays& captured, const Readout& readout);
   ~StepCell();
 
   int inputs() const;
@@ -72,6 +76,7 @@ class StepCell {
 
  private:
   struct Parts;
+  void run_program(const Call& call) const;
   std::unique_ptr<const Parts> parts_;
 };
 

@@ -10,6 +10,7 @@
 #include "csrc/at_once.h"
 #include "csrc/cpu/interrupt.h"
 #include "csrc/ltc.h"
+#include "csrc/program.h"
 #include "src/bindings.h"
 #include "src/places.h"
 
@@ -238,6 +239,13 @@ void bind_step_cell(nb::module_& m) {
             return new Stream{StepCell(chain, memory, readout), parameters, {}};
           },
           "chain"_a, "memory"_a, "readout"_a, "parameters"_a)
+      .def_static(
+          "program",
+          [](std::shared_ptr<const mlx_ncps::Program> program, const Arrays& captured,
+             const Readout& readout, const Arrays& parameters) {
+            return new Stream{StepCell(std::move(program), captured, readout), parameters, {}};
+          },
+          "program"_a, "captured"_a, "readout"_a, "parameters"_a)
       .def_prop_ro("work", [](const Stream& s) { return s.cell.work(); })
       .def("made_from", &Stream::made_from, "parameters"_a)
       .def("watch", &Stream::watch, "places"_a)

@@ -103,6 +103,10 @@ struct Kernels {
   void (*free_packed_cfc)(void* packed);
   void (*program_forward)(const ProgramProblem&);
   void (*program_backward)(const ProgramProblem&);
+  // `run` reads the same plan, but no captured arrays.
+  void* (*new_packed_program)(const ProgramProblem&);
+  void (*run_packed_program)(const void* packed, const ProgramProblem&);
+  void (*free_packed_program)(void* packed);
   // The arithmetic alone, for the benchmarks: `limit_block` vectors a round.
   int limit_block;
   float (*run_gates)(long rounds);

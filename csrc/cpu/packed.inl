@@ -4,6 +4,7 @@
 
 #include "csrc/cpu/cfc.inl"
 #include "csrc/cpu/ltc_lists.inl"
+#include "csrc/cpu/program.inl"
 
 namespace mlx_ncps {
 namespace {
@@ -69,6 +70,24 @@ static void run_packed_cfc(const void* packed, const CfcProblem& p) {
 }
 
 static void free_packed_cfc(void* packed) { delete static_cast<PackedCfc*>(packed); }
+
+struct TakeProgram {
+  const ProgramProblem& p;
+  ProgramFixed operator()(Carver& memory) const { return take_fixed(p, true, false, memory); }
+};
+using PackedProgram = Carved<TakeProgram>;
+
+static void* new_packed_program(const ProgramProblem& p) {
+  auto* packed = new PackedProgram(TakeProgram{p});
+  fill_fixed(p, packed->arrays, true, false);
+  return packed;
+}
+
+static void run_packed_program(const void* packed, const ProgramProblem& p) {
+  program_forward_all(p, static_cast<const PackedProgram*>(packed)->arrays);
+}
+
+static void free_packed_program(void* packed) { delete static_cast<PackedProgram*>(packed); }
 
 }  // namespace
 }  // namespace mlx_ncps
