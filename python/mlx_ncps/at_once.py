@@ -18,6 +18,7 @@ import numpy as np
 from . import _loader, dispatch
 from ._fork import check_process
 from .backends import Facts, FusedCall, LTCFacts, cpu
+from .programs import Declined, step_program
 
 # Forms of a call: one step [B, I] or [I]; a sequence [B, T, I] or [T, I] for the outputs of every
 # step or of the last one; one step [B, I] alone.
@@ -71,16 +72,34 @@ class LTCStage(NamedTuple):
         return _loader.native.ltc_step_work(self.inputs, self.units, self.ode_unfolds, memory)
 
 
+class ProgramStage(NamedTuple):
+    """A step program of any cell."""
+
+    inputs: int
+    units: int
+    program: Any  # of the extension
+
+    @property
+    def backbone(self) -> tuple[int, ...]:
+        """None that a kernel knows."""
+        return ()
+
+    def work(self, memory: bool) -> int:
+        """Of one row and step; the program has the LSTM in it."""
+        return self.program.work
+
+
 class StepPlan(NamedTuple):
     """All that a cell's steps are computed from.
 
-    stages: one LTC, or a chain of CfCs each of which reads the new state of the one before.
+    stages: one LTC, a chain of CfCs each of which reads the new state of the one before, or a
+        step program.
     arrays: every array that a step depends on.
     readout: of the last stage's state.
     weights: gives the checked parameters of each stage, of an LTC with its SynapseLists.
     """
 
-    stages: tuple[CfCStage, ...] | tuple[LTCStage]
+    stages: tuple[CfCStage, ...] | tuple[LTCStage] | tuple[ProgramStage]
     arrays: list[mx.array]
     readout: Readout
     weights: Callable[[], list]
@@ -158,18 +177,33 @@ def _packed(cell: Cell, lstm: Any, x: Any, form: int) -> Any:
     if not _loader.native.has_values(x):
         return None
     try:
-        plan = cell._step_plan(mixed)
+        plan = _plan_of(cell, lstm)
         if plan is None or not _fits(plan, mixed, x, form):
             return None
         check_process(cell.op)  # packing waits for MLX
         places = _loader.native.Places(cell, lstm)
-        plan = cell._step_plan(mixed)  # read when the places are known: no change is missed
+        plan = _plan_of(cell, lstm)  # read when the places are known: no change is missed
         memory = _memory(lstm)
         if not places.complete or plan is None or memory is None:
             return None
         return _made(cell._step_cell, plan, memory, places)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None  # a weight of a wrong shape or kind: the graph's code says which
+
+
+def _plan_of(cell: Any, lstm: Any) -> StepPlan | None:
+    """The cell's own plan, or one of its step program."""
+    plan = cell._step_plan(lstm is not None)
+    if plan is not None:
+        return plan
+    bound = step_program(cell, lstm)
+    if isinstance(bound, Declined):
+        return None
+    sizes = cell.state_size
+    units = sizes[0] if isinstance(sizes, tuple) else sizes
+    stage = ProgramStage(cell.sensory_size, units, bound.program)
+    readout = Readout(0, units)
+    return StepPlan((stage,), bound.captured, readout, lambda: [bound.captured])
 
 
 def _fits(plan: StepPlan, mixed: bool, x: mx.array, form: int) -> bool:
@@ -192,7 +226,11 @@ def _made(kept: StepCell, plan: StepPlan, memory: tuple, places: Any) -> Any:
 def _pack(plan: StepPlan, memory: tuple, arrays: list) -> Any:
     """The extension's StepCell, to be made anew for other `arrays`."""
     stages = list(zip(plan.stages, plan.weights(), strict=True))
-    if isinstance(plan.stages[0], LTCStage):
+    stage = plan.stages[0]
+    if isinstance(stage, ProgramStage):
+        captured = plan.weights()[0]
+        return cpu.program_step_cell(stage.program, captured, arrays, plan.readout)
+    if isinstance(stage, LTCStage):
         return cpu.ltc_step_cell(*stages[0], memory, arrays, plan.readout)
     return cpu.cfc_step_cell(stages, memory, arrays, plan.readout)
 
@@ -228,7 +266,7 @@ def why_not(cell: Any, lstm: Any, batch: int, steps: int, dtype: mx.Dtype) -> st
         return f"the inputs are {str(dtype).removeprefix('mlx.core.')}, not float32"
     if batch == 0 or steps == 0:
         return "there is nothing to compute"
-    plan = cell._step_plan(lstm is not None)
+    plan = _plan_of(cell, lstm)
     if plan is None or _memory(lstm) is None:
         why = cell.stepwise() or getattr(lstm, "stepwise", str)()
         return why or f"{type(cell).__name__} has no packed form" + " behind an LSTM" * bool(lstm)

@@ -140,6 +140,14 @@ def cfc_step_cell(
     return _loader.native.StepCell.cfc(stages, _plain(memory), _readout(readout), arrays)
 
 
+def program_step_cell(
+    program: Any, captured: list[mx.array], arrays: list[mx.array], readout: tuple
+) -> Any:
+    """The extension's StepCell of a step program and the arrays that it captured."""
+    mx.eval(arrays)
+    return _loader.native.StepCell.program(program, _plain(captured), _readout(readout), arrays)
+
+
 def cfc_at_once(
     inputs: mx.array, state: mx.array, ts: Any, params: Any, stage: tuple, no_gpu: bool
 ) -> mx.array | None:

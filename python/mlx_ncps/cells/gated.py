@@ -17,6 +17,7 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from ..options import positive
+from ..programs import Declined, run_program
 from .base import first_state
 from .lstm import LSTMCell
 from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
@@ -247,6 +248,10 @@ class ODELSTMCell(FieldCell):
             kind = type(self.lstm).__name__
             raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
+        made = run_program(self, [self], self._program, inputs, ts, state)
+        if not isinstance(made, Declined):
+            h, c = made[0]
+            return h, c
         h, c = (part.astype(mx.float32) for part in state)
         drive, states = self.lstm._drive(inputs), [(h, c)]
         for t in range(steps):
@@ -256,6 +261,13 @@ class ODELSTMCell(FieldCell):
             states.append((h, c))
         h, c = (mx.stack(list(part), axis=1)[:, 1:] for part in zip(*states, strict=True))
         return h.astype(inputs.dtype), c.astype(inputs.dtype)
+
+    def _program(  # pyright: ignore[reportIncompatibleMethodOverride]  of two states
+        self, x: mx.array, ts: mx.array, h: mx.array, c: mx.array
+    ) -> tuple[list, list]:
+        """As `SteppedCell` has it."""
+        h, c = self.lstm._gates(self.lstm._drive(x), h, c)
+        return [self._evolve(h, ts), c], []
 
     def readout(self, states: StateLike) -> mx.array:
         """Outputs [..., H] of states (h, c): h."""

@@ -16,6 +16,7 @@ from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from ..options import one_of, optional, unfolds
+from ..programs import Declined, run_program
 from .base import LiquidCell
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def tanh_network(layers: Sequence[Field], x: mx.array) -> mx.array:
 
 
 class SteppedCell(LiquidCell):
-    """Base of cells whose `sequence` is one `_step` after the other, in float32 MLX operations."""
+    """Base of cells whose `sequence` is one `_step` after the other in float32: on the CPU as a step
+    program, elsewhere in MLX operations.
+    """
 
     def stepwise(self) -> str:
         """Why `sequence` runs step by step."""
@@ -100,6 +103,9 @@ class SteppedCell(LiquidCell):
         self.build(width)
         self._check_state(state, batch)
         ts = normalise_timespans(self.op, ts, batch, steps)
+        made = run_program(self, [self], self._program, inputs, ts, [state])
+        if not isinstance(made, Declined):
+            return made[0][0]
         drive = self._drive(inputs.astype(mx.float32))
         state, states = state.astype(mx.float32), []
         for t in range(steps):
@@ -108,6 +114,10 @@ class SteppedCell(LiquidCell):
             states.append(state)
         states = mx.stack(states, axis=1) if steps else state[:, None][:, :0]
         return states.astype(inputs.dtype)
+
+    def _program(self, x: mx.array, ts: mx.array, h: mx.array) -> tuple[list, list]:
+        """A step as `programs` trace it."""
+        return [self._step(self._drive(x), h, ts)], []
 
     def _check_state(self, state: mx.array, batch: int) -> None:
         check_array(self.op, "state", state, "[B, H]", (batch, self.state_size))

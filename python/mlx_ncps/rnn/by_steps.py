@@ -10,9 +10,14 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from .. import dispatch
 from ..cells import LSTMCell
 from ..ops import shapeless
+from ..programs import Declined, run_program
 from .any_cell import name_of, runs_sequences, takes_time
+
+
+_PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
 
 
 class Trace(NamedTuple):
@@ -32,6 +37,9 @@ def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
     shapeless.refuse(layer.op, "running step by step")
     dtype = x.dtype
     memory: Any = None
+    made = _trace_by_program(layer, x, state, ts)
+    if made is not None:
+        return made
     if layer.mixed_memory:
         x = x.astype(mx.float32)
         state = tree_map(lambda s: s.astype(mx.float32), state)
@@ -53,6 +61,42 @@ def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
     if runs_sequences(layer.rnn_cell):
         return Trace(states, None)
     return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
+
+
+def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | None:
+    """The same by the step program of the cell and the LSTM; None where there is none."""
+    cell, mixed = layer.rnn_cell, layer.mixed_memory
+    states = list(state) if isinstance(state, tuple | list) else [state]
+    if not all(isinstance(s, mx.array) for s in states) or x.shape[1] < _PROGRAM_STEPS:
+        return None
+    timed = runs_sequences(cell) or takes_time(cell)
+    if not timed and (isinstance(ts, mx.array) or ts != 1.0):
+        return None  # an error, raised where the step is called
+    if not mixed and any(a.dtype != mx.float32 for a in (x, *states)):
+        return None  # the cell computes in halves
+
+    def step(x: mx.array, ts: mx.array, *states: mx.array) -> tuple[list, list]:
+        span: Any = ts if timed else 1.0
+        with dispatch.use_backend("reference"):
+            if mixed:
+                h, c = _memory(layer, x[:, None])(0, *states)
+                output, h = step_of(layer, x, h, span)
+                new: Any = [h, c]
+            else:
+                before: Any = state_like(states)
+                output, new = step_of(layer, x, before, span)
+                new = list(new) if isinstance(new, tuple | list) else [new]
+        return new, [] if output is None else [output]
+
+    def state_like(parts: Any) -> Any:
+        return type(state)(parts) if isinstance(state, tuple | list) else parts[0]
+
+    modules = [cell, layer.lstm] if mixed else [cell]
+    made = run_program(layer, modules, step, x, ts, states)
+    if isinstance(made, Declined):
+        return None
+    all_states, outputs = made
+    return Trace(state_like(all_states), outputs[0] if outputs else None)
 
 
 def _memory(layer: Any, x: mx.array) -> Callable:

@@ -1,0 +1,199 @@
+"""Runs the step program of a cell over sequences, and keeps it for later calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import _loader, dispatch
+from ..backends import shapeless
+from .program import Declined, Program
+from .trace import Step, trace, trace_checked
+
+_KEPT = 8  # programs of one cell: for inputs of other widths, other options
+_PLAIN = (int, float, str, type(None))
+_OURS = ("mlx_ncps", "mlx")  # packages whose modules do what their options and arrays say
+# Multiply-adds of one step from which an Apple GPU's own operations are quicker than the CPU.
+_LARGE_STEP = 50_000_000
+
+
+class Bound(NamedTuple):
+    """A program of the native module, and the arrays that it captured, now."""
+
+    program: Any
+    captured: list[mx.array]
+
+
+class Programs:
+    """The programs of one cell; copies start empty."""
+
+    __slots__ = ("kept",)
+
+    def __init__(self) -> None:
+        self.kept: dict = {}  # signature -> (native program or Declined, sources of its arrays)
+
+    def __deepcopy__(self, memo: dict) -> Programs:
+        return Programs()
+
+    def __reduce__(self) -> tuple:
+        return Programs, ()
+
+    def of(
+        self, modules: Sequence[Any], step: Step, steps: Sequence[int], states: Sequence[int]
+    ) -> Bound | Declined:
+        """The program of `step`, which reads these modules, for inputs and states of these widths;
+        traced where it is not known yet, at each call of a cell that is not this package's.
+        """
+        leaves = Leaves(modules)
+        if not leaves.ours:
+            made = trace_checked(step, steps, states, modules)
+            return made if isinstance(made, Declined) else Bound(_native(made), [*made.captured])
+        key = (step.__qualname__, tuple(steps), tuple(states), leaves.signature())
+        known = self.kept.get(key)
+        if known is None:
+            known = self._make(leaves, trace(step, steps, states, modules))
+            if len(self.kept) >= _KEPT:
+                self.kept.clear()
+            self.kept[key] = known
+        program, sources = known
+        if isinstance(program, Declined):
+            return program
+        return Bound(program, [leaves.arrays[s] if isinstance(s, int) else s for s in sources])
+
+    def _make(self, leaves: Leaves, made: Program | Declined) -> tuple:
+        if isinstance(made, Declined):
+            return made, []
+        numbers = {_loader.native.array_id(a): n for n, a in enumerate(leaves.arrays)}
+        sources = [numbers.get(_loader.native.array_id(a), a) for a in made.captured]
+        return _native(made), sources
+
+
+class Leaves:
+    """All arrays of some modules in a fixed order, and what tells two states of a module apart:
+    classes, options, and the arrays' shapes.
+    """
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self.arrays: list[mx.array] = []
+        self.ours = True
+        self._signs: list = []
+        self._seen: set[int] = set()
+        self._known: dict[int, int] = {}
+        for module in modules:
+            self._walk(module)
+
+    def signature(self) -> tuple:
+        return tuple(self._signs)
+
+    def _walk(self, value: Any) -> None:
+        if isinstance(value, mx.array):
+            self._array(value)
+        elif isinstance(value, dict | list | tuple):
+            if id(value) in self._seen:
+                return
+            self._seen.add(id(value))
+            self._signs.append((type(value), len(value)))
+            if isinstance(value, nn.Module):
+                self._options(value)
+            items = dict.items(value) if isinstance(value, dict) else enumerate(value)
+            for key, part in items:
+                self._signs.append(key)
+                self._walk(part)
+        elif isinstance(value, _PLAIN):
+            self._signs.append(value)
+        else:
+            self.ours = self.ours and _is_ours(value)
+
+    def _array(self, value: mx.array) -> None:
+        # Two places of one array are one captured array; a number is part of the program.
+        first = self._known.setdefault(_loader.native.array_id(value), len(self.arrays))
+        self._signs.append((value.shape, value.dtype, first))
+        self.arrays.append(value)
+        self.ours = self.ours and value.ndim > 0
+
+    def _options(self, module: nn.Module) -> None:
+        self.ours = self.ours and _is_ours(module)
+        for name, value in vars(module).items():
+            if isinstance(value, _PLAIN) or (isinstance(value, tuple) and _is_plain(value)):
+                self._signs.append((name, value))
+
+
+def _is_ours(value: Any) -> bool:
+    return type(value).__module__.split(".")[0] in _OURS
+
+
+def _is_plain(value: tuple) -> bool:
+    return all(_is_plain(v) if isinstance(v, tuple) else isinstance(v, _PLAIN) for v in value)
+
+
+def owned(modules: Sequence[Any]) -> bool:
+    """Whether all parts of these modules are of this package or of MLX."""
+    return Leaves(modules).ours
+
+
+def _native(made: Program) -> Any:
+    return _loader.native.Program(
+        captured=[list(shape) for shape in made.shapes],
+        steps=list(made.steps),
+        states=list(made.states),
+        sizes=list(made.sizes),
+        varying=list(made.varying),
+        constants=list(made.constants),
+        once=[_row(i) for i in made.once],
+        step=[_row(i) for i in made.step],
+        next=list(made.next),
+        outputs=list(made.outputs),
+    )
+
+
+def _row(instruction: Any) -> tuple:
+    op, out, ins, ints = instruction
+    return op, out, list(ins), list(ints)
+
+
+def why_none() -> str:
+    """Why no step programs run now, whatever the cell; "" where they do."""
+    if why := dispatch.why_no_steps_on_cpu():
+        return why
+    return "mx.compile(shapeless=True) traces" if shapeless.length_varies() else ""
+
+
+def run_program(
+    owner: Any,
+    modules: Sequence[Any],
+    step: Step,
+    x: mx.array,
+    ts: Any,
+    states: Sequence[mx.array],
+    resets: mx.array | None = None,
+) -> tuple[list[mx.array], list[mx.array]] | Declined:
+    """All states and outputs [B, T, n] of a cell over a sequence, in the dtype of x, by its step
+    program on the CPU.
+
+    owner: the module that keeps the program.
+    step: the function (x [N, I], ts [N, 1], *states [N, n]) -> (new states, outputs); modules: what
+    it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n] each.
+    resets: [B, T], True where the states start anew before a step.
+    """
+    if why := why_none():
+        return Declined(why)
+    if any(s.ndim != 2 for s in states):
+        return Declined("a state is no array [B, n]")
+    widths = [x.shape[-1], 1]
+    kept = vars(owner).setdefault("_programs", Programs())
+    bound = kept.of(modules, step, widths, [s.shape[-1] for s in states])
+    if isinstance(bound, Declined):
+        return bound
+    batch, length, _ = x.shape
+    if dispatch.beside_gpu() and batch * bound.program.work > _LARGE_STEP:
+        return Declined("a step is large, and the default device a GPU")
+    spans = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
+    spans = spans[..., None] if spans.ndim else mx.broadcast_to(spans, (batch, length, 1))
+    made = _loader.native.program_sequence(
+        bound.program, [x, spans], list(states), bound.captured, resets
+    )
+    dispatch.record("cpu")
+    return made[: len(states)], made[len(states) :]

@@ -1,0 +1,38 @@
+"""Single steps of a cell by its step program, packed: for cells that no kernel of their own packs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from .. import dispatch
+from .program import Declined
+from .run import Bound, Programs, owned, why_none
+
+
+def step_program(cell: Any, lstm: Any) -> Bound | Declined:
+    """The program of one step of a cell of this package, behind an LSTM or not: inputs x [I] and ts
+    [1]; states h, with an LSTM or a cell of two states c; one output.
+    """
+    if why := why_none():
+        return Declined(why)
+    if not getattr(cell, "built", False):
+        return Declined("the cell is not built")
+    sizes = cell.state_size
+    states = [*sizes] if isinstance(sizes, tuple) else [sizes, sizes] if lstm else [sizes]
+    pair = isinstance(sizes, tuple)
+
+    def step(x: mx.array, ts: mx.array, h: mx.array, *c: mx.array) -> tuple[list, list]:
+        with dispatch.use_backend("reference"):
+            if lstm is not None:
+                h, *c = lstm._gates(lstm._drive(x), h, *c)
+            new = cell.sequence(x[:, None], (h, *c) if pair else h, ts)
+            last = [s[:, 0] for s in new] if pair else [new[:, 0], *c]
+            return last, [cell.readout(tuple(last) if pair else last[0])]
+
+    modules = [cell] if lstm is None else [cell, lstm]
+    if not owned(modules):
+        return Declined("a part of the cell is none of this package")
+    kept = vars(cell).setdefault("_programs", Programs())
+    return kept.of(modules, step, [cell.sensory_size, 1], states)
