@@ -51,7 +51,10 @@ void bind_program(nb::module_& m) {
             new (self) Shared<Program>{std::make_shared<const Program>(std::move(text))};
           },
           nb::kw_only(), "captured"_a, "steps"_a, "states"_a, "sizes"_a, "varying"_a, "constants"_a,
-          "once"_a, "step"_a, "next"_a, "outputs"_a);
+          "once"_a, "step"_a, "next"_a, "outputs"_a)
+      .def_prop_ro(
+          "work", [](const Shared<Program>& p) { return p.object->work(); },
+          "Of one row and step, in multiply-adds.");
   m.def("program_sequence", &mlx_ncps::program_sequence, "program"_a, "steps"_a, "states"_a,
         "captured"_a, "resets"_a.none() = nb::none(), nb::kw_only(), "stream"_a = nb::none(),
         "A step program over a sequence: its states, then its outputs, [B, T, n] each.");

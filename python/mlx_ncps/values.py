@@ -4,6 +4,9 @@ mx.vmap.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +14,25 @@ import mlx.nn as nn
 
 from . import _loader
 from .checks import is_array
+
+
+_steps = threading.local()
+
+
+@contextlib.contextmanager
+def step_trace() -> Iterator[None]:
+    """While a step program is made: who checks arrays of a call has done so before."""
+    before = in_step_trace()
+    _steps.traced = True
+    try:
+        yield
+    finally:
+        _steps.traced = before
+
+
+def in_step_trace() -> bool:
+    """Whether a step program is made on this thread."""
+    return getattr(_steps, "traced", False)
 
 
 def is_tracing() -> bool:
@@ -51,7 +73,7 @@ def settle(module: nn.Module, *read: Any) -> None:
         return
     for part in module.modules():
         for key, value in list(part.items()):
-            if isinstance(value, mx.array) and not _lies_plain(value) and not is_tracer(value):
+            if isinstance(value, mx.array) and not lies_plain(value) and not is_tracer(value):
                 plain = mx.contiguous(value)
                 mx.eval(plain)
                 dict.__setitem__(part, key, plain)
@@ -61,6 +83,6 @@ def _may_lack_values(a: Any) -> bool:
     return is_array(a) and is_tracer(a)
 
 
-def _lies_plain(array: mx.array) -> bool:
+def lies_plain(array: mx.array) -> bool:
     """Whether an array is evaluated and row-contiguous; False without the native module too."""
     return _loader.native is not None and _loader.native.lies_plain(array)

@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from .. import _loader, dispatch
 from ..backends import shapeless
+from ..values import is_tracer, lies_plain, step_trace
 from .program import Declined, Program
 from .trace import Step, trace, trace_checked
 
@@ -48,13 +49,16 @@ class Programs:
         traced where it is not known yet, at each call of a cell that is not this package's.
         """
         leaves = Leaves(modules)
+        leaves.settle()
         if not leaves.ours:
-            made = trace_checked(step, steps, states, modules)
+            with step_trace():
+                made = trace_checked(step, steps, states, modules)
             return made if isinstance(made, Declined) else Bound(_native(made), [*made.captured])
         key = (step.__qualname__, tuple(steps), tuple(states), leaves.signature())
         known = self.kept.get(key)
         if known is None:
-            known = self._make(leaves, trace(step, steps, states, modules))
+            with step_trace():
+                known = self._make(leaves, trace(step, steps, states, modules))
             if len(self.kept) >= _KEPT:
                 self.kept.clear()
             self.kept[key] = known
@@ -84,6 +88,12 @@ class Leaves:
         self._known: dict[int, int] = {}
         for module in modules:
             self._walk(module)
+
+    def settle(self) -> None:
+        """Compute what is no tracer: how it came about is no part of a step."""
+        late = [a for a in self.arrays if not lies_plain(a) and not is_tracer(a)]
+        if late:
+            mx.eval(late)
 
     def signature(self) -> tuple:
         return tuple(self._signs)
@@ -187,6 +197,9 @@ def run_program(
     bound = kept.of(modules, step, widths, [s.shape[-1] for s in states])
     if isinstance(bound, Declined):
         return bound
+    for module in modules:
+        if "_tie" in getattr(module, "__dict__", {}) and not module._sync_wiring():
+            x = module._tie.guard(module, x)
     batch, length, _ = x.shape
     if dispatch.beside_gpu() and batch * bound.program.work > _LARGE_STEP:
         return Declined("a step is large, and the default device a GPU")
