@@ -1,0 +1,9 @@
+"""Step programs: one step of any cell, traced once, as a short list of instructions that the
+extension runs over whole sequences.
+"""
+
+from . import computing, moving  # noqa: F401  they fill the table of handlers
+from .program import Declined, Instruction, Program
+from .trace import trace, trace_checked
+
+__all__ = ["Declined", "Instruction", "Program", "trace", "trace_checked"]

@@ -1,0 +1,140 @@
+"""Lowers the operations of a trace to the instructions of a `Program`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from .finish import finish
+from .operands import Operands
+from .program import Decline, Program
+from .views import View, packed, size_of
+
+if TYPE_CHECKING:
+    from .trace import Operation, Trace
+
+ELEMENTWISE = {
+    "Negative": "neg", "Abs": "abs", "Exp": "exp", "Log1p": "log1p", "Square": "square",
+    "Sigmoid": "sigmoid", "Tanh": "tanh", "Erf": "erf", "Sign": "sign", "LogicalNot": "not",
+    "Add": "add", "Subtract": "sub", "Multiply": "mul", "Divide": "div", "Maximum": "max",
+    "Minimum": "min", "LogAddExp": "logaddexp", "Greater": "gt", "GreaterEqual": "ge",
+    "Less": "lt", "LessEqual": "le", "NotEqual": "ne", "LogicalAnd": "and", "LogicalOr": "or",
+    "Select": "select",
+}  # fmt: skip
+
+Handler = Callable[["Lowering", "Operation", list[View]], "View | list[View]"]
+HANDLERS: dict[str, Handler] = {}  # by name of a primitive; filled by the modules beside this one
+ANY_DTYPE: set[str] = set()  # primitives that only move elements
+
+
+def lower(
+    trace: Trace,
+    steps: Sequence[int],
+    states: Sequence[int],
+    arrays: Sequence[mx.array],
+    rows: int,
+) -> Program:
+    """The program of a trace with so many rows; `arrays` are those given as inputs after steps and
+    states. Raises Decline for what no instruction does.
+    """
+    lowering = Lowering(rows)
+    operands, widths = lowering.operands, [*steps, *states]
+    for name, width in zip(trace.inputs, widths, strict=False):
+        value = operands.new(width, True)
+        operands.given.append(value)
+        lowering.views[name] = View(value, (rows, width), (0, 1), 0, 0)
+    for name, array in zip(trace.inputs[len(widths) :], arrays, strict=True):
+        lowering.views[name] = operands.capture(array)
+    for name, array in trace.constants:
+        lowering.views[name] = operands.constant_or_captured(array)
+    for operation in trace.operations:
+        lowering.add(operation)
+    results = [lowering.result(name) for name in trace.outputs]
+    return finish(operands, steps, states, results)
+
+
+class Lowering:
+    """Views of the arrays of a trace, by their names, and the instructions that make them."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.operands = Operands()
+        self.views: dict[str, View] = {}
+
+    def add(self, operation: Operation) -> None:
+        """Lower one operation; Decline names its primitive."""
+        name = operation.primitive
+        try:
+            if name not in ANY_DTYPE:
+                _check_types(operation)
+            views = [self.views[array[0]] for array in operation.inputs]
+            if (op := ELEMENTWISE.get(name)) is not None:
+                self.views[operation.outputs[0][0]] = self.elementwise(op, *views)
+                return
+            if name not in HANDLERS:
+                raise Decline("no instruction does it")
+            found = HANDLERS[name](self, operation, views)
+        except Decline as error:
+            raise Decline(f"{name}: {error}") from None
+        found = found if isinstance(found, list) else [found]
+        for array, view in zip(operation.outputs, found, strict=True):
+            self.views[array[0]] = view
+
+    def result(self, name: str) -> int:
+        """The id of a varying value that is a result."""
+        view = self.views[name]
+        if view.row > 0 or not view.shape or view.shape[0] != self.rows:
+            raise Decline("a result has no rows in front")
+        return self.operands.whole(view.of_row(0), varying=True)
+
+    def elementwise(self, op: str, *views: View) -> View:
+        """Op of views of one shape."""
+        row, views = self.by_row(views)
+        shape = views[0].shape
+        size = size_of(shape)
+        ins = [self.operands.operand(view) for view in views]
+        return self.placed(self.operands.compute(op, size, ins), shape, row)
+
+    def by_row(self, views: Sequence[View], free: Sequence[int] = ()) -> tuple[Row, list[View]]:
+        """The views of one row, and what `placed` needs. A fixed result that would be the same for
+        each row along axis 0 is computed once, unless 0 is in `free`.
+        """
+        row = -1
+        for view in views:
+            if view.row >= 0:
+                if row not in (-1, view.row):
+                    raise Decline("mixes the rows")
+                row = view.row
+        if row >= 0:
+            return (row, row), [view.of_row(row) for view in views]
+        if 0 not in free and all(
+            v.shape and v.shape[0] == self.rows and v.strides[0] == 0 for v in views
+        ):
+            return (0, -1), [view.of_row(0) for view in views]
+        return None, list(views)
+
+    def placed(self, value: int, shape: tuple[int, ...], row: Row) -> View:
+        """The view of a value that is one row of this shape, with the axis of the rows."""
+        view = View(value, shape, packed(shape))
+        if row is None:
+            return view
+        axis, varying = row
+        full = (*shape[:axis], self.rows, *shape[axis:])
+        strides = (*view.strides[:axis], 0, *view.strides[axis:])
+        return View(value, full, strides, 0, varying)
+
+    def copied(self, view: View) -> View:
+        """A packed copy of a view."""
+        row, (one,) = self.by_row([view])
+        return self.placed(self.operands.whole(one), one.shape, row)
+
+
+Row = tuple[int, int] | None  # the axis, and what View.row is to be
+
+
+def _check_types(operation: Operation) -> None:
+    for _, _, dtype in operation.outputs:
+        if dtype not in (mx.float32, mx.bool_):
+            raise Decline(f"computes in {str(dtype).rsplit('.')[-1]}, not float32")

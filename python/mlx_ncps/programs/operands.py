@@ -1,0 +1,149 @@
+"""The values of a program while it is made, and how views are read as operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..values import is_tracer
+from .program import Decline, Instruction
+from .views import View, is_packed, packed, runs, size_of
+
+MOST_RUNS = 1 << 16  # of a move
+
+
+class Operands:
+    """Sizes of values, the instructions that make them, captured arrays and constants."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.varying: list[bool] = []
+        self.instructions: list[Instruction] = []
+        self.given: list[int] = []  # ids of steps and states
+        self.arrays: dict[int, mx.array] = {}  # captured, by id
+        self.constants: dict[int, float] = {}
+        self._baked: set[int] = set()  # captured constants that have a value
+        self._foreign: dict[int, mx.Dtype] = {}  # captured arrays that are no float32
+        self._converted: dict[int, int] = {}
+        self._constant_ids: dict[tuple, int] = {}
+        self._moved: dict[tuple, int] = {}
+
+    def new(self, size: int, varying: bool) -> int:
+        """The id of a new value."""
+        if size == 0:
+            raise Decline("an array has no elements")
+        self.sizes.append(size)
+        self.varying.append(varying)
+        return len(self.sizes) - 1
+
+    def capture(self, array: mx.array) -> View:
+        """The view of an array from outside of the step."""
+        value = self.new(array.size, False)
+        self.arrays[value] = array
+        if array.dtype != mx.float32:
+            self._foreign[value] = array.dtype
+        return View(value, array.shape, packed(array.shape))
+
+    def constant(self, number: float) -> int:
+        """The id of a constant."""
+        number = float(np.float32(number))
+        key = (number, np.signbit(number)) if number == number else ("nan", False)
+        value = self._constant_ids.get(key)
+        if value is None:
+            value = self._constant_ids[key] = self.new(1, False)
+            self.constants[value] = number
+        return value
+
+    def constant_or_captured(self, array: mx.array) -> View:
+        """The view of a constant of the trace: a constant of the program if it has no axes."""
+        known = not is_tracer(array)
+        if known and array.ndim == 0 and array.dtype == mx.float32:
+            return View(self.constant(array.item()), (), ())
+        view = self.capture(array)
+        if known:
+            self._baked.add(view.base)
+        return view
+
+    def number(self, view: View) -> float | None:
+        """The one number of a view of a constant, or None."""
+        return self.constants.get(view.base)
+
+    def host(self, view: View) -> np.ndarray:
+        """The elements of a view of an array of integers that is known while tracing."""
+        if view.base not in self._baked or view.base not in self._foreign:
+            raise Decline("reads an index that is known only at run time")
+        array = self.arrays[view.base]
+        return np.array(array).reshape(-1)[view.indices()]
+
+    def foreign(self, value: int) -> mx.Dtype | None:
+        """The dtype of a captured array that is no float32; None for every other value."""
+        return self._foreign.get(value)
+
+    def as_float(self, value: int) -> int:
+        """The id of a captured array's values as float32."""
+        if value not in self._foreign:
+            return value
+        if value not in self._converted:
+            array = self.arrays[value]
+            if value in self._baked and array.ndim == 0:
+                self._converted[value] = self.constant(float(array.item()))
+            else:
+                self._converted[value] = self.capture(array.astype(mx.float32)).base
+        return self._converted[value]
+
+    def readable(self, view: View) -> View:
+        """The view of floats: of a bool array those of 0 and 1."""
+        dtype = self._foreign.get(view.base)
+        if dtype is None:
+            return view
+        if dtype != mx.bool_:
+            raise Decline(f"computes in {str(dtype).rsplit('.')[-1]}, not float32")
+        return view._replace(base=self.as_float(view.base))
+
+    def operand(self, view: View) -> int:
+        """The id of an elementwise operand: a value of one element, or one with all of the view."""
+        view = self.readable(view)
+        if all(s == 0 or n == 1 for n, s in zip(view.shape, view.strides, strict=True)):
+            view = View(view.base, (), (), view.offset)
+        return self.whole(view)
+
+    def whole(self, view: View, varying: bool | None = None) -> int:
+        """The id of a value that is a view of one row, whole and in order. varying: whether it must
+        be; None: as it is.
+        """
+        view = self.readable(view)
+        size, is_varying = size_of(view.shape), self.varying[view.base]
+        varying = is_varying if varying is None else varying
+        same = view.offset == 0 and size == self.sizes[view.base] and is_varying == varying
+        if same and is_packed(view.shape, view.strides):
+            return view.base
+        key = (view.base, view.shape, view.strides, view.offset, varying)
+        if key not in self._moved:
+            flat = view.indices().reshape(-1)
+            self._moved[key] = self.assemble([(view.base, flat, np.arange(size))], varying)
+        return self._moved[key]
+
+    def assemble(
+        self, pieces: list[tuple[int, np.ndarray, np.ndarray]], varying: bool | None = None
+    ) -> int:
+        """The id of a value made of pieces: (value, which elements of it, their places, ascending).
+        varying: whether it must be; None: where a piece is.
+        """
+        pieces = [piece for piece in pieces if len(piece[2])]
+        if varying is None:
+            varying = any(self.varying[value] for value, _, _ in pieces)
+        out = self.new(sum(len(places) for _, _, places in pieces), varying)
+        for value, elements, places in pieces:
+            ints = runs(places, elements)
+            if len(ints) > 4 * MOST_RUNS:
+                raise Decline("moves too many elements one by one")
+            self.instructions.append(Instruction("move", out, (value,), ints))
+        return out
+
+    def compute(self, op: str, size: int, ins: list[int], ints: Any = ()) -> int:
+        """The id of the result of an instruction."""
+        out = self.new(size, any(self.varying[value] for value in ins))
+        self.instructions.append(Instruction(op, out, tuple(ins), tuple(ints)))
+        return out

@@ -1,0 +1,149 @@
+"""Traces one step of a cell, once, and hands the operations to `lower`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from ..checks import key_words
+from ..values import is_tracer
+from .lower import lower
+from .modules import Kept, Places, replaceable
+from .program import Decline, Declined, Program
+
+Step = Callable[..., tuple[Sequence[mx.array], Sequence[mx.array]]]
+
+ROWS, OTHER_ROWS = 7, 11  # of the arrays that a step is traced with
+_PASSED_OVER = {
+    "StopGradient": "a step stops a gradient",
+    "Copy": "a step reads an array that a gradient is taken of and no module has",
+}
+
+
+class Operation(NamedTuple):
+    """One operation of a trace: arguments of the primitive, (name, shape, dtype) of its arrays."""
+
+    primitive: str
+    arguments: list
+    inputs: list[tuple[str, tuple[int, ...], mx.Dtype]]
+    outputs: list[tuple[str, tuple[int, ...], mx.Dtype]]
+
+
+class Trace(NamedTuple):
+    """A traced step: names of its inputs and outputs, its constants, and its operations."""
+
+    inputs: list[str]
+    outputs: list[str]
+    constants: list[tuple[str, mx.array]]
+    operations: list[Operation]
+
+
+def trace(
+    step: Step,
+    steps: Sequence[int],
+    states: Sequence[int],
+    modules: Sequence[Any] = (),
+    rows: int = ROWS,
+) -> Program | Declined:
+    """The program of `step(*steps [N, n], *states [N, n]) -> (new states, outputs)`, or why there is
+    none.
+
+    steps, states: the widths n. modules: those whose arrays the step reads. Their arrays without a
+    value, or traced by a gradient, stand in `captured` as they are, so that gradients reach them;
+    one of shape () that has a value becomes a constant. rows: N while tracing.
+    """
+    examples = [mx.zeros((rows, n)) for n in (*steps, *states)]
+    state: Any = mx.random.state
+    key = state[0]
+    try:
+        if 0 in (*steps, *states):
+            raise Decline("an input or a state has no elements")
+        with replaceable(modules) as places:
+            record = _record(step, examples, places, states)
+        return lower(record, steps, states, places.arrays, rows)
+    except Decline as error:
+        return Declined(str(error))
+    except Exception as error:  # of the step, which raises it again where it runs
+        return Declined(f"the step can't be traced: {error}")
+    finally:
+        if state[0] is not key and not is_tracer(key):
+            words = key_words("trace", key)
+            mx.random.seed(int(words[0]) << 32 | int(words[1]))
+
+
+def trace_checked(
+    step: Step, steps: Sequence[int], states: Sequence[int], modules: Sequence[Any] = ()
+) -> Program | Declined:
+    """`trace` for a step of a user, which may be no pure function of its rows: it is traced twice,
+    with two numbers of rows. Declined where the programs differ, or where tracing changed one of
+    the modules, which is put back.
+    """
+    kept, found = Kept(modules), []
+    for rows in (ROWS, OTHER_ROWS):
+        found.append(trace(step, steps, states, modules, rows))
+        if kept.changed():
+            kept.put_back()
+            return Declined("a step changes attributes of its cell")
+        if isinstance(found[-1], Declined):
+            return found[-1]
+    first, second = found
+    same = first == second and all(
+        a is b or _equal(a, b) for a, b in zip(first.captured, second.captured, strict=True)
+    )
+    return first if same else Declined("a step is another one each time, or reads the batch size")
+
+
+def _record(step: Step, examples: list[mx.array], places: Places, states: Sequence[int]) -> Trace:
+    """The trace of a step, whose inputs are followed by the arrays of the modules."""
+    found: dict[str, list] = {"primitive": []}
+
+    def collect(item: dict[str, Any]) -> None:
+        kind = item["type"]
+        if kind == "primitive":
+            names = item["name"], item["arguments"], item["inputs"], item["outputs"]
+            found[kind].append(Operation(*names))
+        elif kind in ("inputs", "outputs", "constants"):
+            found[kind] = item[kind]
+
+    def run(*args: mx.array) -> list[mx.array]:
+        places.put(args[len(examples) :])
+        new, outputs = step(*args[: len(examples)])
+        results = [*new, *outputs]
+        _check_results(results, len(new), states, len(examples[0]))
+        _check_gradients(results)
+        return results
+
+    mx.export_function(collect, run, *examples, *places.arrays)
+    names = ([array[0] for array in found[kind]] for kind in ("inputs", "outputs"))
+    return Trace(*names, found["constants"], found["primitive"])
+
+
+def _check_gradients(results: list[mx.array]) -> None:
+    """Raise Decline where a graph has operations that mx.export_function passes over."""
+    text = io.StringIO()
+    mx.export_to_dot(text, *results)
+    drawn = text.getvalue()
+    for name, why in _PASSED_OVER.items():
+        if f'"{name}"' in drawn:
+            raise Decline(f"{name}: {why}")
+
+
+def _check_results(results: list[Any], new: int, states: Sequence[int], rows: int) -> None:
+    if new != len(states):
+        raise Decline(f"the step gives {new} states, of {len(states)}")
+    for array, width in zip(results, [*states, *[0] * (len(results) - new)], strict=True):
+        if not isinstance(array, mx.array) or array.dtype != mx.float32:
+            got = getattr(array, "dtype", type(array).__name__)
+            raise Decline(f"the step gives {got}, not float32")
+        if width and array.shape != (rows, width):
+            raise Decline(f"the step gives a state of another shape than [N, {width}]")
+
+
+def _equal(a: mx.array, b: mx.array) -> bool:
+    """Whether two captured arrays are one: the same, or arrays made anew with the same values."""
+    if a.shape != b.shape or is_tracer(a) or is_tracer(b):
+        return False
+    return bool(mx.array_equal(a, b, equal_nan=True))
