@@ -83,7 +83,9 @@ def _reduce(lowering: Lowering, operation: Operation, views: list[View]) -> View
     result = lowering.placed(_sum(lowering, kind, one, axes), shape, row)
     if kind == SUM:
         return result
-    return lowering.elementwise("eq" if kind == AND else "ne", result, _constant(lowering, 0.0, result))
+    return lowering.elementwise(
+        "eq" if kind == AND else "ne", result, _constant(lowering, 0.0, result)
+    )
 
 
 def _sum(lowering: Lowering, kind: int, one: View, axes: list[int]) -> int:
@@ -130,7 +132,7 @@ def _turned(view: View) -> View:
 
 
 def _vector_by_matrix(lowering: Lowering, a: View, b: View, out: tuple[int, ...]) -> View:
-    """a [..., k] with one vector per row, times a fixed matrix b [..., k, n]."""
+    """A [..., k] with one vector per row, times a fixed matrix b [..., k, n]."""
     k, n = b.shape[-2:]
     if a.row == len(a.shape) - 1:
         raise Decline("mixes the rows")
@@ -151,7 +153,11 @@ def _matrix(lowering: Lowering, view: View) -> tuple[int, int]:
     """The id of a matrix [k, n], and whether it lies as [n, k]."""
     turned = _turned(view)
     whole = size_of(view.shape) == lowering.operands.sizes[view.base] and view.offset == 0
-    if whole and not is_packed(view.shape, view.strides) and is_packed(turned.shape, turned.strides):
+    if (
+        whole
+        and not is_packed(view.shape, view.strides)
+        and is_packed(turned.shape, turned.strides)
+    ):
         return lowering.operands.whole(turned), 1
     return lowering.operands.whole(view), 0
 

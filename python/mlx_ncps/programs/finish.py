@@ -16,7 +16,9 @@ def finish(
     operands: Operands, steps: Sequence[int], states: Sequence[int], results: list[int]
 ) -> Program:
     """The program whose results, new states first, are these values."""
-    instructions = _live(_with_biases(_live(operands.instructions, results), operands, results), results)
+    instructions = _live(
+        _with_biases(_live(operands.instructions, results), operands, results), results
+    )
     used = dict.fromkeys(value for i in instructions for value in i.ins) | dict.fromkeys(results)
     captured = [value for value in used if value in operands.arrays]
     made = dict.fromkeys(i.out for i in instructions)

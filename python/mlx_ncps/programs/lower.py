@@ -24,6 +24,8 @@ ELEMENTWISE = {
     "Select": "select",
 }  # fmt: skip
 
+_NEUTRAL = {"mul": 1.0, "div": 1.0, "sub": 0.0}  # second operands that change nothing
+
 Handler = Callable[["Lowering", "Operation", list[View]], "View | list[View]"]
 HANDLERS: dict[str, Handler] = {}  # by name of a primitive; filled by the modules beside this one
 ANY_DTYPE: set[str] = set()  # primitives that only move elements
@@ -90,7 +92,7 @@ class Lowering:
         return self.operands.whole(view.of_row(0), varying=True)
 
     def elementwise(self, op: str, *views: View) -> View:
-        """op of views of one shape."""
+        """Op of views of one shape."""
         row, views = self.by_row(views)
         shape = views[0].shape
         size = size_of(shape)

@@ -1,4 +1,4 @@
-"""What tracing may do to modules: arrays of theirs are put in as inputs, and everything is put back."""
+"""What tracing does to modules: arrays of theirs become inputs, and everything is put back."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def _astype(lowering: Lowering, operation: Operation, views: list[View]) -> View
             return view._replace(base=operands.as_float(view.base))
         if not mx.issubdtype(given, mx.floating) and mx.issubdtype(wanted, mx.integer):
             return view  # of small integers, which are only read as indices or as floats
-    elif wanted == mx.float32 and given == mx.bool_:
-        return view
+    elif wanted == mx.float32 or (given == mx.bool_ and mx.issubdtype(wanted, mx.integer)):
+        return view  # what was bool is 0 or 1, in any dtype
     elif wanted == mx.bool_:
         zero = View(operands.constant(0.0), (), ()).broadcast(view.shape)
         return lowering.elementwise("ne", view, zero)
@@ -118,9 +118,8 @@ def _pad(lowering: Lowering, operation: Operation, views: list[View]) -> View:
     before, after = ([0] * len(inner.shape) for _ in range(2))
     for axis, b, a in zip(axes, low, high, strict=True):
         before[axis], after[axis] = b, a
-    if row is not None:
-        if before.pop(row[0]) or after.pop(row[0]):
-            raise Decline("adds rows")
+    if row is not None and (before.pop(row[0]), after.pop(row[0])) != (0, 0):
+        raise Decline("adds rows")
     shape = tuple(b + n + a for b, n, a in zip(before, one.shape, after, strict=True))
     places = _places(shape, before, one.shape)
     rest = np.setdiff1d(np.arange(size_of(shape)), places)
@@ -130,7 +129,7 @@ def _pad(lowering: Lowering, operation: Operation, views: list[View]) -> View:
 
 
 def _slice_update(lowering: Lowering, operation: Operation, views: list[View]) -> View:
-    mode, start, stop, steps = operation.arguments
+    mode, start, _, steps = operation.arguments
     if mode != NO_MODE:
         raise Decline("adds to, or compares with, what it replaces")
     old, new = (lowering.operands.readable(view) for view in views)
@@ -162,7 +161,7 @@ def _gather(lowering: Lowering, operation: Operation, views: list[View]) -> View
         if axis in axes:
             index = lowering.operands.host(views[1 + list(axes).index(axis)]).astype(np.int64)
             index = np.where(index < 0, index + n, index)
-            if index.size and not (0 <= index.min() and index.max() < n):
+            if index.size and not (index.min() >= 0 and index.max() < n):
                 raise Decline("reads an index out of range")
             at = at + index.reshape(*index.shape, *(1,) * len(sizes))
         if axis == source.row:

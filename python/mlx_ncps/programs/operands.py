@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mlx.core as mx
@@ -49,6 +50,7 @@ class Operands:
     def constant(self, number: float) -> int:
         """The id of a constant."""
         number = float(np.float32(number))
+        number = number if number == number else math.nan  # one object, equal to itself in tuples
         key = (number, np.signbit(number)) if number == number else ("nan", False)
         value = self._constant_ids.get(key)
         if value is None:

@@ -1,4 +1,4 @@
-"""What one step of a cell is as a list of instructions: `Program`, and `Declined` where it is none."""
+"""One step of a cell as a list of instructions: `Program`; or why it is none: `Declined`."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ one value, each element once |
 
 @dataclass(frozen=True)
 class Program:
-    """One step of a cell. A value is *varying*, with one copy for each row of the batch, or *fixed*,
-    the same for all rows.
+    """One step of a cell. A value is *varying*, one for each row of the batch, or *fixed*, the same
+    for all rows.
 
     Value ids: captured arrays, steps, states, then constants and results. `sizes` are the floats of
     a value, per row of a varying one. `once` has what depends on captured arrays and constants

@@ -19,7 +19,7 @@ Step = Callable[..., tuple[Sequence[mx.array], Sequence[mx.array]]]
 ROWS, OTHER_ROWS = 7, 11  # of the arrays that a step is traced with
 _PASSED_OVER = {
     "StopGradient": "a step stops a gradient",
-    "Copy": "a step reads an array that a gradient is taken of and no module has",
+    "Copy": "a step takes a gradient, or reads an array that one is taken of and no module has",
 }
 
 
@@ -48,8 +48,8 @@ def trace(
     modules: Sequence[Any] = (),
     rows: int = ROWS,
 ) -> Program | Declined:
-    """The program of `step(*steps [N, n], *states [N, n]) -> (new states, outputs)`, or why there is
-    none.
+    """The program of `step(*steps [N, n], *states [N, n]) -> (new states, outputs)`, or why there
+    is none.
 
     steps, states: the widths n. modules: those whose arrays the step reads. Their arrays without a
     value, or traced by a gradient, stand in `captured` as they are, so that gradients reach them;
@@ -96,9 +96,7 @@ def trace_checked(
     return first if same else Declined("a step is another one each time, or reads the batch size")
 
 
-def _record(
-    step: Step, examples: list[mx.array], places: Places, states: Sequence[int]
-) -> Trace:
+def _record(step: Step, examples: list[mx.array], places: Places, states: Sequence[int]) -> Trace:
     """The trace of a step, whose inputs are followed by the arrays of the modules."""
     found: dict[str, list] = {"primitive": []}
 

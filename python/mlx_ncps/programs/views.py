@@ -9,6 +9,7 @@ import numpy as np
 
 from .program import Decline
 
+
 class View(NamedTuple):
     """Elements of the value `base`: of each row of it, where `row` is the axis of the rows; -1 if
     the value is fixed. The stride of the row axis is 0.
