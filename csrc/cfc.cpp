@@ -177,8 +177,8 @@ States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional
                     const std::optional<Arrays>& memory, const std::optional<mx::array>& dropout,
                     int first_dropped, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  const auto op = op_of(mode, activation, head_activation, layers, merged,
-                        dropout ? first_dropped : layers);
+  const auto op =
+      op_of(mode, activation, head_activation, layers, merged, dropout ? first_dropped : layers);
   op.check_count(weights);
   Arrays inputs{x, h0};
   if (op.timed() && !ts) fail("ts [B, T] is needed unless the time heads are merged.");

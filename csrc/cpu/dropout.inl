@@ -1,7 +1,7 @@
 // Factors of dropout from the bits that MLX's generator gives for a key: Threefry-2x32 of 20 rounds
 // (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Of n values, the pair of
-// counters (i, half + i) gives the bits of values i and half + i, for half = ceil(n / 2); where n is
-// odd the second counter of the last pair is 0, and its second value is left out.
+// counters (i, half + i) gives the bits of values i and half + i, for half = ceil(n / 2); where n
+// is odd the second counter of the last pair is 0, and its second value is left out.
 #pragma once
 
 #include "csrc/cpu/memory.inl"
@@ -64,7 +64,8 @@ static void draw_pairs(const FactorsProblem& p, long half, long first, long end)
 
 static void draw_factors(const FactorsProblem& p) {
   const long half = (p.n + 1) / 2,
-             share = round_up(half / share_work(half * 16 / W, parallel_threads()) + 1, STREAMS * W);
+             share =
+                 round_up(half / share_work(half * 16 / W, parallel_threads()) + 1, STREAMS * W);
   auto body = [&](long task) {
     draw_pairs(p, half, task * share, min_of(half, (task + 1) * share));
   };

@@ -61,8 +61,8 @@ constexpr int MAX_CFC_STAGES = MAX_CFC_LAYERS + 1;  // and the heads
 
 // A whole CfC sequence (MATHS 1). Stage s < layers is a backbone layer, stage `layers` the heads
 // side by side. `saved` [B, T, S] holds per step what the backward needs: each backbone layer's
-// output before dropout (or pre-activation, where the slope needs it), then F1, F2, g, and a unless merged; in
-// pure mode f.
+// output before dropout (or pre-activation, where the slope needs it), then F1, F2, g, and a unless
+// merged; in pure mode f.
 struct CfcProblem {
   long B, T, I, H;
   int layers, mode, activation, heads;  // heads: 4 [f1, f2, a, b], 3 merged [f1, f2, u], 1 pure [f]
@@ -73,14 +73,14 @@ struct CfcProblem {
   int first_dropped;
   long dropped_width;
   const float* dropout;
-  const float *x, *h0, *ts;             // ts [B, T]; null when merged
+  const float *x, *h0, *ts;                                    // ts [B, T]; null when merged
   const float *weight[MAX_CFC_LAYERS], *bias[MAX_CFC_LAYERS];  // backbone, [out, in]
   const float *head_weight[4], *head_bias[4];                  // [H, in]
   const float *w_tau, *A;                                      // pure
   float* h;                                                    // [B, T, H]
   float* saved;                                                // [B, T, S] or null
   long saved_width;
-  const float* dh;  // [B, T, H]
+  const float* dh;                   // [B, T, H]
   float *dx, *dh0, *dts, *ddropout;  // ddropout: all 0
   float *dweight[MAX_CFC_LAYERS], *dbias[MAX_CFC_LAYERS], *dhead_weight[4], *dhead_bias[4], *dw_tau,
       *dA;

@@ -13,16 +13,9 @@ from ..at_once import CfCStage, Readout, StepPlan
 from ..checks import host_numbers, refused, size
 from ..dispatch import CfCFacts, FusedCall
 from ..layers.linear import Linear, arrays_of, weights_of, why_called
-from ..ops import (
-    CfCParams,
-    LSTMParams,
-    cfc_mixed_sequence,
-    cfc_sequence,
-    shapeless,
-    xavier_uniform,
-)
+from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
 from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
-from ..ops.dropout import dropout_factors, next_key
+from ..ops.dropout import drawn_factors
 from ..options import one_of
 from ..recording import adopted
 from ..wirings import Wiring
@@ -242,7 +235,7 @@ class CfCCell(LiquidCell):
     def mixed_sequence(
         self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
     ) -> tuple[mx.array, mx.array]:
-        """`sequence` behind the LSTM of `memory`: state (h, c) -> (h, c), [B, T, H] each."""
+        """`sequence` behind the LSTM of `memory`; a state is (h, c)."""
         keywords = self._keywords() | {"dropout": self._dropout(inputs)}
         return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
 
@@ -267,13 +260,11 @@ class CfCCell(LiquidCell):
         """The factors of dropout [B, T, D] for inputs [B, T, I], drawn with one key; or None."""
         if not (widths := self._dropped()):
             return None
-        shapeless.refuse("cfc", "dropout", length=False)
         check_array("cfc", "inputs", inputs, "[B, T, I]", (None, None, self.input_size))
-        shape = (*inputs.shape[:2], sum(widths))
-        return dropout_factors(next_key(), shape, self.backbone_options.dropout)
+        return drawn_factors((*inputs.shape[:2], sum(widths)), self.backbone_options.dropout)
 
     def _unpacked(self) -> str:
-        """Why a cell that is fused over sequences has no packed form now, or ""."""
+        """Why a cell that runs fused has no packed form now, or ""."""
         return DROPOUT if self._dropped() else ""
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:

@@ -1,5 +1,5 @@
-"""A CfC over a sequence (MATHS 1), step by step in MLX operations: with modules of a user in place of
-its linear maps.
+"""A CfC over a sequence (MATHS 1), step by step in MLX operations: with modules of a user in place
+of its linear maps.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
 from ..ops.checks import CFC_HEADS, check_array, check_cfc
 from ..ops.dropout import first_dropped
 from ..ops.timespans import normalise_timespans
+
 
 def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why: str) -> mx.array:
     """As `ops.cfc_sequence` with the parts of a CfCCell, each called as it is.

@@ -9,6 +9,13 @@ import mlx.core as mx
 from .. import dispatch
 from ..backends import cpu
 from ..backends.activations import first_dropped as first_dropped
+from . import shapeless
+
+
+def drawn_factors(shape: tuple[int, ...], rate: float) -> mx.array:
+    """`dropout_factors` from the next key of MLX's global random state."""
+    shapeless.refuse("cfc", "dropout", length=False)
+    return dropout_factors(next_key(), shape, rate)
 
 
 def next_key() -> mx.array:

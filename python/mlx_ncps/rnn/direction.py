@@ -250,8 +250,8 @@ class Direction(LazyWeights, CheckedOptions):
         return self._step_trace(x, state, ts)
 
     def _takes_memory(self) -> bool:
-        """Whether the cell's `mixed_sequence` runs the LSTM too: where it is fused, and where dropout
-        is drawn for the whole sequence, so that all backends draw the same.
+        """Whether the cell's `mixed_sequence` runs the LSTM too: where it is fused, and where it
+        draws dropout for the whole sequence, so that all backends draw the same.
         """
         if not self._mixed_stepwise():
             return True
