@@ -2,6 +2,7 @@
 // one gradient for each of the former.
 #include "csrc/cfc.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -27,10 +28,12 @@ struct CfcOp {
   using Problem = CfcProblem;
 
   int layers, mode, activation, head_activation, heads;
+  int first_dropped;  // layer whose output dropout multiplies, and later ones; `layers`: none
 
   bool operator==(const CfcOp&) const = default;
   bool timed() const { return heads != 3; }
-  int first_weight() const { return timed() ? 3 : 2; }
+  bool dropped() const { return first_dropped < layers; }
+  int first_weight() const { return 2 + timed() + dropped(); }
   int inputs() const { return count_fields(*this, shaped()); }
   int batched() const { return first_weight(); }
   CfcOp of_mapped(int) const { return *this; }
@@ -47,6 +50,8 @@ struct CfcOp {
     f("x", "[B, T, I]", {p.B, p.T, p.I}, p.x, p.dx);
     f("h0", "[B, H]", {p.B, p.H}, p.h0, p.dh0);
     if (timed()) f("ts", "[B, T]", {p.B, p.T}, p.ts, p.dts);
+    if (dropped())
+      f("dropout", "[B, T, dropped units]", {p.B, p.T, p.dropped_width}, p.dropout, p.ddropout);
     long fan_in = p.I + p.H;
     for (int l = 0; l < p.layers; fan_in = p.width[l], ++l) {
       f("backbone weight", "[units, in]", {p.width[l], fan_in}, p.weight[l], p.dweight[l]);
@@ -66,7 +71,8 @@ struct CfcOp {
             .mode = mode,
             .activation = activation,
             .heads = heads,
-            .head_activation = head_activation};
+            .head_activation = head_activation,
+            .first_dropped = first_dropped};
   }
   Problem sized(const Arrays& in) const {
     auto p = shaped();
@@ -76,7 +82,9 @@ struct CfcOp {
       const auto& weight = in[first_weight() + 2 * l];
       check_rank(CALL, "a backbone weight", weight, 2, "[units, in]");
       p.width[l] = weight.shape(0);
+      if (l >= first_dropped) p.dropped_width += p.width[l];
     }
+    size_of(CALL, "dropped units", p.dropped_width);
     return p;
   }
   mx::Shape states_shape(const Arrays& in) const { return mlx_ncps::states_shape(in); }
@@ -113,7 +121,10 @@ struct CfcOp {
     write_fields(*this, p, outputs);
     return p;
   }
-  void backward(const CfcProblem& p) const { kernels().cfc_backward(p); }
+  void backward(const CfcProblem& p) const {
+    kernels().cfc_backward(p);
+    if (dropped()) std::fill_n(p.ddropout, p.B * p.T * p.dropped_width, 0.0f);
+  }
 };
 
 // A name and the number that the kernels know it by.
@@ -140,16 +151,20 @@ int number_of(const char* what, const std::string& name, const Choices& choices)
 }
 
 CfcOp op_of(const std::string& mode, const std::string& activation,
-            const std::string& head_activation, int layers, bool merged) {
+            const std::string& head_activation, int layers, bool merged, int first_dropped) {
   CfcOp op{.layers = layers,
            .mode = number_of("mode", mode, MODES),
            .activation = number_of("activation", activation, ACTIVATIONS),
            .head_activation = number_of("head_activation", head_activation, HEAD_ACTIVATIONS),
-           .heads = 0};
+           .heads = 0,
+           .first_dropped = first_dropped};
   op.heads = op.mode == NCPS_CFC_PURE ? 1 : merged ? 3 : 4;
   if (layers < 0 || layers > MAX_CFC_LAYERS)
     fail("layers must lie in [0, " + std::to_string(MAX_CFC_LAYERS) + "], got " +
          std::to_string(layers) + ".");
+  if (first_dropped < 0 || first_dropped > layers)
+    fail("first_dropped must lie in [0, layers] = [0, " + std::to_string(layers) + "], got " +
+         std::to_string(first_dropped) + ".");
   if (op.mode == NCPS_CFC_PURE && merged) fail("pure mode has no time heads to merge.");
   return op;
 }
@@ -159,13 +174,16 @@ CfcOp op_of(const std::string& mode, const std::string& activation,
 States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
                     const Arrays& weights, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation, bool merged,
-                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
+                    const std::optional<Arrays>& memory, const std::optional<mx::array>& dropout,
+                    int first_dropped, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  const auto op = op_of(mode, activation, head_activation, layers, merged);
+  const auto op =
+      op_of(mode, activation, head_activation, layers, merged, dropout ? first_dropped : layers);
   op.check_count(weights);
   Arrays inputs{x, h0};
   if (op.timed() && !ts) fail("ts [B, T] is needed unless the time heads are merged.");
   if (op.timed()) inputs.push_back(*ts);
+  if (op.dropped()) inputs.push_back(mx::stop_gradient(*dropout, s));
   inputs.insert(inputs.end(), weights.begin(), weights.end());
   if (memory) return mixed_states(op, inputs, *memory, save, s);
   return sequence_states(op, inputs, save, x.dtype(), s)[0];
@@ -173,7 +191,7 @@ States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional
 
 CfcProblem cfc_cell(const Arrays& weights, int inputs, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation) {
-  const auto op = op_of(mode, activation, head_activation, layers, false);
+  const auto op = op_of(mode, activation, head_activation, layers, false, layers);
   op.check_count(weights);
   const auto& bias = weights[2 * layers + 1];  // of the first head
   check_rank(CfcOp::CALL, "head bias", bias, 1, "[H]");

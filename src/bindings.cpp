@@ -13,6 +13,7 @@
 #include "csrc/cfc.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
+#include "csrc/dropout.h"
 #include "csrc/ltc.h"
 #include "csrc/mappable.h"
 #include "csrc/metallib.h"
@@ -57,8 +58,12 @@ NB_MODULE(_ext, m) {
       "Which LTC kernel runs this shape: 'dense' or 'lists'.");
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
-        "merged"_a = false, "memory"_a.none() = nb::none(), "save"_a = true,
-        "stream"_a = nb::none());
+        "merged"_a = false, "memory"_a.none() = nb::none(), "dropout"_a.none() = nb::none(),
+        "first_dropped"_a = 0, "save"_a = true, "stream"_a = nb::none());
+  m.def("dropout_factors", &mlx_ncps::dropout_factors, "key"_a, "shape"_a, "rate"_a,
+        "stream"_a = nb::none(),
+        "float32 [shape]: 0 with probability `rate`, else 1 / (1 - rate), from bits of an "
+        "mx.random.key.");
 
 #ifdef MLX_NCPS_LOCK_GUARD
   bind_lock_guard(m);

@@ -45,7 +45,13 @@ static void multiply_slope(int activation, float* dz, const float* kept, long n)
   });
 }
 
-// A layer's output from what was kept of it.
+// z *= factors of dropout.
+static void drop(float* z, const float* factors, long n) {
+  for (long q = 0; q < n; q += W)
+    store_partial(z + q, load_partial(z + q, n - q) * load_partial(factors + q, n - q), n - q);
+}
+
+// A layer's output, before dropout, from what was kept of it.
 static void value_from_kept(int activation, const float* kept, long n, float* value) {
   with_activation(activation, [&](auto id) {
     if (ncps_slope_from_value<id.value>()) return copy(value, kept, n);

@@ -86,6 +86,15 @@ static void pack_cfc(const Cfc& k) {
   pack_pure(k);
 }
 
+// z *= the factors of backbone layer `layer` at `step` of the B T steps, where it is dropped.
+static inline void drop_layer(const Cfc& k, int layer, long step, float* z) {
+  const CfcProblem& p = k.p;
+  if (!p.dropout || layer < p.first_dropped) return;
+  long first = 0;
+  for (int l = p.first_dropped; l < layer; ++l) first += p.width[l];
+  drop(z, p.dropout + step * p.dropped_width + first, p.width[layer]);
+}
+
 // f(mode, activation of the heads) with both as compile-time constants.
 template <typename F>
 static inline auto with_heads(const CfcProblem& p, F f) {
@@ -196,9 +205,12 @@ static void cfc_forward_step(const Cfc& k, const CfcBuffers& f, const LstmRows& 
        p.layers == 0 ? &ahead : nullptr);
   float* next = f.stages;
   for (int s = 0; s < p.layers; ++s) {
-    for (long r = 0; r < rows; ++r)
+    for (long r = 0; r < rows; ++r) {
+      const long at = (b + r) * p.T + t;
       activate(p.activation, z + r * z_row, s == 0 ? nullptr : k.bias[s], k.width[s],
-               p.saved ? p.saved + ((b + r) * p.T + t) * p.saved_width + kept_at : nullptr);
+               p.saved ? p.saved + at * p.saved_width + kept_at : nullptr);
+      drop_layer(k, s, at, z + r * z_row);
+    }
     kept_at += k.width[s];
     gemm(z, z_row, 1, rows, k.panels[s + 1], k.depth[s + 1], k.width[s + 1], next, k.stride[s + 1],
          false, s + 1 == p.layers ? &ahead : nullptr);

@@ -135,9 +135,12 @@ static void cfc_backward_step(const Cfc& k, const CfcTransposed& w, const CfcSla
     kept_at -= k.width[down];
     gemm(dz(s), steps * k.stride[s], 1, rows, w.panels[s], k.width[s], k.depth[s], dz(down),
          steps * k.stride[down], false, s == p.layers ? &ahead : nullptr);
-    for (long r = 0; r < rows; ++r)
-      multiply_slope(p.activation, dz(down) + r * steps * k.stride[down],
-                     p.saved + ((b + r) * p.T + t) * p.saved_width + kept_at, k.width[down]);
+    for (long r = 0; r < rows; ++r) {
+      const long at = (b + r) * p.T + t;
+      float* row = dz(down) + r * steps * k.stride[down];
+      drop_layer(k, down, at, row);
+      multiply_slope(p.activation, row, p.saved + at * p.saved_width + kept_at, k.width[down]);
+    }
   }
   gemm(dz(0), steps * k.stride[0], 1, rows, w.panels[0], k.width[0], p.H, f.dh, k.Hn, false,
        p.layers == 0 ? &ahead : nullptr);
@@ -176,9 +179,11 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
       continue;
     }
     const long below = k.depth[s];
-    for (long d = 0; d < depth; ++d)
+    for (long d = 0; d < depth; ++d) {
       value_from_kept(p.activation, p.saved + at(d) * p.saved_width + kept_at, below,
                       f.rows + d * below);
+      drop_layer(k, s - 1, at(d), f.rows + d * below);
+    }
     kept_at += below;
     add_weight_gradient(
         k, s, f.dz[s], [&](long d) { return f.rows + d * below; }, depth, below, f.columns,

@@ -62,25 +62,40 @@ constexpr int MAX_CFC_STAGES = MAX_CFC_LAYERS + 1;  // and the heads
 
 // A whole CfC sequence (MATHS 1). Stage s < layers is a backbone layer, stage `layers` the heads
 // side by side. `saved` [B, T, S] holds per step what the backward needs: each backbone layer's
-// output (or pre-activation, where the slope needs it), then F1, F2, g, and a unless merged; in
-// pure mode f.
+// output before dropout (or pre-activation, where the slope needs it), then F1, F2, g, and a unless
+// merged; in pure mode f.
 struct CfcProblem {
   long B, T, I, H;
   int layers, mode, activation, heads;  // heads: 4 [f1, f2, a, b], 3 merged [f1, f2, u], 1 pure [f]
   int head_activation;                  // F = activation(f): NCPS_TANH, _LECUN_TANH or _IDENTITY
   long width[MAX_CFC_LAYERS];           // units of each backbone layer
-  const float *x, *h0, *ts;             // ts [B, T]; null when merged
+  // Layers from first_dropped on are dropped, by these factors: their outputs side by side,
+  // [B, T, dropped_width]; null where none is.
+  int first_dropped;
+  long dropped_width;
+  const float* dropout;
+  const float *x, *h0, *ts;                                    // ts [B, T]; null when merged
   const float *weight[MAX_CFC_LAYERS], *bias[MAX_CFC_LAYERS];  // backbone, [out, in]
   const float *head_weight[4], *head_bias[4];                  // [H, in]
   const float *w_tau, *A;                                      // pure
   float* h;                                                    // [B, T, H]
   float* saved;                                                // [B, T, S] or null
   long saved_width;
-  const float* dh;  // [B, T, H]
-  float *dx, *dh0, *dts;
+  const float* dh;                   // [B, T, H]
+  float *dx, *dh0, *dts, *ddropout;  // ddropout: all 0
   float *dweight[MAX_CFC_LAYERS], *dbias[MAX_CFC_LAYERS], *dhead_weight[4], *dhead_bias[4], *dw_tau,
       *dA;
   LstmProblem lstm;
+};
+
+// Factors of dropout from random bits as MLX draws them (csrc/dropout.h): out [n] is `factor` where
+// the bits are below `limit`, else 0.
+struct FactorsProblem {
+  const unsigned* key;  // 2
+  long n;
+  unsigned long limit;  // at most 2^32
+  float factor;
+  float* out;
 };
 
 // Functions beside the activations: 2^z, 1 / (1 + 2^z), erf(z).
@@ -111,6 +126,7 @@ struct Kernels {
   int limit_block;
   float (*run_gates)(long rounds);
   float (*run_multiply_adds)(long rounds);
+  void (*draw_factors)(const FactorsProblem&);
   // The maths alone, for tests: out [n] = f(z [n]), or f'(z) with `slope`, for an NcpsActivation of
   // metal/activations.h or a Maths, which have no slope.
   void (*run_maths)(int function, bool slope, const float* z, long n, float* out);

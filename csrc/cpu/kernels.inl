@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/cpu/cfc_backward.inl"
+#include "csrc/cpu/dropout.inl"
 #include "csrc/cpu/limits.inl"
 #include "csrc/cpu/ltc_lists_backward.inl"
 #include "csrc/cpu/maths.inl"
@@ -32,6 +33,7 @@ constexpr Kernels table_of(const char* name) {
           .limit_block = int(LIMIT_BLOCK),
           .run_gates = run_gates,
           .run_multiply_adds = run_multiply_adds,
+          .draw_factors = draw_factors,
           .run_maths = run_maths};
 }
 

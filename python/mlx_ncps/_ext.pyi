@@ -18,7 +18,12 @@ def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, fold
 def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None) -> str:
     """Which LTC kernel runs this shape: 'dense' or 'lists'."""
 
-def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
+def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, dropout: mlx.core.array | None = None, first_dropped: int = 0, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
+
+def dropout_factors(key: mlx.core.array, shape: Sequence[int], rate: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> mlx.core.array:
+    """
+    float32 [shape]: 0 with probability `rate`, else 1 / (1 - rate), from bits of an mx.random.key.
+    """
 
 def has_values(a: object | None) -> bool:
     """Whether an object is an evaluated, row-contiguous float32 array."""
@@ -46,7 +51,6 @@ EVERY: int = 1
 LAST: int = 2
 
 BATCH: int = 3
-
 
 def ltc_step_work(inputs: int, units: int, unfolds: int, memory: bool) -> int: ...
 

@@ -249,6 +249,8 @@ def attempt_call(call: Any) -> mx.array | None:
     keywords = call.keywords
     if call.backend is not cpu or keywords["variant"] != "torch" or keywords["training"]:
         return None
+    if "dropout" in keywords:
+        return None
     if not _loader.native.has_values(call.inputs):
         return None
     no_gpu = mx.default_device().type is mx.DeviceType.cpu
@@ -268,7 +270,8 @@ def why_not(cell: Any, lstm: Any, batch: int, steps: int, dtype: mx.Dtype) -> st
         return "there is nothing to compute"
     plan = _plan_of(cell, lstm)
     if plan is None or _memory(lstm) is None:
-        why = cell.stepwise() or getattr(lstm, "stepwise", str)()
+        why = cell.stepwise() or getattr(cell, "_unpacked", str)()
+        why = why or getattr(lstm, "stepwise", str)()
         return why or f"{type(cell).__name__} has no packed form" + " behind an LSTM" * bool(lstm)
     if not _loader.native.Places(cell, lstm).complete:
         return "the cell is made of too many objects"

@@ -4,6 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_ncps import CfC, CfCCell, WiredCfCCell, available_backends, dispatch
+from mlx_ncps import backends as backends_of
+from mlx_ncps.dispatch import CfCFacts
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP
 
@@ -50,11 +52,11 @@ def numpy_states(cell, keeps, x, h, ts):
 
 
 def drawn(layers=2):
-    """The factors that the next call draws, whose draws are made again."""
+    """The factors that the next call draws, with one key for all layers side by side."""
     mx.random.seed(11)
-    keeps = [double(mx.random.bernoulli(1 - RATE, (B, T, K))) / (1 - RATE) for _ in range(layers)]
+    keeps = double(mx.random.bernoulli(1 - RATE, (B, T, layers * K))) / (1 - RATE)
     mx.random.seed(11)
-    return keeps
+    return np.split(keeps, layers, axis=2)
 
 
 @modes
@@ -64,7 +66,7 @@ def test_training_equals_the_equation(mode):
     assert 0.2 < np.mean([keep == 0 for keep in keeps]) < 0.6
     states = cell.sequence(x, h, ts)
     assert_close("states", states, numpy_states(cell, keeps, x, h, ts), SAME)
-    assert dispatch.last_backend() == "reference"
+    assert dispatch.last_backend() == ("cpu" if "cpu" in available_backends() else "reference")
 
 
 @modes
@@ -98,8 +100,7 @@ def test_eval_and_short_backbones_are_fused_and_drop_nothing(mode, layers):
         cell.eval()
     assert cell.stepwise() == ""
     assert_close("states", cell.sequence(x, h, ts), want, 0.0)
-    if layers == 2:
-        assert cell.train().stepwise() != ""
+    assert cell.train().stepwise() == ""
 
 
 @pytest.mark.parametrize("span", [None, 0.5, "0-d"])
@@ -169,26 +170,35 @@ def test_layers_train_with_dropout_and_compile(wired, mixed):
     assert_close("eval draws nothing", model(x)[0], model(x)[0], 0.0)
 
 
-def test_explain_says_that_dropout_runs_step_by_step():
+def test_explain_says_that_dropout_is_fused_but_not_packed():
     for units in (H, AutoNCP(10, 2)):
         layer = CfC(I, units, backbone_units=K, backbone_layers=2, backbone_dropout=RATE)
-        plan = layer.explain((B, T, I))
-        assert plan.calls == ()
-        assert "the dropout of the backbone draws anew at each step" in str(plan)
-        layer.eval()
-        assert layer.explain((B, T, I)).stepwise == ""
-        assert len(layer.explain((B, T, I)).calls) in (1, 3)
+        for training in (True, False):
+            plan = layer.train(training).explain((B, T, I))
+            assert plan.stepwise == ""
+            assert len(plan.calls) == (1 if units == H else 3)
+            told = "not at once: the dropout of the backbone draws anew at each step" in str(plan)
+            assert told == (training and "cpu" in available_backends())
+
+
+@pytest.mark.parametrize("backend", ["metal", "cuda"])
+def test_gpu_backends_leave_dropout_to_another_and_say_why(backend):
+    module, facts = getattr(backends_of, backend), CfCFacts(I, H, (K, K), dropout=True)
+    for op in ("cfc_sequence", "cfc_mixed_sequence"):
+        assert module.unsupported(op, facts) == "it has no kernel of the dropout in the backbone"
+        assert module.unsupported(op, facts._replace(dropout=False)) == ""
 
 
 @backends
-def test_a_forced_backend_that_has_no_dropout_raises(backend):
+def test_a_forced_backend_runs_dropout_or_raises(backend):
     cell, x, h = make(), normal(B, T, I), normal(B, H)
     with dispatch.use_backend(backend):
-        if backend == "reference":
+        if backend in ("reference", "cpu"):
             assert cell.sequence(x, h, None).shape == (B, T, H)
+            assert dispatch.last_backend() == backend
             return
         with pytest.raises(
-            RuntimeError, match=rf"the backend {backend} can't run this call: the dr"
+            RuntimeError, match=rf"the backend {backend} can't run this call: it has no kernel of"
         ):
             cell.sequence(x, h, None)
         assert cell.eval().sequence(x, h, None).shape == (B, T, H)

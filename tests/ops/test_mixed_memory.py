@@ -16,6 +16,7 @@ from mlx_ncps.ops.mixed_memory import mixed_memory_is_fused
 from tests.support.case_arrays import named_leaves, round_to, to_mlx
 from tests.support.cases import (
     CFC_CASES,
+    CFC_DROPOUT_CASES,
     LTC_CASES,
     LTC_WIRED_CASES,
     CfcCase,
@@ -360,3 +361,14 @@ def test_wrong_arguments_raise(case):
     raises("memory.bias must be float32, float16 or bfloat16, got int32.", memory=integers)
     with pytest.raises(TypeError, match="wrong"):
         op(call.inputs, (call.state, c), call.ts, memory, call.params, wrong=1)
+
+
+# --- dropout ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "backend", [name for name in available_backends() if name in ("cpu", "reference")]
+)
+@pytest.mark.parametrize("case", CFC_DROPOUT_CASES[::3], ids=str)
+def test_dropout_behind_the_memory_equals_numpy(case, backend):
+    check(case, backend)

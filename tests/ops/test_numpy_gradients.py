@@ -39,6 +39,7 @@ CFC_DIFFERENCE_CASES = [
     *(replace(CFC, mode=m, activation=a, layers=2) for m in MODES for a in ACTIVATIONS),
     *(replace(CFC, mode=m, layers=n, timespans="per_batch") for m in MODES for n in (0, 3)),
     *(replace(CFC, mode=m, variant=v, timespans=t) for m in MODES for v in VARIANTS for t in TIMED),
+    *(replace(CFC, mode=m, variant=v, layers=2, dropout=0.4) for m in MODES for v in VARIANTS),
 ]
 
 

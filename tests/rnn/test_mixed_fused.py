@@ -121,9 +121,11 @@ def test_cells_that_change_a_sequence_run_step_by_step():
     assert_close("output", layer(x, hx), plain(x, hx) / 2, SAME)
 
 
-def test_dropout_in_training_runs_step_by_step():
+@native
+def test_dropout_in_training_is_fused():
     layer = CfC(I, 6, backbone_layers=2, backbone_dropout=0.5, mixed_memory=True)
-    assert "dropout" in layer.explain((B, T, I)).stepwise
+    assert layer.explain((B, T, I)).stepwise == ""
+    assert [op for op, _ in layer.explain((B, T, I)).calls] == ["cfc_mixed_sequence"]
     x = normal(B, T, I)
     assert not mx.array_equal(layer(x)[0], layer(x)[0])
     layer.eval()

@@ -77,7 +77,17 @@ def make_cfc(case):
     A = rng.normal(1.0, 0.2, case.units) if pure else None
     params = truth.CfCParams(tuple(backbone), *(heads + [None] * 3)[:4], w_tau, A)
     keywords = {"mode": case.mode, "activation": case.activation, "variant": case.variant}
+    if case.dropout:
+        keywords["dropout"] = _factors(case)
     return _call(case, rng, params, keywords)
+
+
+def _factors(case):
+    """Of dropout, [B, T, D]: 0 or what keeps the mean."""
+    rng = np.random.default_rng(zlib.crc32(str(case).encode()))
+    dropped = case.layers - (case.variant == "torch")
+    shape = case.batch, case.steps, max(dropped, 0) * case.backbone_units
+    return ((rng.uniform(size=shape) >= case.dropout) / (1 - case.dropout)).astype(np.float32)
 
 
 def _call(case, rng, params, keywords):
@@ -168,7 +178,7 @@ def to_mlx(call, dtype="float32"):
         ts,
         params,
         convert(call.cotangents),
-        call.keywords,
+        {k: mx.array(v) if isinstance(v, np.ndarray) else v for k, v in call.keywords.items()},
     )
 
 

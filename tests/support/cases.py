@@ -5,7 +5,7 @@ A case is a frozen dataclass. ``make(case)`` gives its arrays (NumPy, the same o
 float64; ``assert_close`` compares.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "ACTIVATIONS",
     "BATCHES",
     "CFC_CASES",
+    "CFC_DROPOUT_CASES",
     "CFC_EMPTY_CASES",
     "FLOOR",
     "INPUTS",
@@ -151,6 +152,7 @@ class CfcCase:
     timespans: str = "none"
     dtype: str = "float32"
     seed: int = 0
+    dropout: float = field(default=0.0, repr=False)  # other arrays don't depend on it
 
     def __str__(self):
         return _name("cfc", self, LETTERS | {"backbone_units": "K", "layers": "L"})
@@ -214,6 +216,24 @@ CFC_CASES = [
     CfcCase(batch=1, steps=1, inputs=1, units=1, backbone_units=1),
     CfcCase(batch=2, steps=65, timespans="per_step"),
     *(CfcCase(units=33, dtype=t, mode=m) for t in ("float16", "bfloat16") for m in MODES),
+]
+CFC_DROPOUT_CASES = [
+    *(
+        CfcCase(activation=a, layers=n, mode=m, variant=v, timespans="per_batch", dropout=0.4)
+        for a in ACTIVATIONS
+        for n in (1, 2, 3)
+        for m, v in [*VARIED, *((m, "torch") for m in MODES)]
+        if n > 1 or v != "torch"  # whose first layer drops nothing
+    ),
+    *(CfcCase(units=h, backbone_units=h, layers=2, variant="keras", dropout=0.4) for h in UNITS),
+    *(
+        CfcCase(batch=b, steps=2, units=17, backbone_units=33, layers=3, dropout=0.95)
+        for b in BATCHES
+    ),
+    *(CfcCase(timespans=t, mode=m, layers=2, dropout=0.5) for t in TIMESPANS for m in MODES),
+    CfcCase(batch=2, steps=65, layers=2, timespans="per_step", dropout=0.2),
+    CfcCase(batch=35, steps=30, units=5, backbone_units=7, layers=3, dropout=0.2),
+    *(CfcCase(units=33, layers=2, dtype=t, dropout=0.3) for t in ("float16", "bfloat16")),
 ]
 CFC_EMPTY_CASES = [CfcCase(steps=0), CfcCase(batch=0), CfcCase(batch=0, steps=0, mode="pure")]
 

@@ -77,6 +77,13 @@ HEAD_ACTIVATIONS = {"torch": "tanh", "keras": "identity", "paper": "lecun_tanh"}
 VARIANTS = tuple(HEAD_ACTIVATIONS)
 
 
+def first_dropped(variant: str) -> int:
+    """The first backbone layer whose outputs dropout drops: in ncps.torch the second, in ncps.keras
+    and the paper's code the first.
+    """
+    return 1 if variant == "torch" else 0
+
+
 def number(activation: str) -> int:
     """NcpsActivation of metal/activations.h."""
     return list(TABLE).index(activation)

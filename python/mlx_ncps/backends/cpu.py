@@ -13,6 +13,7 @@ import mlx.core as mx
 from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
+from .activations import first_dropped
 from .fold import fold_cfc, fold_ltc
 from .types import Facts, LTCFacts, Timespans
 
@@ -91,9 +92,10 @@ def cfc_sequence(
     variant: str = "torch",
     training: bool,
     memory: list[mx.array] | None = None,
+    dropout: mx.array | None = None,
 ) -> Any:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient. `memory`: as `backends` says.
+    the gradient. `memory`, `dropout`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = fold_cfc(params, ts, mode, variant)
@@ -108,9 +110,17 @@ def cfc_sequence(
             head_activation=folded.head_activation,
             merged=folded.merged,
             memory=memory,
+            dropout=dropout,
+            first_dropped=first_dropped(variant),
             save=training,
             stream=mx.cpu,
         )
+
+
+def dropout_factors(key: mx.array, shape: tuple[int, ...], rate: float) -> mx.array:
+    """What mx.random.bernoulli(1 - rate, shape, key) / (1 - rate) is, bit for bit."""
+    with mx.stream(mx.cpu):
+        return _loader.native.dropout_factors(key, shape, rate, stream=mx.cpu)
 
 
 def ltc_step_cell(

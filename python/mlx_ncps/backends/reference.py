@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from . import shapeless
-from .activations import ACTIVATIONS, HEAD_ACTIVATIONS, TABLE, softplus
+from .activations import ACTIVATIONS, HEAD_ACTIVATIONS, TABLE, first_dropped, softplus
 from .types import Facts
 
 if TYPE_CHECKING:
@@ -67,15 +67,22 @@ def _cfc_step(
     x: mx.array,
     h: mx.array,
     ts: Timespans,
+    *factors: mx.array,
     params: Any,
     mode: str,
     activation: Callable[[mx.array], mx.array],
     variant: str,
 ) -> mx.array:
-    """One step: x [B, I], h [B, H], ts a number or [B, 1] -> h' [B, H]."""
+    """One step: x [B, I], h [B, H], ts a number or [B, 1], factors [B, D] of dropout or none -> h'
+    [B, H].
+    """
     z = mx.concatenate([x, h], axis=-1)  # [B, I+H]
-    for layer in params.backbone:
+    first = 0
+    for n, layer in enumerate(params.backbone):
         z = activation(_linear(layer, z))  # [B, K]
+        if factors and n >= first_dropped(variant):
+            z = z * factors[0][:, first : first + z.shape[1]]
+            first += z.shape[1]
     f1 = _linear(params.ff1, z)  # [B, H]
     if mode == "pure":
         return cfc_update_pure(f1, params.w_tau, params.A, ts)
@@ -93,11 +100,13 @@ def cfc_sequence(
     activation: str,
     variant: str = "torch",
     training: bool,
+    dropout: mx.array | None = None,
 ) -> mx.array:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
     step = partial(_cfc_step, params=params, **options)
-    return _scan("cfc", step, inputs, state, ts)
+    factors = () if dropout is None else (mx.stop_gradient(dropout),)
+    return _scan("cfc", step, inputs, state, ts, *factors)
 
 
 # --- LTC, MATHS 3 ---------------------------------------------------------------------------------
@@ -203,16 +212,22 @@ def ltc_sequence(
 
 
 def _scan(
-    op: str, step: Callable[..., mx.array], inputs: mx.array, state: mx.array, ts: Timespans
+    op: str,
+    step: Callable[..., mx.array],
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    *more: mx.array,
 ) -> mx.array:
-    """Run step(x, state, ts) over the time axis in float32; the states in the dtype of the
-    inputs.
+    """Run step(x, state, ts, *more) over the time axis in float32; the states in the dtype of the
+    inputs. more: arrays [B, T, ...].
     """
     shapeless.refuse(op, "the backend reference", length=False)
     x = inputs.astype(mx.float32)  # [B, T, I]
     spans = ts if isinstance(ts, mx.array) and ts.ndim == 2 else None
     states = []
     for t in range(x.shape[1]):
-        state = step(x[:, t], state, ts if spans is None else spans[:, t, None])
+        span = ts if spans is None else spans[:, t, None]
+        state = step(x[:, t], state, span, *[array[:, t] for array in more])
         states.append(state)
     return mx.stack(states, axis=1).astype(inputs.dtype)

@@ -42,6 +42,7 @@ class CfCFacts(NamedTuple):
     steps: int = 1
     dtype: mx.Dtype = mx.float32
     scalar_ts: bool = True
+    dropout: bool = False  # in its backbone
 
 
 Facts = LTCFacts | CfCFacts
@@ -108,6 +109,7 @@ class Backend(Protocol):
         training: bool,
     ) -> mx.array:
         """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves
-        for the gradient.
+        for the gradient. What runs facts with `dropout` also takes it: the factors [B, T, D] of
+        what the layers from `first_dropped(variant)` on give, side by side; without a gradient.
         """
         ...

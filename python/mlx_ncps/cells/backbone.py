@@ -11,13 +11,7 @@ from .. import limits
 from ..checks import brief, integer, real, size
 from ..layers.linear import Linear
 from ..ops import get_activation, xavier_uniform
-
-
-def first_dropped(variant: str) -> int:
-    """The first backbone layer whose outputs are dropped: in ncps.torch the second, in ncps.keras
-    and the paper's code the first.
-    """
-    return 1 if variant == "torch" else 0
+from ..ops.dropout import first_dropped
 
 
 class Backbone(NamedTuple):
@@ -27,9 +21,9 @@ class Backbone(NamedTuple):
     activation: str
     dropout: float
 
-    def drops(self, variant: str) -> bool:
-        """Whether training drops anything of what the layers give."""
-        return self.dropout > 0.0 and len(self.sizes) > first_dropped(variant)
+    def dropped(self, variant: str) -> tuple[int, ...]:
+        """The widths of the layers of whose outputs training drops a share."""
+        return self.sizes[first_dropped(variant) :] if self.dropout > 0.0 else ()
 
 
 def backbone_options(

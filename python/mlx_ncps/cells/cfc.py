@@ -15,13 +15,15 @@ from ..dispatch import CfCFacts, FusedCall
 from ..layers.linear import Linear, arrays_of, weights_of, why_called
 from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
 from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
+from ..ops.dropout import drawn_factors
 from ..options import one_of
 from ..recording import adopted
 from ..wirings import Wiring
 from .backbone import Backbone, backbone_options, linear_map
 from .base import LiquidCell, SignatureOfInit
-from .cfc_steps import DROPOUT, sequence_by_steps
+from .cfc_steps import sequence_by_steps
 
+DROPOUT = "the dropout of the backbone draws anew at each step, which no packed cell does"
 CFC_OPTIONS = {"mode": one_of(*MODES), "variant": one_of(*VARIANTS)}
 
 
@@ -41,7 +43,7 @@ class CfCCell(LiquidCell):
         backbone_dropout: share of the outputs of backbone layers 2, 3, ... (as in ncps.torch; the
             first is left alone), in the other variants of every layer (as in ncps.keras), that is
             set to 0 in training, drawn anew at each step from MLX's random state; `eval()` turns it
-            off. Training then runs step by step. Default 0.0 in all variants.
+            off. Default 0.0 in all variants.
         sparsity_mask: [K, H], multiplied into the weights of ff1 and ff2, where K is the last
             backbone width, or I + H without a backbone; it is saved and never trained. Its
             magnitude counts, in the other variants than "torch" its sign too, as in ncps.keras.
@@ -227,15 +229,15 @@ class CfCCell(LiquidCell):
         """
         if why := self.stepwise():
             return sequence_by_steps(self, inputs, state, ts, why)
-        return cfc_sequence(inputs, state, ts, self.params(), **self._keywords())
+        keywords = self._keywords() | {"dropout": self._dropout(inputs)}
+        return cfc_sequence(inputs, state, ts, self.params(), **keywords)
 
     def mixed_sequence(
         self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
     ) -> tuple[mx.array, mx.array]:
-        """`sequence` without dropout behind the LSTM of `memory`: state (h, c) -> (h, c),
-        [B, T, H] each.
-        """
-        return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **self._keywords())
+        """`sequence` behind the LSTM of `memory`; a state is (h, c)."""
+        keywords = self._keywords() | {"dropout": self._dropout(inputs)}
+        return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
 
     def _keywords(self) -> dict:
         return {
@@ -246,17 +248,28 @@ class CfCCell(LiquidCell):
         }
 
     def stepwise(self) -> str:
-        """Why `sequence` runs step by step now: for dropout in training, or for modules in place of
-        the linear maps; or "".
-        """
-        options = self.backbone_options
-        if options.dropout and self.training and options.drops(self.variant):
-            return DROPOUT
+        """Why `sequence` runs step by step now: for modules in place of the linear maps; or ""."""
         return why_called(self._parts())
+
+    def _dropped(self) -> tuple[int, ...]:
+        """The widths of the backbone's layers of whose outputs a share is dropped now."""
+        options = self.backbone_options
+        return options.dropped(self.variant) if options.dropout and self.training else ()
+
+    def _dropout(self, inputs: mx.array) -> mx.array | None:
+        """The factors of dropout [B, T, D] for inputs [B, T, I], drawn with one key; or None."""
+        if not (widths := self._dropped()):
+            return None
+        check_array("cfc", "inputs", inputs, "[B, T, I]", (None, None, self.input_size))
+        return drawn_factors((*inputs.shape[:2], sum(widths)), self.backbone_options.dropout)
+
+    def _unpacked(self) -> str:
+        """Why a cell that runs fused has no packed form now, or ""."""
+        return DROPOUT if self._dropped() else ""
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
-        if type(self) is not CfCCell or not self.built or self.stepwise():
+        if type(self) is not CfCCell or not self.built or self._dropped() or self.stepwise():
             return None
         arrays = [a for part in self._parts().values() for a in arrays_of(part)]
         arrays += [self[name] for name in ("w_tau", "A", "sparsity_mask") if name in self]
@@ -278,7 +291,7 @@ class CfCCell(LiquidCell):
         if self.stepwise():
             return []
         sizes = self.input_size, self.hidden_size, self.backbone_options.sizes
-        facts = CfCFacts(*sizes, **self._keywords())
+        facts = CfCFacts(*sizes, **self._keywords(), dropout=bool(self._dropped()))
         return [("cfc_sequence", facts)]
 
     def readout(self, states: mx.array) -> mx.array:

@@ -1,5 +1,5 @@
-"""A CfC over a sequence (MATHS 1), step by step in MLX operations: with dropout in its backbone, or
-with modules of a user in place of its linear maps.
+"""A CfC over a sequence (MATHS 1), step by step in MLX operations: with modules of a user in place
+of its linear maps.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ from ..dispatch import CfCFacts
 from ..layers.linear import float32_map, why_called
 from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
 from ..ops.checks import CFC_HEADS, check_array, check_cfc
+from ..ops.dropout import first_dropped
 from ..ops.timespans import normalise_timespans
-from .backbone import first_dropped
-
-DROPOUT = "the dropout of the backbone draws anew at each step, which no fused operator does"
 
 
 def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why: str) -> mx.array:
-    """As `ops.cfc_sequence` with the parts of a CfCCell, each called as it is. In training a share
-    of the outputs of the backbone's layers from `first_dropped` on is set to 0 and the others
-    divided by what is left, drawn from MLX's global random state.
+    """As `ops.cfc_sequence` with the parts of a CfCCell, each called as it is.
 
     why: the reason for coming here. Raises RuntimeError when another backend than the reference is
     forced.
@@ -34,7 +30,7 @@ def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why
     ts = normalise_timespans("cfc", ts, B, T)
     if 0 in (B, T):
         return mx.zeros((B, T, H), inputs.dtype)
-    backbone, update = _backbone(cell, B, T), _heads(cell)
+    backbone, update = _backbone(cell, inputs), _heads(cell)
     x, h, states = inputs.astype(mx.float32), state.astype(mx.float32), []
     for t in range(T):
         z = backbone(mx.concatenate([x[:, t], h], axis=-1), t)
@@ -55,23 +51,23 @@ def _check(cell: Any, inputs: mx.array, state: mx.array) -> tuple[int, int, int]
     return B, T, H
 
 
-def _backbone(cell: Any, B: int, T: int) -> Callable[[mx.array, int], mx.array]:
+def _backbone(cell: Any, inputs: mx.array) -> Callable[[mx.array, int], mx.array]:
     """The function ([x, h] [B, I + H], t) -> z [B, K] of the hidden layers, dropout included."""
-    sizes, name, rate = cell.backbone_options
+    sizes, name, _ = cell.backbone_options
     activate = get_activation(name)
     maps = [
         float32_map("cfc", f"backbone.{n}", layer, sizes[n])
         for n, layer in enumerate(cell.backbone)
     ]
-    keeps = [None] * len(maps)
-    if cell.training and cell.backbone_options.drops(cell.variant):
-        for n in range(first_dropped(cell.variant), len(maps)):
-            keeps[n] = mx.random.bernoulli(1 - rate, (B, T, sizes[n])) / (1 - rate)
+    factors = cell._dropout(inputs)
 
     def run(z, t):
-        for layer, keep in zip(maps, keeps, strict=True):
+        first = 0
+        for n, layer in enumerate(maps):
             z = activate(layer(z))
-            z = z if keep is None else z * keep[:, t]
+            if factors is not None and n >= first_dropped(cell.variant):
+                z = z * factors[:, t, first : first + sizes[n]]
+                first += sizes[n]
         return z
 
     return run
@@ -98,10 +94,9 @@ def _choose_reference(cell: Any, why: str) -> None:
     """Record that the reference runs; an error when another backend is forced."""
     forced = dispatch.selected_backend()
     if forced not in ("auto", "reference"):
-        cure = "eval() turns the dropout off; " if why == DROPOUT else ""
         raise RuntimeError(
             f"[cfc_sequence] the backend {forced} can't run this call: {why} "
-            f'({cure}use_backend("auto") lets the reference run.)'
+            '(use_backend("auto") lets the reference run.)'
         )
     with dispatch.use_backend("reference"):
         dispatch.choose("cfc_sequence", CfCFacts(cell.input_size, cell.hidden_size))

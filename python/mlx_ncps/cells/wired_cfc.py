@@ -17,8 +17,7 @@ from ..wirings import Wiring
 from ..wirings._matrices import MATRICES
 from .backbone import backbone_options
 from .base import LiquidCell
-from .cfc import CFC_OPTIONS, CfCCell
-from .cfc_steps import DROPOUT
+from .cfc import CFC_OPTIONS, DROPOUT, CfCCell
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 from .ncp import NCPRNNCell
 
@@ -265,16 +264,19 @@ class WiredCfCCell(NCPRNNCell):
         return every
 
     def stepwise(self) -> str:
-        """Why layers run step by step now: for dropout in training, or for modules in place of
-        parts of theirs, while the layers without any run fused; or "".
+        """Why layers run step by step now: for modules in place of parts of theirs, while the
+        layers without any run fused; or "".
         """
-        if self.training and self.backbone_options.drops(self.variant):
-            return DROPOUT
         layers = enumerate(self._layers() if self.built else ())
         return "; ".join(f"layer_{n}: {why}" for n, layer in layers if (why := layer.stepwise()))
 
+    def _unpacked(self) -> str:
+        """As `CfCCell._unpacked`."""
+        drops = self.training and self.backbone_options.dropped(self.variant)
+        return DROPOUT if drops else ""
+
     def calls(self) -> list[FusedCall]:
-        """The fused calls of `sequence`, one per layer that has any; none with dropout."""
+        """The fused calls of `sequence`, one per layer that has any."""
         return [call for layer in self._layers() for call in layer.calls()]
 
     def readout(self, states: mx.array) -> mx.array:

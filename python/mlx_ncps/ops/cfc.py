@@ -14,6 +14,7 @@ from ..checks import flag, is_array, refused
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_variant
+from .dropout import first_dropped
 from .params import CfCParams
 from .timespans import normalise_step_timespans, normalise_timespans
 
@@ -31,6 +32,7 @@ def cfc_sequence(
     activation: str = "lecun_tanh",
     variant: str = "torch",
     training: bool = True,
+    dropout: mx.array | None = None,
 ) -> mx.array:
     """CfC over a sequence -> states [B, T, H] after each step.
 
@@ -48,6 +50,9 @@ def cfc_sequence(
         paper's code.
     training: save what the gradient needs; False saves memory, and a gradient still comes out the
         same.
+    dropout: factors [B, T, D] of what the backbone's layers give at each step, side by side: of
+        layers 2, 3, ... in the variant "torch", of all in the others. None: nothing is dropped.
+        They have no gradient.
     Raises ValueError for wrong shapes, dtypes or options; RuntimeError when a forced backend can't
     run.
     Source: Hasani et al. 2022, "Closed-form continuous-time neural networks"; equal to ncps.torch.
@@ -61,6 +66,7 @@ def cfc_sequence(
         activation=activation,
         variant=variant,
         training=training,
+        dropout=dropout,
     )
     done = None if training else attempt_call(call)
     return call.run() if done is None else done
@@ -76,12 +82,18 @@ def prepare_cfc(
     activation: str,
     variant: str,
     training: bool,
+    dropout: mx.array | None = None,
     op: str = "cfc_sequence",
 ) -> Call:
     """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     if type(ts) is not float or not ts >= 0:  # what a layer has normalised is
         ts = normalise_timespans("cfc", ts, B, T, inputs)
+    widths = tuple([weight.shape[0] for weight, _ in params.backbone])
+    if dropout is not None:
+        shape = (B, T, sum(widths[first_dropped(variant) :]))
+        check_array("cfc", "dropout", dropout, "[B, T, D]", shape)
+        dropout = dropout.astype(mx.float32) if shape[2] else None
     facts = CfCFacts(
         batch=B,
         steps=T,
@@ -93,7 +105,8 @@ def prepare_cfc(
         mode=mode,
         activation=activation,
         variant=variant,
-        backbone=tuple([weight.shape[0] for weight, _ in params.backbone]),
+        backbone=widths,
+        dropout=dropout is not None,
     )
     backend = dispatch.choose(op, facts)
     keywords = {
@@ -102,19 +115,31 @@ def prepare_cfc(
         "variant": variant,
         "training": training if type(training) is bool else flag("cfc", "training", training),
     }
+    if dropout is not None:
+        keywords["dropout"] = dropout
     state, params = state.astype(mx.float32), _float32(params, mode)
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
 
 
 def cfc_step(
-    inputs: mx.array, state: mx.array, ts: TimespansLike, params: CfCParams, **keywords: Any
+    inputs: mx.array,
+    state: mx.array,
+    ts: TimespansLike,
+    params: CfCParams,
+    *,
+    dropout: mx.array | None = None,
+    **keywords: Any,
 ) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
     ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].
+    dropout: None, or factors [B, D].
     The rest, and the keywords, are those of `cfc_sequence`.
     """
     check_array("cfc", "inputs", inputs, "[B, I]", (None, None))
+    if dropout is not None:
+        check_array("cfc", "dropout", dropout, "[B, D]", (inputs.shape[0], None))
+        keywords["dropout"] = dropout[:, None]
     ts = normalise_step_timespans("cfc", ts, inputs.shape[:1])
     with shapeless.one_step():
         return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]

@@ -114,7 +114,11 @@ def _steps(call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.ar
         now = slice(t, t + 1)
         span = ts[:, now] if getattr(ts, "ndim", 0) == 2 else ts
         h, c = lstm_gates(drive[:, t] + h @ memory.recurrent_weight.T, c)
-        h = call._replace(inputs=x[:, now], state=h, ts=span).run()[:, 0]
+        keywords = call.keywords
+        if "dropout" in keywords:
+            keywords = keywords | {"dropout": keywords["dropout"][:, now]}
+        step = call._replace(inputs=x[:, now], state=h, ts=span, keywords=keywords)
+        h = step.run()[:, 0]
         states.append((h, c))
     h, c = (mx.stack(list(part), axis=1) for part in zip(*states, strict=True))
     return h.astype(call.inputs.dtype), c.astype(call.inputs.dtype)

@@ -143,6 +143,15 @@ class Direction(LazyWeights, CheckedOptions):
 
     def _mixed_stepwise(self) -> str:
         """The same of a cell behind the LSTM."""
+        if why := self._mixed_by_layer():
+            return why
+        for op, facts in self.rnn_cell.calls():
+            if not mixed_memory_is_fused(op, facts):
+                return _MIXED.format("its backend")
+        return ""
+
+    def _mixed_by_layer(self) -> str:
+        """Why it isn't the cell that runs both over the sequence, in whatever way; or ""."""
         cell = self.rnn_cell
         if type(self.lstm) is not LSTMCell:
             return f"lstm is {name_of(self.lstm)}, no LSTMCell: each step calls it"
@@ -155,9 +164,6 @@ class Direction(LazyWeights, CheckedOptions):
         owners = [owner_of(cell, name) for name in ("sequence", "mixed_sequence")]
         if owners[1] is None or owners[0] is not owners[1]:
             return _MIXED.format(name_of(cell))
-        for op, facts in cell.calls():
-            if not mixed_memory_is_fused(op, facts):
-                return _MIXED.format("its backend")
         return ""
 
     def _calls(self) -> list[FusedCall]:
@@ -239,9 +245,17 @@ class Direction(LazyWeights, CheckedOptions):
             return self._empty_trace(x, state)
         if runs_sequences(self.rnn_cell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts), None)
-        if self.mixed_memory and not self._mixed_stepwise():
+        if self.mixed_memory and self._takes_memory():
             return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
         return self._step_trace(x, state, ts)
+
+    def _takes_memory(self) -> bool:
+        """Whether the cell's `mixed_sequence` runs the LSTM too: where it is fused, and where it
+        draws dropout for the whole sequence, so that all backends draw the same.
+        """
+        if not self._mixed_stepwise():
+            return True
+        return bool(getattr(self.rnn_cell, "_dropped", tuple)()) and not self._mixed_by_layer()
 
     def _empty_trace(self, x: mx.array, state: Any) -> Trace:
         outputs = None

@@ -29,6 +29,8 @@ def unsupported(geometry: Geometry, facts: CfCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
     if facts.inputs == 0:
         return "it needs at least one input"
+    if facts.dropout:
+        return "it has no kernel of the dropout in the backbone"
     return geometry.cfc_excess(facts.inputs, facts.units, tuple(facts.backbone))
 
 

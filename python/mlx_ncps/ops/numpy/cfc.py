@@ -52,6 +52,7 @@ def cfc_sequence(
     activation: str = "lecun_tanh",
     variant: str = "torch",
     training: bool = True,
+    dropout: Numbers | None = None,
 ) -> np.ndarray:
     """Runs a CfC over a sequence and returns the state after every step, [B, T, H] float64.
 
@@ -65,11 +66,14 @@ def cfc_sequence(
         activation: of the backbone: one of `ops.ACTIVATIONS`.
         variant: torch, keras or paper.
         training: a hint to fused backends, without effect here.
+        dropout: None, or factors [B, T, D] of what the layers of the backbone give, side by side:
+            of layers 2, 3, ... in the variant torch, of all in the others.
     """
     p = params_as_float64(params, mode)
     act = get_activation(activation)
     x, h, ts = _arguments(inputs, state, ts, p)
-    return _states(x, h, ts, p, act, mode=mode, variant=variant)
+    factors = _factors(dropout, x, p, variant)
+    return _states(x, h, ts, p, act, factors, mode=mode, variant=variant)
 
 
 def cfc_step(
@@ -132,11 +136,11 @@ def cfc_update_pure(f1: Numbers, w_tau: Numbers, A: Numbers, ts: Numbers) -> np.
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 
 
-def _states(x, h, ts, p, act, *, mode, variant):
+def _states(x, h, ts, p, act, factors, *, mode, variant):
     _check_variant(variant)
     states = np.empty((*x.shape[:2], h.shape[1]))
     for t in range(x.shape[1]):
-        heads = _heads(_backbone(x[:, t], h, p, act)[-1], p)
+        heads = _heads(_backbone(x[:, t], h, p, act, factors, t)[-1], p)
         if mode == "pure":
             h = cfc_update_pure(heads["ff1"], p.w_tau, p.A, ts[:, t])
         else:
@@ -145,12 +149,25 @@ def _states(x, h, ts, p, act, *, mode, variant):
     return states
 
 
-def _backbone(x, h, p, act):
+def _backbone(x, h, p, act, factors, t):
     """[x, h] and the output of each backbone layer; the heads read the last of them."""
     zs = [np.concatenate([x, h], axis=1)]  # [B, I + H]
-    for layer in p.backbone:
-        zs.append(act(_linear(zs[-1], layer)))  # [B, K]
+    for layer, factor in zip(p.backbone, factors, strict=True):
+        zs.append(act(_linear(zs[-1], layer)) * factor[:, t])  # [B, K]
     return zs
+
+
+def _factors(dropout, x, p, variant):
+    """The factors [B, T, K] of each backbone layer, [1, T, 1] of 1 for one that isn't dropped."""
+    _check_variant(variant)
+    first, ones = int(variant == "torch"), np.ones((1, x.shape[1], 1))
+    widths = [len(bias) for _, bias in p.backbone[first:]]
+    if dropout is None:
+        return [ones] * len(p.backbone)
+    dropout = shaped("cfc", "dropout", dropout, (*x.shape[:2], sum(widths)))
+    ends = np.cumsum(widths, dtype=int)[:-1]
+    dropped = np.split(dropout, ends, axis=2) if widths else []
+    return [ones] * (len(p.backbone) - len(widths)) + dropped
 
 
 def _linear(z, layer):
@@ -173,6 +190,7 @@ def cfc_sequence_backward(
     activation: str = "lecun_tanh",
     variant: str = "torch",
     training: bool = True,
+    dropout: Numbers | None = None,
 ) -> Any:
     """The gradient of sum(cotangents * cfc_sequence(...)).
 
@@ -186,7 +204,8 @@ def cfc_sequence_backward(
     given_ts = ts
     x, h, ts = _arguments(inputs, state, ts, p)
     options = {"mode": mode, "variant": variant}
-    states = _states(x, h, ts, p, act, **options)
+    factors = _factors(dropout, x, p, variant)
+    states = _states(x, h, ts, p, act, factors, **options)
     before = np.concatenate([h[:, None], states], axis=1)  # [B, T + 1, H]
     cotangents = shaped("cfc", "cotangents", cotangents, (None, None, None))
     check_cotangents("cfc", cotangents, before[:, 1:])
@@ -195,7 +214,7 @@ def cfc_sequence_backward(
     grads = zero_gradients(p)
     update_backward = _update_pure_backward if mode == "pure" else _update_backward
     for t in reversed(range(x.shape[1])):
-        zs = _backbone(x[:, t], before[:, t], p, act)
+        zs = _backbone(x[:, t], before[:, t], p, act, factors, t)
         dh = dh + cotangents[:, t]
         dheads, dts[:, t] = update_backward(
             dh, _heads(zs[-1], p), ts[:, t, None], p, grads, **options
@@ -204,10 +223,11 @@ def cfc_sequence_backward(
             _linear_backward(d, zs[-1], getattr(p, name), getattr(grads, name))
             for name, d in dheads.items()
         )
-        for z, layer, dlayer in reversed(
-            list(zip(zs[:-1], p.backbone, grads.backbone, strict=True))
+        for z, layer, dlayer, factor in reversed(
+            list(zip(zs[:-1], p.backbone, grads.backbone, factors, strict=True))
         ):
-            dz = _linear_backward(dz * derivative(_linear(z, layer)), z, layer, dlayer)
+            dy = dz * factor[:, t] * derivative(_linear(z, layer))
+            dz = _linear_backward(dy, z, layer, dlayer)
         dx[:, t], dh = dz[:, : x.shape[2]], dz[:, x.shape[2] :]
     return dx, dh, timespans_gradient(given_ts, dts), grads
 

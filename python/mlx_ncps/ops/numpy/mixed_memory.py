@@ -116,9 +116,17 @@ def _run(op, sequence, inputs, state, ts, memory, params, keywords):
         i, ig, fg, og = _gates(x[:, t], h, m)
         c = c * fg + i * ig
         driven = np.tanh(c) * og
-        h = sequence(x[:, t : t + 1], driven, ts[:, t : t + 1], params, **keywords)[:, 0]
+        options = _at_step(keywords, t)
+        h = sequence(x[:, t : t + 1], driven, ts[:, t : t + 1], params, **options)[:, 0]
         states[:, :, t] = h, c, driven
     return tuple(states)
+
+
+def _at_step(keywords, t):
+    """The keywords of the cell's step t; the dropout [B, T, D] is cut to it."""
+    if keywords.get("dropout") is None:
+        return keywords
+    return keywords | {"dropout": as_float64(keywords["dropout"])[:, t : t + 1]}
 
 
 def _gates(x, h, m):
@@ -140,12 +148,13 @@ def _run_backward(op, functions, cotangents, arguments, keywords):
     )
     dx, dts, dh, dc = np.zeros_like(x), np.zeros(ts.shape), np.zeros_like(h0), np.zeros_like(c0)
     dm = LSTMParams(*(np.zeros_like(w) for w in m))
-    dparams = sequence_backward(h[:, :0], x[:, :0], h0, ts[:, :0], params, **keywords)[3]  # zeros
+    none = _at_step(keywords, x.shape[1])
+    dparams = sequence_backward(h[:, :0], x[:, :0], h0, ts[:, :0], params, **none)[3]  # zeros
     for t in reversed(range(x.shape[1])):
         now = slice(t, t + 1)
         dh = (dh + dh_out[:, t])[:, None]
         dx[:, now], ddriven, dts[:, now], dcell = sequence_backward(
-            dh, x[:, now], driven[:, t], ts[:, now], params, **keywords
+            dh, x[:, now], driven[:, t], ts[:, now], params, **_at_step(keywords, t)
         )
         dparams = _add(dparams, dcell)
         gates = _gates(x[:, t], h_before[:, t], m)
