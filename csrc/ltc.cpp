@@ -8,6 +8,8 @@
 
 #include "csrc/mixed_memory.h"
 #include "csrc/sequence_primitive.h"
+#include "metal/activations.h"
+#include "metal/ltc.h"
 
 namespace mlx_ncps {
 namespace {
@@ -20,6 +22,25 @@ template <typename... Parts>
   throw std::invalid_argument(message.str());
 }
 
+// A solver: its name, and how often an unfold evaluates the recurrent synapses. In the order of
+// their numbers.
+struct Solver {
+  const char* name;
+  int stages;
+};
+#define NCPS_SOLVER(NAME, name, stages) {#name, stages},
+constexpr Solver SOLVERS[] = {NCPS_LTC_SOLVERS(NCPS_SOLVER)};
+#undef NCPS_SOLVER
+
+int solver_number(const std::string& name) {
+  std::string names;
+  for (int n = 0; n < NCPS_LTC_SOLVER_COUNT; ++n) {
+    if (name == SOLVERS[n].name) return n;
+    names += std::string(n > 0 ? ", " : "") + SOLVERS[n].name;
+  }
+  fail("solver must be one of ", names, ", got '", name, "'.");
+}
+
 struct LtcOp {
   static constexpr const char *NAME = "LtcSequence", *BACKWARD_NAME = "LtcSequenceBackward",
                               *MIXED_NAME = "LtcMixedSequence",
@@ -29,6 +50,7 @@ struct LtcOp {
   using Problem = LtcProblem;
 
   int unfolds;
+  int solver = NCPS_LTC_SEMI_IMPLICIT;
   LtcKernel kernel = LtcKernel::DENSE;  // and so the layout of `saved`
   int element =
       0;  // rows of an element of a mapped batch, in which `saved` stays per element; or 0
@@ -63,12 +85,14 @@ struct LtcOp {
     f("sensory_w", "[I, H]", {p.I, p.H}, p.sensory.w, p.dsensory.w);
     f("sensory_we", "[I, H]", {p.I, p.H}, p.sensory.we, p.dsensory.we);
   }
-  Problem shaped() const { return {.U = unfolds}; }  // but for the sizes of arrays
+  Problem shaped() const { return {.U = unfolds, .solver = solver}; }  // but for sizes of arrays
+  long evaluations() const { return long(unfolds) * SOLVERS[solver].stages; }
   Problem sized(const Arrays& in) const {
     auto p = shaped();
     set_sizes(p, CALL, "v0", in);
     p.element = element > 0 ? element : p.B;
     if (unfolds < 1) fail("unfolds must be at least 1, got ", unfolds, ".");
+    size_of(CALL, "unfolds times stages", evaluations());
     if (element > 0 && p.B % element != 0)
       fail("the batch must be a multiple of the mapped elements' rows, got ", int(p.B), ".");
     if (synapses && (synapses->inputs != p.I || synapses->units != p.H))
@@ -80,7 +104,7 @@ struct LtcOp {
   std::vector<int> saved_batch_axes() const { return {0}; }
   Shapes saved_shapes(const Arrays& in) const {
     const int B = in[0].shape(0), T = in[0].shape(1), H = in[1].shape(1);
-    return {{B, T, unfolds, 2, H}};
+    return {{B, T, int(evaluations()), 2, H}};  // sized() has seen that it fits
   }
 
   Problem problem(const Arrays& in) const {
@@ -163,14 +187,14 @@ long count_blocks(const std::vector<Synapse>& list, int sources, int lanes) {
 // Gates that the forward evaluates, in whole vectors: lanes across neurons waste the tail of H and
 // absent synapses, lanes across rows the tail of B. The backward follows, although its dense kernel
 // evaluates all absent synapses: it does so on all threads where the lists have but one task.
-bool prefers_lists(long B, long I, long H, long U, const SynapseLists* synapses) {
+bool prefers_lists(long B, long I, long H, long E, const SynapseLists* synapses) {
   const long lanes = kernels().lanes;
-  const double all = double(U) * H + I;  // no limit to U
+  const double all = double(E) * H + I;  // no limit to E
   double dense = (H + lanes - 1) / lanes * all, listed = H * all;
   if (synapses) {
     const auto blocks = synapses->blocks(lanes);
-    dense = double(U) * blocks.recurrent + blocks.sensory;
-    listed = double(U) * synapses->recurrent.size() + double(synapses->sensory.size());
+    dense = double(E) * blocks.recurrent + blocks.sensory;
+    listed = double(E) * synapses->recurrent.size() + double(synapses->sensory.size());
   }
   return (B + lanes - 1) / lanes * listed < B * dense;
 }
@@ -188,21 +212,26 @@ SynapseLists::SynapseLists(std::vector<int> source, std::vector<int> target,
     blocks_[n] = {count_blocks(recurrent, units, 4 << n), count_blocks(sensory, inputs, 4 << n)};
 }
 
-LtcKernel choose_ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses) {
-  return prefers_lists(B, I, H, unfolds, synapses) ? LtcKernel::LISTS : LtcKernel::DENSE;
+long ltc_evaluations(int unfolds, const std::string& solver) {
+  return LtcOp{.unfolds = unfolds, .solver = solver_number(solver)}.evaluations();
+}
+
+LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses) {
+  return prefers_lists(B, I, H, evaluations, synapses) ? LtcKernel::LISTS : LtcKernel::DENSE;
 }
 
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
-                    const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
+                    const Arrays& folded, int unfolds, const std::string& solver,
+                    std::shared_ptr<const SynapseLists> synapses,
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
   Arrays inputs{x, v0, ts};
   inputs.insert(inputs.end(), folded.begin(), folded.end());
-  LtcOp op{.unfolds = unfolds, .synapses = synapses};
+  LtcOp op{.unfolds = unfolds, .solver = solver_number(solver), .synapses = synapses};
   check_count(op, inputs);
   check_inputs(op, inputs);
   const int B = x.shape(0), I = x.shape(2), H = v0.shape(1);
-  op.kernel = choose_ltc_kernel(B, I, H, unfolds, synapses.get());
+  op.kernel = choose_ltc_kernel(B, I, H, op.evaluations(), synapses.get());
   if (op.kernel == LtcKernel::DENSE)
     op.synapses = nullptr;
   else if (!synapses)
@@ -211,7 +240,7 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
   return sequence_states(std::move(op), inputs, save, x.dtype(), s)[0];
 }
 
-LtcProblem ltc_cell(const Arrays& folded, int unfolds,
+LtcProblem ltc_cell(const Arrays& folded, int unfolds, const std::string& solver,
                     const std::shared_ptr<const SynapseLists>& synapses) {
   if (folded.size() != 11 || folded[0].ndim() != 1 || folded[7].ndim() != 2)
     throw std::invalid_argument("[ltc_cell] wants the eleven folded arrays of an LTC.");
@@ -219,8 +248,10 @@ LtcProblem ltc_cell(const Arrays& folded, int unfolds,
   const char* name = LtcOp::CALL;
   Arrays in{empty_array(name, {1, 1, I}), empty_array(name, {1, H}), empty_array(name, {1, 1})};
   in.insert(in.end(), folded.begin(), folded.end());
-  check_inputs(LtcOp{.unfolds = unfolds, .synapses = synapses}, in);
-  auto p = LtcOp{.unfolds = unfolds}.problem(in);
+  LtcOp op{.unfolds = unfolds, .solver = solver_number(solver), .synapses = synapses};
+  check_inputs(op, in);
+  op.synapses = nullptr;
+  auto p = op.problem(in);
   if (!synapses) return p;
   static const Synapse none{};  // an empty vector may have no address, and null means no lists
   const auto data = [](const auto& list) { return list.empty() ? &none : list.data(); };

@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "csrc/cpu/kernels.h"
 #include "csrc/primitive.h"
@@ -33,20 +34,25 @@ struct SynapseLists {
 //   x [B, T, I], v0 [B, H], ts [B, T]; folded: cm leak_num leak_den [H], s2 m2 w we [H, H], sensory
 //   s2 m2 w we [I, H], where s2 = -sigma log2 e, m2 = sigma mu log2 e, w = pos(w)|mask|, we = w
 //   erev, leak_num = g vleak, leak_den = g + epsilon
+// solver: a name of NCPS_LTC_SOLVERS (metal/ltc.h).
 // Returns v after every step [B, T, H], of x's dtype.
 // memory: c0 [B, H], input_weight [4H, I], bias [4H], recurrent_weight [4H, H] of an LSTM in front
 // of the cell (MATHS 4); c comes out beside v.
 // With `save` the forward keeps what the backward reads; without, a backward runs the forward
 // again.
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
-                    const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
+                    const Arrays& folded, int unfolds, const std::string& solver,
+                    std::shared_ptr<const SynapseLists> synapses,
                     const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s);
 
 // The cell alone, of the same folded arrays, which must be evaluated.
-LtcProblem ltc_cell(const Arrays& folded, int unfolds,
+LtcProblem ltc_cell(const Arrays& folded, int unfolds, const std::string& solver,
                     const std::shared_ptr<const SynapseLists>& synapses);
 
+// How often a step evaluates the recurrent synapses: the unfolds times the stages of the solver.
+long ltc_evaluations(int unfolds, const std::string& solver);
+
 // Which kernel ltc_sequence runs for this shape.
-LtcKernel choose_ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses);
+LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses);
 
 }  // namespace mlx_ncps

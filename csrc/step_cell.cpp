@@ -23,6 +23,7 @@ struct Stage {
   Packed packed, merged;  // merged: for steps of one length, null where there is nothing to merge
   long inputs, units;
   std::shared_ptr<const SynapseLists> synapses;
+  long evaluations = 0;  // of an LTC in a step
 };
 
 // A CfC for steps of the length `ts` alone: its two time heads are one. In two roundings, as MLX
@@ -86,9 +87,9 @@ long saturated_sum(long a, long b) { return a > LONG_MAX - b ? LONG_MAX : a + b;
 
 }  // namespace
 
-long ltc_step_work(long inputs, long units, long unfolds, bool memory) {
+long ltc_step_work(long inputs, long units, long evaluations, bool memory) {
   const long lstm = memory ? (inputs + units + 1) / 2 : 0;  // 4 H rows of I + H + 1 products
-  const long gates = saturated_sum(saturated_product(units, unfolds), inputs + lstm);
+  const long gates = saturated_sum(saturated_product(units, evaluations), inputs + lstm);
   return saturated_product(saturated_product(8, units), gates);  // a gate is worth 8
 }
 
@@ -148,11 +149,12 @@ struct StepCell::Parts {
   }
 };
 
-StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
-                   const MemoryWeights& memory, const Readout& readout) {
+StepCell::StepCell(const Arrays& folded, int unfolds, const std::string& solver,
+                   std::shared_ptr<const SynapseLists> synapses, const MemoryWeights& memory,
+                   const Readout& readout) {
   check_evaluated(folded);
   auto parts = std::make_unique<Parts>();
-  auto p = ltc_cell(folded, unfolds, synapses);
+  auto p = ltc_cell(folded, unfolds, solver, synapses);
   set_memory(p, memory);
   const auto& table = parts->table;
   parts->add({p,
@@ -161,8 +163,9 @@ StepCell::StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const Syna
               Packed(nullptr, table.free_packed_ltc),
               p.I,
               p.H,
-              synapses});
-  parts->work = ltc_step_work(p.I, p.H, p.U, !memory.empty());
+              synapses,
+              ltc_evaluations(unfolds, solver)});
+  parts->work = ltc_step_work(p.I, p.H, parts->stages[0].evaluations, !memory.empty());
   parts->set(readout);
   parts_ = std::move(parts);
 }
@@ -229,7 +232,8 @@ void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& c
     p.v0 = h, p.v = states;
     const auto* lists = stage.synapses.get();
     const auto kernel =
-        lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists) : LtcKernel::DENSE;
+        lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), stage.evaluations, lists)
+              : LtcKernel::DENSE;
     table.run_packed_ltc(stage.packed.get(), p, kernel);
   } else {
     auto p = *stage.cfc;

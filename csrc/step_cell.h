@@ -32,15 +32,16 @@ struct CfcStage {
 
 // The work of one row and step by sizes alone: multiply-adds, or what takes as long, 30 or so to
 // the ns; memory: behind an LSTM.
-long ltc_step_work(long inputs, long units, long unfolds, bool memory);
+long ltc_step_work(long inputs, long units, long evaluations, bool memory);
 long cfc_step_work(long inputs, long units, const std::vector<long>& backbone, bool pure,
                    bool memory);
 
 class StepCell {
  public:
   // folded: the eleven arrays of ltc_sequence, from cm on; synapses: their lists, or null.
-  StepCell(const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
-           const MemoryWeights& memory, const Readout& readout);
+  StepCell(const Arrays& folded, int unfolds, const std::string& solver,
+           std::shared_ptr<const SynapseLists> synapses, const MemoryWeights& memory,
+           const Readout& readout);
   // A chain: each stage reads the new state of the one before; the states lie side by side. Memory
   // wants a chain of one. only_ts: the elapsed time of every step to come, if it is known; else
   // steps of length 1 are the quicker ones, for which a quarter of the heads' weights need not be

@@ -1,4 +1,4 @@
-// The LTC's rule by value (MATHS 3 and 6): the synapse's gate, the semi-implicit update, and the
+// The LTC's rule by value (MATHS 3 and 6): the synapse's gate, the update of every solver, and the
 // gradient of each; after "activations.h", whose contract for V holds here too.
 //
 // A synapse arrives folded: s2 = -sigma log2(e), m2 = sigma mu log2(e), w = pos(w)|mask|, we = w E.
@@ -6,6 +6,15 @@
 //   v' = (cm v + k n) / (cm + k d),   n = g vleak + Ns + sum we s,   d = g + eps + Ds + sum w s, s
 //   = ltc_gate(v_i).
 #pragma once
+
+// X(NAME, name, stages). The place in the list is the number of the solver; a stage evaluates the
+// recurrent synapses once.
+#define NCPS_LTC_SOLVERS(X) \
+  X(SEMI_IMPLICIT, semi_implicit, 1) X(EXPLICIT, explicit, 1) X(RUNGE_KUTTA, runge_kutta, 4)
+
+#define NCPS_ENUMERATOR(NAME, name, stages) NCPS_LTC_##NAME,
+enum NcpsLtcSolver { NCPS_LTC_SOLVERS(NCPS_ENUMERATOR) NCPS_LTC_SOLVER_COUNT };
+#undef NCPS_ENUMERATOR
 
 // ---- forward
 
@@ -54,6 +63,46 @@ inline V ltc_cm_backward(V sum, V g, V v, V v_next) {
 template <typename V>
 inline V ltc_k_backward(V sum, V g, V n, V d, V v_next) {
   return sum + g * (n - v_next * d);
+}
+
+// ---- the solvers of stages, explicit and runge_kutta. A stage takes the slope f = (n - d p) / cm
+// at its point p, the first one at v; d has no epsilon. The point of the next stage is v + reach k
+// f, and v' is v plus the sum of share k f.
+
+struct LtcStage {
+  float share, reach;
+  bool first, last;  // of its unfold
+};
+
+inline LtcStage ltc_stage(int solver, int stage) {
+  if (solver == NCPS_LTC_EXPLICIT) return {1.0f, 0.0f, true, true};
+  const bool outer = stage == 0 || stage == 3;
+  return {outer ? 0.166666667f : 0.333333333f, stage < 2 ? 0.5f : 1.0f, stage == 0, stage == 3};
+}
+
+template <typename V, typename C>
+inline V ltc_slope(V p, V n, V d, C cm) {
+  return (n - d * p) / cm;
+}
+
+// v + reach k f, or what v' has so far with share k f: `part` is k times the stage's number.
+template <typename V, typename K>
+inline V ltc_stage_add(V sum, V slope, K part) {
+  return sum + slope * part;
+}
+
+// dL/d(k f) from dL/dv' and dL/dp of the next stage
+template <typename V>
+inline V ltc_stage_backward(V dv_next, V dp_next, LtcStage stage) {
+  return stage.last ? dv_next * stage.share : dv_next * stage.share + dp_next * stage.reach;
+}
+
+// With g = dL/d(k f): dL/dn = k g / cm, dL/dd = -dL/dn p, dL/dcm = -dL/dn f, dL/dk = g f, and p's
+// own share of dL/dp = -dL/dn d.
+template <typename V, typename C, typename K>
+inline LtcSumsGradient<V> ltc_slope_backward(V g, V p, C cm, K k) {
+  const V dn = g * k / cm;
+  return {dn, -dn * p};
 }
 
 // ---- backward of a synapse. Its argument z = s2 v + m2 is one of a power of 2, not of e: what

@@ -20,6 +20,7 @@
 #include "csrc/seen.h"
 #include "metal/activations.h"
 #include "metal/cfc.h"
+#include "metal/ltc.h"
 #include "src/bindings.h"
 
 namespace nb = nanobind;
@@ -46,16 +47,18 @@ NB_MODULE(_ext, m) {
           "source"_a, "target"_a, "sensory_source"_a, "sensory_target"_a, "inputs"_a, "units"_a);
 
   m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "folded"_a, nb::kw_only(),
-        "unfolds"_a, "synapses"_a.none() = nb::none(), "memory"_a.none() = nb::none(),
-        "save"_a = true, "stream"_a = nb::none());
+        "unfolds"_a, "solver"_a = "semi_implicit", "synapses"_a.none() = nb::none(),
+        "memory"_a.none() = nb::none(), "save"_a = true, "stream"_a = nb::none());
   m.def(
       "ltc_kernel",
-      [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses) {
-        const auto kernel = mlx_ncps::choose_ltc_kernel(B, I, H, unfolds, synapses.get());
+      [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses,
+         const std::string& solver) {
+        const long evaluations = mlx_ncps::ltc_evaluations(unfolds, solver);
+        const auto kernel = mlx_ncps::choose_ltc_kernel(B, I, H, evaluations, synapses.get());
         return kernel == mlx_ncps::LtcKernel::LISTS ? "lists" : "dense";
       },
       "B"_a, "I"_a, "H"_a, "unfolds"_a, "synapses"_a.none() = nb::none(),
-      "Which LTC kernel runs this shape: 'dense' or 'lists'.");
+      "solver"_a = "semi_implicit", "Which LTC kernel runs this shape: 'dense' or 'lists'.");
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
         "merged"_a = false, "memory"_a.none() = nb::none(), "dropout"_a.none() = nb::none(),
@@ -127,16 +130,20 @@ NB_MODULE(_ext, m) {
       },
       "function"_a, "slope"_a, "z"_a, "A function of the kernels, or its slope (for tests).");
   // For tests, which compare Python's tables with them.
-  nb::list activations, modes;
+  nb::list activations, modes, solvers;
 #define NCPS_ROW(NAME, name, from_value, backbone, heads) \
   activations.append(nb::make_tuple(#name, from_value, backbone, heads));
 #define NCPS_MODE(NAME, name) modes.append(#name);
+#define NCPS_SOLVER(NAME, name, stages) solvers.append(#name);
   NCPS_ACTIVATIONS(NCPS_ROW)
   NCPS_CFC_MODES(NCPS_MODE)
+  NCPS_LTC_SOLVERS(NCPS_SOLVER)
 #undef NCPS_ROW
 #undef NCPS_MODE
+#undef NCPS_SOLVER
   m.attr("activations") = nb::tuple(activations);
   m.attr("cfc_modes") = nb::tuple(modes);
+  m.attr("ltc_solvers") = nb::tuple(solvers);
   m.attr("max_cfc_layers") = mlx_ncps::MAX_CFC_LAYERS;
   m.def("poison_outputs", &mlx_ncps::poison_outputs, "on"_a,
         "Fill outputs with NaN before kernels write them (for tests).");

@@ -188,7 +188,13 @@ void bind_limits(nb::module_& m) {
   m.attr("EVERY") = int(mlx_ncps::EVERY);
   m.attr("LAST") = int(mlx_ncps::LAST);
   m.attr("BATCH") = int(mlx_ncps::BATCH);
-  m.def("ltc_step_work", &mlx_ncps::ltc_step_work, "inputs"_a, "units"_a, "unfolds"_a, "memory"_a);
+  m.def(
+      "ltc_step_work",
+      [](long inputs, long units, int unfolds, bool memory, const std::string& solver) {
+        return mlx_ncps::ltc_step_work(inputs, units, mlx_ncps::ltc_evaluations(unfolds, solver),
+                                       memory);
+      },
+      "inputs"_a, "units"_a, "unfolds"_a, "memory"_a, "solver"_a = "semi_implicit");
   m.def("cfc_step_work", &mlx_ncps::cfc_step_work, "inputs"_a, "units"_a, "backbone"_a, "pure"_a,
         "memory"_a, "The work of a row and step of a packed cell.");
   m.def("left_to_graph", &mlx_ncps::left_to_graph, "B"_a, "T"_a, "work"_a, "beside_gpu"_a,
@@ -227,11 +233,15 @@ void bind_step_cell(nb::module_& m) {
       .def_static(
           "ltc",
           [](const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
-             const Arrays& memory, const Readout& readout, const Arrays& parameters) {
+             const Arrays& memory, const Readout& readout, const Arrays& parameters,
+             const std::string& solver) {
             return new Stream{
-                StepCell(folded, unfolds, std::move(synapses), memory, readout), parameters, {}};
+                StepCell(folded, unfolds, solver, std::move(synapses), memory, readout),
+                parameters,
+                {}};
           },
-          "folded"_a, "unfolds"_a, "synapses"_a.none(), "memory"_a, "readout"_a, "parameters"_a)
+          "folded"_a, "unfolds"_a, "synapses"_a.none(), "memory"_a, "readout"_a, "parameters"_a,
+          "solver"_a = "semi_implicit")
       .def_static(
           "cfc",
           [](const std::vector<CfcStage>& chain, const Arrays& memory, const Readout& readout,

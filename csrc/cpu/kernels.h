@@ -37,10 +37,12 @@ struct LstmProblem {
 // DENSE: lanes are neurons, all synapses. LISTS: lanes are batch rows, the synapses of the lists.
 enum class LtcKernel { DENSE, LISTS };
 
-// A whole LTC sequence (MATHS 3). The layout of `saved`: DENSE [B, T, U, 2, H], LISTS [B / element,
-// then blocks of `lanes` rows of an element][T, U, H, 2, rows of the block].
+// A whole LTC sequence (MATHS 3). The recurrent synapses are evaluated E = U stages times in a
+// step, once for each stage of each unfold. The layout of `saved`: DENSE [B, T, E, 2, H], LISTS [B
+// / element, then blocks of `lanes` rows of an element][T, E, H, 2, rows of the block].
 struct LtcProblem {
   long B, T, I, H, U;
+  int solver;                                    // an NcpsLtcSolver of metal/ltc.h
   long element;                                  // rows of one element of a mapped batch, else B
   const float *x, *v0, *ts;                      // [B, T, I], [B, H], [B, T]
   const float *cm, *leak_num, *leak_den;         // [H]
@@ -48,7 +50,7 @@ struct LtcProblem {
   const Synapse *recurrent_list, *sensory_list;  // sorted by target; LISTS only
   long recurrent_count, sensory_count;
   float* v;      // [B, T, H]: written by the forward, read by the backward
-  float* saved;  // n and d of every unfold; null where no backward will follow
+  float* saved;  // n and d of every evaluation; null where no backward will follow
   // backward
   const float* dv;        // [B, T, H]
   float *dx, *dv0, *dts;  // [B, T, I], [B, H], [B, T]

@@ -123,19 +123,59 @@ static LtcDense make_ltc_dense(const LtcProblem& p, bool backward, Carver& memor
   return k;
 }
 
-// One unfold of ROWS rows: v -> v_next, both [ROWS][Hp]; n0, d0 [ROWS][Hp] are the sums that do not
-// change within the step.
-template <int ROWS>
+static inline long stages_of(const LtcProblem& p) {
+#define NCPS_STAGES(NAME, name, stages) stages,
+  static constexpr long stages[] = {NCPS_LTC_SOLVERS(NCPS_STAGES)};
+#undef NCPS_STAGES
+  return stages[p.solver];
+}
+static inline long evaluations_of(const LtcProblem& p) { return p.U * stages_of(p); }
+static inline LtcStage stage_of(const LtcProblem& p, long evaluation) {
+  return ltc_stage(p.solver, int(evaluation % stages_of(p)));
+}
+
+// The point after a stage at point p, v' after the last one. v_at, sum_at: where an unfold keeps v
+// and what v' has so far.
+template <typename C>
+static inline vf next_point(const LtcStage& stage, vf p, vf n, vf d, C cm, vf k, float* v_at,
+                            float* sum_at) {
+  const vf slope = ltc_slope(p, n, d, cm),
+           sum = ltc_stage_add(stage.first ? p : load(sum_at), slope, k * stage.share);
+  if (stage.last) return sum;
+  const vf v = stage.first ? p : load(v_at);
+  if (stage.first) store(v_at, v);
+  store(sum_at, sum);
+  return ltc_stage_add(v, slope, k * stage.reach);
+}
+
+// What the stages of an unfold keep, each as large as v: v before it, and what v' has so far; in a
+// backward dL/dv' and what dL/dv has so far.
+struct StageSums {
+  float *v, *sum;
+};
+static StageSums take_stage_sums(const LtcProblem& p, long floats, Carver& memory) {
+  const long each = stages_of(p) > 1 ? floats : 0;
+  return {memory.take(each), memory.take(each)};
+}
+
+// One evaluation of ROWS rows: v -> v_next, both [ROWS][Hp]; n0, d0 [ROWS][Hp] are the sums that do
+// not change within the step. STAGED: by a solver of stages, else the semi-implicit one.
+template <int ROWS, bool STAGED>
 static inline void unfold(const LtcDense& k, const float* v, float* v_next, const float* n0,
-                          const float* d0, const float* rate, float* saved, long saved_stride) {
+                          const float* d0, const float* rate, float* saved, long saved_stride,
+                          const LtcStage& stage, const StageSums& sums) {
   const long H = k.p.H;
   for (long q = 0; q < k.Hp; q += W) {
     vf n[ROWS], d[ROWS];
     for (int r = 0; r < ROWS; ++r) n[r] = load(n0 + r * k.Hp + q), d[r] = load(d0 + r * k.Hp + q);
     accumulate_synapses<ROWS>(k.recurrent, q / W, v, k.Hp, n, d);
     for (int r = 0; r < ROWS; ++r) {
-      store(v_next + r * k.Hp + q,
-            ltc_update(load(v + r * k.Hp + q), n[r], d[r], load(k.cm + q), splat(rate[r])));
+      const long at = r * k.Hp + q;
+      if constexpr (STAGED)
+        store(v_next + at, next_point(stage, load(v + at), n[r], d[r], load(k.cm + q),
+                                      splat(rate[r]), sums.v + at, sums.sum + at));
+      else
+        store(v_next + at, ltc_update(load(v + at), n[r], d[r], load(k.cm + q), splat(rate[r])));
       if (!saved) continue;
       store_partial(saved + r * saved_stride + q, n[r], H - q);
       store_partial(saved + r * saved_stride + H + q, d[r], H - q);
@@ -146,6 +186,7 @@ static inline void unfold(const LtcDense& k, const float* v, float* v_next, cons
 // What the rows of a task are computed in; [rows][Hp].
 struct DenseRows {
   float *v, *v_next, *n0, *d0;
+  StageSums stages;
   float* lstm;
 };
 
@@ -155,15 +196,16 @@ static DenseRows take_dense_rows(const LtcDense& k, long rows, Carver& memory) {
           .v_next = memory.take(row),
           .n0 = memory.take(row),
           .d0 = memory.take(row),
+          .stages = take_stage_sums(k.p, row, memory),
           .lstm = take_lstm(k.lstm, rows, memory)};
 }
 
 // Steps t0 .. end, at most `chunk`, of ROWS rows. The state before them is read where the step
 // before wrote it, so that any thread may go on with the rows.
-template <int ROWS>
+template <bool STAGED, int ROWS>
 static void ltc_dense_forward_rows(const LtcDense& k, long b, long t0, long end, long chunk) {
   const LtcProblem& p = k.p;
-  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
+  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U, E = STAGED ? evaluations_of(p) : U;
   const Carved own([&](Carver& memory) { return take_dense_rows(k, ROWS, memory); });
   float *v = own->v, *v_next = own->v_next, *n0 = own->n0, *d0 = own->d0;
   const LstmRows lstm{k.lstm, b, ROWS, chunk, own->lstm};
@@ -180,9 +222,10 @@ static void ltc_dense_forward_rows(const LtcDense& k, long b, long t0, long end,
       accumulate_synapses<ROWS>(k.sensory, q / W, p.x + (b * T + t) * p.I, T * p.I, n, d);
       for (int r = 0; r < ROWS; ++r) store(n0 + r * Hp + q, n[r]), store(d0 + r * Hp + q, d[r]);
     }
-    for (long u = 0; u < U; ++u) {
-      unfold<ROWS>(k, v, v_next, n0, d0, rate,
-                   p.saved ? p.saved + ((b * T + t) * U + u) * 2 * H : nullptr, T * U * 2 * H);
+    for (long e = 0; e < E; ++e) {
+      unfold<ROWS, STAGED>(k, v, v_next, n0, d0, rate,
+                           p.saved ? p.saved + ((b * T + t) * E + e) * 2 * H : nullptr,
+                           T * E * 2 * H, STAGED ? stage_of(p, e) : LtcStage{}, own->stages);
       float* swap = v;
       v = v_next, v_next = swap;
     }
@@ -198,14 +241,15 @@ static long ltc_operations(const LtcDense& k) {
     return count;
   };
   return 12 * k.p.B * k.p.T *
-         (k.p.U * gates(k.recurrent.data ? k.recurrent : k.recurrent_by_source) + gates(k.sensory));
+         (evaluations_of(k.p) * gates(k.recurrent.data ? k.recurrent : k.recurrent_by_source) +
+          gates(k.sensory));
 }
 
-template <int ROWS = LTC_ROWS>
+template <bool STAGED, int ROWS = LTC_ROWS>
 static void ltc_dense_forward_task(const LtcDense& k, long rows, long b, long t0, long end,
                                    long chunk) {
-  if (rows == ROWS) return ltc_dense_forward_rows<ROWS>(k, b, t0, end, chunk);
-  if constexpr (ROWS > 1) ltc_dense_forward_task<ROWS - 1>(k, rows, b, t0, end, chunk);
+  if (rows == ROWS) return ltc_dense_forward_rows<STAGED, ROWS>(k, b, t0, end, chunk);
+  if constexpr (ROWS > 1) ltc_dense_forward_task<STAGED, ROWS - 1>(k, rows, b, t0, end, chunk);
 }
 
 static void ltc_dense_forward_all(const LtcDense& k) {
@@ -213,7 +257,9 @@ static void ltc_dense_forward_all(const LtcDense& k) {
              rows = even_rows(B, LTC_ROWS, threads), chunk = lstm_chunk(k.lstm, rows);
   auto body = [&](long, long chain, long link) {
     const long b = chain * rows, t = link * chunk;
-    ltc_dense_forward_task(k, min_of(rows, B - b), b, t, min_of(T, t + chunk), chunk);
+    const auto task = k.p.solver == NCPS_LTC_SEMI_IMPLICIT ? ltc_dense_forward_task<false>
+                                                           : ltc_dense_forward_task<true>;
+    task(k, min_of(rows, B - b), b, t, min_of(T, t + chunk), chunk);
   };
   if (T > 0) parallel_chains(threads, (B + rows - 1) / rows, (T + chunk - 1) / chunk, body);
 }

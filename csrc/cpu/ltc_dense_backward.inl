@@ -83,79 +83,119 @@ static LtcSlab take_dense_slab(const LtcDense& k, Carver& memory) {
 
 // What the rows of a task are computed in.
 struct DenseBackwardRows {
-  float *v, *dv, *dn, *dd, *step_dn, *step_dd;  // [U + 1][rows][Hp], [rows][Hp] the others
+  float *v, *dv, *dn, *dd, *step_dn, *step_dd;  // [E + 1][rows][Hp], [rows][Hp] the others
+  StageSums stages;
   LstmBackwardRows lstm;
 };
 
 static DenseBackwardRows take_dense_backward(const LtcDense& k, const LstmSlab& lstm, long b,
                                              long rows, Carver& memory) {
   const long row = rows * k.Hp;
-  return {.v = memory.take((k.p.U + 1) * row),
+  return {.v = memory.take((evaluations_of(k.p) + 1) * row),
           .dv = memory.take(row),
           .dn = memory.take(row),
           .dd = memory.take(row),
           .step_dn = memory.take(row),
           .step_dd = memory.take(row),
+          .stages = take_stage_sums(k.p, row, memory),
           .lstm = make_lstm_rows(k.lstm, lstm, b, rows, memory)};
 }
 
-// v before unfold 0 .. U of step t, [U + 1][ROWS][Hp], from the saved n and d.
-template <int ROWS>
-static inline void replay_step(const LtcDense& k, long b, long t, const float* rate, float* v) {
+// v, or the point of a stage, at evaluation 0 .. E of step t, [E + 1][ROWS][Hp], from the saved n
+// and d.
+template <int ROWS, bool STAGED>
+static inline void replay_step(const LtcDense& k, long b, long t, const float* rate, float* v,
+                               const StageSums& sums) {
   const LtcProblem& p = k.p;
-  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U;
+  const long H = p.H, Hp = k.Hp, T = p.T, E = STAGED ? evaluations_of(p) : p.U;
   if (p.lstm.on) lstm_recall(k.lstm, b, ROWS, t, v, Hp);
   for (int r = 0; r < ROWS && !p.lstm.on; ++r)
     copy(v + r * Hp, t > 0 ? p.v + ((b + r) * T + t - 1) * H : p.v0 + (b + r) * H, H);
-  for (long u = 0; u < U; ++u)
+  for (long e = 0; e < E; ++e) {
+    const LtcStage stage = STAGED ? stage_of(p, e) : LtcStage{};
     for (int r = 0; r < ROWS; ++r) {
-      const float* saved = p.saved + (((b + r) * T + t) * U + u) * 2 * H;
-      const float* now = v + (u * ROWS + r) * Hp;
-      float* next = v + ((u + 1) * ROWS + r) * Hp;
-      for (long q = 0; q < Hp; q += W)
-        store(next + q,
-              ltc_update(load(now + q), load_partial(saved + q, H - q),
-                         load_partial(saved + H + q, H - q), load(k.cm + q), splat(rate[r])));
+      const float* saved = p.saved + (((b + r) * T + t) * E + e) * 2 * H;
+      const float* now = v + (e * ROWS + r) * Hp;
+      float* next = v + ((e + 1) * ROWS + r) * Hp;
+      for (long q = 0; q < Hp; q += W) {
+        const vf n = load_partial(saved + q, H - q), d = load_partial(saved + H + q, H - q);
+        if constexpr (STAGED)
+          store(next + q, next_point(stage, load(now + q), n, d, load(k.cm + q), splat(rate[r]),
+                                     sums.v + r * Hp + q, sums.sum + r * Hp + q));
+        else
+          store(next + q, ltc_update(load(now + q), n, d, load(k.cm + q), splat(rate[r])));
+      }
     }
+  }
+}
+
+// dn, dd and the neuron's own share of dL/dp from dL/dp of the next stage, dL/dv' at the last.
+// after_at, sum_at: where an unfold keeps dL/dv', and what dL/dv has so far.
+template <typename C>
+static inline LtcSumsGradient<vf> stage_backward(const LtcStage& stage, vf dp_next, vf p, vf n,
+                                                 vf d, C cm, vf k, float* after_at, float* sum_at,
+                                                 vf* dcm, vf* dk, vf* dp) {
+  const vf after = stage.last ? dp_next : load(after_at),
+           sum = stage.last ? dp_next : load(sum_at) + dp_next, slope = ltc_slope(p, n, d, cm),
+           g = ltc_stage_backward(after, dp_next, stage);
+  const auto sums = ltc_slope_backward(g, p, cm, k);
+  *dcm = *dcm - sums.dn * slope;
+  *dk = *dk + g * slope;
+  *dp = (stage.first ? sum : vf{}) - sums.dn * d;
+  if (stage.first) return sums;
+  if (stage.last) store(after_at, after);
+  store(sum_at, sum);
+  return sums;
 }
 
 // The neurons' own part of one unfold's gradient: dv -> dn, dd and the direct share of dL/dv;
 // returns nothing, sums into slab and drate.
-template <int ROWS>
+template <int ROWS, bool STAGED>
 static inline void backward_neurons(const LtcDense& k, const float* saved, long saved_stride,
                                     const float* v, const float* v_next, float* dv, float* dn,
                                     float* dd, float* step_dn, float* step_dd, const float* rate,
-                                    float* dcm, vf* drate) {
+                                    float* dcm, vf* drate, const LtcStage& stage,
+                                    const StageSums& unfold) {
   const long H = k.p.H, Hp = k.Hp;
   for (int r = 0; r < ROWS; ++r)
     for (long q = 0; q < Hp; q += W) {
       const long at = r * Hp + q;
       const vf n = load_partial(saved + r * saved_stride + q, H - q),
                d = load_partial(saved + r * saved_stride + H + q, H - q);
-      const vf cm = load(k.cm + q), next = load(v_next + at);
-      const vf g = ltc_update_backward(load(dv + at), d, cm, splat(rate[r]));
-      const auto sums = ltc_sums_backward(g, next, rate[r]);
+      const vf cm = load(k.cm + q);
+      LtcSumsGradient<vf> sums;
+      if constexpr (STAGED) {
+        vf dcm_now = load(dcm + q), dp;
+        sums = stage_backward(stage, load(dv + at), load(v + at), n, d, cm, splat(rate[r]),
+                              unfold.v + at, unfold.sum + at, &dcm_now, &drate[r], &dp);
+        store(dcm + q, dcm_now), store(dv + at, dp);
+      } else {
+        const vf next = load(v_next + at);
+        const vf g = ltc_update_backward(load(dv + at), d, cm, splat(rate[r]));
+        sums = ltc_sums_backward(g, next, rate[r]);
+        store(dcm + q, ltc_cm_backward(load(dcm + q), g, load(v + at), next));
+        store(dv + at, g * cm);
+        drate[r] = ltc_k_backward(drate[r], g, n, d, next);
+      }
       store(dn + at, sums.dn), store(dd + at, sums.dd);
       store(step_dn + at, load(step_dn + at) + sums.dn);
       store(step_dd + at, load(step_dd + at) + sums.dd);
-      store(dcm + q, ltc_cm_backward(load(dcm + q), g, load(v + at), next));
-      store(dv + at, g * cm);
-      drate[r] = ltc_k_backward(drate[r], g, n, d, next);
     }
 }
 
-template <int ROWS>
+template <bool STAGED, int ROWS>
 static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& sums,
                                     const LtcSlab& totals, long slab_floats,
                                     const LstmSlab& lstm_sums) {
   const LtcProblem& p = k.p;
-  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U, row = ROWS * Hp;
+  const long H = p.H, Hp = k.Hp, T = p.T, U = p.U, E = STAGED ? evaluations_of(p) : U,
+             row = ROWS * Hp;
   const Carved own(
       [&](Carver& memory) { return take_dense_backward(k, lstm_sums, b, ROWS, memory); });
   float *v = own->v, *dv = own->dv, *dn = own->dn, *dd = own->dd, *step_dn = own->step_dn,
         *step_dd = own->step_dd;
   const LstmBackwardRows& lstm = own->lstm;
-  fill(v, (U + 1) * row, 0.0f);
+  fill(v, (E + 1) * row, 0.0f);
   for (float* one : {dv, dn, dd}) fill(one, row, 0.0f);
   for (long t = T - 1; t >= 0; --t) {
     stop_if_interrupted();
@@ -167,14 +207,15 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
       add_to(dv + r * Hp, p.dv + ((b + r) * T + t) * H, H);
     }
     fill(step_dn, row, 0.0f), fill(step_dd, row, 0.0f);
-    replay_step<ROWS>(k, b, t, rate, v);
-    for (long u = U - 1; u >= 0; --u) {
-      backward_neurons<ROWS>(k, p.saved + ((b * T + t) * U + u) * 2 * H, T * U * 2 * H, v + u * row,
-                             v + (u + 1) * row, dv, dn, dd, step_dn, step_dd, rate, sums.neurons,
-                             drate);
+    replay_step<ROWS, STAGED>(k, b, t, rate, v, own->stages);
+    for (long e = E - 1; e >= 0; --e) {
+      backward_neurons<ROWS, STAGED>(k, p.saved + ((b * T + t) * E + e) * 2 * H, T * E * 2 * H,
+                                     v + e * row, v + (e + 1) * row, dv, dn, dd, step_dn, step_dd,
+                                     rate, sums.neurons, drate,
+                                     STAGED ? stage_of(p, e) : LtcStage{}, own->stages);
       for (long q = 0; q < Hp; q += W)
         backward_recurrent<ROWS>(k.recurrent_by_source.block(q / W), sums.recurrent + q * H * 4, H,
-                                 v + u * row + q, dv + q, Hp, dn, dd);
+                                 v + e * row + q, dv + q, Hp, dn, dd);
     }
     backward_sensory<ROWS>(k, sums.sensory, p.x + (b * T + t) * p.I, p.dx + (b * T + t) * p.I,
                            T * p.I, step_dn, step_dd);
@@ -190,12 +231,13 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
   for (int r = 0; r < ROWS; ++r) copy(p.dv0 + (b + r) * H, dv + r * Hp, H);
 }
 
-template <int ROWS = LTC_ROWS>
+template <bool STAGED, int ROWS = LTC_ROWS>
 static void ltc_dense_backward_task(const LtcDense& k, long b, long rows, const LtcSlab& sum,
                                     const LtcSlab& total, long slab_floats, const LstmSlab& lstm) {
-  if (rows == ROWS) return ltc_dense_backward_rows<ROWS>(k, b, sum, total, slab_floats, lstm);
+  if (rows == ROWS)
+    return ltc_dense_backward_rows<STAGED, ROWS>(k, b, sum, total, slab_floats, lstm);
   if constexpr (ROWS > 1)
-    ltc_dense_backward_task<ROWS - 1>(k, b, rows, sum, total, slab_floats, lstm);
+    ltc_dense_backward_task<STAGED, ROWS - 1>(k, b, rows, sum, total, slab_floats, lstm);
 }
 
 // Sums the tasks' slabs in order and undoes the blocking.
@@ -223,12 +265,14 @@ static void ltc_dense_backward(const LtcProblem& p) {
   const auto layout = [&](Carver& memory) { return take_dense_slab(k, memory); };
   const Slabs totals(layout, tasks), sums(layout, tasks);
   const auto lstm = lstm_slabs(k.lstm, tasks);
+  const auto rows_backward = p.solver == NCPS_LTC_SEMI_IMPLICIT ? ltc_dense_backward_task<false>
+                                                                : ltc_dense_backward_task<true>;
   auto body = [&](long task) {
     const LtcSlab total = totals.cleared(task), sum = sums.cleared(task);
     const LstmSlab lstm_sum = lstm.cleared(task);
     for (long block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
-      ltc_dense_backward_task(k, block * rows, min_of(rows, p.B - block * rows), sum, total,
-                              sums.stride, lstm_sum);
+      rows_backward(k, block * rows, min_of(rows, p.B - block * rows), sum, total, sums.stride,
+                    lstm_sum);
   };
   parallel(tasks, body);
   unpack_lstm(k.lstm, lstm);

@@ -88,7 +88,7 @@ static inline void accumulate_run(const SynapseRuns& runs, long target, const fl
 // The rows of a task: W of them at most, of one element of a mapped batch where values are saved.
 struct RowBlock {
   long b, live;
-  float* saved;  // [T, U, H, 2, live]
+  float* saved;  // [T, E, H, 2, live]
 };
 static long row_blocks(const LtcProblem& p, long element) {
   return element > 0 ? p.B / element * ((element + W - 1) / W) : 0;
@@ -96,12 +96,14 @@ static long row_blocks(const LtcProblem& p, long element) {
 static RowBlock row_block(const LtcProblem& p, long element, long index) {
   const long blocks = (element + W - 1) / W, within = index % blocks * W,
              b = index / blocks * element + within;
-  return {b, min_of(W, element - within), p.saved ? p.saved + b * p.T * p.U * 2 * p.H : nullptr};
+  return {b, min_of(W, element - within),
+          p.saved ? p.saved + b * p.T * evaluations_of(p) * 2 * p.H : nullptr};
 }
 
 // What the rows of a task are computed in; [neurons][W].
 struct ListsRows {
   float *v, *v_next, *n0, *d0, *x, *ts;
+  StageSums stages;
   float *rows, *lstm;  // of the LSTM: its h* [W][Hp], and its z
 };
 
@@ -113,17 +115,19 @@ static ListsRows take_lists_rows(const LtcProblem& p, const Lstm& k, long live, 
           .d0 = memory.take(row),
           .x = memory.take(p.I * W),
           .ts = memory.take(W),
+          .stages = take_stage_sums(p, row, memory),
           .rows = memory.take(k.p.on ? round_up(p.H, W) * W : 0),
           .lstm = take_lstm(k, live, memory)};
 }
 
 // Steps t0 .. end of a block, at most `chunk`; as in ltc_dense_forward_rows, on any thread.
+template <bool STAGED>
 static void ltc_lists_forward_rows(const LtcProblem& p, const SynapseRuns& recurrent,
                                    const SynapseRuns& sensory, const Lstm& k, const RowBlock& block,
                                    long t0, long end, long chunk) {
-  const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live,
-             Hp = round_up(H, W);
-  float* saved = block.saved ? block.saved + t0 * U * H * 2 * live : nullptr;
+  const long H = p.H, I = p.I, T = p.T, U = p.U, E = STAGED ? evaluations_of(p) : U, b = block.b,
+             live = block.live, Hp = round_up(H, W);
+  float* saved = block.saved ? block.saved + t0 * E * H * 2 * live : nullptr;
   const Carved own([&](Carver& memory) { return take_lists_rows(p, k, live, memory); });
   float *v = own->v, *v_next = own->v_next, *n0 = own->n0, *d0 = own->d0, *x = own->x,
         *ts = own->ts, *rows = own->rows;
@@ -143,11 +147,16 @@ static void ltc_lists_forward_rows(const LtcProblem& p, const SynapseRuns& recur
       accumulate_run(sensory, j, x, &n, &d);
       store(n0 + j * W, n), store(d0 + j * W, d);
     }
-    for (long u = 0; u < U; ++u) {
+    for (long e = 0; e < E; ++e) {
+      const LtcStage stage = STAGED ? stage_of(p, e) : LtcStage{};
       for (long j = 0; j < H; ++j) {
         vf n = load(n0 + j * W), d = load(d0 + j * W);
         accumulate_run(recurrent, j, v, &n, &d);
-        store(v_next + j * W, ltc_update(load(v + j * W), n, d, p.cm[j], rate));
+        if constexpr (STAGED)
+          store(v_next + j * W, next_point(stage, load(v + j * W), n, d, p.cm[j], rate,
+                                           own->stages.v + j * W, own->stages.sum + j * W));
+        else
+          store(v_next + j * W, ltc_update(load(v + j * W), n, d, p.cm[j], rate));
         if (!saved) continue;
         store_partial(saved, n, live), store_partial(saved + live, d, live);
         // 32 neurons on, for writing
@@ -179,10 +188,12 @@ static void ltc_lists_forward_all(const LtcProblem& p, const SynapseRuns& recurr
                                   const SynapseRuns& sensory, const Lstm& lstm) {
   const long element = p.saved ? p.element : p.B;
   const long chunk = lstm_chunk(lstm, W);
+  const auto rows = p.solver == NCPS_LTC_SEMI_IMPLICIT ? ltc_lists_forward_rows<false>
+                                                       : ltc_lists_forward_rows<true>;
   auto body = [&](long, long chain, long link) {
     const long t = link * chunk;
-    ltc_lists_forward_rows(p, recurrent, sensory, lstm, row_block(p, element, chain), t,
-                           min_of(p.T, t + chunk), chunk);
+    rows(p, recurrent, sensory, lstm, row_block(p, element, chain), t, min_of(p.T, t + chunk),
+         chunk);
   };
   if (p.T > 0)
     parallel_chains(parallel_threads(), row_blocks(p, element), (p.T + chunk - 1) / chunk, body);

@@ -14,10 +14,11 @@ static LtcSlab take_lists_slab(const LtcProblem& p, Carver& memory) {
           .neurons = memory.take(3 * p.H * W)};  // [dcm dleak_num dleak_den][H][W]
 }
 
-// What the rows of a task are computed in: [U + 1][H][W], [H][W], [U][H][dn dd][W],
+// What the rows of a task are computed in: [E + 1][H][W], [H][W], [E][H][dn dd][W],
 // [KEPT_UNFOLDS - 1][synapses][gate dz][W]; of each waiting step [H][dn dd][W], [I][W], [I][W].
 struct ListsBackwardRows {
   float *v, *dv, *dnd, *kept;
+  StageSums stages;
   float *step_dnd, *x, *dx;
   float *ts, *dts;
   float* rows;  // of the LSTM: its h* [W][Hp]
@@ -27,11 +28,12 @@ struct ListsBackwardRows {
 static ListsBackwardRows take_lists_backward(const LtcProblem& p, const LtcLists& k,
                                              const RowBlock& block, const LstmSlab& lstm,
                                              Carver& memory) {
-  const long row = p.H * W;
-  return {.v = memory.take((p.U + 1) * row),
+  const long row = p.H * W, E = evaluations_of(p);
+  return {.v = memory.take((E + 1) * row),
           .dv = memory.take(row),
-          .dnd = memory.take(p.U * 2 * row),
+          .dnd = memory.take(E * 2 * row),
           .kept = memory.take((KEPT_UNFOLDS - 1) * k.recurrent.count * 2 * W),
+          .stages = take_stage_sums(p, row, memory),
           .step_dnd = memory.take(SENSORY_STEPS * 2 * row),
           .x = memory.take(SENSORY_STEPS * p.I * W),
           .dx = memory.take(SENSORY_STEPS * p.I * W),
@@ -42,12 +44,13 @@ static ListsBackwardRows take_lists_backward(const LtcProblem& p, const LtcLists
 }
 
 // Not inlined: GCC keeps less of the loops in registers within its caller.
+template <bool STAGED>
 __attribute__((noinline)) static void ltc_lists_backward_rows(
     const LtcProblem& p, const LtcLists& lists, const RowBlock& block, const LtcSlab& sums,
     const LtcSlab& totals, long slab_floats, const LstmSlab& lstm_sums) {
   const Lstm& k = lists.lstm;
-  const long H = p.H, I = p.I, T = p.T, U = p.U, b = block.b, live = block.live, row = H * W,
-             Hp = round_up(H, W);
+  const long H = p.H, I = p.I, T = p.T, U = p.U, E = STAGED ? evaluations_of(p) : U, b = block.b,
+             live = block.live, row = H * W, Hp = round_up(H, W);
   const Carved own(
       [&](Carver& memory) { return take_lists_backward(p, lists, block, lstm_sums, memory); });
   float *v = own->v, *dv = own->dv, *step_dnd = own->step_dnd, *x = own->x, *dx = own->dx,
@@ -73,33 +76,42 @@ __attribute__((noinline)) static void ltc_lists_backward_rows(
     for (long j = 0; j < H; ++j)  // lanes past the batch stay 0
       store_partial(dv + j * W, load(dv + j * W) + load(now + j * W), live);
     const vf rate = load(ts) / float(U);
-    const float* saved = block.saved + t * U * 2 * H * live;
-    for (long u = 0, at = 0; u < U; ++u)
+    const float* saved = block.saved + t * E * 2 * H * live;
+    for (long e = 0, at = 0; e < E; ++e) {
+      const LtcStage stage = STAGED ? stage_of(p, e) : LtcStage{};
       for (long j = 0; j < H; ++j, ++at) {
-        const float* n = saved + at * 2 * live;
-        store(v + row + at * W, ltc_update(load(v + at * W), load_partial(n, live),
-                                           load_partial(n + live, live), p.cm[j], rate));
+        const float* n_at = saved + at * 2 * live;
+        const vf n = load_partial(n_at, live), d = load_partial(n_at + live, live);
+        if constexpr (STAGED)
+          store(v + row + at * W, next_point(stage, load(v + at * W), n, d, p.cm[j], rate,
+                                             own->stages.v + j * W, own->stages.sum + j * W));
+        else
+          store(v + row + at * W, ltc_update(load(v + at * W), n, d, p.cm[j], rate));
       }
-    const ListsStep step{.runs = lists.recurrent,
-                         .cm = p.cm,
-                         .saved = saved,
-                         .live = live,
-                         .H = H,
-                         .rate = rate,
-                         .v = v,
-                         .dv = dv,
-                         .dnd = own->dnd,
-                         .kept = own->kept,
-                         .slab = sums.recurrent,
-                         .dcm = sums.neurons,
-                         .steps_apart = U * 2 * H * live,
-                         .more = t > 0};
+    }
+    const ListsStep<STAGED> step{.p = p,
+                                 .runs = lists.recurrent,
+                                 .cm = p.cm,
+                                 .saved = saved,
+                                 .live = live,
+                                 .H = H,
+                                 .rate = rate,
+                                 .v = v,
+                                 .dv = dv,
+                                 .dnd = own->dnd,
+                                 .stages = own->stages,
+                                 .kept = own->kept,
+                                 .slab = sums.recurrent,
+                                 .dcm = sums.neurons,
+                                 .steps_apart = E * 2 * H * live,
+                                 .more = t > 0};
     vf drate = vf{};
-    for (long j = 0; j < H; ++j) step.neuron(U - 1, j, load(dv + j * W), &drate);
-    for (long u = U - 1; u >= 0; --u)
-      u % KEPT_UNFOLDS > 0 ? step.sources<0>(u, 0, &drate)
-                           : step.sources<KEPT_UNFOLDS>(u, min_of(KEPT_UNFOLDS, U - u), &drate);
-    step.add_up(U, now);
+    for (long j = 0; j < H; ++j) step.neuron(E - 1, j, load(dv + j * W), &drate);
+    for (long e = E - 1; e >= 0; --e)
+      e % KEPT_UNFOLDS > 0
+          ? step.template sources<0>(e, 0, &drate)
+          : step.template sources<KEPT_UNFOLDS>(e, min_of(KEPT_UNFOLDS, E - e), &drate);
+    step.add_up(E, now);
     if (starts(t)) {
       backward_inputs(waiting, lists.sensory, x, step_dnd, 2 * row, dx, sums.sensory);
       for (long later = 0; waiting > 0; ++later)
@@ -144,11 +156,13 @@ static void ltc_lists_backward(const LtcProblem& p) {
   const auto layout = [&](Carver& memory) { return take_lists_slab(p, memory); };
   const Slabs totals(layout, tasks), sums(layout, tasks);
   const auto lstm = lstm_slabs(k.lstm, tasks);
+  const auto rows_backward = p.solver == NCPS_LTC_SEMI_IMPLICIT ? ltc_lists_backward_rows<false>
+                                                                : ltc_lists_backward_rows<true>;
   auto body = [&](long task) {
     const LtcSlab total = totals.cleared(task), sum = sums.cleared(task);
     const LstmSlab lstm_sum = lstm.cleared(task);
     for (long block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
-      ltc_lists_backward_rows(p, k, row_block(p, p.B, block), sum, total, sums.stride, lstm_sum);
+      rows_backward(p, k, row_block(p, p.B, block), sum, total, sums.stride, lstm_sum);
   };
   parallel(tasks, body);
   unpack_lstm(k.lstm, lstm);

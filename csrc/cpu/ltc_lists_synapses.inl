@@ -11,7 +11,7 @@ namespace mlx_ncps {
 namespace {
 
 constexpr int SENSORY_STEPS = LTC_ROWS;  // as in ltc_dense.inl: registers
-constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long
+constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long; or stages
 
 // Sums of half the lanes of a and b, side by side: in every four lanes those of neighbouring pairs
 // as [a b a b] (D = 1), those of such sums as [a a b b] (D = 2).
@@ -32,15 +32,19 @@ static inline void add_to_slab(const LtcSynapseGradient<vf>& g, float* slab) {
   store(slab, load(slab) + add_halves<2>(first, second, lanes));
 }
 
-// What the unfolds of one step share. An unfold's gates and dz are kept until the first of its
-// group of KEPT_UNFOLDS is reached, which adds the group's gradients to the slab.
+// What the unfolds of one step share, or their stages, E in all. An unfold's gates and dz are kept
+// until the first of its group of KEPT_UNFOLDS is reached, which adds the group's gradients to the
+// slab.
+template <bool STAGED>
 struct ListsStep {
+  const LtcProblem& p;
   const SynapseRuns& runs;
-  const float *cm, *saved;  // [U, H, 2, live]
+  const float *cm, *saved;  // [E, H, 2, live]
   long live, H;
   vf rate;
-  float *v, *dv, *dnd;  // [U + 1][H][W], [H][W], [U][H][dn dd][W]
-  float* kept;          // [KEPT_UNFOLDS - 1][synapses][gate dz][W]
+  float *v, *dv, *dnd;  // [E + 1][H][W], [H][W], [E][H][dn dd][W]
+  StageSums stages;
+  float* kept;  // [KEPT_UNFOLDS - 1][synapses][gate dz][W]
   float *slab, *dcm;
   long steps_apart;  // of saved values, to prefetch the step before
   bool more;
@@ -52,6 +56,14 @@ struct ListsStep {
     const float* n_at = saved + at * 2 * live;
     if (more) __builtin_prefetch(n_at - steps_apart), __builtin_prefetch(n_at - steps_apart + live);
     const vf n = load_partial(n_at, live), d = load_partial(n_at + live, live);
+    if constexpr (STAGED) {
+      vf dcm_now = load(dcm + j * W), dp;
+      const auto sums = stage_backward(stage_of(p, u), dv_next, load(v + at * W), n, d, cm[j], rate,
+                                       stages.v + j * W, stages.sum + j * W, &dcm_now, drate, &dp);
+      store(dnd + at * 2 * W, sums.dn), store(dnd + (at * 2 + 1) * W, sums.dd);
+      store(dcm + j * W, dcm_now), store(dv + j * W, dp);
+      return;
+    }
     const vf next = load(v + (at + H) * W);
     const vf g = ltc_update_backward(dv_next, d, splat(cm[j]), rate);
     const auto sums = ltc_sums_backward(g, next, rate);

@@ -54,13 +54,14 @@ class CfCStage(NamedTuple):
 
 
 class LTCStage(NamedTuple):
-    """The sizes and options of an LTC of the semi-implicit solver."""
+    """The sizes and options of an LTC."""
 
     inputs: int
     units: int
     ode_unfolds: int
     epsilon: float
     implicit_param_constraints: bool
+    ode_solver: str = "semi_implicit"
 
     @property
     def backbone(self) -> tuple[int, ...]:
@@ -69,7 +70,8 @@ class LTCStage(NamedTuple):
 
     def work(self, memory: bool) -> int:
         """Of one row and step, `memory`: behind an LSTM."""
-        return _loader.native.ltc_step_work(self.inputs, self.units, self.ode_unfolds, memory)
+        sizes = self.inputs, self.units, self.ode_unfolds
+        return _loader.native.ltc_step_work(*sizes, memory, self.ode_solver)
 
 
 class ProgramStage(NamedTuple):
@@ -294,7 +296,8 @@ def _why_unfit(plan: StepPlan, mixed: bool, batch: int, steps: int) -> str:
 
 def _stage(facts: Facts) -> CfCStage | LTCStage:
     if isinstance(facts, LTCFacts):
-        return LTCStage(facts.inputs, facts.units, facts.ode_unfolds, 0.0, False)
+        sizes = facts.inputs, facts.units, facts.ode_unfolds
+        return LTCStage(*sizes, 0.0, False, facts.ode_solver)
     options = facts.mode, facts.activation, facts.variant
     return CfCStage(facts.inputs, facts.units, facts.backbone, *options)
 

@@ -35,12 +35,8 @@ def available() -> tuple[bool, str]:
 
 
 def unsupported(op: str, facts: Facts) -> str:
-    """The depth of a CfC's backbone, and the solvers of an LTC but the default."""
-    if not isinstance(facts, LTCFacts):
-        return too_deep(facts.backbone)
-    if facts.ode_solver != "semi_implicit":
-        return f"cpu runs semi_implicit only, got {facts.ode_solver}"
-    return ""
+    """The depth of a CfC's backbone."""
+    return "" if isinstance(facts, LTCFacts) else too_deep(facts.backbone)
 
 
 def too_deep(backbone: tuple[int, ...]) -> str:
@@ -61,19 +57,21 @@ def ltc_sequence(
     implicit_param_constraints: bool,
     synapses: SynapseLists | None,
     training: bool,
+    ode_solver: str = "semi_implicit",
     memory: list[mx.array] | None = None,
 ) -> Any:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
     the gradient. `memory`: as `backends` says.
     """
     with mx.stream(mx.cpu):
-        folded = fold_ltc(params, implicit_param_constraints, epsilon)
+        folded = fold_ltc(params, implicit_param_constraints, epsilon, ode_solver)
         return _loader.native.ltc_sequence(
             inputs,
             state,
             shapeless.timespans(ts, inputs),
             list(folded),
             unfolds=int(ode_unfolds),
+            solver=ode_solver,
             synapses=_handle(synapses),
             memory=memory,
             save=training,
@@ -132,10 +130,12 @@ def ltc_step_cell(
     """
     params, synapses = weights
     params = type(params)(*(p if p is None else p.astype(mx.float32) for p in params))
-    folded = _plain(fold_ltc(params, stage.implicit_param_constraints, stage.epsilon))
+    solver = stage.ode_solver
+    folded = _plain(fold_ltc(params, stage.implicit_param_constraints, stage.epsilon, solver))
     mx.eval(arrays)
+    lists, of_memory, outputs = _handle(synapses), _plain(memory), _readout(readout)
     return _loader.native.StepCell.ltc(
-        folded, stage.ode_unfolds, _handle(synapses), _plain(memory), _readout(readout), arrays
+        folded, stage.ode_unfolds, lists, of_memory, outputs, arrays, solver
     )
 
 

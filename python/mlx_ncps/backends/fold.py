@@ -40,8 +40,12 @@ def _fold_synapses(w, sigma, mu, erev, mask):
     return s2, -s2 * mu, w, w * erev
 
 
-def fold_ltc(params: Any, implicit: bool, epsilon: float) -> FoldedLTC:
-    """LTCParams -> FoldedLTC; `implicit` passes w, sensory_w, cm and gleak through softplus."""
+def fold_ltc(
+    params: Any, implicit: bool, epsilon: float, ode_solver: str = "semi_implicit"
+) -> FoldedLTC:
+    """LTCParams -> FoldedLTC; `implicit` passes w, sensory_w, cm and gleak through softplus.
+    `epsilon` is of the solver semi_implicit alone.
+    """
     p = params
     gleak, cm, w, sensory_w = p.gleak, p.cm, p.w, p.sensory_w
     if implicit:
@@ -54,7 +58,8 @@ def fold_ltc(params: Any, implicit: bool, epsilon: float) -> FoldedLTC:
         m2 = m2 + s2 * p.input_b[:, None]
     if p.input_w is not None:
         s2 = s2 * p.input_w[:, None]
-    return FoldedLTC(cm, gleak * p.vleak, gleak + epsilon, *synapses, s2, m2, *sensory)
+    leak_den = gleak + epsilon if ode_solver == "semi_implicit" else gleak
+    return FoldedLTC(cm, gleak * p.vleak, leak_den, *synapses, s2, m2, *sensory)
 
 
 class FoldedCfC(NamedTuple):

@@ -232,11 +232,13 @@ class LTCCell(NCPRNNCell):
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
-        plain = type(self) is LTCCell and self.built and self.ode_solver == "semi_implicit"
+        plain = type(self) is LTCCell and self.built
         if not plain or not self._sync_wiring():
             return None
-        sizes = self["wiring"].input_dim, self.state_size
-        stage = LTCStage(*sizes, self.ode_unfolds, self.epsilon, self.implicit_param_constraints)
+        sizes, constraints = (self["wiring"].input_dim, self.state_size), (
+            self.implicit_param_constraints
+        )
+        stage = LTCStage(*sizes, self.ode_unfolds, self.epsilon, constraints, self.ode_solver)
         arrays = [self[name] for name in _ARRAYS if name in self]
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
         return StepPlan((stage,), arrays, readout, lambda: [self._checked_params()])
