@@ -4,7 +4,7 @@ extension runs over whole sequences.
 
 from . import computing, moving  # noqa: F401  they fill the table of handlers
 from .program import Declined, Instruction, Program
-from .run import run_program
+from .run import programs_of, run_program, why_none
 from .steps import step_program
 from .trace import trace, trace_checked
 
@@ -12,8 +12,10 @@ __all__ = [
     "Declined",
     "Instruction",
     "Program",
+    "programs_of",
     "run_program",
     "step_program",
     "trace",
     "trace_checked",
+    "why_none",
 ]

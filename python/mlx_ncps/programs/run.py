@@ -139,6 +139,11 @@ def _is_plain(value: tuple) -> bool:
     return all(_is_plain(v) if isinstance(v, tuple) else isinstance(v, _PLAIN) for v in value)
 
 
+def programs_of(owner: Any) -> Programs:
+    """The programs that a module keeps."""
+    return vars(owner).setdefault("_programs", Programs())
+
+
 def owned(modules: Sequence[Any]) -> bool:
     """Whether all parts of these modules are of this package or of MLX."""
     return Leaves(modules).ours
@@ -193,8 +198,7 @@ def run_program(
     if any(s.ndim != 2 for s in states):
         return Declined("a state is no array [B, n]")
     widths = [x.shape[-1], 1]
-    kept = vars(owner).setdefault("_programs", Programs())
-    bound = kept.of(modules, step, widths, [s.shape[-1] for s in states])
+    bound = programs_of(owner).of(modules, step, widths, [s.shape[-1] for s in states])
     if isinstance(bound, Declined):
         return bound
     for module in modules:

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from .. import dispatch
 from .program import Declined
-from .run import Bound, Programs, owned, why_none
+from .run import Bound, owned, programs_of, why_none
 
 
 def step_program(cell: Any, lstm: Any) -> Bound | Declined:
@@ -17,8 +17,13 @@ def step_program(cell: Any, lstm: Any) -> Bound | Declined:
     """
     if why := why_none():
         return Declined(why)
+    modules = [cell] if lstm is None else [cell, lstm]
+    if not owned(modules):
+        return Declined("a part of the cell is none of this package")
     if not getattr(cell, "built", False):
         return Declined("the cell is not built")
+    if why := getattr(cell, "_unpacked", str)():
+        return Declined(why)
     sizes = cell.state_size
     states = [*sizes] if isinstance(sizes, tuple) else [sizes, sizes] if lstm else [sizes]
     pair = isinstance(sizes, tuple)
@@ -31,8 +36,4 @@ def step_program(cell: Any, lstm: Any) -> Bound | Declined:
             last = [s[:, 0] for s in new] if pair else [new[:, 0], *c]
             return last, [cell.readout(tuple(last) if pair else last[0])]
 
-    modules = [cell] if lstm is None else [cell, lstm]
-    if not owned(modules):
-        return Declined("a part of the cell is none of this package")
-    kept = vars(cell).setdefault("_programs", Programs())
-    return kept.of(modules, step, [cell.sensory_size, 1], states)
+    return programs_of(cell).of(modules, step, [cell.sensory_size, 1], states)

@@ -13,8 +13,8 @@ from mlx.utils import tree_map
 from .. import dispatch
 from ..cells import LSTMCell
 from ..ops import shapeless
-from ..programs import Declined, run_program
-from .any_cell import name_of, runs_sequences, takes_time
+from ..programs import Declined, programs_of, run_program, why_none
+from .any_cell import name_of, runs_sequences, takes_time, width_of
 
 
 _PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
@@ -69,11 +69,53 @@ def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | N
     states = list(state) if isinstance(state, tuple | list) else [state]
     if not all(isinstance(s, mx.array) for s in states) or x.shape[1] < _PROGRAM_STEPS:
         return None
-    timed = runs_sequences(cell) or takes_time(cell)
-    if not timed and (isinstance(ts, mx.array) or ts != 1.0):
+    if not _takes_spans(cell) and (isinstance(ts, mx.array) or ts != 1.0):
         return None  # an error, raised where the step is called
     if not mixed and any(a.dtype != mx.float32 for a in (x, *states)):
         return None  # the cell computes in halves
+    if getattr(cell, "_unpacked", str)():  # it draws at each step
+        return None
+    step, modules = _step_function(layer, type(state)), _modules(layer)
+    made = run_program(layer, modules, step, x, ts, states)
+    if isinstance(made, Declined):
+        return None
+    all_states, outputs = made
+    return Trace(_state_of(type(state), all_states), outputs[0] if outputs else None)
+
+
+def program_of(layer: Any, sizes: Any) -> Any:
+    """The step program of a layer, or a Declined. sizes: of its states, None where they are not
+    known before a call.
+    """
+    if why := why_none():
+        return Declined(why)
+    width = width_of(layer.rnn_cell)
+    widths = list(sizes.values()) if isinstance(sizes, dict) else [sizes]
+    if width is None or not all(isinstance(n, int) for n in widths):
+        return Declined("the sizes of the cell are not known before a call")
+    if why := getattr(layer.rnn_cell, "_unpacked", str)():
+        return Declined(why)
+    step = _step_function(layer, tuple if len(widths) > 1 else mx.array)
+    return programs_of(layer).of(_modules(layer), step, [width, 1], widths)
+
+
+def _modules(layer: Any) -> list:
+    return [layer.rnn_cell, layer.lstm] if layer.mixed_memory else [layer.rnn_cell]
+
+
+def _takes_spans(cell: Any) -> bool:
+    return runs_sequences(cell) or takes_time(cell)
+
+
+def _state_of(kind: type, parts: Any) -> Any:
+    return kind(parts) if kind in (tuple, list) else parts[0]
+
+
+def _step_function(layer: Any, kind: type) -> Callable:
+    """(x [N, I], ts [N, 1], *states [N, n]) -> (new states, outputs), of a state that is an array,
+    a tuple or a list.
+    """
+    timed, mixed = _takes_spans(layer.rnn_cell), layer.mixed_memory
 
     def step(x: mx.array, ts: mx.array, *states: mx.array) -> tuple[list, list]:
         span: Any = ts if timed else 1.0
@@ -83,20 +125,11 @@ def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | N
                 output, h = step_of(layer, x, h, span)
                 new: Any = [h, c]
             else:
-                before: Any = state_like(states)
-                output, new = step_of(layer, x, before, span)
+                output, new = step_of(layer, x, _state_of(kind, states), span)
                 new = list(new) if isinstance(new, tuple | list) else [new]
         return new, [] if output is None else [output]
 
-    def state_like(parts: Any) -> Any:
-        return type(state)(parts) if isinstance(state, tuple | list) else parts[0]
-
-    modules = [cell, layer.lstm] if mixed else [cell]
-    made = run_program(layer, modules, step, x, ts, states)
-    if isinstance(made, Declined):
-        return None
-    all_states, outputs = made
-    return Trace(state_like(all_states), outputs[0] if outputs else None)
+    return step
 
 
 def _memory(layer: Any, x: mx.array) -> Callable:

@@ -107,6 +107,8 @@ class Described(Direction):
         calls = [(op, facts._replace(**of_call)) for half in halves for op, facts in half._calls()]
         fused = [call for half in halves for call in half._fused_steps()]
         graph = self._why_not_at_once(len(shape), batch, steps, dtype)
+        if all(half._has_program(dtype) for half in halves):
+            return Plan((), "", (graph,), (), True)
         return make_plan(calls, self._stepwise(), graph, own_steps=not fused)
 
     def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype: mx.Dtype) -> str:
