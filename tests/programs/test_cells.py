@@ -19,6 +19,7 @@ from mlx_ncps.cells import (
 )
 from mlx_ncps.dispatch import use_backend
 from mlx_ncps.programs import Program, trace, trace_checked
+from mlx_ncps.programs.modules import Kept
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import TOLERANCES, assert_close
@@ -268,9 +269,9 @@ def traced_within(transform, step, weights):
         found.append(trace(step, [*step.steps, 1], step.states, [step.cell]))
         return sum(a.square().sum() for a in getattr(found[-1], "captured", ()))
 
-    kept = step.cell.parameters()
+    kept = Kept([step.cell])
     result = transform(function)(weights)
-    step.cell.update(kept)
+    kept.put_back()
     assert isinstance(found[0], Program), found[0]
     return found[0], result
 
@@ -283,7 +284,9 @@ def test_gradients_reach_the_captured_weights(name):
     program, gradients = traced_within(mx.grad, step, weights)
     if name != "own":  # its scalar parameter is a constant once it has a value
         assert program == known
-    leaves = [(n, w, g) for (n, w), (_, g) in zip(*map(tree_flatten, (weights, gradients)), strict=True)]
+    leaves = [
+        (n, w, g) for (n, w), (_, g) in zip(*map(tree_flatten, (weights, gradients)), strict=True)
+    ]
     for path, weight, gradient in leaves:
         assert mx.array_equal(gradient, 2.0 * weight).item() or not mx.any(gradient).item(), path
     moved = sum(bool(mx.any(g).item()) for _, _, g in leaves)

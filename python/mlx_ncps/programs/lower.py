@@ -69,9 +69,9 @@ class Lowering:
         """Lower one operation; Decline names its primitive."""
         name = operation.primitive
         try:
-            if name not in ANY_DTYPE:
-                _check_types(operation)
             views = [self.views[array[0]] for array in operation.inputs]
+            if name not in ANY_DTYPE:
+                self._check_types(operation, views)
             if (op := ELEMENTWISE.get(name)) is not None:
                 self.views[operation.outputs[0][0]] = self.elementwise(op, *views)
                 return
@@ -83,6 +83,18 @@ class Lowering:
         found = found if isinstance(found, list) else [found]
         for array, view in zip(operation.outputs, found, strict=True):
             self.views[array[0]] = view
+
+    def _check_types(self, operation: Operation, views: list[View]) -> None:
+        """Raise Decline for what isn't computed as in float32. Integers that are compared with a
+        small one are.
+        """
+        for _, _, dtype in operation.outputs:
+            if dtype not in (mx.float32, mx.bool_):
+                raise Decline(f"computes in {dtype_name(dtype)}, not float32")
+        if any(mx.issubdtype(array[2], mx.integer) for array in operation.inputs):
+            numbers = [self.operands.number(view) for view in views]
+            if all(number is None or abs(number) >= 2**24 for number in numbers):
+                raise Decline("compares integers")
 
     def result(self, name: str) -> int:
         """The id of a varying value that is a result."""
@@ -136,7 +148,6 @@ class Lowering:
 Row = tuple[int, int] | None  # the axis, and what View.row is to be
 
 
-def _check_types(operation: Operation) -> None:
-    for _, _, dtype in operation.outputs:
-        if dtype not in (mx.float32, mx.bool_):
-            raise Decline(f"computes in {str(dtype).rsplit('.')[-1]}, not float32")
+def dtype_name(dtype: mx.Dtype) -> str:
+    """As `float16`."""
+    return str(dtype).rsplit(".")[-1]

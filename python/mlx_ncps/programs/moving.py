@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from .lower import ANY_DTYPE, HANDLERS, Lowering
+from .lower import ANY_DTYPE, HANDLERS, Lowering, dtype_name
 from .program import Decline
 from .views import View, size_of
 
@@ -70,20 +70,17 @@ def _arange(lowering: Lowering, operation: Operation, views: list[View]) -> View
 
 def _astype(lowering: Lowering, operation: Operation, views: list[View]) -> View:
     view, (wanted,), given = views[0], operation.arguments, operation.inputs[0][2]
-    operands = lowering.operands
     if wanted == given:
         return view
-    if operands.foreign(view.base) is not None:
-        if wanted == mx.float32:
-            return view._replace(base=operands.as_float(view.base))
-        if not mx.issubdtype(given, mx.floating) and mx.issubdtype(wanted, mx.integer):
-            return view  # of small integers, which are only read as indices or as floats
-    elif wanted == mx.float32 or (given == mx.bool_ and mx.issubdtype(wanted, mx.integer)):
-        return view  # what was bool is 0 or 1, in any dtype
-    elif wanted == mx.bool_:
-        zero = View(operands.constant(0.0), (), ()).broadcast(view.shape)
+    if wanted == mx.float32:
+        return lowering.operands.readable(view)
+    if wanted == mx.bool_:
+        zero = View(lowering.operands.constant(0.0), (), ()).broadcast(view.shape)
         return lowering.elementwise("ne", view, zero)
-    raise Decline(f"computes in {str(wanted).rsplit('.')[-1]}, not float32")
+    signed = mx.issubdtype(wanted, mx.signedinteger)
+    if signed and not mx.issubdtype(given, mx.floating) and given.size < wanted.size:
+        return view  # it holds these integers too
+    raise Decline(f"computes in {dtype_name(wanted)}, not float32")
 
 
 def _places(shape: tuple[int, ...], start: list[int], part: tuple[int, ...]) -> np.ndarray:
@@ -206,11 +203,9 @@ HANDLERS |= {
     "Full": _same,
     "Arange": _arange,
     "AsType": _astype,
-}
-ANY_DTYPE |= set(HANDLERS)
-HANDLERS |= {
     "Concatenate": _concatenate,
     "Pad": _pad,
     "SliceUpdate": _slice_update,
     "Gather": _gather,
 }
+ANY_DTYPE |= set(HANDLERS)

@@ -26,7 +26,7 @@ class Operands:
         self.arrays: dict[int, mx.array] = {}  # captured, by id
         self.constants: dict[int, float] = {}
         self._baked: set[int] = set()  # captured constants that have a value
-        self._foreign: dict[int, mx.Dtype] = {}  # captured arrays that are no float32
+        self._foreign: set[int] = set()  # captured arrays that are no float32
         self._converted: dict[int, int] = {}
         self._constant_ids: dict[tuple, int] = {}
         self._moved: dict[tuple, int] = {}
@@ -44,7 +44,7 @@ class Operands:
         value = self.new(array.size, False)
         self.arrays[value] = array
         if array.dtype != mx.float32:
-            self._foreign[value] = array.dtype
+            self._foreign.add(value)
         return View(value, array.shape, packed(array.shape))
 
     def constant(self, number: float) -> int:
@@ -70,6 +70,8 @@ class Operands:
 
     def number(self, view: View) -> float | None:
         """The one number of a view of a constant, or None."""
+        if view.base in self._baked and self.arrays[view.base].ndim == 0:
+            return float(self.arrays[view.base].item())
         return self.constants.get(view.base)
 
     def host(self, view: View) -> np.ndarray:
@@ -78,10 +80,6 @@ class Operands:
             raise Decline("reads an index that is known only at run time")
         array = self.arrays[view.base]
         return np.array(array).reshape(-1)[view.indices()]
-
-    def foreign(self, value: int) -> mx.Dtype | None:
-        """The dtype of a captured array that is no float32; None for every other value."""
-        return self._foreign.get(value)
 
     def as_float(self, value: int) -> int:
         """The id of a captured array's values as float32."""
@@ -96,12 +94,7 @@ class Operands:
         return self._converted[value]
 
     def readable(self, view: View) -> View:
-        """The view of floats: of a bool array those of 0 and 1."""
-        dtype = self._foreign.get(view.base)
-        if dtype is None:
-            return view
-        if dtype != mx.bool_:
-            raise Decline(f"computes in {str(dtype).rsplit('.')[-1]}, not float32")
+        """The view of float32 numbers, which those of an array of another dtype become."""
         return view._replace(base=self.as_float(view.base))
 
     def operand(self, view: View) -> int:
