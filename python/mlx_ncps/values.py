@@ -15,7 +15,6 @@ import mlx.nn as nn
 from . import _loader
 from .checks import is_array
 
-
 _steps = threading.local()
 
 

@@ -235,8 +235,9 @@ class LTCCell(NCPRNNCell):
         plain = type(self) is LTCCell and self.built
         if not plain or not self._sync_wiring():
             return None
-        sizes, constraints = (self["wiring"].input_dim, self.state_size), (
-            self.implicit_param_constraints
+        sizes, constraints = (
+            (self["wiring"].input_dim, self.state_size),
+            (self.implicit_param_constraints),
         )
         stage = LTCStage(*sizes, self.ode_unfolds, self.epsilon, constraints, self.ode_solver)
         arrays = [self[name] for name in _ARRAYS if name in self]

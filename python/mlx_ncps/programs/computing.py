@@ -119,6 +119,8 @@ def _matmul(lowering: Lowering, operation: Operation, views: list[View]) -> View
     out = operation.outputs[0][1]
     if a.row >= 0 and b.row >= 0:
         raise Decline("multiplies two arrays that both change with the step")
+    if a.row < 0 and b.row < 0:
+        raise Decline("multiplies two fixed arrays")
     if b.row >= 0:  # the matrix stands in front: out = A b
         shape = (*out[:-2], out[-1], out[-2])
         return _turned(_vector_by_matrix(lowering, _turned(b), _turned(a), shape))

@@ -53,7 +53,7 @@ class Programs:
         if not leaves.ours:
             with step_trace():
                 made = trace_checked(step, steps, states, modules)
-            return made if isinstance(made, Declined) else Bound(_native(made), [*made.captured])
+            return made if isinstance(made, Declined) else Bound(native(made), [*made.captured])
         key = (step.__qualname__, tuple(steps), tuple(states), leaves.signature())
         known = self.kept.get(key)
         if known is None:
@@ -72,7 +72,7 @@ class Programs:
             return made, []
         numbers = {_loader.native.array_id(a): n for n, a in enumerate(leaves.arrays)}
         sources = [numbers.get(_loader.native.array_id(a), a) for a in made.captured]
-        return _native(made), sources
+        return native(made), sources
 
 
 class Leaves:
@@ -149,7 +149,7 @@ def owned(modules: Sequence[Any]) -> bool:
     return Leaves(modules).ours
 
 
-def _native(made: Program) -> Any:
+def native(made: Program) -> Any:
     return _loader.native.Program(
         captured=[list(shape) for shape in made.shapes],
         steps=list(made.steps),

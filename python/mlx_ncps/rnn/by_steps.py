@@ -16,7 +16,6 @@ from ..ops import shapeless
 from ..programs import Declined, programs_of, run_program, why_none
 from .any_cell import name_of, runs_sequences, takes_time, width_of
 
-
 _PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
 
 

@@ -1,0 +1,267 @@
+"""Layers whose cells run as step programs on the CPU, against the backend `reference`."""
+
+import copy
+import pickle
+import threading
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map_with_path
+from mlx_ncps import MMRNN, CfC, LiquidRNN, use_backend
+from mlx_ncps.cells import (
+    CTGRUCell,
+    CTRNNCell,
+    ELTCCell,
+    LSTMCell,
+    NeuralODECell,
+    ODELSTMCell,
+    ODERNNCell,
+)
+from mlx_ncps.wirings import AutoNCP
+
+from tests.support.cases import TOLERANCES, assert_close
+
+pytestmark = pytest.mark.usefixtures("cpu_device")
+FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
+B, T, I, H = 3, 6, 4, 5
+rng = np.random.default_rng(7)
+
+
+class OwnCell(nn.Module):
+    """A gated cell as users write it."""
+
+    state_size, output_size, input_size = H, H, I
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.new = nn.Linear(I + H, H), nn.Linear(I + H, H)
+
+    def __call__(self, x, h, ts):
+        z = mx.concatenate([x, h], axis=-1)
+        g = mx.sigmoid(self.gate(z)) * mx.exp(-ts)
+        h = g * h + (1.0 - g) * nn.silu(self.new(z))
+        return 2.0 * h, h
+
+
+LAYERS = {
+    "ctrnn": lambda **o: LiquidRNN(CTRNNCell(I, H, learn_tau=True), **o),
+    "ctrnn_semi_implicit": lambda **o: LiquidRNN(CTRNNCell(I, H, ode_solver="semi_implicit"), **o),
+    "neural_ode": lambda **o: LiquidRNN(NeuralODECell(I, H, [7]), **o),
+    "ct_gru": lambda **o: LiquidRNN(CTGRUCell(I, H), **o),
+    "ode_rnn": lambda **o: LiquidRNN(ODERNNCell(I, H), **o),
+    "ode_lstm": lambda **o: LiquidRNN(ODELSTMCell(I, H), **o),
+    "eltc": lambda **o: LiquidRNN(ELTCCell(AutoNCP(11, 3, seed=4), I), **o),
+    "mixed_ctrnn": lambda **o: MMRNN(CTRNNCell(I, H), **o),
+    "mixed_wired_cfc": lambda **o: CfC(I, AutoNCP(11, 3, seed=4), mixed_memory=True, **o),
+    "own": lambda **o: LiquidRNN(OwnCell(), **o),
+    "mixed_own": lambda **o: MMRNN(OwnCell(), **o),
+}
+UNTIMED = {"lstm": lambda **o: LiquidRNN(LSTMCell(I, H), **o)}
+
+
+def build(name, **options):
+    mx.random.seed(3)
+    layer = (LAYERS | UNTIMED)[name](**options)
+    mx.eval(layer.parameters())
+    return layer
+
+
+def array(*shape, low=-1.0):
+    return mx.array(rng.uniform(low, 1.0, shape).astype(np.float32))
+
+
+def arrays_of(tree):
+    return [a for _, a in tree_flatten(tree) if isinstance(a, mx.array)]
+
+
+def weighted(tree):
+    return sum(
+        (a.astype(mx.float32) * mx.cos(mx.arange(a.size).reshape(a.shape))).sum()
+        for a in arrays_of(tree)
+    )
+
+
+def same(got, want, tolerance):
+    got, want = arrays_of(got), arrays_of(want)
+    assert len(got) == len(want)
+    for n, (g, w) in enumerate(zip(got, want, strict=True)):
+        assert g.dtype == w.dtype
+        assert_close(f"array {n}", g.astype(mx.float32), w.astype(mx.float32), tolerance)
+
+
+def value_and_gradients(layer, x, **call):
+    def loss(layer, x):
+        return weighted(layer(x, **call))
+
+    value, weights = nn.value_and_grad(layer, loss)(layer, x)
+    return value, weights, mx.grad(lambda x: loss(layer, x))(x)
+
+
+CALLS = {
+    "plain": ({}, {}),
+    "time spans": ({}, {"timespans": array(B, T, low=0.0)}),
+    "one time span": ({}, {"timespans": 0.3}),
+    "mask": ({}, {"mask": mx.array(rng.random((B, T)) < 0.6)}),
+    "both directions": ({"bidirectional": True}, {}),
+    "last output": ({"return_sequences": False}, {}),
+    "projected": ({"proj_size": 2}, {}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", [*LAYERS, *UNTIMED])
+def test_sequences_agree_with_the_reference(name, call):
+    options, arguments = CALLS[call]
+    if name in UNTIMED and "timespans" in arguments:
+        pytest.skip("the cell takes no time")
+    layer, x = build(name, **options), array(B, T, I)
+    assert layer.explain(x.shape).program
+    with use_backend("reference"):
+        want, states = value_and_gradients(layer, x, **arguments), layer(x, **arguments)
+    same(layer(x, **arguments), states, FORWARD)
+    same(value_and_gradients(layer, x, **arguments), want, GRADIENT)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("name", [n for n in LAYERS if not n.endswith("own")])
+def test_half_inputs(name, dtype):
+    layer, x = build(name), array(B, T, I).astype(dtype)
+    with use_backend("reference"):
+        want = layer(x)
+    tolerance = TOLERANCES[str(dtype).removeprefix("mlx.core.")]["forward"]
+    same(layer(x), want, tolerance)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_compiled_and_mapped(name):
+    layer, x = build(name), array(2, B, T, I)
+    with use_backend("reference"):
+        want = [layer(x[0]), layer(x[1])]
+        gradients = nn.value_and_grad(layer, lambda m, x: weighted(m(x)))(layer, x[0])
+    state = [layer.state]
+    same(mx.compile(layer, inputs=state)(x[0]), want[0], FORWARD)
+    same(compiled_step(layer, state)(x[0]), gradients, GRADIENT)
+    mapped = mx.vmap(lambda x: tuple(arrays_of(layer(x))))(x)
+    for n in range(2):
+        same([a[n] for a in mapped], want[n], FORWARD)
+
+
+def compiled_step(layer, state):
+    def step(x):
+        return nn.value_and_grad(layer, lambda m, x: weighted(m(x)))(layer, x)
+
+    return mx.compile(step, inputs=state, outputs=state)
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if not n.endswith("own")])
+def test_single_steps_at_once(name):
+    layer, x, ts = build(name), array(B, I), array(B, low=0.0)
+    with use_backend("reference"):
+        want = layer.step(x, ts=ts)
+        want = [want, layer.step(x, want[1], ts)]
+    mx.eval(want)
+    first = layer.step(x, ts=ts)
+    got = [first, layer.step(x, first[1], ts)]
+    same(got, want, FORWARD)
+    assert layer.explain((B, 1, I)).graph == ("",)
+    weights = layer.rnn_cell.trainable_parameters()
+    layer.rnn_cell.update(weights_times(weights, 0.5))
+    with use_backend("reference"):
+        want = layer.step(x, ts=ts)
+    same(layer.step(x, ts=ts), want, FORWARD)
+
+
+def weights_times(tree, factor):
+    return tree_map_with_path(lambda p, a: a if "mask" in p else a * factor, tree)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_new_weights_and_options_are_seen(name):
+    layer, x = build(name), array(B, T, I)
+    layer(x)
+    layer.update(weights_times(layer.trainable_parameters(), 0.7))
+    cell = layer.rnn_cell
+    if "ode_unfolds" in dir(cell):
+        cell.ode_unfolds = 2
+    if "tau" in dir(cell) and not getattr(cell, "learn_tau", False):
+        cell.tau = 0.7
+    with use_backend("reference"):
+        want = layer(x)
+    same(layer(x), want, FORWARD)
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if not n.endswith("own")])
+def test_copies_and_pickles(name):
+    layer, x = build(name), array(B, T, I)
+    want = layer(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        same(twin(x), want, 0.0)
+        twin.update(weights_times(twin.trainable_parameters(), 0.7))
+        with use_backend("reference"):
+            other = twin(x)
+        same(twin(x), other, FORWARD)
+    same(layer(x), want, 0.0)
+
+
+def test_weights_that_are_not_evaluated():
+    layer = LiquidRNN(CTRNNCell(I, H))
+    x = array(B, T, I)
+    layer.update(weights_times(layer.trainable_parameters(), 0.7))
+    got = layer(x)
+    with use_backend("reference"):
+        want = layer(x)
+    same(got, want, FORWARD)
+
+
+def test_an_edited_wiring_acts_also_when_compiled():
+    layer, x = build("eltc"), array(B, T, I)
+    layer(x)
+    layer.rnn_cell.wiring.add_synapse(0, 1, 1)
+    with use_backend("reference"):
+        want = layer(x)
+    same(layer(x), want, FORWARD)
+    same(mx.compile(layer, inputs=[layer.state])(x), want, FORWARD)
+
+
+def test_a_cell_that_is_no_function_of_its_rows_runs_step_by_step():
+    class Counting(OwnCell):
+        calls = 0
+
+        def __call__(self, x, h, ts):
+            self.calls += 1
+            output, h = super().__call__(x, h, ts)
+            return output * self.calls, h
+
+    layer, x = LiquidRNN(Counting()), array(B, T, I)
+    output = layer(x)
+    assert layer.rnn_cell.calls == T
+    assert not layer.explain(x.shape).program
+    plain = LiquidRNN(OwnCell())
+    plain.update(layer.parameters())
+    expected = plain(x) * mx.arange(1, T + 1)[:, None]
+    same(output, expected, FORWARD)
+
+
+def test_several_threads():
+    layer, x = build("neural_ode"), array(B, T, I)
+    mx.eval(x)
+    want = layer(x)
+    mx.eval(want)
+    found = []
+
+    def work():
+        with mx.stream(mx.new_thread_local_stream(mx.cpu)):
+            for _ in range(20):
+                got = layer(x)
+                mx.eval(got)
+                found.append(all(map(mx.array_equal, arrays_of(got), arrays_of(want))))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 60
+    assert all(found)
