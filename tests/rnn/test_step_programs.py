@@ -227,16 +227,16 @@ def test_an_edited_wiring_acts_also_when_compiled():
 
 def test_a_cell_that_is_no_function_of_its_rows_runs_step_by_step():
     class Counting(OwnCell):
-        calls = 0
+        count = 0
 
         def __call__(self, x, h, ts):
-            self.calls += 1
+            self.count += 1
             output, h = super().__call__(x, h, ts)
-            return output * self.calls, h
+            return output * self.count, h
 
     layer, x = LiquidRNN(Counting()), array(B, T, I)
     output = layer(x)
-    assert layer.rnn_cell.calls == T
+    assert layer.rnn_cell.count == T
     assert not layer.explain(x.shape).program
     plain = LiquidRNN(OwnCell())
     plain.update(layer.parameters())

@@ -96,6 +96,7 @@ class Leaves:
             mx.eval(late)
 
     def signature(self) -> tuple:
+        """Equal for modules whose steps are one program."""
         return tuple(self._signs)
 
     def _walk(self, value: Any) -> None:
@@ -150,6 +151,7 @@ def owned(modules: Sequence[Any]) -> bool:
 
 
 def native(made: Program) -> Any:
+    """The program as the extension runs it."""
     return _loader.native.Program(
         captured=[list(shape) for shape in made.shapes],
         steps=list(made.steps),

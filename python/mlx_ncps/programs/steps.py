@@ -1,4 +1,4 @@
-"""Single steps of a cell by its step program, packed: for cells that no kernel of their own packs."""
+"""Single steps of a cell by its step program: for cells that no kernel of their own packs."""
 
 from __future__ import annotations
 
