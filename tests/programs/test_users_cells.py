@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from mlx_ncps.programs import Declined, Program, trace, trace_checked
 from mlx_ncps.programs.modules import Kept
+from mlx_ncps.programs.trace import ROWS
 
 from tests.support.run_program import run_program
 
-X, H = 3, 7  # H is the number of rows while tracing
+X, H = 3, ROWS
 
 
 class Cell(nn.Module):
@@ -67,7 +68,8 @@ class Cell(nn.Module):
 
 
 OUTSIDE = []
-WEIGHTS = mx.ones((7, 7))
+WEIGHTS = mx.ones((ROWS, ROWS))
+mx.eval(WEIGHTS)
 
 
 def step_of(cell, method):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from .operands import Operands
 from .program import Instruction, Program
-
-if TYPE_CHECKING:
-    from .operands import Operands
 
 
 def finish(

@@ -95,7 +95,7 @@ class Operands:
 
     def readable(self, view: View) -> View:
         """The view of float32 numbers, which those of an array of another dtype become."""
-        return view._replace(base=self.as_float(view.base))
+        return view._replace(base=self.as_float(view.base)) if view.base in self._foreign else view
 
     def operand(self, view: View) -> int:
         """The id of an elementwise operand: a value of one element, or one with all of the view."""

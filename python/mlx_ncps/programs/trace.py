@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
@@ -12,33 +12,16 @@ from ..checks import key_words
 from ..values import is_tracer
 from .lower import lower
 from .modules import Kept, Places, replaceable
+from .operations import Operation, Trace
 from .program import Decline, Declined, Program
 
 Step = Callable[..., tuple[Sequence[mx.array], Sequence[mx.array]]]
 
-ROWS, OTHER_ROWS = 7, 11  # of the arrays that a step is traced with
+ROWS, OTHER_ROWS = 67, 71  # of the arrays that a step is traced with; widths are seldom primes
 _PASSED_OVER = {
     "StopGradient": "a step stops a gradient",
     "Copy": "a step takes a gradient, or reads an array that one is taken of and no module has",
 }
-
-
-class Operation(NamedTuple):
-    """One operation of a trace: arguments of the primitive, (name, shape, dtype) of its arrays."""
-
-    primitive: str
-    arguments: list
-    inputs: list[tuple[str, tuple[int, ...], mx.Dtype]]
-    outputs: list[tuple[str, tuple[int, ...], mx.Dtype]]
-
-
-class Trace(NamedTuple):
-    """A traced step: names of its inputs and outputs, its constants, and its operations."""
-
-    inputs: list[str]
-    outputs: list[str]
-    constants: list[tuple[str, mx.array]]
-    operations: list[Operation]
 
 
 def trace(
