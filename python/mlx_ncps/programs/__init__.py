@@ -3,7 +3,8 @@ extension runs over whole sequences.
 """
 
 from . import computing, moving  # noqa: F401  they fill the table of handlers
+from .memo import Memo
 from .program import Declined, Instruction, Program
 from .trace import trace, trace_checked
 
-__all__ = ["Declined", "Instruction", "Program", "trace", "trace_checked"]
+__all__ = ["Declined", "Instruction", "Memo", "Program", "trace", "trace_checked"]

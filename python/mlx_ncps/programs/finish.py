@@ -11,8 +11,10 @@ from .program import Instruction, Program
 
 def finish(
     operands: Operands, steps: Sequence[int], states: Sequence[int], results: list[int]
-) -> Program:
-    """The program whose results, new states first, are these values."""
+) -> tuple[Program, list[int]]:
+    """The program whose results, new states first, are these values; the ids that its captured
+    arrays had.
+    """
     instructions = _live(
         _with_biases(_live(operands.instructions, results), operands, results), results
     )
@@ -28,7 +30,7 @@ def finish(
         target.append(Instruction(op, ids[out], tuple([ids[value] for value in ins]), ints))
     arrays = tuple(operands.arrays[value] for value in captured)
     numbers = tuple(ids[value] for value in results)
-    return Program(
+    program = Program(
         shapes=tuple(tuple(array.shape) for array in arrays),
         steps=tuple(steps),
         states=tuple(states),
@@ -41,6 +43,7 @@ def finish(
         outputs=numbers[len(states) :],
         captured=arrays,
     )
+    return program, captured
 
 
 def _live(instructions: list[Instruction], results: list[int]) -> list[Instruction]:

@@ -35,9 +35,10 @@ def lower(
     states: Sequence[int],
     arrays: Sequence[mx.array],
     rows: int,
-) -> Program:
-    """The program of a trace with so many rows; `arrays` are those given as inputs after steps and
-    states. Raises Decline for what no instruction does.
+) -> tuple[Program, list[mx.array]]:
+    """The program of a trace with so many rows, and the arrays that `captured` has, in their own
+    dtypes. `arrays` are those given as inputs after steps and states. Raises Decline for what no
+    instruction does.
     """
     lowering = Lowering(rows)
     operands, widths = lowering.operands, [*steps, *states]
@@ -52,7 +53,8 @@ def lower(
     for operation in trace.operations:
         lowering.add(operation)
     results = [lowering.result(name) for name in trace.outputs]
-    return finish(operands, steps, states, results)
+    program, captured = finish(operands, steps, states, results)
+    return program, [operands.sources.get(value, operands.arrays[value]) for value in captured]
 
 
 class Lowering:

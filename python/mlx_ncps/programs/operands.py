@@ -25,6 +25,7 @@ class Operands:
         self.given: list[int] = []  # ids of steps and states
         self.arrays: dict[int, mx.array] = {}  # captured, by id
         self.constants: dict[int, float] = {}
+        self.sources: dict[int, mx.array] = {}  # of captured arrays that are converted ones
         self._baked: set[int] = set()  # captured constants that have a value
         self._foreign: set[int] = set()  # captured arrays that are no float32
         self._converted: dict[int, int] = {}
@@ -90,7 +91,8 @@ class Operands:
             if value in self._baked and array.ndim == 0:
                 self._converted[value] = self.constant(float(array.item()))
             else:
-                self._converted[value] = self.capture(array.astype(mx.float32)).base
+                converted = self._converted[value] = self.capture(array.astype(mx.float32)).base
+                self.sources[converted] = array
         return self._converted[value]
 
     def readable(self, view: View) -> View:
