@@ -1,4 +1,4 @@
-"""Programs of the package's cells and of cells as users write them, against the cells themselves."""
+"""Programs of the package's cells and of cells as users write them, against the cells."""
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -6,12 +6,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx_ncps.programs import Declined, Program, trace, trace_checked
+from mlx_ncps.programs import Declined, Memo, Program, trace, trace_checked
 from mlx_ncps.programs.modules import Kept
+from mlx_ncps.programs.trace import ROWS
 
 from tests.support.run_program import run_program
 
-X, H = 3, 7  # H is the number of rows while tracing
+X, H = 3, ROWS
 
 
 class Cell(nn.Module):
@@ -25,6 +26,9 @@ class Cell(nn.Module):
 
     def plain(self, x, h):
         return self.scale * mx.tanh(self.map(mx.concatenate([x, h], axis=-1)))
+
+    def plain_and_one(self, x, h):
+        return self.plain(x, h) + 1.0
 
     def counts(self, x, h):
         self.calls += 1
@@ -67,7 +71,8 @@ class Cell(nn.Module):
 
 
 OUTSIDE = []
-WEIGHTS = mx.ones((7, 7))
+WEIGHTS = mx.ones((ROWS, ROWS))
+mx.eval(WEIGHTS)
 
 
 def step_of(cell, method):
@@ -212,3 +217,87 @@ def test_threads_trace_and_run_the_same_cell():
     for thread in threads:
         thread.join()
     assert not faults
+
+
+def same(a, b):
+    """Whether two programs are equal, with equal captured arrays."""
+    pairs = zip(a.captured, b.captured, strict=True)
+    return a == b and all(mx.array_equal(x, y).item() for x, y in pairs)
+
+
+def test_a_memo_changes_nothing():
+    cell, memo = Cell(), Memo()
+    step = step_of(cell, "plain")
+    for change in ("none", "weights", "lazy", "half", "scalar", "method"):
+        if change == "weights":
+            cell.map.weight = cell.map.weight * 2.0
+            mx.eval(cell.parameters())
+        elif change == "lazy":
+            cell.map.bias = cell.map.bias + 1.0
+        elif change == "half":
+            cell.map.set_dtype(mx.bfloat16)
+        elif change == "scalar":
+            cell.scale = mx.array(0.25)
+        elif change == "method":
+            step = step_of(cell, "plain_and_one")
+        for _ in range(3):
+            for find in (trace, trace_checked):
+                assert same(find(step, [X], [H], [cell], memo), trace(step, [X], [H], [cell])), (
+                    change
+                )
+
+
+def test_a_memo_knows_constants_by_their_values():
+    memo, chosen = Memo(), [mx.array([0, 1]), mx.array([2, 0])]
+    for index in (*chosen, *chosen):
+
+        def step(x, h, index=index):
+            return [h + x[:, index].sum(-1, keepdims=True) * mx.array([3.0, 4.0])[0]], []
+
+        assert trace(step, [X], [H], (), memo) == trace(step, [X], [H])
+    assert trace(step, [X], [H], (), memo) != trace(lambda x, h: step(x, h, chosen[0]), [X], [H])
+
+
+def test_a_memo_is_of_the_arrays_of_each_call():
+    cell, memo, gradients = Cell(), Memo(), []
+    step = step_of(cell, "plain")
+
+    def loss(parameters):
+        cell.update(parameters)
+        program = trace_checked(step, [X], [H], [cell], memo)
+        return sum(a.astype(mx.float32).sum() for a in program.captured)
+
+    kept = Kept([cell])
+    for _ in range(2):
+        gradients.append(mx.grad(loss)(cell.trainable_parameters()))
+        kept.put_back()
+    for found in gradients:
+        assert mx.all(found["map"]["weight"] == 1.0).item()
+        assert found["scale"].item() == 1.0
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_half_weights_are_converted_and_get_gradients(dtype):
+    cell = Cell()
+    cell.map.set_dtype(dtype)
+    step = step_of(cell, "plain")
+    program = trace_checked(step, [X], [H], [cell])
+    assert all(a.dtype == mx.float32 for a in program.captured)
+
+    def loss(parameters):
+        cell.update(parameters)
+        return sum(a.sum() for a in trace_checked(step, [X], [H], [cell]).captured)
+
+    kept = Kept([cell])
+    gradient = mx.grad(loss)(cell.trainable_parameters())["map"]["weight"]
+    kept.put_back()
+    assert gradient.dtype == dtype
+    assert mx.all(gradient == 1.0).item()
+
+
+def test_impure_step_is_declined_with_a_memo_too():
+    for method in ("draws", "draws_array", "counts", "reads_rows"):
+        cell, memo = Cell(), Memo()
+        for _ in range(3):  # the memo knows the program, and must not think it checked
+            found = trace_checked(step_of(cell, method), [X], [H], [cell], memo)
+            assert isinstance(found, Declined)

@@ -3,6 +3,7 @@ extension runs over whole sequences.
 """
 
 from . import computing, moving  # noqa: F401  they fill the table of handlers
+from .memo import Memo
 from .program import Declined, Instruction, Program
 from .run import programs_of, run_program, why_none
 from .steps import step_program
@@ -11,6 +12,7 @@ from .trace import trace, trace_checked
 __all__ = [
     "Declined",
     "Instruction",
+    "Memo",
     "Program",
     "programs_of",
     "run_program",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from .lower import HANDLERS, Lowering
+from .operations import Operation
 from .program import Decline
 from .views import View, is_packed, size_of
-
-if TYPE_CHECKING:
-    from .trace import Operation
 
 AND, OR, SUM = 0, 1, 2  # of Reduce
 _REDUCTIONS = ("all", "any", "sum", "product", "minimum", "maximum")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from .operands import Operands
 from .program import Instruction, Program
-
-if TYPE_CHECKING:
-    from .operands import Operands
 
 
 def finish(
     operands: Operands, steps: Sequence[int], states: Sequence[int], results: list[int]
-) -> Program:
-    """The program whose results, new states first, are these values."""
+) -> tuple[Program, list[int]]:
+    """The program whose results, new states first, are these values; the ids that its captured
+    arrays had.
+    """
     instructions = _live(
         _with_biases(_live(operands.instructions, results), operands, results), results
     )
@@ -31,7 +30,7 @@ def finish(
         target.append(Instruction(op, ids[out], tuple([ids[value] for value in ins]), ints))
     arrays = tuple(operands.arrays[value] for value in captured)
     numbers = tuple(ids[value] for value in results)
-    return Program(
+    program = Program(
         shapes=tuple(tuple(array.shape) for array in arrays),
         steps=tuple(steps),
         states=tuple(states),
@@ -44,6 +43,7 @@ def finish(
         outputs=numbers[len(states) :],
         captured=arrays,
     )
+    return program, captured
 
 
 def _live(instructions: list[Instruction], results: list[int]) -> list[Instruction]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from .finish import finish
 from .operands import Operands
+from .operations import Operation, Trace
 from .program import Decline, Program
-from .views import View, packed, size_of
-
-if TYPE_CHECKING:
-    from .trace import Operation, Trace
+from .views import View, packed, row_layout, size_of
 
 ELEMENTWISE = {
     "Negative": "neg", "Abs": "abs", "Exp": "exp", "Log1p": "log1p", "Square": "square",
@@ -24,6 +21,7 @@ ELEMENTWISE = {
     "Select": "select",
 }  # fmt: skip
 
+_PLAIN = {mx.float32, mx.bool_}
 _NEUTRAL = {"mul": 1.0, "div": 1.0, "sub": 0.0}  # second operands that change nothing
 
 Handler = Callable[["Lowering", "Operation", list[View]], "View | list[View]"]
@@ -37,9 +35,10 @@ def lower(
     states: Sequence[int],
     arrays: Sequence[mx.array],
     rows: int,
-) -> Program:
-    """The program of a trace with so many rows; `arrays` are those given as inputs after steps and
-    states. Raises Decline for what no instruction does.
+) -> tuple[Program, list[mx.array]]:
+    """The program of a trace with so many rows, and the arrays that `captured` has, in their own
+    dtypes. `arrays` are those given as inputs after steps and states. Raises Decline for what no
+    instruction does.
     """
     lowering = Lowering(rows)
     operands, widths = lowering.operands, [*steps, *states]
@@ -54,7 +53,8 @@ def lower(
     for operation in trace.operations:
         lowering.add(operation)
     results = [lowering.result(name) for name in trace.outputs]
-    return finish(operands, steps, states, results)
+    program, captured = finish(operands, steps, states, results)
+    return program, [operands.sources.get(value, operands.arrays[value]) for value in captured]
 
 
 class Lowering:
@@ -89,9 +89,9 @@ class Lowering:
         small one are.
         """
         for _, _, dtype in operation.outputs:
-            if dtype not in (mx.float32, mx.bool_):
+            if dtype not in _PLAIN:
                 raise Decline(f"computes in {dtype_name(dtype)}, not float32")
-        if any(mx.issubdtype(array[2], mx.integer) for array in operation.inputs):
+        if any(array[2] not in _PLAIN for array in operation.inputs):
             numbers = [self.operands.number(view) for view in views]
             if all(number is None or abs(number) >= 2**24 for number in numbers):
                 raise Decline("compares integers")
@@ -104,12 +104,32 @@ class Lowering:
         return self.operands.whole(view.of_row(0), varying=True)
 
     def elementwise(self, op: str, *views: View) -> View:
-        """Op of views of one shape."""
+        """The result of an instruction on views of one shape."""
+        if op in _NEUTRAL and self.operands.number(views[1]) == _NEUTRAL[op]:
+            return views[0]
+        if (ins := self._whole_rows(views)) is not None:
+            shape = views[0].shape
+            strides, size = row_layout(shape)
+            return View(self.operands.compute(op, size, ins), shape, strides, 0, 0)
         row, views = self.by_row(views)
         shape = views[0].shape
         size = size_of(shape)
         ins = [self.operands.operand(view) for view in views]
         return self.placed(self.operands.compute(op, size, ins), shape, row)
+
+    def _whole_rows(self, views: Sequence[View]) -> list[int] | None:
+        """The ids of operands where, as nearly always, each is a row of a value, whole and in
+        order, or one element, and rows come first; None otherwise.
+        """
+        shape, sizes = views[0].shape, self.operands.sizes
+        if not shape or not any(view.row == 0 for view in views):
+            return None
+        strides, size = row_layout(shape)
+        for base, _, along, offset, row in views:
+            whole = sizes[base] == size and offset == 0 and along == strides
+            if row > 0 or not (whole or sizes[base] == 1):
+                return None
+        return [self.operands.as_float(view.base) for view in views]
 
     def by_row(self, views: Sequence[View], free: Sequence[int] = ()) -> tuple[Row, list[View]]:
         """The views of one row, and what `placed` needs. A fixed result that would be the same for

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import mlx.core as mx
 import numpy as np
 
 from .lower import ANY_DTYPE, HANDLERS, Lowering, dtype_name
+from .operations import Operation
 from .program import Decline
 from .views import View, size_of
-
-if TYPE_CHECKING:
-    from .trace import Operation
 
 NO_MODE = 4  # of SliceUpdate: elements are replaced
 

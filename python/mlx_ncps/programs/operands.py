@@ -25,6 +25,7 @@ class Operands:
         self.given: list[int] = []  # ids of steps and states
         self.arrays: dict[int, mx.array] = {}  # captured, by id
         self.constants: dict[int, float] = {}
+        self.sources: dict[int, mx.array] = {}  # of captured arrays that are converted ones
         self._baked: set[int] = set()  # captured constants that have a value
         self._foreign: set[int] = set()  # captured arrays that are no float32
         self._converted: dict[int, int] = {}
@@ -90,12 +91,13 @@ class Operands:
             if value in self._baked and array.ndim == 0:
                 self._converted[value] = self.constant(float(array.item()))
             else:
-                self._converted[value] = self.capture(array.astype(mx.float32)).base
+                converted = self._converted[value] = self.capture(array.astype(mx.float32)).base
+                self.sources[converted] = array
         return self._converted[value]
 
     def readable(self, view: View) -> View:
         """The view of float32 numbers, which those of an array of another dtype become."""
-        return view._replace(base=self.as_float(view.base))
+        return view._replace(base=self.as_float(view.base)) if view.base in self._foreign else view
 
     def operand(self, view: View) -> int:
         """The id of an elementwise operand: a value of one element, or one with all of the view."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ import mlx.nn as nn
 from .. import _loader, dispatch
 from ..backends import shapeless
 from ..values import is_tracer, lies_plain, step_trace
+from .memo import Memo
 from .program import Declined, Program
 from .trace import Step, trace, trace_checked
 
@@ -31,10 +33,12 @@ class Bound(NamedTuple):
 class Programs:
     """The programs of one cell; copies start empty."""
 
-    __slots__ = ("kept",)
+    __slots__ = ("kept", "known", "memos")
 
     def __init__(self) -> None:
         self.kept: dict = {}  # signature -> (native program or Declined, sources of its arrays)
+        self.memos: dict = {}  # of a user's step, by its widths
+        self.known: dict = {}  # program -> native program
 
     def __deepcopy__(self, memo: dict) -> Programs:
         return Programs()
@@ -52,15 +56,23 @@ class Programs:
         leaves.settle()
         if not leaves.ours:
             with step_trace():
-                made = trace_checked(step, steps, states, modules)
-            return made if isinstance(made, Declined) else Bound(native(made), [*made.captured])
+                _forget(self.memos)
+                memo = self.memos.setdefault((tuple(steps), tuple(states)), Memo())
+                made = trace_checked(step, steps, states, modules, memo)
+            if isinstance(made, Declined):
+                return made
+            made_before = self.known.get(made)
+            if made_before is None:
+                _forget(self.known)
+                made_before = native(made)
+                self.known[replace(made, captured=())] = made_before
+            return Bound(made_before, [*made.captured])
         key = (step.__qualname__, tuple(steps), tuple(states), leaves.signature())
         known = self.kept.get(key)
         if known is None:
             with step_trace():
                 known = self._make(leaves, trace(step, steps, states, modules))
-            if len(self.kept) >= _KEPT:
-                self.kept.clear()
+            _forget(self.kept)
             self.kept[key] = known
         program, sources = known
         if isinstance(program, Declined):
@@ -73,6 +85,11 @@ class Programs:
         numbers = {_loader.native.array_id(a): n for n, a in enumerate(leaves.arrays)}
         sources = [numbers.get(_loader.native.array_id(a), a) for a in made.captured]
         return native(made), sources
+
+
+def _forget(kept: dict) -> None:
+    if len(kept) >= _KEPT:
+        kept.clear()
 
 
 class Leaves:

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
 from ..checks import key_words
 from ..values import is_tracer
 from .lower import lower
+from .memo import Memo
 from .modules import Kept, Places, replaceable
+from .operations import Operation, Trace
 from .program import Decline, Declined, Program
 
 Step = Callable[..., tuple[Sequence[mx.array], Sequence[mx.array]]]
 
-ROWS, OTHER_ROWS = 7, 11  # of the arrays that a step is traced with
+ROWS, OTHER_ROWS = 67, 71  # of the arrays that a step is traced with; widths are seldom primes
 _PASSED_OVER = {
     "StopGradient": "a step stops a gradient",
     "Copy": "a step takes a gradient, or reads an array that one is taken of and no module has",
 }
-
-
-class Operation(NamedTuple):
-    """One operation of a trace: arguments of the primitive, (name, shape, dtype) of its arrays."""
-
-    primitive: str
-    arguments: list
-    inputs: list[tuple[str, tuple[int, ...], mx.Dtype]]
-    outputs: list[tuple[str, tuple[int, ...], mx.Dtype]]
-
-
-class Trace(NamedTuple):
-    """A traced step: names of its inputs and outputs, its constants, and its operations."""
-
-    inputs: list[str]
-    outputs: list[str]
-    constants: list[tuple[str, mx.array]]
-    operations: list[Operation]
 
 
 def trace(
@@ -46,15 +30,28 @@ def trace(
     steps: Sequence[int],
     states: Sequence[int],
     modules: Sequence[Any] = (),
-    rows: int = ROWS,
+    memo: Memo | None = None,
 ) -> Program | Declined:
     """The program of `step(*steps [N, n], *states [N, n]) -> (new states, outputs)`, or why there
     is none.
 
     steps, states: the widths n. modules: those whose arrays the step reads. Their arrays without a
     value, or traced by a gradient, stand in `captured` as they are, so that gradients reach them;
-    one of shape () that has a value becomes a constant. rows: N while tracing.
+    one of shape () that has a value becomes a constant. memo: what this step was before, which
+    saves most of the time where it is the same.
     """
+    return _trace(step, steps, states, modules, memo, ROWS)[0]
+
+
+def _trace(
+    step: Step,
+    steps: Sequence[int],
+    states: Sequence[int],
+    modules: Sequence[Any],
+    memo: Memo | None,
+    rows: int,
+) -> tuple[Program | Declined, Sequence[mx.array]]:
+    """`trace` with so many rows; the arrays that it found captured, in their own dtypes."""
     examples = [mx.zeros((rows, n)) for n in (*steps, *states)]
     state: Any = mx.random.state
     key = state[0]
@@ -63,11 +60,16 @@ def trace(
             raise Decline("an input or a state has no elements")
         with replaceable(modules) as places:
             record = _record(step, examples, places, states)
-        return lower(record, steps, states, places.arrays, rows)
+        if memo is not None and (known := memo.recall(record, places.arrays)) is not None:
+            return known
+        program, sources = lower(record, steps, states, places.arrays, rows)
+        if memo is not None:
+            memo.keep(record, places.arrays, program, sources)
+        return program, sources
     except Decline as error:
-        return Declined(str(error))
+        return Declined(str(error)), ()
     except Exception as error:  # of the step, which raises it again where it runs
-        return Declined(f"the step can't be traced: {error}")
+        return Declined(f"the step can't be traced: {error}"), ()
     finally:
         if state[0] is not key and not is_tracer(key):
             words = key_words("trace", key)
@@ -75,25 +77,30 @@ def trace(
 
 
 def trace_checked(
-    step: Step, steps: Sequence[int], states: Sequence[int], modules: Sequence[Any] = ()
+    step: Step,
+    steps: Sequence[int],
+    states: Sequence[int],
+    modules: Sequence[Any] = (),
+    memo: Memo | None = None,
 ) -> Program | Declined:
     """`trace` for a step of a user, which may be no pure function of its rows: it is traced twice,
-    with two numbers of rows. Declined where the programs differ, or where tracing changed one of
-    the modules, which is put back.
+    with two numbers of rows, and once where the memo knows it. Declined where the programs differ,
+    or where tracing changed one of the modules, which is put back.
     """
-    kept, found = Kept(modules), []
-    for rows in (ROWS, OTHER_ROWS):
-        found.append(trace(step, steps, states, modules, rows))
-        if kept.changed():
-            kept.put_back()
-            return Declined("a step changes attributes of its cell")
-        if isinstance(found[-1], Declined):
-            return found[-1]
-    first, second = found
-    same = first == second and all(
-        a is b or _equal(a, b) for a, b in zip(first.captured, second.captured, strict=True)
-    )
-    return first if same else Declined("a step is another one each time, or reads the batch size")
+    kept, memo = Kept(modules), memo or Memo()
+    first, arrays = _trace(step, steps, states, modules, memo, ROWS)
+    second, others = first, arrays
+    if isinstance(first, Program) and not memo.checked and not kept.changed():
+        second, others = _trace(step, steps, states, modules, None, OTHER_ROWS)
+    if kept.changed():
+        kept.put_back()
+        return Declined("a step changes attributes of its cell")
+    if isinstance(first, Declined) or isinstance(second, Declined):
+        return first if isinstance(first, Declined) else second
+    if first != second or not all(map(_equal, arrays, others)):
+        return Declined("a step is another one each time, or reads the batch size")
+    memo.checked = True
+    return first
 
 
 def _record(step: Step, examples: list[mx.array], places: Places, states: Sequence[int]) -> Trace:
@@ -143,7 +150,9 @@ def _check_results(results: list[Any], new: int, states: Sequence[int], rows: in
 
 
 def _equal(a: mx.array, b: mx.array) -> bool:
-    """Whether two captured arrays are one: the same, or arrays made anew with the same values."""
+    """Whether two captured arrays are one: the same, or made anew with the same values."""
+    if a is b:
+        return True
     if a.shape != b.shape or is_tracer(a) or is_tracer(b):
         return False
     return bool(mx.array_equal(a, b, equal_nan=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -43,12 +44,13 @@ class View(NamedTuple):
 
     def broadcast(self, shape: tuple[int, ...]) -> View:
         """The view repeated to this shape."""
+        if not self.shape:
+            return View(self.base, shape, (0,) * len(shape), self.offset)
         new = len(shape) - len(self.shape)
-        strides = (0,) * new + tuple(
-            0 if n == 1 else s for n, s in zip(self.shape, self.strides, strict=True)
-        )
+        pairs = zip(self.shape, self.strides, strict=True)
+        strides = (0,) * new + tuple([0 if n == 1 else stride for n, stride in pairs])
         row = self.row + new if self.row >= 0 else -1
-        return self._replace(shape=tuple(shape), strides=strides, row=row)
+        return View(self.base, shape, strides, self.offset, row)
 
     def sliced(self, start: tuple, shape: tuple[int, ...], steps: tuple) -> View:
         """Elements start, start + step, ... along each axis."""
@@ -84,9 +86,9 @@ class View(NamedTuple):
             raise Decline("mixes the rows")
         if self.row < 0 and self.strides[row] != 0:
             raise Decline("reads a captured array that has one value for each row")
-        drop = [a for a in range(len(self.shape)) if a != row]
-        shape, strides = (tuple(part[a] for a in drop) for part in (self.shape, self.strides))
-        return View(self.base, shape, strides, self.offset, -1)
+        shape, strides = self.shape, self.strides
+        shape, strides = shape[:row] + shape[row + 1 :], strides[:row] + strides[row + 1 :]
+        return View(self.base, shape, strides, self.offset)
 
     def indices(self) -> np.ndarray:
         """Where in the value each element of the view lies, without the rows' part."""
@@ -105,6 +107,12 @@ def packed(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= n
     return tuple(reversed(strides))
+
+
+@lru_cache(maxsize=256)
+def row_layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Strides of a view of a whole value whose rows are axis 0, and the size of a row."""
+    return (0, *packed(shape[1:])), prod(shape[1:])
 
 
 def is_packed(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
