@@ -6,6 +6,7 @@
 #include <functional>
 #include <stdexcept>
 
+#include "csrc/any_dtype.h"
 #include "csrc/cfc.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/ltc.h"
@@ -52,8 +53,11 @@ void check_evaluated(const Arrays& arrays) {
 std::vector<float> values(const std::optional<mx::array>& a, int count, const char* name) {
   if (!a) return {};
   check_shape("step_cell", name, *a, {count}, "[O]");
-  check_evaluated({*a});
-  return {a->data<float>(), a->data<float>() + count};
+  if (!is_float(a->dtype()) || !a->is_available())
+    throw std::invalid_argument("[step_cell] " + std::string(name) +
+                                " must be an evaluated array of floats.");
+  const mx::array all = plain(*a);
+  return {all.data<float>(), all.data<float>() + count};
 }
 
 // Puts the LSTM in front of a cell.
@@ -110,6 +114,7 @@ struct StepCell::Parts {
   long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
   float merged_ts = 1.0f;
   std::vector<float> w, b;
+  mx::Dtype w_dtype = mx::float32, b_dtype = mx::float32;
 
   void add(Stage stage) {
     if (!stages.empty() && stage.inputs != stages.back().units)
@@ -128,15 +133,32 @@ struct StepCell::Parts {
           "[step_cell] the outputs must lie within the state of the last stage.");
     first = r.first, outputs = r.count;
     w = values(r.w, r.count, "output_w"), b = values(r.b, r.count, "output_b");
+    if (r.w) w_dtype = r.w->dtype();
+    if (r.b) b_dtype = r.b->dtype();
   }
   // output [rows, O] of states of the last stage, `stride` floats apart.
-  void read_out(const float* states, long rows, long stride, float* output) const {
+  void read_out(const float* states, long rows, long stride, mx::Dtype dtype,
+                float* output) const {
     const float* from = states + first - (units - stages.back().units);
+    if (dtype != mx::float32) return read_out_half(from, rows, stride, dtype, output);
     for (long r = 0; r < rows; ++r)
       for (long o = 0; o < outputs; ++o) {
         float value = from[r * stride + o];
         if (!w.empty()) value *= w[o];
         if (!b.empty()) value += b[o];
+        output[r * outputs + o] = value;
+      }
+  }
+  // Each operation's result has the dtype that MLX's has.
+  void read_out_half(const float* from, long rows, long stride, mx::Dtype dtype,
+                     float* output) const {
+    const auto product = w.empty() ? dtype : promoted(dtype, w_dtype);
+    const auto sum = b.empty() ? product : promoted(product, b_dtype);
+    for (long r = 0; r < rows; ++r)
+      for (long o = 0; o < outputs; ++o) {
+        float value = rounded(from[r * stride + o], dtype);
+        if (!w.empty()) value = rounded(value * w[o], product);
+        if (!b.empty()) value = rounded(value + b[o], sum);
         output[r * outputs + o] = value;
       }
   }
@@ -225,6 +247,11 @@ bool StepCell::has_memory() const {
   return first.ltc ? first.ltc->lstm.on : first.cfc->lstm.on;
 }
 
+void StepCell::read_out(const float* states, long B, mx::Dtype dtype, float* output) const {
+  const auto& k = *parts_;
+  k.read_out(states + k.units - k.stages.back().units, B, k.units, dtype, output);
+}
+
 void StepCell::run(const Call& call) const {
   const auto& k = *parts_;
   const long B = call.B, T = call.T;
@@ -252,9 +279,9 @@ void StepCell::run(const Call& call) const {
   if (!c.empty()) copy_rows(all_c + (T - 1) * n, T * n, B, n, call.last_c, n);
   if (!call.output || whole) return;
   if (call.every)
-    k.read_out(states, B * T, n, call.output);
+    k.read_out(states, B * T, n, call.dtype, call.output);
   else
-    k.read_out(states + (T - 1) * n, B, T * n, call.output);
+    k.read_out(states + (T - 1) * n, B, T * n, call.dtype, call.output);
 }
 
 }  // namespace mlx_ncps
