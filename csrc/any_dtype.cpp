@@ -89,9 +89,7 @@ mx::array converted(const mx::array& a, mx::Dtype dtype) {
 bool is_float(mx::Dtype dtype) {
   return dtype == mx::float32 || dtype == mx::float16 || dtype == mx::bfloat16;
 }
-bool is_integer(mx::Dtype dtype) {
-  return mx::issubdtype(dtype, mx::integer);
-}
+bool is_integer(mx::Dtype dtype) { return mx::issubdtype(dtype, mx::integer); }
 mx::Dtype promoted(mx::Dtype a, mx::Dtype b) { return a == b ? a : mx::float32; }
 
 bool has_any_values(const mx::array& a) {
@@ -99,6 +97,13 @@ bool has_any_values(const mx::array& a) {
   const mx::array* at = &a;
   while (!at->is_available() && only_reshapes(*at)) at = &at->inputs()[0];
   return at->is_available() && at->flags().row_contiguous;
+}
+
+bool can_evaluate(const mx::array& a) {
+  if (a.status() != mx::array::Status::unscheduled) return true;  // being computed
+  if (!a.has_primitive()) return false;
+  const mx::Stream& stream = a.primitive().stream();
+  return mx::peek_default_stream(stream.device) == stream;
 }
 
 mx::array plain(const mx::array& a, mx::Dtype through, bool swapped) {

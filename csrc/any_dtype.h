@@ -14,6 +14,10 @@ mx::Dtype promoted(mx::Dtype a, mx::Dtype b);
 // Whether an array has values now, or only gives another shape to one that has.
 bool has_any_values(const mx::array& a);
 
+// Whether this thread may evaluate an array: MLX computes it on the stream that it was made for,
+// and only in the thread of that stream. Other streams than the thread's own may be another's.
+bool can_evaluate(const mx::array& a);
+
 // `a`, which has values and three sizes at most, as an evaluated, row-contiguous float32 array, its
 // values rounded to `through` on the way. swapped: its first two axes change places.
 mx::array plain(const mx::array& a, mx::Dtype through = mx::float32, bool swapped = false);

@@ -83,8 +83,10 @@ Readiness LooseCall::ready(bool no_gpu) const {
   if (of_features_ ? width != 2 * features && width != 3 * features : width != features)
     return GRAPH;
   if (!left_to_graph(B, T, cell_.work(), false).empty()) return GRAPH;
+  const Arrays lazy = without_values();
+  if (!std::all_of(lazy.begin(), lazy.end(), can_evaluate)) return GRAPH;
   if (no_gpu) return NOW;
-  const bool waits = T > 1 && !without_values().empty();
+  const bool waits = T > 1 && !lazy.empty();
   return waits || !left_to_graph(B, T, cell_.work(), true).empty() ? ASK : NOW;
 }
 
@@ -105,8 +107,7 @@ bool LooseCall::read() {
   if (c_ && !from_zeros_) c0_ = plain(*c_, dtype), given.c = &*c0_;
   if (ts_) spans_ = plain(*ts_, mx::float32, swapped(*ts_)), given.ts = &*spans_;
   const auto shape = x_->shape();
-  if (mask_ && mask_->shape() !=
-                   (of_features_ ? shape : mx::Shape(shape.begin(), shape.end() - 1)))
+  if (mask_ && mask_->shape() != (of_features_ ? shape : mx::Shape(shape.begin(), shape.end() - 1)))
     return false;
   const mx::array values = *inputs_;
   if (of_features_) {

@@ -8,10 +8,10 @@ namespace mlx_ncps {
 
 // What a caller may give beside `Given`. Null arrays: nothing given.
 struct More {
-  const mx::array* mask = nullptr;          // [B, T] or [B, T, F], 0 where something is missing
-  const mx::array* seen_value = nullptr;    // [B, F] of a mask of features: the last seen values,
-  const mx::array* seen_time = nullptr;     // [B, F] and the time since then
-  bool time_first = false;                  // inputs, time spans and mask lie [T, B, ...]
+  const mx::array* mask = nullptr;        // [B, T] or [B, T, F], 0 where something is missing
+  const mx::array* seen_value = nullptr;  // [B, F] of a mask of features: the last seen values,
+  const mx::array* seen_time = nullptr;   // [B, F] and the time since then
+  bool time_first = false;                // inputs, time spans and mask lie [T, B, ...]
 };
 
 class LooseCall {

@@ -137,8 +137,7 @@ struct StepCell::Parts {
     if (r.b) b_dtype = r.b->dtype();
   }
   // output [rows, O] of states of the last stage, `stride` floats apart.
-  void read_out(const float* states, long rows, long stride, mx::Dtype dtype,
-                float* output) const {
+  void read_out(const float* states, long rows, long stride, mx::Dtype dtype, float* output) const {
     const float* from = states + first - (units - stages.back().units);
     if (dtype != mx::float32) return read_out_half(from, rows, stride, dtype, output);
     for (long r = 0; r < rows; ++r)

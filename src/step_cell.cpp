@@ -57,12 +57,15 @@ Given given(nb::handle inputs, nb::handle initial, nb::handle timespans) {
   return all;
 }
 
-More more_of(nb::handle mask, nb::handle seen, bool time_first) {
+// Nothing where one of them is no array.
+std::optional<More> more_of(nb::handle mask, nb::handle seen, bool time_first) {
   More more{array_of(mask), nullptr, nullptr, time_first};
-  if (!nb::isinstance<nb::tuple>(seen)) return more;
+  if (!mask.is_none() && !more.mask) return std::nullopt;
+  if (seen.is_none()) return more;
+  if (!nb::isinstance<nb::tuple>(seen)) return std::nullopt;
   const auto pair = nb::borrow<nb::tuple>(seen);
   if (pair.size() == 2) more.seen_value = array_of(pair[0]), more.seen_time = array_of(pair[1]);
-  return more;
+  return more.seen_value && more.seen_time ? std::optional(more) : std::nullopt;
 }
 
 // Ends with KeyboardInterrupt where Ctrl-C is pressed.
@@ -209,7 +212,9 @@ std::optional<mx::array> linear_loosely(mx::array x, mx::array weight, const mx:
   for (const auto* a : {&x, &weight, b ? &*b : nullptr}) {
     if (!a) continue;
     if (!mlx_ncps::is_float(a->dtype()) || a->ndim() > 3) return std::nullopt;
-    if (!mlx_ncps::has_any_values(*a)) lazy.push_back(*a);
+    if (mlx_ncps::has_any_values(*a)) continue;
+    if (!mlx_ncps::can_evaluate(*a)) return std::nullopt;
+    lazy.push_back(*a);
   }
   if (mlx_ncps::is_tracing()) return std::nullopt;
   evaluate(std::move(lazy));
@@ -328,8 +333,9 @@ void bind_step_cell(nb::module_& m) {
           [](const Stream& s, nb::handle owner, nb::handle front, nb::handle x, nb::handle state,
              nb::handle ts, int form, bool no_gpu, nb::handle mask, nb::handle seen,
              bool time_first) {
-            return s.step_loosely(owner, front, given(x, state, ts),
-                                  more_of(mask, seen, time_first), form, no_gpu);
+            const auto more = more_of(mask, seen, time_first);
+            if (!more) return nb::object(nb::none());
+            return s.step_loosely(owner, front, given(x, state, ts), *more, form, no_gpu);
           },
           "cell"_a, "memory"_a.none(), "x"_a.none(), "state"_a.none(), "ts"_a.none(), "form"_a,
           "no_gpu"_a, "mask"_a.none(), "seen"_a.none(), "time_first"_a,

@@ -159,7 +159,9 @@ def attempt(
     # True: large, or something to wait for. Asking for the device takes as long as a tenth of a
     # small step.
     if done is True and made is not None:
-        done = None if dispatch.beside_gpu() else _run(made[0], cell, lstm, x, state, ts, form, more)
+        done = (
+            None if dispatch.beside_gpu() else _run(made[0], cell, lstm, x, state, ts, form, more)
+        )
     if done is False:  # what the parameters depend on may have changed
         packed = _packed(cell, lstm, x, form, more)
         if packed is None:
