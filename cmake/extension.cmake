@@ -11,7 +11,9 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   csrc/ltc.cpp
   csrc/cfc.cpp
   csrc/dropout.cpp
+  csrc/any_dtype.cpp
   csrc/at_once.cpp
+  csrc/loose_call.cpp
   csrc/mappable.cpp
   csrc/metallib.cpp
   csrc/program.cpp

@@ -17,7 +17,10 @@ constexpr struct {
   long batch, work;
 } GPU_STEPS[] = {{512, 1 << 22}, {64, 1 << 25}, {1, 1 << 27}};
 
-// Whether an operation only gives its input another shape, as x[None] does.
+bool one_step(Form form) { return form == STEP || form == BATCH; }
+
+}  // namespace
+
 bool only_reshapes(const mx::array& a) {
   if (!a.has_primitive() || a.inputs().size() != 1) return false;
   const char* name = a.primitive().name();
@@ -26,21 +29,19 @@ bool only_reshapes(const mx::array& a) {
   return false;
 }
 
-bool one_step(Form form) { return form == STEP || form == BATCH; }
-
-// Rows and steps of inputs, B = 0 where they have another rank.
-struct Extent {
-  long B, T;
-  bool single;
-};
-Extent extent_of(const mx::array& x, Form form) {
-  const int rank = int(x.ndim()), batched = one_step(form) ? 2 : 3;
-  if (rank > batched || rank < batched - (form != BATCH)) return {0, 0, false};
-  const bool single = rank < batched;
-  return {single ? 1 : x.shape(0), one_step(form) ? 1 : x.shape(-2), single};
+bool is_tracing() {
+  mx::array probe(0.0f);
+  probe.set_tracer(true);
+  return probe.is_tracer();  // MLX exports no shorter way: only while something is traced
 }
 
-}  // namespace
+Extent extent_of(const mx::array& x, Form form, bool time_first) {
+  const int rank = int(x.ndim()), batched = one_step(form) ? 2 : 3;
+  if (rank > batched || rank < batched - (form != BATCH)) return {0, 0, false};
+  if (rank < batched) return {1, one_step(form) ? 1 : x.shape(-2), true};
+  const long steps = one_step(form) ? 1 : x.shape(1);
+  return time_first ? Extent{steps, x.shape(0), false} : Extent{x.shape(0), steps, false};
+}
 
 const mx::array* holder_of(const mx::array& a) {
   if (a.dtype() != mx::float32 || a.is_tracer()) return nullptr;
@@ -82,8 +83,8 @@ std::string left_to_graph(long B, long T, long row, bool beside_gpu) {
   return "";
 }
 
-bool fits(const mx::array& x, Form form, long row, bool beside_gpu) {
-  const auto [B, T, single] = extent_of(x, form);
+bool fits(const mx::array& x, Form form, long row, bool beside_gpu, bool time_first) {
+  const auto [B, T, single] = extent_of(x, form, time_first);
   return B > 0 && T > 0 && left_to_graph(B, T, row, beside_gpu).empty();
 }
 

@@ -21,6 +21,12 @@ enum Form { STEP, EVERY, LAST, BATCH };
 const mx::array* holder_of(const mx::array& a);
 const float* values_of(const mx::array& a);
 
+// Whether an operation only gives its input another shape, as x[None] does.
+bool only_reshapes(const mx::array& a);
+
+// Whether mx.compile, an export, a gradient or mx.vmap traces a function in this thread.
+bool is_tracing();
+
 // Whether an array may depend on one without a value, of mx.compile, an export or mx.vmap; no for
 // a tracer of mx.grad alone, yes where that would take long to tell.
 bool may_lack_values(const mx::array& a);
@@ -30,7 +36,14 @@ bool may_lack_values(const mx::array& a);
 std::string left_to_graph(long B, long T, long row, bool beside_gpu);
 
 // The same of inputs in a form: true where they hold something, and not too much.
-bool fits(const mx::array& x, Form form, long row, bool beside_gpu);
+bool fits(const mx::array& x, Form form, long row, bool beside_gpu, bool time_first = false);
+
+// Rows and steps of inputs, B = 0 where they have another rank. time_first: they lie [T, B, I].
+struct Extent {
+  long B, T;
+  bool single;  // without a batch
+};
+Extent extent_of(const mx::array& x, Form form, bool time_first = false);
 
 // What a caller gives. Null arrays: something that is none, which declines the call.
 struct Given {
@@ -58,6 +71,8 @@ class Request {
  public:
   // GRAPH where only a graph can tell or compute. no_gpu: known to be so.
   Readiness read(const StepCell& cell, const Given& given, Form form, bool no_gpu);
+
+  const std::vector<float>& timespans() const { return ts_; }  // [B, T]
 
   // What a call that is NOW writes: makes the results' arrays.
   StepCell::Call call(const StepCell& cell);

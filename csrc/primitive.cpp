@@ -143,9 +143,9 @@ void poison_outputs(bool on) { poison = on; }
 void enter_mlx_thread() { mlx_thread = true; }
 bool on_mlx_thread() { return mlx_thread; }
 
-mx::array empty_array(const char* op, mx::Shape shape) {
+mx::array empty_array(const char* op, mx::Shape shape, mx::Dtype dtype) {
   check_bytes(op, shape);
-  Arrays made{mx::array(std::move(shape), mx::float32, nullptr, {})};
+  Arrays made{mx::array(std::move(shape), dtype, nullptr, {})};
   allocate(op, made);
   made[0].set_status(mx::array::Status::available);
   return made[0];

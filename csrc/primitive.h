@@ -50,8 +50,8 @@ long saturated_product(long a, long b);
 void allocate(const char* op, Arrays& outputs);
 void poison_outputs(bool on);
 
-// An array that is evaluated from the start, its values yet to be written; float32.
-mx::array empty_array(const char* op, mx::Shape shape);
+// An array that is evaluated from the start, its values yet to be written; of 4 bytes each at most.
+mx::array empty_array(const char* op, mx::Shape shape, mx::Dtype dtype = mx::float32);
 
 // Marks the thread that runs a primitive's task. It must never ask for Python's lock, whose holder
 // may wait for it: src/lock_guard.cpp checks that.

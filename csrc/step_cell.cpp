@@ -6,6 +6,7 @@
 #include <functional>
 #include <stdexcept>
 
+#include "csrc/any_dtype.h"
 #include "csrc/cfc.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/ltc.h"
@@ -54,8 +55,11 @@ void check_evaluated(const Arrays& arrays) {
 std::vector<float> values(const std::optional<mx::array>& a, int count, const char* name) {
   if (!a) return {};
   check_shape("step_cell", name, *a, {count}, "[O]");
-  check_evaluated({*a});
-  return {a->data<float>(), a->data<float>() + count};
+  if (!is_float(a->dtype()) || !a->is_available())
+    throw std::invalid_argument("[step_cell] " + std::string(name) +
+                                " must be an evaluated array of floats.");
+  const mx::array all = plain(*a);
+  return {all.data<float>(), all.data<float>() + count};
 }
 
 // Puts the LSTM in front of a cell.
@@ -115,6 +119,7 @@ struct StepCell::Parts {
   long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
   float merged_ts = 1.0f;
   std::vector<float> w, b;
+  mx::Dtype w_dtype = mx::float32, b_dtype = mx::float32;
 
   void add(Stage stage) {
     if (!stages.empty() && stage.inputs != stages.back().units)
@@ -135,15 +140,31 @@ struct StepCell::Parts {
           "[step_cell] the outputs must lie within the state of the last stage.");
     first = r.first, outputs = r.count;
     w = values(r.w, r.count, "output_w"), b = values(r.b, r.count, "output_b");
+    if (r.w) w_dtype = r.w->dtype();
+    if (r.b) b_dtype = r.b->dtype();
   }
   // output [rows, O] of states of the last stage, `stride` floats apart.
-  void read_out(const float* states, long rows, long stride, float* output) const {
+  void read_out(const float* states, long rows, long stride, mx::Dtype dtype, float* output) const {
     const float* from = states + first - (units - last_units());
+    if (dtype != mx::float32) return read_out_half(from, rows, stride, dtype, output);
     for (long r = 0; r < rows; ++r)
       for (long o = 0; o < outputs; ++o) {
         float value = from[r * stride + o];
         if (!w.empty()) value *= w[o];
         if (!b.empty()) value += b[o];
+        output[r * outputs + o] = value;
+      }
+  }
+  // Each operation's result has the dtype that MLX's has.
+  void read_out_half(const float* from, long rows, long stride, mx::Dtype dtype,
+                     float* output) const {
+    const auto product = w.empty() ? dtype : promoted(dtype, w_dtype);
+    const auto sum = b.empty() ? product : promoted(product, b_dtype);
+    for (long r = 0; r < rows; ++r)
+      for (long o = 0; o < outputs; ++o) {
+        float value = rounded(from[r * stride + o], dtype);
+        if (!w.empty()) value = rounded(value * w[o], product);
+        if (!b.empty()) value = rounded(value + b[o], sum);
         output[r * outputs + o] = value;
       }
   }
@@ -252,10 +273,14 @@ int StepCell::outputs() const { return int(parts_->outputs); }
 long StepCell::work() const { return parts_->work; }
 bool StepCell::reads_state() const {
   const auto& k = *parts_;
-  if (k.program && !k.program->text().outputs.empty()) return false;
+  if (has_output()) return false;
   return k.first == 0 && k.outputs == k.units && k.w.empty() && k.b.empty();
 }
 bool StepCell::current() const { return &parts_->table == &kernels(); }
+
+bool StepCell::has_output() const {
+  return parts_->program && !parts_->program->text().outputs.empty();
+}
 
 bool StepCell::has_memory() const {
   if (parts_->program) return parts_->program->text().states.size() == 2;
@@ -266,10 +291,10 @@ bool StepCell::has_memory() const {
 void StepCell::run_program(const Call& call) const {
   const auto& k = *parts_;
   const long B = call.B, T = call.T, n = k.units;
-  const bool pair = has_memory(), own = !k.program->text().outputs.empty(),
+  const bool pair = has_memory(), own = has_output(),
              whole = call.every && reads_state(), direct = T == 1;
   std::vector<float> h(whole || direct ? 0 : B * T * n), c(pair && !direct ? B * T * n : 0),
-      outputs(own && !call.every && !direct ? B * T * k.outputs : 0);
+      outputs(own && (!call.output || !(call.every || direct)) ? B * T * k.outputs : 0);
   const float *steps[2] = {call.x, call.ts}, *states[2] = {call.h, call.c};
   float* const all_h = whole ? call.output : direct ? call.last_h : h.data();
   float* next[2] = {all_h, direct ? call.last_c : c.data()};
@@ -283,15 +308,20 @@ void StepCell::run_program(const Call& call) const {
                                               .outputs = &output});
   if (all_h != call.last_h) copy_rows(all_h + (T - 1) * n, T * n, B, n, call.last_h, n);
   if (!c.empty()) copy_rows(c.data() + (T - 1) * n, T * n, B, n, call.last_c, n);
-  if (!outputs.empty()) {
+  if (!outputs.empty() && call.output) {
     const long width = k.outputs;
     copy_rows(output + (T - 1) * width, T * width, B, width, call.output, width);
   } else if (call.output && !whole && !own) {
     if (call.every)
-      k.read_out(all_h, B * T, n, call.output);
+      k.read_out(all_h, B * T, n, mx::float32, call.output);
     else
-      k.read_out(all_h + (T - 1) * n, B, T * n, call.output);
+      k.read_out(all_h + (T - 1) * n, B, T * n, mx::float32, call.output);
   }
+}
+
+void StepCell::read_out(const float* states, long B, mx::Dtype dtype, float* output) const {
+  const auto& k = *parts_;
+  k.read_out(states + k.units - k.last_units(), B, k.units, dtype, output);
 }
 
 void StepCell::run(const Call& call) const {
@@ -322,9 +352,9 @@ void StepCell::run(const Call& call) const {
   if (!c.empty()) copy_rows(all_c + (T - 1) * n, T * n, B, n, call.last_c, n);
   if (!call.output || whole) return;
   if (call.every)
-    k.read_out(states, B * T, n, call.output);
+    k.read_out(states, B * T, n, call.dtype, call.output);
   else
-    k.read_out(states + (T - 1) * n, B, T * n, call.output);
+    k.read_out(states + (T - 1) * n, B, T * n, call.dtype, call.output);
 }
 
 }  // namespace mlx_ncps

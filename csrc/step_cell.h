@@ -17,7 +17,7 @@ class Program;
 // `first`, times w, plus b where given.
 struct Readout {
   int first, count;
-  std::optional<mx::array> w, b;  // [count]
+  std::optional<mx::array> w, b;  // [count], of floats
 };
 
 // The LSTM of mixed memory: input_weight [4H, I], bias [4H], recurrent_weight [4H, H]; or nothing.
@@ -60,20 +60,25 @@ class StepCell {
   long work() const;
   // Whether output and state are the same numbers.
   bool reads_state() const;
+  // Whether the output is no part of the state, but a program's own result.
+  bool has_output() const;
   // Whether the state is (h, c).
   bool has_memory() const;
   // Whether the instruction set is still the one that the parameters were packed for.
   bool current() const;
 
   // x [B, T, I], ts [B, T], h and with memory c [B, H] -> the last ones, and unless it is null
-  // output, [B, T, O] with `every`, else [B, O].
+  // output, [B, T, O] with `every`, else [B, O], read as MLX reads it from states of `dtype`.
   struct Call {
     long B, T;
     const float *x, *ts, *h, *c;
     float *last_h, *last_c, *output;
     bool every;
+    mx::Dtype dtype = mx::float32;
   };
   void run(const Call& call) const;
+  // output [B, O] of whole states [B, H].
+  void read_out(const float* states, long B, mx::Dtype dtype, float* output) const;
 
  private:
   struct Parts;

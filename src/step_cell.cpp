@@ -7,8 +7,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "csrc/any_dtype.h"
 #include "csrc/at_once.h"
 #include "csrc/cpu/interrupt.h"
+#include "csrc/loose_call.h"
 #include "csrc/ltc.h"
 #include "csrc/program.h"
 #include "src/bindings.h"
@@ -25,6 +27,8 @@ using mlx_ncps::Arrays;
 using mlx_ncps::CfcStage;
 using mlx_ncps::Form;
 using mlx_ncps::Given;
+using mlx_ncps::LooseCall;
+using mlx_ncps::More;
 using mlx_ncps::Places;
 using mlx_ncps::Readout;
 using mlx_ncps::Request;
@@ -54,22 +58,58 @@ Given given(nb::handle inputs, nb::handle initial, nb::handle timespans) {
   return all;
 }
 
+// Nothing where one of them is no array.
+std::optional<More> more_of(nb::handle mask, nb::handle seen, bool time_first) {
+  More more{array_of(mask), nullptr, nullptr, time_first};
+  if (!mask.is_none() && !more.mask) return std::nullopt;
+  if (seen.is_none()) return more;
+  if (!nb::isinstance<nb::tuple>(seen)) return std::nullopt;
+  const auto pair = nb::borrow<nb::tuple>(seen);
+  if (pair.size() == 2) more.seen_value = array_of(pair[0]), more.seen_time = array_of(pair[1]);
+  return more.seen_value && more.seen_time ? std::optional(more) : std::nullopt;
+}
+
 // Ends with KeyboardInterrupt where Ctrl-C is pressed.
-void run_unlocked(const StepCell& cell, const StepCell::Call& call) {
+template <typename F>
+void run_unlocked(F run) {
   const mlx_ncps::WorkFor caller(mlx_ncps::before_work());
   try {
     const nb::gil_scoped_release unlocked;
-    cell.run(call);
+    run();
   } catch (const mlx_ncps::Interrupted&) {
     raise_interrupt();
   }
+}
+
+// On the streams that the arrays were made for. Raises what mx.eval raises.
+void evaluate(Arrays arrays) {
+  if (arrays.empty()) return;
+  {
+    const nb::gil_scoped_release unlocked;
+    mx::eval(std::move(arrays));
+  }
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
+// (output, state), and with a mask of features what is known of each.
+nb::object run_loose(LooseCall& call) {
+  if (call.long_enough_to_unlock())
+    run_unlocked([&] { call.run(); });
+  else
+    call.run();
+  const nb::object output = nb::cast(call.output());
+  nb::object state = call.one_array() ? output : nb::cast(call.h());
+  if (const auto c = call.c()) state = nb::make_tuple(state, nb::cast(*c));
+  if (!call.seen()) return nb::make_tuple(output, state);
+  const auto& [value, time] = *call.seen();
+  return nb::make_tuple(output, state, nb::make_tuple(nb::cast(value), nb::cast(time)));
 }
 
 // (output, state) of a call that is to be computed now.
 nb::object run(const StepCell& cell, Request& request) {
   const auto call = request.call(cell);
   if (request.long_enough_to_unlock(cell))
-    run_unlocked(cell, call);
+    run_unlocked([&] { cell.run(call); });
   else
     cell.run(call);
   const nb::object output = nb::cast(request.output());
@@ -104,16 +144,34 @@ struct Stream {
                   nb::handle timespans, int form, bool no_gpu) const {
     if (declines) return nb::none();
     Request request;
-    switch (request.read(cell, given(inputs, initial, timespans), Form(form), no_gpu)) {
+    const auto all = given(inputs, initial, timespans);
+    switch (request.read(cell, all, Form(form), no_gpu)) {
       case mlx_ncps::GRAPH:
-        return nb::none();
+        return step_loosely(owner, front, all, {}, form, no_gpu);
       case mlx_ncps::ASK:
         return nb::bool_(true);
       case mlx_ncps::NOW:
         break;
     }
-    if (!cell.current() || !places || !places->unchanged(owner, front)) return nb::bool_(false);
+    if (!unchanged(owner, front)) return nb::bool_(false);
     return run(cell, request);
+  }
+
+  bool unchanged(nb::handle owner, nb::handle front) const {
+    return cell.current() && places && places->unchanged(owner, front);
+  }
+
+  // The same of a call that may have a mask, and arrays that are to be evaluated or copied.
+  nb::object step_loosely(nb::handle owner, nb::handle front, const Given& all, const More& more,
+                          int form, bool no_gpu) const {
+    if (declines) return nb::none();
+    LooseCall call(cell, all, more, Form(form));
+    const auto ready = call.ready(no_gpu);
+    if (ready == mlx_ncps::GRAPH) return nb::none();
+    if (ready == mlx_ncps::ASK) return nb::bool_(true);
+    if (!unchanged(owner, front)) return nb::bool_(false);
+    evaluate(call.without_values());
+    return call.read() ? run_loose(call) : nb::none();
   }
 };
 
@@ -148,10 +206,30 @@ nb::object cfc_at_once(nb::handle inputs, nb::handle initial, nb::handle timespa
   return run(*cell, request);
 }
 
+// The same of arrays that are to be evaluated or converted.
+std::optional<mx::array> linear_loosely(mx::array x, mx::array weight, const mx::array* bias) {
+  std::optional<mx::array> b = bias ? std::optional(*bias) : std::nullopt;
+  Arrays lazy;
+  for (const auto* a : {&x, &weight, b ? &*b : nullptr}) {
+    if (!a) continue;
+    if (!mlx_ncps::is_float(a->dtype()) || a->ndim() > 3) return std::nullopt;
+    if (mlx_ncps::has_any_values(*a)) continue;
+    if (!mlx_ncps::can_evaluate(*a)) return std::nullopt;
+    lazy.push_back(*a);
+  }
+  if (mlx_ncps::is_tracing()) return std::nullopt;
+  evaluate(std::move(lazy));
+  const mx::array from = mlx_ncps::plain(x), w = mlx_ncps::plain(weight);
+  if (b) b = mlx_ncps::plain(*b);
+  const auto mapped = mlx_ncps::linear(&from, &w, b ? &*b : nullptr);
+  return mapped ? std::optional(mlx_ncps::in_dtype(*mapped, x.dtype())) : std::nullopt;
+}
+
 nb::object linear(nb::handle x, nb::handle weight, nb::handle bias) {
-  const auto* b = array_of(bias);
+  const auto *from = array_of(x), *w = array_of(weight), *b = array_of(bias);
   if (!b && !bias.is_none()) return nb::none();
-  auto mapped = mlx_ncps::linear(array_of(x), array_of(weight), b);
+  auto mapped = mlx_ncps::linear(from, w, b);
+  if (!mapped && from && w && !declines) mapped = linear_loosely(*from, *w, b);
   return mapped ? nb::cast(std::move(*mapped)) : nb::none();
 }
 
@@ -167,20 +245,25 @@ void bind_values(nb::module_& m) {
       [](nb::handle a) { return array_of(a) && mlx_ncps::may_lack_values(*array_of(a)); },
       "a"_a.none(), "Whether an object is an array that may depend on one without a value.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
+  m.def("is_tracing", &mlx_ncps::is_tracing,
+        "Whether mx.compile, a gradient or mx.vmap traces a function in this thread.");
   m.def(
-      "is_tracing",
-      [] {
-        mx::array probe(0.0f);
-        probe.set_tracer(true);
-        return probe.is_tracer();  // MLX exports no shorter way: only while something is traced
+      "may_be_read",
+      [](nb::handle a) {
+        const auto* array = array_of(a);
+        if (!array || !mlx_ncps::is_float(array->dtype())) return false;
+        return mlx_ncps::values_of(*array) || !mlx_ncps::is_tracing();
       },
-      "Whether mx.compile, a gradient or mx.vmap traces a function in this thread.");
+      "a"_a.none(), "Whether an object is an array of floats with values that can be had now.");
   m.def(
-      "is_pending",
-      [](const mx::array& a) {
-        return a.status() == mx::array::Status::evaluated && !a.is_available();
+      "reshaped",
+      [](const mx::array& a, const std::vector<int>& shape) -> std::optional<mx::array> {
+        size_t size = 1;
+        for (const auto n : shape) size *= size_t(n);
+        if (!a.is_available() || !a.flags().row_contiguous || a.size() != size) return std::nullopt;
+        return mlx_ncps::reshaped(a, mx::Shape(shape.begin(), shape.end()));
       },
-      "a"_a, "Whether MLX computes an array now.");
+      "a"_a, "shape"_a, "The values of an evaluated array in another shape, or None.");
 }
 
 void bind_limits(nb::module_& m) {
@@ -201,10 +284,10 @@ void bind_limits(nb::module_& m) {
         "Why a call of so much work for each row and step is not computed at once, or nothing.");
   m.def(
       "fits",
-      [](const mx::array& x, int form, long work, bool beside_gpu) {
-        return mlx_ncps::fits(x, Form(form), work, beside_gpu);
+      [](const mx::array& x, int form, long work, bool beside_gpu, bool time_first) {
+        return mlx_ncps::fits(x, Form(form), work, beside_gpu, time_first);
       },
-      "x"_a, "form"_a, "work"_a, "beside_gpu"_a,
+      "x"_a, "form"_a, "work"_a, "beside_gpu"_a, "time_first"_a = false,
       "Whether inputs lie in this form and are not too much, at so much work for each row and "
       "step.");
 }
@@ -262,5 +345,18 @@ void bind_step_cell(nb::module_& m) {
       .def("__call__", &Stream::step, "cell"_a, "memory"_a.none(), "x"_a.none(), "state"_a.none(),
            "ts"_a.none(), "form"_a, "no_gpu"_a = false,
            "(output, state) of one step; None: a graph must compute it; True: unless there is no "
-           "GPU; False: the parameters have changed.");
+           "GPU; False: the parameters have changed.")
+      .def(
+          "loosely",
+          [](const Stream& s, nb::handle owner, nb::handle front, nb::handle x, nb::handle state,
+             nb::handle ts, int form, bool no_gpu, nb::handle mask, nb::handle seen,
+             bool time_first) {
+            const auto more = more_of(mask, seen, time_first);
+            if (!more) return nb::object(nb::none());
+            return s.step_loosely(owner, front, given(x, state, ts), *more, form, no_gpu);
+          },
+          "cell"_a, "memory"_a.none(), "x"_a.none(), "state"_a.none(), "ts"_a.none(), "form"_a,
+          "no_gpu"_a, "mask"_a.none(), "seen"_a.none(), "time_first"_a,
+          "The same of a call with a mask or of inputs [T, B, I]; with a mask of features also "
+          "(their last seen values, the time since then), as `seen` takes it.");
 }

@@ -41,8 +41,13 @@ def is_tracing() -> bool:
     Whether mx.compile, a gradient or mx.vmap traces a function in this thread.
     """
 
-def is_pending(a: mlx.core.array) -> bool:
-    """Whether MLX computes an array now."""
+def may_be_read(a: object | None) -> bool:
+    """
+    Whether an object is an array of floats with values that can be had now.
+    """
+
+def reshaped(a: mlx.core.array, shape: Sequence[int]) -> mlx.core.array | None:
+    """The values of an evaluated array in another shape, or None."""
 
 STEP: int = 0
 
@@ -62,7 +67,7 @@ def left_to_graph(B: int, T: int, work: int, beside_gpu: bool) -> str:
     Why a call of so much work for each row and step is not computed at once, or nothing.
     """
 
-def fits(x: mlx.core.array, form: int, work: int, beside_gpu: bool) -> bool:
+def fits(x: mlx.core.array, form: int, work: int, beside_gpu: bool, time_first: bool = False) -> bool:
     """
     Whether inputs lie in this form and are not too much, at so much work for each row and step.
     """
@@ -113,6 +118,11 @@ class StepCell:
     def __call__(self, cell: object, memory: object | None, x: object | None, state: object | None, ts: object | None, form: int, no_gpu: bool = False) -> object:
         """
         (output, state) of one step; None: a graph must compute it; True: unless there is no GPU; False: the parameters have changed.
+        """
+
+    def loosely(self, cell: object, memory: object | None, x: object | None, state: object | None, ts: object | None, form: int, no_gpu: bool, mask: object | None, seen: object | None, time_first: bool) -> object:
+        """
+        The same of a call with a mask or of inputs [T, B, I]; with a mask of features also (their last seen values, the time since then), as `seen` takes it.
         """
 
 def mappable(outputs: Sequence[mlx.core.array]) -> list[mlx.core.array]:

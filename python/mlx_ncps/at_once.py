@@ -1,10 +1,12 @@
-"""Computed at once: a step of a stream or a short sequence on evaluated float32 arrays runs in the
-extension on the calling thread, without a graph.
+"""Computed at once: a step of a stream or a short sequence runs in the extension on the calling
+thread, without a graph.
 
 `attempt` is for cells and layers, `attempt_call` for the operator. In this order both ask: is the
 CPU's backend the one to run (`dispatch`), is the work small enough (csrc/at_once.cpp has the
 limits), has every array a value, and, of a cell, are the parameters still those that were packed.
-Where one answer is no, the result is None: a graph computes the call.
+Where nothing is traced, `attempt` evaluates the arrays without values, and reads half precision and
+masks too (csrc/loose_call.cpp). Where one answer is no, the result is None: a graph computes the
+call.
 """
 
 from __future__ import annotations
@@ -133,6 +135,19 @@ class StepCell:
         return StepCell, ()
 
 
+class More(NamedTuple):
+    """What a call may have beside inputs, state and time spans.
+
+    mask: [B, T], or [B, T, F] of features. seen: (last seen values [B, F], time since then [B, F])
+    of the features before the call, or None for zeros. time_first: the inputs, a mask and time
+    spans of each row lie [T, B, ...].
+    """
+
+    mask: mx.array | None
+    seen: tuple | None
+    time_first: bool
+
+
 class Cell(Protocol):
     """What `attempt` asks of a cell."""
 
@@ -142,8 +157,11 @@ class Cell(Protocol):
     def _step_plan(self, mixed: bool) -> StepPlan | None: ...
 
 
-def attempt(cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int) -> tuple | None:
-    """(output, last state) of one step or a few, or None where a graph must compute it.
+def attempt(
+    cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int, more: More | None = None
+) -> tuple | None:
+    """(output, last state) of one step or a few, after a call with a mask of features also
+    `More.seen`; None where a graph must compute it.
 
     lstm: of mixed memory in front of the cell, or None; the state is a pair (h, c) then.
     x: inputs as `form` has them; for STEP and BATCH the output is [B, O] or [O], for EVERY [B, T,
@@ -153,34 +171,48 @@ def attempt(cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int) -> tu
     if not dispatch.runs_steps_on_cpu():
         return None
     made = cell._step_cell.made
-    done = False if made is None else made[0](cell, lstm, x, state, ts, form)
-    # True: large. Asking for the device takes as long as a tenth of a small step.
+    if made is None:
+        done = False
+    elif more is None:
+        done = made[0](cell, lstm, x, state, ts, form)
+    else:
+        done = made[0].loosely(cell, lstm, x, state, ts, form, False, *more)
+    # True: large, or something to wait for. Asking for the device takes as long as a tenth of a
+    # small step.
     if done is True and made is not None:
-        done = None if dispatch.beside_gpu() else made[0](cell, lstm, x, state, ts, form, True)
+        done = (
+            None if dispatch.beside_gpu() else _run(made[0], cell, lstm, x, state, ts, form, more)
+        )
     if done is False:  # what the parameters depend on may have changed
-        packed = _packed(cell, lstm, x, form)
+        packed = _packed(cell, lstm, x, form, more)
         if packed is None:
             return None
-        done = packed(cell, lstm, x, state, ts, form, not dispatch.beside_gpu())
+        done = _run(packed, cell, lstm, x, state, ts, form, more, not dispatch.beside_gpu())
     if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
         spans: Any = ts.astype(np.float32)
-        return attempt(cell, lstm, x, state, mx.array(spans), form)
+        return attempt(cell, lstm, x, state, mx.array(spans), form, more)
     if not done or done is True:
         return None
     dispatch.record("cpu")
     return done
 
 
-def _packed(cell: Cell, lstm: Any, x: Any, form: int) -> Any:
-    """The extension's StepCell of what the cell is made of now, or None: for too large a call,
-    among tracers, and where a parameter is still being computed.
+def _run(packed, cell, lstm, x, state, ts, form, more, no_gpu=True):
+    if more is None:
+        return packed(cell, lstm, x, state, ts, form, no_gpu)
+    return packed.loosely(cell, lstm, x, state, ts, form, no_gpu, *more)
+
+
+def _packed(cell: Cell, lstm: Any, x: Any, form: int, more: More | None) -> Any:
+    """The extension's StepCell of what the cell is made of now, or None: for too large a call, and
+    among tracers.
     """
     mixed = lstm is not None
-    if not _loader.native.has_values(x):
+    if not _loader.native.may_be_read(x):
         return None
     try:
         plan = _plan_of(cell, lstm)
-        if plan is None or not _fits(plan, mixed, x, form):
+        if plan is None or not _fits(plan, mixed, x, form, more is not None and more.time_first):
             return None
         check_process(cell.op)  # packing waits for MLX
         places = _loader.native.Places(cell, lstm)
@@ -208,14 +240,16 @@ def _plan_of(cell: Any, lstm: Any) -> StepPlan | None:
     return StepPlan((stage,), bound.captured, readout, lambda: [bound.captured])
 
 
-def _fits(plan: StepPlan, mixed: bool, x: mx.array, form: int) -> bool:
-    work = plan.work(mixed)
-    return not plan.unsupported() and _loader.native.fits(x, form, work, dispatch.beside_gpu())
+def _fits(plan: StepPlan, mixed: bool, x: mx.array, form: int, time_first: bool) -> bool:
+    if plan.unsupported():
+        return False
+    beside_gpu = dispatch.beside_gpu()
+    return _loader.native.fits(x, form, plan.work(mixed), beside_gpu, time_first)
 
 
 def _made(kept: StepCell, plan: StepPlan, memory: tuple, places: Any) -> Any:
     arrays, key = [*plan.arrays, *memory], (plan.stages, plan.readout[:2], len(memory))
-    if any(cpu.is_tracer(a) or cpu.is_pending(a) for a in arrays):
+    if any(cpu.is_tracer(a) for a in arrays):
         return None
     made = kept.made
     if made is None or made[1] != key or not made[0].made_from(arrays):
@@ -244,6 +278,13 @@ def _memory(lstm: Any) -> tuple | None:
     return () if lstm is None else getattr(lstm, "_step_weights", lambda: None)()
 
 
+def with_batch(state: mx.array, batched: bool) -> mx.array:
+    """An evaluated state [H] as [1, H], or [1, H] as [H] where not `batched`."""
+    units = state.shape[-1]
+    view: Any = _loader.native.reshaped(state, (1, units) if batched else (units,))
+    return state.reshape((1, units) if batched else (units,)) if view is None else view
+
+
 def attempt_call(call: Any) -> mx.array | None:
     """The states [B, T, H] of a checked `ops` call of `cfc_sequence` in inference, packed for this
     call alone; None where a graph must compute it, also for one with more to fold than time spans.
@@ -260,14 +301,12 @@ def attempt_call(call: Any) -> mx.array | None:
     return cpu.cfc_at_once(call.inputs, call.state, call.ts, call.params, stage, no_gpu)
 
 
-def why_not(cell: Any, lstm: Any, batch: int, steps: int, dtype: mx.Dtype) -> str:
-    """Why a call with evaluated inputs of this shape is left to a graph; "" when it is computed at
-    once. steps: 1 for a single step too.
+def why_not(cell: Any, lstm: Any, batch: int, steps: int) -> str:
+    """Why a call with inputs of this shape is left to a graph where nothing is traced; "" when it
+    is computed at once. steps: 1 for a single step too.
     """
     if why := dispatch.why_no_steps_on_cpu():
         return why
-    if dtype != mx.float32:
-        return f"the inputs are {str(dtype).removeprefix('mlx.core.')}, not float32"
     if batch == 0 or steps == 0:
         return "there is nothing to compute"
     plan = _plan_of(cell, lstm)
@@ -303,8 +342,8 @@ def _stage(facts: Facts) -> CfCStage | LTCStage:
 
 
 def linear(x: mx.array, weight: Any, bias: Any) -> mx.array | None:
-    """The linear map behind a cell, x [..., O] by weight [P, O] and bias [P] or None; None where an
-    array has no value yet.
+    """The linear map behind a cell, x [..., O] by weight [P, O] and bias [P] or None, in the dtype
+    of x; None where something is traced.
     """
     done: Any = cpu.linear(x, weight, bias)
     return done

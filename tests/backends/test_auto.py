@@ -256,7 +256,9 @@ def test_large_calls_are_left_to_the_gpu(native, device, name, where):
         assert at_once(native, layer.step(step)[0]) == (where == "cpu")
         assert at_once(native, layer(sequence)[0]) == (where == "cpu")
         assert at_once(native, layer(small)[0])
-    assert at_once(native, layer.step(step[:, :] * 1.0)[0]) is False  # lazy
+        assert at_once(native, layer(sequence * 1.0)[0]) == (where == "cpu")  # waits for no GPU
+        assert at_once(native, layer(small * 1.0)[0]) == (where == "cpu")
+        assert at_once(native, layer(small[:, :1])[0], layer.step(small[:, 0] * 1.0)[0])
     with mx.stream(mx.cpu):  # MLX's way to ask for the CPU
         assert at_once(native, layer.step(step)[0], layer(sequence)[0])
     layer.rnn_cell.redraw()
@@ -275,17 +277,6 @@ def test_inference_of_the_op_follows_the_same_limits(native, device):
     with use_backend("cpu"):
         assert not at_once(native, run(x, h, 1.0))
         assert at_once(native, run(evaluated(x[:, :10] * 1.0), h, 1.0))
-
-
-def test_parameters_that_are_being_computed_leave_a_step_to_the_graph(native, monkeypatch):
-    layer, x = built("cfc"), evaluated(normal(2, I))
-    pending = layer.rnn_cell.ff1.weight
-    assert not native.is_pending(pending)
-    assert not native.is_pending(pending + 1)  # asked for by nobody
-    monkeypatch.setattr(cpu, "is_pending", lambda a: a is pending)
-    assert not at_once(native, layer.step(x)[0])
-    monkeypatch.undo()
-    assert at_once(native, layer.step(x)[0])
 
 
 def test_the_command_says_what_a_layer_does(device, native):

@@ -140,7 +140,7 @@ def test_native_functions_refuse_objects_without_an_array(native, run_python):
     script = """
 import mlx.core as mx, gc
 from mlx_ncps import CfC, LTC, _loader
-from mlx_ncps.at_once import STEP, attempt
+from mlx_ncps.at_once import EVERY, STEP, attempt
 from mlx_ncps.wirings import AutoNCP
 native, X = _loader.native, mx.array([[[1.0] * 4]] * 2)
 empty = mx.array.__new__(mx.array)
@@ -154,6 +154,10 @@ for layer in (CfC(4, 8), LTC(4, AutoNCP(16, 2)), CfC(4, 8, mixed_memory=True)):
              (X[:, 0], (mx.zeros((2, H)), empty), None), (X[:, 0], (empty, empty), None)]
     for x, state, ts in calls:
         assert attempt(cell, lstm, x, state, ts, STEP) is None
+for more in ((empty, None, False), (None, (empty, empty), True), (empty, (empty, 1), True)):
+    assert attempt(cell, lstm, empty, None, None, STEP, more) is None
+    assert attempt(cell, lstm, X, None, None, EVERY, more) is None
+assert not native.may_be_read(empty)
 assert native.linear(empty, X[0], None) is None
 assert native.linear(X, empty, None) is None
 assert native.linear(X, X[0], empty) is None
@@ -167,7 +171,7 @@ names = ("StepCell", "Places", "Readout", "CfcStage", "SynapseLists")
 blanks = [getattr(native, n).__new__(getattr(native, n)) for n in names]
 packed = layer.rnn_cell._step_cell.made[0]
 bad = [lambda: packed.made_from([empty]), lambda: packed.watch(blanks[1]),
-       lambda: native.is_pending(empty), lambda: native.is_tracer(empty),
+       lambda: native.reshaped(empty, [4]), lambda: native.is_tracer(empty),
        lambda: native.cfc_at_once(X, X[:, 0], None, blanks[3], True),
        lambda: blanks[0](None, None, X, None, None, 0), lambda: blanks[0].made_from([]),
        lambda: native.ltc_kernel(2, 4, 8, 6, blanks[4]),

@@ -188,11 +188,6 @@ def left_to_graph(batch: int, steps: int, work: int, beside_gpu: bool) -> str:
     return _loader.native.left_to_graph(batch, steps, work, beside_gpu)
 
 
-def is_pending(a: mx.array) -> bool:
-    """Whether MLX computes an array now, as after mx.async_eval."""
-    return _loader.native.is_pending(a)
-
-
 def _plain(arrays: Iterable[mx.array]) -> list:
     """Evaluated, row-contiguous and float32, as the extension reads memory."""
     with mx.stream(mx.cpu):
@@ -202,13 +197,12 @@ def _plain(arrays: Iterable[mx.array]) -> list:
 
 
 def _readout(readout):
-    first, count, *mapping = readout
-    mapping = [a if a is None else _plain([a])[0] for a in mapping]
-    return _loader.native.Readout(first, count, *mapping)
+    mx.eval([a for a in readout[2:] if a is not None])
+    return _loader.native.Readout(*readout)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array | None:
-    """A linear map of x [..., N] at once, or None where an array is not evaluated."""
+    """A linear map of x [..., N] at once, or None where something is traced."""
     mapped: Any = _loader.native.linear(x, weight, bias)
     return mapped
 

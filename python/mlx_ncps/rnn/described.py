@@ -106,20 +106,16 @@ class Described(Direction):
         of_call = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
         calls = [(op, facts._replace(**of_call)) for half in halves for op, facts in half._calls()]
         fused = [call for half in halves for call in half._fused_steps()]
-        graph = self._why_not_at_once(len(shape), batch, steps, dtype)
+        graph = self._why_not_at_once(batch, steps)
         if all(half._has_program(dtype) for half in halves):
             return Plan((), "", (graph,), (), True)
         return make_plan(calls, self._stepwise(), graph, own_steps=not fused)
 
-    def _why_not_at_once(self, ndim: int, batch: int, steps: int, dtype: mx.Dtype) -> str:
-        """Why `__call__` leaves evaluated inputs of this shape to a graph, as it decides it."""
+    def _why_not_at_once(self, batch: int, steps: int) -> str:
+        """Why `__call__` leaves inputs of so many rows and steps to a graph, as it decides it."""
         if self.bidirectional or self.go_backwards:
             return "the layer reads backwards"
-        if ndim == 3 and not self.batch_first:
-            return "the inputs are [T, B, I]"
         cell, lstm = self.rnn_cell, self.get("lstm")
         if not isinstance(cell, LiquidCell) or (self.mixed_memory and lstm is None):
             return "a part of the layer is none of this package"
-        if self._kept and self._kept["seen"]:
-            return "the layer keeps the last values of masked features"
-        return why_not(cell, lstm, batch, steps, dtype)
+        return why_not(cell, lstm, batch, steps)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .. import dispatch
 from ..dispatch import FusedCall
 
-_AT_ONCE = "computed at once on the CPU, without a graph, where the inputs are evaluated; else:"
+_AT_ONCE = "computed at once on the CPU, without a graph, where nothing is traced; else:"
 _PROGRAM = "the cell's step program over the whole sequence on cpu: its operations, traced once"
 
 
@@ -21,8 +21,8 @@ class Plan(NamedTuple):
     launches: of each call how many kernels a GPU would launch, in training for the gradient too;
         None on another backend, for a call that a forced backend can't run, and for sequences
         that are too long to count.
-    graph: for each layer why even evaluated inputs are left to a graph, which makes these calls; ""
-        where they are computed at once on the CPU, unless masked.
+    graph: for each layer why a call is left to a graph, which makes these calls; "" where it is
+        computed at once on the CPU, unless mx.compile, a gradient or mx.vmap traces it.
     """
 
     calls: tuple[tuple[str, dispatch.Choice], ...]

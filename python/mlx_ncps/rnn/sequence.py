@@ -11,7 +11,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from .._fork import check_process
-from ..at_once import EVERY, LAST, STEP, attempt, linear
+from ..at_once import EVERY, LAST, STEP, More, attempt, linear, with_batch
 from ..cells import LiquidCell
 from ..checks import FLOATS, flag, is_array
 from ..config import Configurable
@@ -114,11 +114,10 @@ class SequenceLayer(Configurable, Stateful):
             hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         if time_delta is not None:
             timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
-        if mask is None and (self.batch_first or _ndim(inputs) == 2):
-            form = EVERY if self.return_sequences else LAST
-            done = self._at_once(inputs, hx, timespans, form)
-            if done is not None:
-                return done if self.return_state else done[0]
+        form = EVERY if self.return_sequences else LAST
+        done = self._at_once(inputs, hx, timespans, form, mask)
+        if done is not None:
+            return done if self.return_state else done[0]
         check_process(self.op)
         layout = Layout.of(self.op, inputs, self.batch_first)
         as_they_lie = layout.batched and self.batch_first
@@ -174,7 +173,7 @@ class SequenceLayer(Configurable, Stateful):
             self._keep([result], x)
         return layout.single(result.output), layout.single(result.state)
 
-    def _at_once(self, x: Any, state: Any, ts: Any, form: int) -> tuple | None:
+    def _at_once(self, x: Any, state: Any, ts: Any, form: int, mask: Any = None) -> tuple | None:
         """(output, new state) computed now, or None where a graph must."""
         cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
@@ -182,22 +181,29 @@ class SequenceLayer(Configurable, Stateful):
         if not isinstance(cell, LiquidCell):
             return None
         if state is None and self._kept:
-            if self._kept["seen"]:
-                return None
             state = self._kept["states"][0]
-        done = attempt(cell, lstm, x, state, ts, form)
+            if _ndim(x) == (1 if form == STEP else 2) and _rows(state) == 1:
+                state = tree_map(lambda s: with_batch(s, False), state)
+        more = None
+        if form != STEP and (mask is not None or not self.batch_first):
+            more = More(_as_array(mask), self._kept_seen(0), not self.batch_first)
+        done = attempt(cell, lstm, x, state, ts, form, more)
         if done is None:
             return None
-        output, state = done
+        output, state = done[0], done[1]
         if "fc" in self or "fc" in self.__dict__:
             output = self._project_at_once(output)
         if self.stateful:
-            batched = tree_map(lambda s: s if s.ndim == 2 else s[None], state)
-            self._kept = {"states": [batched], "seen": []}
+            self._keep_at_once(state, done[2:])
         return output, state
 
+    def _keep_at_once(self, state: Any, seen: tuple) -> None:
+        """`_keep` of a call computed at once; seen: of its mask of features, if it had one."""
+        batched = tree_map(lambda s: s if s.ndim == 2 else with_batch(s, True), state)
+        self._kept = {"states": [batched], "seen": list(seen) or self._kept.get("seen", [])}
+
     def _project_at_once(self, output):
-        """`_project` without a graph where the map is a linear one and evaluated."""
+        """`_project` without a graph where the map is a linear one."""
         fc, mapped = self.get("fc"), None
         if fc is not None and is_plain(fc):
             mapped = linear(output, fc["weight"], fc.get("bias"))
@@ -251,6 +257,19 @@ class SequenceLayer(Configurable, Stateful):
 
     def _build_for(self, width: int) -> None:
         self.build(width)
+
+
+def _rows(state: Any) -> int:
+    return (state[0] if isinstance(state, tuple) else state).shape[0]
+
+
+def _as_array(mask: Any) -> Any:
+    """A mask of NumPy's real numbers as an mx.array, which can't have negative strides; all else as
+    it is.
+    """
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "fiub":
+        return mx.array(np.ascontiguousarray(mask))
+    return mask
 
 
 def _ndim(x: Any) -> int:

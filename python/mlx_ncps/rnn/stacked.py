@@ -196,14 +196,7 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
             calls, stepwise, graph = calls + plan.calls, plan.stepwise, graph + plan.graph
             launches += plan.launches
             shape = (*tuple(shape)[:-1], layer.merged_size)
-        return Plan(calls, stepwise, _after_graph(graph), launches)
-
-
-def _after_graph(graph: tuple) -> tuple:
-    """`Plan.graph` of stacked layers: above a graph's output, which is lazy, none runs at once."""
-    first = next((n for n, why in enumerate(graph) if why), len(graph))
-    above = [why or "the layer below gives lazy outputs" for why in graph[first:]]
-    return (*graph[:first], *above)
+        return Plan(calls, stepwise, graph, launches)
 
 
 class CfCRNN(StackedRNN):
