@@ -9,6 +9,7 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   src/step_cell.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
+  csrc/fold.cpp
   csrc/at_once.cpp
   csrc/mappable.cpp
   csrc/metallib.cpp

@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
 
 namespace mlx_ncps {
@@ -27,13 +28,7 @@ const void* address(const Memory& memory) {
 }
 }  // namespace
 
-mx::array ready(const mx::array& a, mx::Stream s) {
-  const auto f = mx::astype(a, mx::float32, s);
-  // A node less in the graph of a call on plain arrays; a tracer's strides are not known yet.
-  if (!f.is_tracer() && f.status() == mx::array::Status::available && f.flags().row_contiguous)
-    return f;
-  return mx::contiguous(f, false, s);
-}
+mx::array as_float(const mx::array& a, mx::Stream s) { return mx::astype(a, mx::float32, s); }
 
 namespace {
 
@@ -151,11 +146,42 @@ mx::array empty_array(const char* op, mx::Shape shape) {
   return made[0];
 }
 
-void check_memory(const char* op, const Arrays& inputs) {
-  for (const auto& a : inputs)
-    if (a.dtype() != mx::float32 || !a.flags().row_contiguous)
-      throw std::runtime_error("[" + std::string(op) +
-                               "] an input is not float32 and row-contiguous.");
+namespace {
+// to: the elements from `from` on, by strides, in the order of rows; returns what comes after them.
+float* copy_by_strides(const float* from, const mx::array& like, int axis, float* to) {
+  if (axis == int(like.ndim())) {
+    *to = *from;
+    return to + 1;
+  }
+  const auto stride = like.strides(axis);
+  const int count = like.shape(axis);
+  if (axis + 1 < int(like.ndim())) {
+    for (int i = 0; i < count; ++i) to = copy_by_strides(from + i * stride, like, axis + 1, to);
+    return to;
+  }
+  for (int i = 0; i < count; ++i) to[i] = from[i * stride];
+  return to + count;
+}
+}  // namespace
+
+Arrays row_contiguous(const char* op, const Arrays& inputs, mx::Stream s) {
+  Arrays rows;
+  for (const auto& a : inputs) {
+    if (a.dtype() != mx::float32)
+      throw std::runtime_error("[" + std::string(op) + "] an input is not float32.");
+    rows.push_back(a);
+    if (a.flags().row_contiguous) continue;
+    Arrays copy{mx::array(a.shape(), a.dtype(), nullptr, {})};
+    allocate(op, copy);
+    auto& encoder = mx::cpu::get_command_encoder(s);
+    encoder.dispatch([from = mx::array::unsafe_weak_copy(a), to = copy[0].data<float>()] {
+      enter_mlx_thread();
+      if (from.size() > 0) copy_by_strides(from.data<float>(), from, 0, to);
+    });
+    encoder.add_temporary(copy[0]);
+    rows.back() = copy[0];
+  }
+  return rows;
 }
 
 // MLX does not export its own flag, but what it answers to: a tracer is one within a trace only,

@@ -18,8 +18,8 @@ using Arrays = std::vector<mx::array>;
 using Shapes = std::vector<mx::Shape>;
 using States = std::variant<Arrays, mx::array>;  // h of every step; with mixed memory h and c
 
-// float32 and row-contiguous, as the kernels read it.
-mx::array ready(const mx::array& a, mx::Stream s);
+// float32, as the kernels read it.
+mx::array as_float(const mx::array& a, mx::Stream s);
 
 // The first input of a fused call as it is, through a primitive whose name tells who meets it in
 // mx.export_function what to do: MLX can't write our primitives, nor its own Contiguous, which
@@ -58,9 +58,10 @@ mx::array empty_array(const char* op, mx::Shape shape);
 void enter_mlx_thread();
 bool on_mlx_thread();
 
-// Throws where an input is not float32 and row-contiguous: the primitive was built by something
-// else than its own function.
-void check_memory(const char* op, const Arrays& inputs);
+// Inputs of a primitive as its task reads them: what is not row-contiguous is copied by a task
+// before. Throws where one is not float32: the primitive was built by something else than its own
+// function.
+Arrays row_contiguous(const char* op, const Arrays& inputs, mx::Stream s);
 
 // Whether mx.compile(shapeless=True) traces on this thread: the shapes seen now are not those of
 // every call to come.

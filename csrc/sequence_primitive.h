@@ -101,20 +101,16 @@ void within_memory(Run run) {
   }
 }
 
-inline Arrays all_ready(const Arrays& arrays, mx::Stream s) {
-  Arrays out;
-  for (const auto& a : arrays) out.push_back(ready(a, s));
-  return out;
-}
-
-// The inputs of a call, checked and ready.
+// The inputs of a call, checked and float32.
 template <typename Op>
 Arrays prepared(const Op& op, const Arrays& in, mx::Stream s) {
   check_inputs(op, in);
   each_input(op, in, [](const mx::array& a, const char* name, const mx::Shape&, const char*) {
     check_dtype(Op::CALL, name, a);
   });
-  return all_ready(in, s);
+  Arrays out;
+  for (const auto& a : in) out.push_back(as_float(a, s));
+  return out;
 }
 
 template <typename Primitive>
@@ -129,9 +125,9 @@ class SequenceBackward : public mx::Primitive {
  public:
   SequenceBackward(mx::Stream s, Op op) : Primitive(s), op_(std::move(op)) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check(inputs);
-    check_memory(Op::CALL, inputs);
+  void eval_cpu(const Arrays& given, Arrays& outputs) override {
+    check(given);
+    const auto inputs = row_contiguous(Op::CALL, given, stream());
     allocate(Op::CALL, outputs);
     dispatch(stream(), inputs, outputs, op_.inputs(),
              [op = op_, p = op_.backward_problem(inputs, outputs),
@@ -151,7 +147,7 @@ class SequenceBackward : public mx::Primitive {
   // Parameter gradients are sums over the batch, so a mapped axis can't join it.
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
     const auto call = [this](const Arrays& in) {
-      return outputs_of(std::make_shared<SequenceBackward>(stream(), op_), all_ready(in, stream()));
+      return outputs_of(std::make_shared<SequenceBackward>(stream(), op_), in);
     };
     return map_by_loop(Op::CALL, call, inputs, axes, stream());
   }
@@ -193,9 +189,9 @@ class Sequence : public mx::Primitive {
  public:
   Sequence(mx::Stream s, Op op, bool save) : Primitive(s), op_(std::move(op)), save_(save) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check_inputs(op_, inputs);
-    check_memory(Op::CALL, inputs);
+  void eval_cpu(const Arrays& given, Arrays& outputs) override {
+    check_inputs(op_, given);
+    const auto inputs = row_contiguous(Op::CALL, given, stream());
     allocate(Op::CALL, outputs);
     dispatch(stream(), inputs, outputs, Op::STATES,
              [op = op_, p = op_.forward_problem(inputs, outputs)] {
@@ -214,7 +210,7 @@ class Sequence : public mx::Primitive {
     auto in = primals;
     const auto kept = save_ ? outputs : run(primals, true);
     in.insert(in.end(), kept.begin(), kept.end());
-    for (int i = 0; i < Op::STATES; ++i) in.push_back(ready(cotangents[i], stream()));
+    for (int i = 0; i < Op::STATES; ++i) in.push_back(as_float(cotangents[i], stream()));
     const auto all = outputs_of(std::make_shared<SequenceBackward<Op>>(stream(), op_), in);
     Arrays wanted;
     for (int i : argnums) wanted.push_back(all[i]);
@@ -226,7 +222,7 @@ class Sequence : public mx::Primitive {
 
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
     const auto run = [this](const Op& op, const Arrays& in) {
-      return outputs_of(std::make_shared<Sequence>(stream(), op, save_), all_ready(in, stream()));
+      return outputs_of(std::make_shared<Sequence>(stream(), op, save_), in);
     };
     if (!only_first_mapped(axes, op_.batched()))
       return map_by_loop(

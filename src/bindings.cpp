@@ -13,6 +13,7 @@
 #include "csrc/cfc.h"
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
+#include "csrc/fold.h"
 #include "csrc/ltc.h"
 #include "csrc/mappable.h"
 #include "csrc/metallib.h"
@@ -59,6 +60,10 @@ NB_MODULE(_ext, m) {
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
         "merged"_a = false, "memory"_a.none() = nb::none(), "save"_a = true,
         "stream"_a = nb::none());
+
+  m.def("fold_ltc", &mlx_ncps::fold_ltc, "weights"_a, nb::kw_only(), "mask"_a.none() = nb::none(),
+        "sensory_mask"_a.none() = nb::none(), "input_w"_a.none() = nb::none(),
+        "input_b"_a.none() = nb::none(), "implicit"_a, "epsilon"_a, "stream"_a = nb::none());
 
 #ifdef MLX_NCPS_LOCK_GUARD
   bind_lock_guard(m);

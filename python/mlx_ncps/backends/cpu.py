@@ -13,7 +13,7 @@ import mlx.core as mx
 from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
-from .fold import fold_cfc, fold_ltc
+from .fold import fold_cfc
 from .types import Facts, LTCFacts, Timespans
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def ltc_sequence(
     the gradient. `memory`: as `backends` says.
     """
     with mx.stream(mx.cpu):
-        folded = fold_ltc(params, implicit_param_constraints, epsilon)
+        folded = _fold_ltc(params, implicit_param_constraints, epsilon)
         return _loader.native.ltc_sequence(
             inputs,
             state,
             shapeless.timespans(ts, inputs),
-            list(folded),
+            folded,
             unfolds=int(ode_unfolds),
             synapses=_handle(synapses),
             memory=memory,
@@ -122,10 +122,25 @@ def ltc_step_cell(
     """
     params, synapses = weights
     params = type(params)(*(p if p is None else p.astype(mx.float32) for p in params))
-    folded = _plain(fold_ltc(params, stage.implicit_param_constraints, stage.epsilon))
+    folded = _plain(_fold_ltc(params, stage.implicit_param_constraints, stage.epsilon))
     mx.eval(arrays)
     return _loader.native.StepCell.ltc(
         folded, stage.ode_unfolds, _handle(synapses), _plain(memory), _readout(readout), arrays
+    )
+
+
+def _fold_ltc(params, implicit, epsilon):
+    """The arrays of a FoldedLTC by one primitive, to the bit those of `fold.fold_ltc`."""
+    *weights, mask, sensory_mask, input_w, input_b = params
+    return _loader.native.fold_ltc(
+        weights,
+        mask=mask,
+        sensory_mask=sensory_mask,
+        input_w=input_w,
+        input_b=input_b,
+        implicit=implicit,
+        epsilon=epsilon,
+        stream=mx.cpu,
     )
 
 
