@@ -34,9 +34,7 @@ enum {
   FOLDED = 11
 };
 
-float positive(float a, bool implicit) {
-  return implicit ? mx::detail::LogAddExp{}(a, 0.0f) : a;
-}
+float positive(float a, bool implicit) { return implicit ? mx::detail::LogAddExp{}(a, 0.0f) : a; }
 float slope(float a) { return mx::detail::Sigmoid{}(a); }
 
 // What a fold is, apart from its arrays.
@@ -104,8 +102,7 @@ void row_gradient(const Synapses& p, bool implicit, long i) {
     const float s2 = p.sigma[e] * MINUS_LOG2E;
     float dw = p.dfolded_w[e] + p.dwe[e] * p.erev[e];
     set(p.derev, e, p.dwe[e] * p.folded_w[e]);
-    if (p.dmask)
-      p.dmask[e] = dw * positive(p.w[e], implicit) * mx::detail::Sign{}(p.mask[e]);
+    if (p.dmask) p.dmask[e] = dw * positive(p.w[e], implicit) * mx::detail::Sign{}(p.mask[e]);
     if (p.mask) dw = dw * std::fabs(p.mask[e]);
     if (p.dw) p.dw[e] = implicit ? dw * slope(p.w[e]) : dw;
     set(p.dmu, e, p.dm2[e] * -s2);
@@ -280,8 +277,8 @@ class FoldLtc : public mx::Primitive {
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     fold_.check(in);
     const auto vector = in[GLEAK].shape(), square = in[W].shape(), sensory = in[SENSORY_W].shape();
-    return {vector, vector, vector, square, square, square, square, sensory, sensory, sensory,
-            sensory};
+    return {vector, vector,  vector,  square,  square, square,
+            square, sensory, sensory, sensory, sensory};
   }
 
   static Arrays run(mx::Stream s, const Fold& fold, const Arrays& inputs) {
@@ -301,12 +298,9 @@ Arrays fold_ltc(const Arrays& weights, const std::optional<mx::array>& mask,
                 const std::optional<mx::array>& input_w, const std::optional<mx::array>& input_b,
                 bool implicit, float epsilon, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  const Fold fold{implicit,
-                  epsilon,
-                  mask.has_value(),
-                  sensory_mask.has_value(),
-                  input_w.has_value(),
-                  input_b.has_value()};
+  const Fold fold{
+      implicit,           epsilon, mask.has_value(), sensory_mask.has_value(), input_w.has_value(),
+      input_b.has_value()};
   if (weights.size() != WEIGHTS)
     throw std::invalid_argument("[fold_ltc] wants 11 weights, got " +
                                 std::to_string(weights.size()) + ".");

@@ -20,6 +20,8 @@ def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | No
 
 def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
+def fold_ltc(weights: Sequence[mlx.core.array], *, mask: mlx.core.array | None = None, sensory_mask: mlx.core.array | None = None, input_w: mlx.core.array | None = None, input_b: mlx.core.array | None = None, implicit: bool, epsilon: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]: ...
+
 def has_values(a: object | None) -> bool:
     """Whether an object is an evaluated, row-contiguous float32 array."""
 
@@ -46,7 +48,6 @@ EVERY: int = 1
 LAST: int = 2
 
 BATCH: int = 3
-
 
 def ltc_step_work(inputs: int, units: int, unfolds: int, memory: bool) -> int: ...
 
