@@ -12,6 +12,7 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   csrc/fold.cpp
   csrc/at_once.cpp
   csrc/mappable.cpp
+  csrc/mapped.cpp
   csrc/metallib.cpp
   csrc/step_cell.cpp
   csrc/primitive.cpp)

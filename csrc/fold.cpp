@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "csrc/mapped.h"
 #include "mlx/backend/cpu/binary_ops.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/backend/cpu/unary_ops.h"
@@ -196,8 +197,7 @@ class FoldBackward : public mx::Primitive {
     no_derivative(OP, "second derivative");
   }
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto call = [&](const Arrays& in) { return run(stream(), fold_, of_, in); };
-    return map_by_loop(OP, call, inputs, axes, stream());
+    return map_in_place(OP, std::make_shared<FoldBackward>(stream(), fold_, of_), inputs, axes);
   }
   const char* name() const override { return "FoldLtcBackward"; }
   bool is_equivalent(const mx::Primitive& other) const override {
@@ -267,8 +267,7 @@ class FoldLtc : public mx::Primitive {
     no_derivative(OP, "forward-mode derivative (jvp)");
   }
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto call = [&](const Arrays& in) { return run(stream(), fold_, in); };
-    return map_by_loop(OP, call, inputs, axes, stream());
+    return map_in_place(OP, std::make_shared<FoldLtc>(stream(), fold_), inputs, axes);
   }
   const char* name() const override { return "FoldLtc"; }
   bool is_equivalent(const mx::Primitive& other) const override {

@@ -120,6 +120,7 @@ long saturated_product(long a, long b) {
 
 void allocate(const char* op, Arrays& outputs) {
   for (auto& out : outputs) {
+    if (out.data_shared_ptr()) continue;
     auto memory = mx::allocator::malloc(out.nbytes());
     if (!address(memory)) {
       new auto(std::move(memory));  // never freed: MLX's destructor would read through null
@@ -213,7 +214,7 @@ bool only_first_mapped(const std::vector<int>& axes, int count) {
   return true;
 }
 
-static int mapped_size(const Arrays& inputs, const std::vector<int>& axes) {
+int mapped_size(const Arrays& inputs, const std::vector<int>& axes) {
   for (size_t i = 0; i < inputs.size(); ++i)
     if (axes[i] >= 0) return inputs[i].shape(axes[i]);
   return 1;

@@ -45,7 +45,8 @@ void check_bytes(const char* op, const mx::Shape& shape);
 // a * b for positive numbers, or LONG_MAX.
 long saturated_product(long a, long b);
 
-// Memory for every output, or std::runtime_error; filled with NaN while poison_outputs(true) holds,
+// Memory for every output that has none (one of a mapped axis lies in the memory of all), or
+// std::runtime_error; filled with NaN while poison_outputs(true) holds,
 // so that tests see what a kernel leaves unwritten.
 void allocate(const char* op, Arrays& outputs);
 void poison_outputs(bool on);
@@ -84,6 +85,7 @@ Mapped map_by_loop(const char* op, const Call& call, const Arrays& inputs,
 // mapped axis folded into the batch. batch_axis[i] is the batch axis of output i.
 Mapped map_by_batch(const char* op, const Call& call, Arrays inputs, std::vector<int> axes,
                     int count, const std::vector<int>& batch_axis, mx::Stream s);
+int mapped_size(const Arrays& inputs, const std::vector<int>& axes);
 bool only_first_mapped(const std::vector<int>& axes, int count);
 
 }  // namespace mlx_ncps

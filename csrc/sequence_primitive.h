@@ -27,6 +27,7 @@
 
 #include "csrc/cpu/interrupt.h"
 #include "csrc/fields.h"
+#include "csrc/mapped.h"
 #include "csrc/primitive.h"
 #include "mlx/backend/cpu/encoder.h"
 
@@ -146,10 +147,7 @@ class SequenceBackward : public mx::Primitive {
 
   // Parameter gradients are sums over the batch, so a mapped axis can't join it.
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto call = [this](const Arrays& in) {
-      return outputs_of(std::make_shared<SequenceBackward>(stream(), op_), in);
-    };
-    return map_by_loop(Op::CALL, call, inputs, axes, stream());
+    return map_in_place(Op::CALL, std::make_shared<SequenceBackward>(stream(), op_), inputs, axes);
   }
 
   const char* name() const override { return Op::BACKWARD_NAME; }
@@ -221,18 +219,15 @@ class Sequence : public mx::Primitive {
   }
 
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto run = [this](const Op& op, const Arrays& in) {
+    if (!only_first_mapped(axes, op_.batched()))
+      return map_in_place(Op::CALL, std::make_shared<Sequence>(stream(), op_, save_), inputs, axes);
+    const auto op = op_.of_mapped(inputs[0].shape(axes[0] == 0 ? 1 : 0));
+    const auto run = [&](const Arrays& in) {
       return outputs_of(std::make_shared<Sequence>(stream(), op, save_), in);
     };
-    if (!only_first_mapped(axes, op_.batched()))
-      return map_by_loop(
-          Op::CALL, [&](const Arrays& in) { return run(op_, in); }, inputs, axes, stream());
-    const auto op = op_.of_mapped(inputs[0].shape(axes[0] == 0 ? 1 : 0));
     std::vector<int> batch_axes(Op::STATES, 0);
     for (int axis : op_.saved_batch_axes()) batch_axes.push_back(axis);
-    return map_by_batch(
-        Op::CALL, [&](const Arrays& in) { return run(op, in); }, inputs, axes, op_.batched(),
-        batch_axes, stream());
+    return map_by_batch(Op::CALL, run, inputs, axes, op_.batched(), batch_axes, stream());
   }
 
   const char* name() const override { return Op::NAME; }
