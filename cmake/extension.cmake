@@ -12,9 +12,11 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   csrc/cfc.cpp
   csrc/dropout.cpp
   csrc/any_dtype.cpp
+  csrc/fold.cpp
   csrc/at_once.cpp
   csrc/loose_call.cpp
   csrc/mappable.cpp
+  csrc/mapped.cpp
   csrc/metallib.cpp
   csrc/program.cpp
   csrc/step_cell.cpp

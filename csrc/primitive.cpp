@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
 
 namespace mlx_ncps {
@@ -27,13 +28,7 @@ const void* address(const Memory& memory) {
 }
 }  // namespace
 
-mx::array ready(const mx::array& a, mx::Stream s) {
-  const auto f = mx::astype(a, mx::float32, s);
-  // A node less in the graph of a call on plain arrays; a tracer's strides are not known yet.
-  if (!f.is_tracer() && f.status() == mx::array::Status::available && f.flags().row_contiguous)
-    return f;
-  return mx::contiguous(f, false, s);
-}
+mx::array as_float(const mx::array& a, mx::Stream s) { return mx::astype(a, mx::float32, s); }
 
 namespace {
 
@@ -125,6 +120,7 @@ long saturated_product(long a, long b) {
 
 void allocate(const char* op, Arrays& outputs) {
   for (auto& out : outputs) {
+    if (out.data_shared_ptr()) continue;
     auto memory = mx::allocator::malloc(out.nbytes());
     if (!address(memory)) {
       new auto(std::move(memory));  // never freed: MLX's destructor would read through null
@@ -151,11 +147,42 @@ mx::array empty_array(const char* op, mx::Shape shape, mx::Dtype dtype) {
   return made[0];
 }
 
-void check_memory(const char* op, const Arrays& inputs) {
-  for (const auto& a : inputs)
-    if (a.dtype() != mx::float32 || !a.flags().row_contiguous)
-      throw std::runtime_error("[" + std::string(op) +
-                               "] an input is not float32 and row-contiguous.");
+namespace {
+// to: the elements from `from` on, by strides, in the order of rows; returns what comes after them.
+float* copy_by_strides(const float* from, const mx::array& like, int axis, float* to) {
+  if (axis == int(like.ndim())) {
+    *to = *from;
+    return to + 1;
+  }
+  const auto stride = like.strides(axis);
+  const int count = like.shape(axis);
+  if (axis + 1 < int(like.ndim())) {
+    for (int i = 0; i < count; ++i) to = copy_by_strides(from + i * stride, like, axis + 1, to);
+    return to;
+  }
+  for (int i = 0; i < count; ++i) to[i] = from[i * stride];
+  return to + count;
+}
+}  // namespace
+
+Arrays row_contiguous(const char* op, const Arrays& inputs, mx::Stream s) {
+  Arrays rows;
+  for (const auto& a : inputs) {
+    if (a.dtype() != mx::float32)
+      throw std::runtime_error("[" + std::string(op) + "] an input is not float32.");
+    rows.push_back(a);
+    if (a.flags().row_contiguous) continue;
+    Arrays copy{mx::array(a.shape(), a.dtype(), nullptr, {})};
+    allocate(op, copy);
+    auto& encoder = mx::cpu::get_command_encoder(s);
+    encoder.dispatch([from = mx::array::unsafe_weak_copy(a), to = copy[0].data<float>()] {
+      enter_mlx_thread();
+      if (from.size() > 0) copy_by_strides(from.data<float>(), from, 0, to);
+    });
+    encoder.add_temporary(copy[0]);
+    rows.back() = copy[0];
+  }
+  return rows;
 }
 
 // MLX does not export its own flag, but what it answers to: a tracer is one within a trace only,
@@ -187,7 +214,7 @@ bool only_first_mapped(const std::vector<int>& axes, int count) {
   return true;
 }
 
-static int mapped_size(const Arrays& inputs, const std::vector<int>& axes) {
+int mapped_size(const Arrays& inputs, const std::vector<int>& axes) {
   for (size_t i = 0; i < inputs.size(); ++i)
     if (axes[i] >= 0) return inputs[i].shape(axes[i]);
   return 1;

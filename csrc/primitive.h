@@ -18,8 +18,8 @@ using Arrays = std::vector<mx::array>;
 using Shapes = std::vector<mx::Shape>;
 using States = std::variant<Arrays, mx::array>;  // h of every step; with mixed memory h and c
 
-// float32 and row-contiguous, as the kernels read it.
-mx::array ready(const mx::array& a, mx::Stream s);
+// float32, as the kernels read it.
+mx::array as_float(const mx::array& a, mx::Stream s);
 
 // The first input of a fused call as it is, through a primitive whose name tells who meets it in
 // mx.export_function what to do: MLX can't write our primitives, nor its own Contiguous, which
@@ -45,7 +45,8 @@ void check_bytes(const char* op, const mx::Shape& shape);
 // a * b for positive numbers, or LONG_MAX.
 long saturated_product(long a, long b);
 
-// Memory for every output, or std::runtime_error; filled with NaN while poison_outputs(true) holds,
+// Memory for every output that has none (one of a mapped axis lies in the memory of all), or
+// std::runtime_error; filled with NaN while poison_outputs(true) holds,
 // so that tests see what a kernel leaves unwritten.
 void allocate(const char* op, Arrays& outputs);
 void poison_outputs(bool on);
@@ -58,9 +59,10 @@ mx::array empty_array(const char* op, mx::Shape shape, mx::Dtype dtype = mx::flo
 void enter_mlx_thread();
 bool on_mlx_thread();
 
-// Throws where an input is not float32 and row-contiguous: the primitive was built by something
-// else than its own function.
-void check_memory(const char* op, const Arrays& inputs);
+// Inputs of a primitive as its task reads them: what is not row-contiguous is copied by a task
+// before. Throws where one is not float32: the primitive was built by something else than its own
+// function.
+Arrays row_contiguous(const char* op, const Arrays& inputs, mx::Stream s);
 
 // Whether mx.compile(shapeless=True) traces on this thread: the shapes seen now are not those of
 // every call to come.
@@ -83,6 +85,7 @@ Mapped map_by_loop(const char* op, const Call& call, const Arrays& inputs,
 // mapped axis folded into the batch. batch_axis[i] is the batch axis of output i.
 Mapped map_by_batch(const char* op, const Call& call, Arrays inputs, std::vector<int> axes,
                     int count, const std::vector<int>& batch_axis, mx::Stream s);
+int mapped_size(const Arrays& inputs, const std::vector<int>& axes);
 bool only_first_mapped(const std::vector<int>& axes, int count);
 
 }  // namespace mlx_ncps

@@ -28,6 +28,7 @@
 
 #include "csrc/cpu/interrupt.h"
 #include "csrc/fields.h"
+#include "csrc/mapped.h"
 #include "csrc/primitive.h"
 #include "mlx/backend/cpu/encoder.h"
 
@@ -118,20 +119,16 @@ void within_memory(Run run) {
   }
 }
 
-inline Arrays all_ready(const Arrays& arrays, mx::Stream s) {
-  Arrays out;
-  for (const auto& a : arrays) out.push_back(ready(a, s));
-  return out;
-}
-
-// The inputs of a call, checked and ready.
+// The inputs of a call, checked and float32.
 template <typename Op>
 Arrays prepared(const Op& op, const Arrays& in, mx::Stream s) {
   check_inputs(op, in);
   each_input(op, in, [](const mx::array& a, const char* name, const mx::Shape&, const char*) {
     check_dtype(Op::CALL, name, a);
   });
-  return all_ready(in, s);
+  Arrays out;
+  for (const auto& a : in) out.push_back(as_float(a, s));
+  return out;
 }
 
 template <typename Primitive>
@@ -146,9 +143,9 @@ class SequenceBackward : public mx::Primitive {
  public:
   SequenceBackward(mx::Stream s, Op op) : Primitive(s), op_(std::move(op)) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check(inputs);
-    check_memory(Op::CALL, inputs);
+  void eval_cpu(const Arrays& given, Arrays& outputs) override {
+    check(given);
+    const auto inputs = row_contiguous(Op::CALL, given, stream());
     allocate(Op::CALL, outputs);
     dispatch(stream(), inputs, outputs, op_.inputs(),
              [op = op_, p = op_.backward_problem(inputs, outputs),
@@ -167,10 +164,7 @@ class SequenceBackward : public mx::Primitive {
 
   // Parameter gradients are sums over the batch, so a mapped axis can't join it.
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto call = [this](const Arrays& in) {
-      return outputs_of(std::make_shared<SequenceBackward>(stream(), op_), all_ready(in, stream()));
-    };
-    return map_by_loop(Op::CALL, call, inputs, axes, stream());
+    return map_in_place(Op::CALL, std::make_shared<SequenceBackward>(stream(), op_), inputs, axes);
   }
 
   const char* name() const override { return Op::BACKWARD_NAME; }
@@ -209,9 +203,9 @@ class Sequence : public mx::Primitive {
  public:
   Sequence(mx::Stream s, Op op, bool save) : Primitive(s), op_(std::move(op)), save_(save) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    check_inputs(op_, inputs);
-    check_memory(Op::CALL, inputs);
+  void eval_cpu(const Arrays& given, Arrays& outputs) override {
+    check_inputs(op_, given);
+    const auto inputs = row_contiguous(Op::CALL, given, stream());
     allocate(Op::CALL, outputs);
     dispatch(stream(), inputs, outputs, count_states(op_),
              [op = op_, p = op_.forward_problem(inputs, outputs)] {
@@ -230,7 +224,7 @@ class Sequence : public mx::Primitive {
     auto in = primals;
     const auto kept = save_ ? outputs : run(primals, true);
     in.insert(in.end(), kept.begin(), kept.end());
-    for (int i = 0; i < count_states(op_); ++i) in.push_back(ready(cotangents[i], stream()));
+    for (int i = 0; i < count_states(op_); ++i) in.push_back(as_float(cotangents[i], stream()));
     const auto all = outputs_of(std::make_shared<SequenceBackward<Op>>(stream(), op_), in);
     Arrays wanted;
     for (int i : argnums) wanted.push_back(all[i]);
@@ -241,18 +235,15 @@ class Sequence : public mx::Primitive {
   }
 
   Mapped vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const auto run = [this](const Op& op, const Arrays& in) {
-      return outputs_of(std::make_shared<Sequence>(stream(), op, save_), all_ready(in, stream()));
-    };
     if (!only_first_mapped(axes, op_.batched()))
-      return map_by_loop(
-          Op::CALL, [&](const Arrays& in) { return run(op_, in); }, inputs, axes, stream());
+      return map_in_place(Op::CALL, std::make_shared<Sequence>(stream(), op_, save_), inputs, axes);
     const auto op = op_.of_mapped(inputs[0].shape(axes[0] == 0 ? 1 : 0));
+    const auto run = [&](const Arrays& in) {
+      return outputs_of(std::make_shared<Sequence>(stream(), op, save_), in);
+    };
     std::vector<int> batch_axes(count_states(op_), 0);
     for (int axis : op_.saved_batch_axes()) batch_axes.push_back(axis);
-    return map_by_batch(
-        Op::CALL, [&](const Arrays& in) { return run(op, in); }, inputs, axes, op_.batched(),
-        batch_axes, stream());
+    return map_by_batch(Op::CALL, run, inputs, axes, op_.batched(), batch_axes, stream());
   }
 
   const char* name() const override { return Op::NAME; }

@@ -14,6 +14,7 @@
 #include "csrc/cpu/kernels.h"
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/dropout.h"
+#include "csrc/fold.h"
 #include "csrc/ltc.h"
 #include "csrc/mappable.h"
 #include "csrc/metallib.h"
@@ -67,6 +68,10 @@ NB_MODULE(_ext, m) {
         "stream"_a = nb::none(),
         "float32 [shape]: 0 with probability `rate`, else 1 / (1 - rate), from bits of an "
         "mx.random.key.");
+
+  m.def("fold_ltc", &mlx_ncps::fold_ltc, "weights"_a, nb::kw_only(), "mask"_a.none() = nb::none(),
+        "sensory_mask"_a.none() = nb::none(), "input_w"_a.none() = nb::none(),
+        "input_b"_a.none() = nb::none(), "implicit"_a, "epsilon"_a, "stream"_a = nb::none());
 
 #ifdef MLX_NCPS_LOCK_GUARD
   bind_lock_guard(m);

@@ -2,10 +2,13 @@
 names.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from . import _mlx  # noqa: F401  before all that imports MLX
 
 # isort: split
-from . import cells, config, convert, layers, ops, rnn, wirings
+from . import cells, config, layers, ops, rnn, wirings
 from .backends.cpu import (
     get_instruction_set,
     get_num_threads,
@@ -42,6 +45,11 @@ from .rnn import (
     carry_forward,
     chunked_value_and_grad,
 )
+
+if TYPE_CHECKING:
+    from . import convert  # imported when it is used first
+
+config._LATER.append(lambda: import_module("mlx_ncps.convert"))  # which has a cell of its own
 
 __version__ = "0.1.0"
 
@@ -89,6 +97,15 @@ __all__ = [
     "use_backend",
     "wirings",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Submodules that few need, imported when they are used first."""
+        if name == "convert":
+            return import_module("mlx_ncps.convert")  # which sets the attribute
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -25,6 +25,8 @@ def dropout_factors(key: mlx.core.array, shape: Sequence[int], rate: float, stre
     float32 [shape]: 0 with probability `rate`, else 1 / (1 - rate), from bits of an mx.random.key.
     """
 
+def fold_ltc(weights: Sequence[mlx.core.array], *, mask: mlx.core.array | None = None, sensory_mask: mlx.core.array | None = None, input_w: mlx.core.array | None = None, input_b: mlx.core.array | None = None, implicit: bool, epsilon: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]: ...
+
 def has_values(a: object | None) -> bool:
     """Whether an object is an evaluated, row-contiguous float32 array."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from importlib import metadata
 from types import TracebackType
 
 _EXTRAS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"}
@@ -40,6 +39,8 @@ def pip_install(version: str | None) -> str:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # a fifth of the package's import, needed for errors alone
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

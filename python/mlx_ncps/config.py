@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .checks import brief, refused
@@ -27,6 +27,7 @@ def __dir__() -> list[str]:
 Class = TypeVar("Class", bound=type)
 
 _CLASSES: dict[str, Any] = {}  # by name; the only ones that a configuration can name
+_LATER: list[Callable[[], Any]] = []  # import modules with more of our classes; each called once
 _BUILT_FOR = "built_for"
 
 
@@ -180,6 +181,8 @@ def from_config(config: dict[str, Any]) -> Any:
     if type(config) is not dict or set(config) != {"class", "config"}:
         raise ValueError(f"[from_config] config must hold class and config, got {brief(config)}.")
     name = config["class"]
+    while isinstance(name, str) and name not in _CLASSES and _LATER:
+        _LATER.pop()()
     if not isinstance(name, str) or name not in _CLASSES:
         raise ValueError(f"[from_config] class must be registered, got {brief(name)}.")
     return _CLASSES[name].from_config(_mapping(_CLASSES[name], config["config"]))

@@ -13,12 +13,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .checks import brief, flag, is_array
-from .weight_files import Stored, open_arrays, save_arrays
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._types import WeightSource
+    from .weight_files import Stored
 
 __all__ = ["load_weights", "save_weights"]
 
@@ -83,6 +83,8 @@ def save_weights(module: nn.Module, file: str | os.PathLike[str]) -> None:
     checksums that `load_weights` checks, or to an `.npz` file, whose format has some.
     """
     _check_module("save_weights", module)
+    from .weight_files import save_arrays  # when it is needed first: zipfile, json
+
     save_arrays("save_weights", file, dict(tree_flatten(module.parameters())))
 
 
@@ -133,6 +135,8 @@ def _is_mask(name: str) -> bool:
 
 
 def _entries(source: WeightSource) -> dict[str, Stored]:
+    from .weight_files import Stored, open_arrays
+
     if isinstance(source, (str, os.PathLike)):
         return open_arrays("load_weights", source)
     entries = {}

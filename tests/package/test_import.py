@@ -6,6 +6,7 @@ import pkgutil
 
 import mlx_ncps
 import pytest
+from mlx_ncps import CfCCell, convert
 
 # Every function of MLX refuses but those that ask or wrap; an array, however made, takes memory.
 IMPORT = """
@@ -52,3 +53,41 @@ def test_a_module_that_computes_is_found(run_python, tmp_path, fault):
     done = run_python("-c", code, "planted")
     assert done.returncode != 0
     assert "at import" in done.stderr or "planted made an array" in done.stderr
+
+
+LATER = ("convert", "ops.numpy", "weight_files", "alias")
+
+
+def test_importing_the_package_leaves_what_few_need_for_later(run_python):
+    code = "import sys, mlx.nn; before = set(sys.modules); import mlx_ncps; "
+    done = run_python("-c", code + "print(*set(sys.modules) - before)")
+    assert done.returncode == 0, done.stderr
+    new = set(done.stdout.split())
+    assert not new & {f"mlx_ncps.{name}" for name in LATER}
+    assert not new & {"email", "importlib.metadata", "socket", "zipfile", "json"}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "mlx_ncps.convert.from_torch",
+        "mlx_ncps.ops.numpy.cfc_sequence",
+        "from mlx_ncps import *; convert.from_keras",
+        "from mlx_ncps import convert; convert.from_keras",
+        "from mlx_ncps.convert import from_torch",
+        "assert 'convert' in dir(mlx_ncps) and 'numpy' in dir(mlx_ncps.ops)",
+        "import pickle; pickle.loads(pickle.dumps(mlx_ncps.CfC(2, 3)))",
+        "assert mlx_ncps.weights.load_weights",
+        "mlx_ncps.config.from_config({'class': 'KerasMemoryCell', 'config': CONFIG})",
+    ],
+)
+def test_what_is_left_for_later_is_there_when_it_is_used(run_python, use):
+    config = convert.KerasMemoryCell(CfCCell(4, 4), 3).get_config()
+    done = run_python("-c", f"import mlx_ncps; CONFIG = {config!r}; {use}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", [mlx_ncps, mlx_ncps.ops])
+def test_a_name_that_is_not_there_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'x'"):
+        package.x  # noqa: B018

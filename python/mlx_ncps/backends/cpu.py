@@ -14,7 +14,7 @@ from .. import _loader
 from ..checks import choice, integer
 from . import shapeless
 from .activations import first_dropped
-from .fold import fold_cfc, fold_ltc
+from .fold import fold_cfc
 from .types import Facts, LTCFacts, Timespans
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def ltc_sequence(
     the gradient. `memory`: as `backends` says.
     """
     with mx.stream(mx.cpu):
-        folded = fold_ltc(params, implicit_param_constraints, epsilon, ode_solver)
+        folded = _fold_ltc(params, implicit_param_constraints, epsilon, ode_solver)
         return _loader.native.ltc_sequence(
             inputs,
             state,
             shapeless.timespans(ts, inputs),
-            list(folded),
+            folded,
             unfolds=int(ode_unfolds),
             solver=ode_solver,
             synapses=_handle(synapses),
@@ -130,12 +130,27 @@ def ltc_step_cell(
     """
     params, synapses = weights
     params = type(params)(*(p if p is None else p.astype(mx.float32) for p in params))
-    solver = stage.ode_solver
-    folded = _plain(fold_ltc(params, stage.implicit_param_constraints, stage.epsilon, solver))
+    constraints, solver = stage.implicit_param_constraints, stage.ode_solver
+    folded = _plain(_fold_ltc(params, constraints, stage.epsilon, solver))
     mx.eval(arrays)
     lists, of_memory, outputs = _handle(synapses), _plain(memory), _readout(readout)
     return _loader.native.StepCell.ltc(
         folded, stage.ode_unfolds, lists, of_memory, outputs, arrays, solver
+    )
+
+
+def _fold_ltc(params, implicit, epsilon, ode_solver):
+    """The arrays of a FoldedLTC by one primitive, to the bit those of `fold.fold_ltc`."""
+    *weights, mask, sensory_mask, input_w, input_b = params
+    return _loader.native.fold_ltc(
+        weights,
+        mask=mask,
+        sensory_mask=sensory_mask,
+        input_w=input_w,
+        input_b=input_b,
+        implicit=implicit,
+        epsilon=epsilon if ode_solver == "semi_implicit" else 0.0,
+        stream=mx.cpu,
     )
 
 

@@ -2,8 +2,10 @@
 has the same in NumPy.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from . import activations as _activations
-from . import numpy as numpy  # so that `import mlx_ncps` is enough for `mlx_ncps.ops.numpy`
 from .activations import *  # noqa: F403 (its __all__)
 from .cfc import cfc_sequence, cfc_step, cfc_update, cfc_update_pure
 from .checks import MODES, VARIANTS
@@ -20,6 +22,9 @@ from .mixed_memory import cfc_mixed_sequence, ltc_mixed_sequence
 from .params import CfCParams, LSTMParams, LTCParams
 from .states import detach_state, initial_state, reset_state
 from .synapses import SynapseLists
+
+if TYPE_CHECKING:
+    from . import numpy as numpy  # imported when it is used first
 
 __all__ = [
     "MODES",
@@ -47,6 +52,15 @@ __all__ = [
     "xavier_uniform",
 ]
 __all__ += _activations.__all__
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Submodules that few need, imported when they are used first."""
+        if name == "numpy":
+            return import_module("mlx_ncps.ops.numpy")  # which sets the attribute
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
