@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <optional>
 
@@ -26,6 +27,8 @@ struct SynapseLists {
   };
   Blocks blocks(long lanes) const { return blocks_[lanes / 8]; }
 
+  inline static std::atomic<long> made = 0;  // how many there were so far
+
  private:
   std::array<Blocks, 3> blocks_;
 };
@@ -46,7 +49,8 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
 LtcProblem ltc_cell(const Arrays& folded, int unfolds,
                     const std::shared_ptr<const SynapseLists>& synapses);
 
-// Which kernel ltc_sequence runs for this shape.
-LtcKernel choose_ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses);
+// Which kernel ltc_sequence runs for this shape; without `threads` a call on one thread alone.
+LtcKernel choose_ltc_kernel(int B, int I, int H, int unfolds, const SynapseLists* synapses,
+                            bool threads = true);
 
 }  // namespace mlx_ncps

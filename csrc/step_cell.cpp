@@ -197,7 +197,8 @@ void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& c
     p.v0 = h, p.v = states;
     const auto* lists = stage.synapses.get();
     const auto kernel =
-        lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists) : LtcKernel::DENSE;
+        lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), int(p.U), lists, /*threads=*/false)
+              : LtcKernel::DENSE;
     table.run_packed_ltc(stage.packed.get(), p, kernel);
   } else {
     auto p = *stage.cfc;

@@ -18,6 +18,9 @@ def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, fold
 def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None) -> str:
     """Which LTC kernel runs this shape: 'dense' or 'lists'."""
 
+def synapse_lists_made() -> int:
+    """How many lists of synapses were made so far."""
+
 def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
 def has_values(a: object | None) -> bool:
