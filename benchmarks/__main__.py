@@ -21,6 +21,7 @@ COMMANDS = {
     "table": "rows of all modes against every baseline (the default)",
     "scaling": "time over T, H, B, U, density and threads, and where unfused code wins; plots",
     "memory": "training memory as T grows; a step over 100 000 time steps",
+    "features": "every cell and feature of a layer, and pairs, against the plain layer",
     "page": "write docs/results.md from the files of results",
 }
 RESULTS = ROOT / "docs" / "results"
