@@ -22,6 +22,7 @@ COMMANDS = {
     "scaling": "time over T, H, B, U, density and threads, and where unfused code wins; plots",
     "memory": "training memory as T grows; a step over 100 000 time steps",
     "features": "every cell and feature of a layer, and pairs, against the plain layer",
+    "streaming": "a step of a stream of every cell, against that of the plain layer",
     "page": "write docs/results.md from the files of results",
 }
 RESULTS = ROOT / "docs" / "results"

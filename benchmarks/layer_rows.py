@@ -198,16 +198,20 @@ class LayerCase:
         """Both features are masks, which a call has one of."""
         return sum("mask" in f.name.split() for f in self.features) > 1
 
-    def make(self, plain: bool = False) -> Any:
-        """The layer, always with the same weights; plain: the one that it is measured by."""
+    def make(self, plain: bool = False, **more) -> Any:
+        """The layer with `more` options, always with the same weights; plain: the one that it is
+        measured by.
+        """
         mx.random.seed(SEED)
-        options: dict = {"return_sequences": True, "return_state": False}
+        options: dict = {"return_sequences": True, "return_state": False, **more}
         make = self.kind.plain if plain else self.kind.make
         for feature in () if plain else self.features:
             options |= feature.options
             if feature.stacked:
                 make = self.kind.stacked
         layer = make(**options).train(self.kind.training)
+        if not layer.get("layers"):  # a stack knows its sizes
+            layer.build((self.batch, self.steps, I))
         if not plain:
             layer.set_dtype(getattr(mx, self.dtype))
         mx.eval(layer.parameters())
