@@ -23,6 +23,7 @@ COMMANDS = {
     "memory": "training memory as T grows; a step over 100 000 time steps",
     "features": "every cell and feature of a layer, and pairs, against the plain layer",
     "streaming": "a step of a stream of every cell, against that of the plain layer",
+    "training": "a training step with Adam, of many sizes, against ncps.torch and JAX",
     "page": "write docs/results.md from the files of results",
 }
 RESULTS = ROOT / "docs" / "results"

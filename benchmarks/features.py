@@ -146,7 +146,7 @@ def program(case: LayerCase, mode: str, key: str) -> LayerProgram:
 
 
 def compare(programs: dict[str, LayerProgram], dtype: str) -> dict:
-    """{"errors": {...}} of ours against the reference; "status": "red" for one that is too large."""
+    """{"errors": {...}} of ours against the reference; "status": "red" where one is too large."""
     want, got = programs["reference"].check(), programs["ours"].check()
     errors: dict[str, float] = {}
     result: dict[str, Any] = {"errors": errors}

@@ -43,6 +43,7 @@ class OwnCell(nn.Module):
         self.map = nn.Linear(I + H, H)
 
     def __call__(self, inputs, state, ts):
+        """(output, new state), both [B, H]."""
         pull = mx.tanh(self.map(mx.concatenate([inputs, state], axis=-1)))
         state = state + (1 - mx.exp(-ts * mx.ones((1,)))) * (pull - state)
         return state, state
@@ -52,8 +53,8 @@ class OwnCell(nn.Module):
 class Kind:
     """A cell in a layer.
 
-    plain: the options of the layer of the same family whose time is the measure; None: none but
-    the family's own.  limit: the most that a row may take of its time.
+    plain: the layer of the same sizes whose time is the measure.  limit: the most that a row may
+    take of its time.
     """
 
     name: str

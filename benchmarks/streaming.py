@@ -16,13 +16,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
-from mlx_ncps import LiquidCell, StreamingSession, dispatch
+from mlx_ncps import StreamingSession, dispatch
 
 from tests.support.cases import relative_error, tolerance
 
 from . import machine, report, worker
 from .features import arithmetic, failed, named, settle
-from .layer_rows import FEATURES_OF_LAYERS, KINDS, SEED, Feature, I, LayerCase
+from .layer_rows import FEATURES_OF_LAYERS, KINDS, SEED, Feature, I, LayerCase, OwnCell
 from .store import Store
 
 KEYS = ("plain", "ours")
@@ -42,6 +42,7 @@ class Stream:
         self.state: Any = None
 
     def __call__(self) -> Any:
+        """One step; its output."""
         output, self.state = self.take(self.layer, self.inputs, self.state)
         mx.eval(output, self.state)
         return output
@@ -93,7 +94,7 @@ def _cell(layer, x, state):
     cell = layer.rnn_cell
     if state is None:
         state = tree_map(lambda size: mx.zeros((1, size)), cell.state_size)
-    return cell(x, state) if isinstance(cell, LiquidCell) else cell(x, state, 1.0)
+    return cell(x, state, 1.0) if isinstance(cell, OwnCell) else cell(x, state)
 
 
 def _session(layer, x, state):
