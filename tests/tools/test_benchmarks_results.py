@@ -292,6 +292,8 @@ def test_page_is_up_to_date():
         pytest.skip("no results yet")
     fresh = page.page(command.RESULTS, page.FIGURES, page.PAGE.parent)
     assert fresh == page.PAGE.read_text(encoding="utf-8"), "run `python -m benchmarks page`"
+    beside = page.PAGE.with_name(page.FEATURES).read_text(encoding="utf-8")
+    assert page.features(command.RESULTS) == beside, "run `python -m benchmarks page`"
 
 
 def test_markdown_escapes_bars():
