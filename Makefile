@@ -3,7 +3,7 @@
 # make demo       train a CfC and an LTC on handwritten digits      DEMO_ARGS=--short
 # make examples   every other example in its short mode
 # make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
-# make bench-full all of them: docs/results.md and its figures; bench-apple, bench-nvidia: a GPU's
+# make bench-full all of them: docs/results.md, docs/features.md; bench-apple, bench-nvidia: a GPU's
 # make mac-report on a Mac: all of it, in one file for an issue   MAC_REPORT_ARGS=--short
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make agx        machine code of Apple's GPUs, on Linux as root (docs/agx.md); AGX_ARGS=--check
@@ -59,12 +59,7 @@ bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks --json build/bench/table.json $(BENCH_ARGS)
 
 bench-full: $(VENV)/bench
-	$(BIN)/python -m benchmarks --full --device cpu --json docs/results/cpu.json $(BENCH_ARGS)
-	$(BIN)/python -m benchmarks scaling --device cpu --json docs/results/scaling.json \
-	  --out docs/figures $(BENCH_ARGS)
-	$(BIN)/python -m benchmarks memory --device cpu --json docs/results/memory.json \
-	  --out docs/figures $(BENCH_ARGS)
-	$(BIN)/python -m benchmarks page
+	$(BIN)/python -m benchmarks full --device cpu $(BENCH_ARGS)
 
 bench-apple: CHIP := apple
 bench-apple: bench-gpu

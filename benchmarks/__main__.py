@@ -1,4 +1,4 @@
-"""The commands of `python -m benchmarks`: the table, scaling, memory, and the results page."""
+"""The commands of `python -m benchmarks`: what each measures, and the pages of their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ COMMANDS = {
     "table": "rows of all modes against every baseline (the default)",
     "scaling": "time over T, H, B, U, density and threads, and where unfused code wins; plots",
     "memory": "training memory as T grows; a step over 100 000 time steps",
-    "page": "write docs/results.md from the files of results",
+    "features": "every cell and feature of a layer, and pairs, against the plain layer",
+    "streaming": "a step of a stream of every cell, against that of the plain layer",
+    "training": "a training step with Adam, of many sizes, against ncps.torch and JAX",
+    "page": "write docs/results.md and docs/features.md from the files of results",
+    "full": "all of these, of one device, into docs/",
 }
 RESULTS = ROOT / "docs" / "results"
 
@@ -105,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="PATH", help="keep all results, written after every cell")
     add("--resume", action="store_true", help="only measure what the file of --json has not")
     add("--out", type=Path, metavar="PATH", help="scaling, memory: folder of the plots; page: file")
-    add("--results", type=Path, default=RESULTS, metavar="PATH", help="page: folder of the JSON")
+    add("--results", type=Path, default=RESULTS, metavar="PATH", help="page, full: folder of JSON")
     add("--threads", type=int, default=machine.cores(), metavar="N", help="default: the cores")
     add("--device", choices=("cpu", "gpu"), default=mx.default_device().type.name)
     add("--repeats", type=int, default=9, metavar="N", help="samples of a cell")

@@ -1,4 +1,5 @@
-"""The command `python -m benchmarks page`: docs/results.md from the files of docs/results/.
+"""The command `python -m benchmarks page`: docs/results.md and docs/features.md from the files of
+docs/results/.
 
 Each file is a document of results (`store`), and says by itself which machine and command it is
 from; a part whose file is absent says that it is not measured yet, and which command would fill it.
@@ -7,14 +8,16 @@ from; a part whose file is absent says that it is not measured yet, and which co
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from pathlib import Path
 
-from . import ROOT, memory, report, table
+from . import ROOT, feature_page, memory, report, table
 from .implementations import IMPLEMENTATIONS
 from .store import read
 
 PAGE = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "figures"
+FEATURES = "features.md"  # beside the page
 
 INTRODUCTION = """\
 # Results
@@ -23,7 +26,8 @@ Written by `python -m benchmarks page` from the files in [results/](results); do
 [benchmarks.md](benchmarks.md) explains rows, columns and how each cell is measured. Times are
 medians of samples in fresh, interleaved processes; behind ± stands half the distance between the
 quartiles, then `n` where a cell has fewer than 3 samples. A result that is wrong by more than the
-tests allow has no time.
+tests allow has no time. [features.md](features.md) has every feature of the layers, steps of
+streams and training steps.
 """
 
 # file: (title, the command that fills it)
@@ -43,13 +47,23 @@ CAPTIONS = {
 
 
 def run(options) -> int:
-    """Write the page; 0. Raises ValueError for a file that holds no results."""
+    """Write the pages; 0. Raises ValueError for a file that holds no results."""
     target = options.out or PAGE
-    text = page(options.results, FIGURES, target.parent)
+    figures = FIGURES if target == PAGE else target.parent / "figures"
+    texts = {
+        target: page(options.results, figures, target.parent),
+        target.with_name(FEATURES): features(options.results),
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
-    print(target)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        print(path)
     return 0
+
+
+def features(results: Path) -> str:
+    """The text of the page of features."""
+    return feature_page.page(results, Namespace(header=_header, absent=_absent, markdown=markdown))
 
 
 def page(results: Path, figures: Path, folder: Path) -> str:

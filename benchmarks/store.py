@@ -16,17 +16,21 @@ SAME = ("machine", "versions", "threads", "backend", "repeats")  # of a resumed 
 class Store:
     """{"command", "header", "rows": {name: {"row": facts, "cells": {key: result}}}} in a file.
 
-    path: None keeps nothing on disk; what a file holds stays until there is a new cell.
-    resume: start from what the file holds; ValueError when it was measured under another header or
-    the file is no such one.
+    path: None keeps nothing on disk. What a file holds stays until a new run has ended: till then
+    the new results are beside it (`unfinished`).
+    resume: start from what the unfinished file holds, else from the file; ValueError when it was
+    measured under another header or the file is no such one.
     """
 
     def __init__(self, path: Path | None, command: str, header: dict, resume: bool = False):
         self.path = path
         self.interrupted = False
         self.document = {"command": command, "header": header, "rows": {}}
-        if resume and path and path.exists():
-            self.document = read(path)
+        self._file = path  # what is written
+        if path and (unfinished(path) if resume else path).exists():
+            self._file = unfinished(path)
+        if resume and self._file and self._file.exists():
+            self.document = read(self._file)
             self._check(header)
             if command not in self.document["command"].split("; "):
                 self.document["command"] += f"; {command}"
@@ -40,7 +44,7 @@ class Store:
     @contextmanager
     def measuring(self):
         """Within it KeyboardInterrupt ends the measuring, not the command, which sees it in
-        `interrupted` and goes on with what there is.
+        `interrupted` and goes on with what there is. At its end new results replace the old.
         """
         try:
             yield
@@ -48,6 +52,10 @@ class Store:
             self.interrupted = True
             self.write()
             print("\ninterrupted: what is measured so far", file=sys.stderr)
+            if self._file != self.path and self._file.exists():
+                print(f"it is in {self._file}; --resume goes on with it", file=sys.stderr)
+        else:
+            self._finish()
 
     def row(self, name: str, facts: dict) -> dict:
         """The cells of a row, which is added with its facts when it is new."""
@@ -60,12 +68,18 @@ class Store:
 
     def write(self) -> None:
         """Replace the file as a whole, so that no reader sees half of it; never by nothing."""
-        if self.path is None or not any(row["cells"] for row in self.rows.values()):
+        if self._file is None or not any(row["cells"] for row in self.rows.values()):
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".draft")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._file.with_suffix(".draft")
         draft.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, self.path)
+        os.replace(draft, self._file)
+
+    def _finish(self) -> None:
+        """Put the results of a run that has ended in the place of those before."""
+        if self._file != self.path and self._file.exists():
+            os.replace(self._file, self.path)
+        self._file = self.path
 
     def _check(self, header: dict) -> None:
         theirs = self.document["header"]
@@ -77,6 +91,11 @@ class Store:
                 )
         if header["commit"] not in theirs["commit"]:
             theirs["commit"] += f", resumed at {header['commit']}"
+
+
+def unfinished(path: Path) -> Path:
+    """Where a run keeps its results until it has ended, when `path` holds those of another."""
+    return path.with_suffix(".new.json")
 
 
 def read(path: Path) -> dict:

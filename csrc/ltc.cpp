@@ -3,6 +3,8 @@
 #include "csrc/ltc.h"
 
 #include <algorithm>
+#include <deque>
+#include <mutex>
 #include <sstream>
 #include <stdexcept>
 
@@ -165,7 +167,7 @@ std::vector<Synapse> sorted(const std::vector<int>& source, const std::vector<in
   return list;
 }
 
-std::shared_ptr<const SynapseLists> all_synapses(int inputs, int units) {
+std::shared_ptr<const SynapseLists> make_all_synapses(int inputs, int units) {
   std::vector<int> source, target, sensory_source, sensory_target;
   for (int j = 0; j < units; ++j) {
     for (int i = 0; i < units; ++i) source.push_back(i), target.push_back(j);
@@ -173,6 +175,22 @@ std::shared_ptr<const SynapseLists> all_synapses(int inputs, int units) {
   }
   return std::make_shared<SynapseLists>(source, target, sensory_source, sensory_target, inputs,
                                         units);
+}
+
+// The lists of a full matrix, made once for the sizes that were asked for last.
+std::shared_ptr<const SynapseLists> all_synapses(int inputs, int units) {
+  constexpr size_t KEPT = 8;
+  static std::mutex mutex;
+  static std::deque<std::shared_ptr<const SynapseLists>> newest;
+  const std::lock_guard lock(mutex);
+  const auto same = [&](const auto& lists) {
+    return lists->inputs == inputs && lists->units == units;
+  };
+  const auto known = std::find_if(newest.begin(), newest.end(), same);
+  if (known != newest.end()) return *known;
+  newest.push_front(make_all_synapses(inputs, units));
+  if (newest.size() > KEPT) newest.pop_back();
+  return newest.front();
 }
 
 // Pairs of a source and a block of `lanes` targets that have a synapse.
@@ -185,10 +203,13 @@ long count_blocks(const std::vector<Synapse>& list, int sources, int lanes) {
 }
 
 // Gates that the forward evaluates, in whole vectors: lanes across neurons waste the tail of H and
-// absent synapses, lanes across rows the tail of B. The backward follows, although its dense kernel
-// evaluates all absent synapses: it does so on all threads where the lists have but one task.
-bool prefers_lists(long B, long I, long H, long E, const SynapseLists* synapses) {
-  const long lanes = kernels().lanes;
+// absent synapses, lanes across rows the tail of B. A gate of a list costs LISTED of a dense one,
+// for its four numbers are read one by one. A single block of rows is one task, where the dense
+// kernel has one for each row: with `threads` it counts twice, whatever the number of threads is,
+// on which no bit may depend. The backward follows.
+constexpr double LISTED = 1.25;
+bool prefers_lists(long B, long I, long H, long E, const SynapseLists* synapses, bool threads) {
+  const long lanes = kernels().lanes, row_blocks = (B + lanes - 1) / lanes;
   const double all = double(E) * H + I;  // no limit to E
   double dense = (H + lanes - 1) / lanes * all, listed = H * all;
   if (synapses) {
@@ -196,7 +217,8 @@ bool prefers_lists(long B, long I, long H, long E, const SynapseLists* synapses)
     dense = double(E) * blocks.recurrent + blocks.sensory;
     listed = double(E) * synapses->recurrent.size() + double(synapses->sensory.size());
   }
-  return (B + lanes - 1) / lanes * listed < B * dense;
+  const double alone = threads && row_blocks == 1 ? 2 : 1;
+  return alone * LISTED * row_blocks * listed < B * dense;
 }
 
 }  // namespace
@@ -208,6 +230,7 @@ SynapseLists::SynapseLists(std::vector<int> source, std::vector<int> target,
       units(units_),
       recurrent(sorted(source, target, units_, units_, "recurrent")),
       sensory(sorted(sensory_source, sensory_target, inputs_, units_, "sensory")) {
+  ++made;
   for (int n = 0; n < 3; ++n)
     blocks_[n] = {count_blocks(recurrent, units, 4 << n), count_blocks(sensory, inputs, 4 << n)};
 }
@@ -216,8 +239,10 @@ long ltc_evaluations(int unfolds, const std::string& solver) {
   return LtcOp{.unfolds = unfolds, .solver = solver_number(solver)}.evaluations();
 }
 
-LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses) {
-  return prefers_lists(B, I, H, evaluations, synapses) ? LtcKernel::LISTS : LtcKernel::DENSE;
+LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses,
+                            bool threads) {
+  return prefers_lists(B, I, H, evaluations, synapses, threads) ? LtcKernel::LISTS
+                                                                : LtcKernel::DENSE;
 }
 
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,8 @@ struct SynapseLists {
     long recurrent, sensory;
   };
   Blocks blocks(long lanes) const { return blocks_[lanes / 8]; }
+
+  inline static std::atomic<long> made = 0;  // how many there were so far
 
  private:
   std::array<Blocks, 3> blocks_;
@@ -52,7 +55,8 @@ LtcProblem ltc_cell(const Arrays& folded, int unfolds, const std::string& solver
 // How often a step evaluates the recurrent synapses: the unfolds times the stages of the solver.
 long ltc_evaluations(int unfolds, const std::string& solver);
 
-// Which kernel ltc_sequence runs for this shape.
-LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses);
+// Which kernel ltc_sequence runs for this shape; without `threads` a call on one thread alone.
+LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses,
+                            bool threads = true);
 
 }  // namespace mlx_ncps

@@ -36,7 +36,10 @@ mx::array element(const mx::array& a, int axis, int v) {
 class InPlace : public mx::Primitive {
  public:
   InPlace(const char* op, std::shared_ptr<mx::Primitive> one, std::vector<int> axes, int size)
-      : Primitive(one->stream()), op_(op), one_(std::move(one)), axes_(std::move(axes)),
+      : Primitive(one->stream()),
+        op_(op),
+        one_(std::move(one)),
+        axes_(std::move(axes)),
         size_(size) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override {

@@ -252,9 +252,9 @@ void run_stage(const Kernels& table, const Stage& stage, const StepCell::Call& c
     set_call(p, call, x, c);
     p.v0 = h, p.v = states;
     const auto* lists = stage.synapses.get();
-    const auto kernel =
-        lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), stage.evaluations, lists)
-              : LtcKernel::DENSE;
+    const auto kernel = lists ? choose_ltc_kernel(int(p.B), int(p.I), int(p.H), stage.evaluations,
+                                                  lists, /*threads=*/false)
+                              : LtcKernel::DENSE;
     table.run_packed_ltc(stage.packed.get(), p, kernel);
   } else {
     auto p = *stage.cfc;
@@ -291,8 +291,8 @@ bool StepCell::has_memory() const {
 void StepCell::run_program(const Call& call) const {
   const auto& k = *parts_;
   const long B = call.B, T = call.T, n = k.units;
-  const bool pair = has_memory(), own = has_output(),
-             whole = call.every && reads_state(), direct = T == 1;
+  const bool pair = has_memory(), own = has_output(), whole = call.every && reads_state(),
+             direct = T == 1;
   std::vector<float> h(whole || direct ? 0 : B * T * n), c(pair && !direct ? B * T * n : 0),
       outputs(own && (!call.output || !(call.every || direct)) ? B * T * k.outputs : 0);
   const float *steps[2] = {call.x, call.ts}, *states[2] = {call.h, call.c};

@@ -60,6 +60,9 @@ NB_MODULE(_ext, m) {
       },
       "B"_a, "I"_a, "H"_a, "unfolds"_a, "synapses"_a.none() = nb::none(),
       "solver"_a = "semi_implicit", "Which LTC kernel runs this shape: 'dense' or 'lists'.");
+  m.def(
+      "synapse_lists_made", [] { return SynapseLists::made.load(); },
+      "How many lists of synapses were made so far.");
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
         "merged"_a = false, "memory"_a.none() = nb::none(), "dropout"_a.none() = nb::none(),

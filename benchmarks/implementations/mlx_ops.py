@@ -62,15 +62,8 @@ class _Steps:
 def _stream(row, threads, make_stream) -> Program:
     if _loader.native is not None:
         _loader.native.set_num_threads(threads)
-    c, call = row.case, make(row.case)
-    cell = _cell(row)
-    if row.is_ltc:
-        keywords = {"ode_unfolds": c.unfolds, "implicit_param_constraints": c.implicit}
-        layer = LTC(c.inputs, cell.wiring, **keywords)
-    else:
-        layer = CfC(c.inputs, c.units, backbone_units=c.backbone_units, backbone_layers=c.layers)
-    layer.rnn_cell.update(cell.parameters())
-    layer.eval()
+    call = make(row.case)
+    layer = layer_of(row).eval()
     x, state = mx.array(call.inputs[:, 0]), mx.array(call.state)
     mx.eval(layer.parameters(), x, state)
     stream = make_stream(layer, state)
@@ -80,6 +73,18 @@ def _stream(row, threads, make_stream) -> Program:
         return {"output": np.array(output)[:, None]}
 
     return Program(check, lambda: stream(x), lambda: len(primitives(layer.step(x, state))))
+
+
+def layer_of(row):
+    """The public layer with the parameters of the row's case."""
+    c, cell = row.case, _cell(row)
+    if row.is_ltc:
+        keywords = {"ode_unfolds": c.unfolds, "implicit_param_constraints": c.implicit}
+        layer = LTC(c.inputs, cell.wiring, **keywords)
+    else:
+        layer = CfC(c.inputs, c.units, backbone_units=c.backbone_units, backbone_layers=c.layers)
+    layer.rnn_cell.update(cell.parameters())
+    return layer
 
 
 def eager(row, threads: int) -> Program:

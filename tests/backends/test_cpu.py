@@ -1,6 +1,7 @@
 """The native CPU kernels, through the public ops, against the NumPy ground truth."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx_ncps
@@ -49,6 +50,7 @@ pytestmark = [
 
 CASES = LTC_CASES + CFC_CASES + random_ltc_cases(30) + random_cfc_cases(30)
 SPARSE = [case for case in LTC_CASES + random_ltc_cases(30) if case.density < 1.0]
+SPARSE += [replace(case, batch=17) for case in SPARSE if case.batch < 5]  # more take the lists
 CHUNKED = [  # more steps than a block of rows runs before it may change its thread
     LtcCase(batch=9, steps=100, inputs=3, units=16, unfolds=2),  # dense: whole vectors
     LtcCase(batch=35, steps=30, inputs=3, units=17, unfolds=2, density=0.3),
@@ -94,6 +96,43 @@ def test_sparse_cases_run_both_kernels():
         sizes = case.batch, case.inputs, case.units, case.unfolds
         kernels.add(_loader.native.ltc_kernel(*sizes, synapses=handle))
     assert kernels == {"dense", "lists"}
+
+
+def kernel_of(case):
+    masks = make(case).params
+    sparse = case.density < 1.0
+    handle = cpu._handle(ops.SynapseLists(masks.mask, masks.sensory_mask)) if sparse else None
+    sizes = case.batch, case.inputs, case.units, case.unfolds
+    return _loader.native.ltc_kernel(*sizes, synapses=handle)
+
+
+@pytest.mark.parametrize(
+    "isa", mlx_ncps.instruction_sets() if _loader.native else ["none"], indirect=True
+)
+@pytest.mark.parametrize(
+    ("case", "kernel"),
+    [
+        *((LtcCase(batch=b, inputs=16, units=1001), "dense") for b in (1, 16, 64)),
+        *((LtcCase(batch=64, inputs=16, units=h), "dense") for h in (64, 65, 129, 500)),
+        (LtcCase(batch=64, inputs=16, units=1), "lists"),
+        *((LtcCase(batch=b, units=64, density=0.7), "dense") for b in (1, 2, 4)),  # one block
+        (LtcCase(batch=64, units=64, density=0.9), "dense"),
+        (LtcCase(batch=64, units=64, density=0.7), "lists"),
+        (LtcCase(batch=64, units=64, density=0.1), "lists"),
+    ],
+    ids=str,
+)
+def test_the_cheaper_kernel_runs(isa, case, kernel):
+    assert kernel_of(case) == kernel
+
+
+def test_lists_of_a_full_matrix_are_made_once():
+    case = LtcCase(batch=64, inputs=4, units=2)
+    assert kernel_of(case) == "lists"
+    mx.eval(gradients(case, "cpu"))
+    made = _loader.native.synapse_lists_made()
+    mx.eval(gradients(case, "cpu"))
+    assert _loader.native.synapse_lists_made() == made
 
 
 @pytest.mark.parametrize("case", CHUNKED, ids=str)
@@ -170,7 +209,7 @@ def test_vmap_equals_a_loop(case):
         check_vmap(case, "cpu", synapses=True)
 
 
-@pytest.mark.parametrize("batch", [3, 20])  # less than a vector, more than one
+@pytest.mark.parametrize("batch", [7, 20])  # less than a vector of 8 or 16, more than one
 def test_vmap_of_synapse_lists_equals_a_loop(batch):
     """What the lists' kernel saves lies in blocks of an element's rows, also in a mapped batch."""
     case = LtcCase(timespans="per_batch", batch=batch, units=5, density=0.3, steps=3, unfolds=4)

@@ -7,7 +7,7 @@ import pytest
 from mlx_ncps import dispatch
 
 from benchmarks import __main__ as command
-from benchmarks import memory, page, scaling, series, table
+from benchmarks import memory, page, scaling, series, store, table
 from benchmarks.implementations import BY_KEY, chunked
 from benchmarks.rows import Row
 from tests.support.cases import CfcCase, LtcCase, assert_all_close, tolerance
@@ -252,8 +252,14 @@ def test_results_are_there_until_new_ones_are(measured, tmp_path, name):
     assert path.read_text() == before
     measured.stop = len(measured.asked) + 2
     assert module.run(options(*arguments)) == 130
-    rows = json.loads(path.read_text())["rows"].values()
+    assert path.read_text() == before
+    rows = json.loads(store.unfinished(path).read_text())["rows"].values()
     assert [list(row["cells"]) for row in rows if row["cells"]] == [["fused"]]
+    measured.stop, known = None, len(measured.asked)
+    assert module.run(options(*arguments, "--resume")) == 0
+    names = [row["row"]["name"] for row in json.loads(path.read_text())["rows"].values()]
+    assert len(measured.asked) - known == len(names) - 1  # all but the one that was there
+    assert not store.unfinished(path).exists()
 
 
 def test_memory_leaves_out_what_does_not_fit():
@@ -286,6 +292,8 @@ def test_page_is_up_to_date():
         pytest.skip("no results yet")
     fresh = page.page(command.RESULTS, page.FIGURES, page.PAGE.parent)
     assert fresh == page.PAGE.read_text(encoding="utf-8"), "run `python -m benchmarks page`"
+    beside = page.PAGE.with_name(page.FEATURES).read_text(encoding="utf-8")
+    assert page.features(command.RESULTS) == beside, "run `python -m benchmarks page`"
 
 
 def test_markdown_escapes_bars():
