@@ -40,6 +40,7 @@ from .rnn import (
     LiquidRNN,
     StreamingSession,
     carry_forward,
+    checkpoint,
     chunked_value_and_grad,
 )
 
@@ -71,6 +72,7 @@ __all__ = [
     "available_backends",
     "carry_forward",
     "cells",
+    "checkpoint",
     "chunked_value_and_grad",
     "config",
     "convert",
