@@ -43,6 +43,7 @@ from .rnn import (
     LiquidRNN,
     StreamingSession,
     carry_forward,
+    checkpoint,
     chunked_value_and_grad,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "available_backends",
     "carry_forward",
     "cells",
+    "checkpoint",
     "chunked_value_and_grad",
     "config",
     "convert",

@@ -93,8 +93,14 @@ void add_lstm(Call& c, LstmProblem& p, long B, long T, long I, long H) {
   p.drecurrent_weight = c.write(4 * H * H);
 }
 
-// PACKED: one step of a cell whose parameters were packed before.
-enum Part { FORWARD, INFERENCE, BACKWARD, PACKED };
+// Drops the one layer of a CfC.
+void add_dropout(Call& c) {
+  CfcProblem& p = c.cfc;
+  p.dropped_width = p.width[0], p.dropout = c.read(p.B * p.T * p.dropped_width, 0, 2);
+}
+
+// PACKED: one step of a cell whose parameters were packed before. DRAW: the factors of dropout.
+enum Part { FORWARD, INFERENCE, BACKWARD, PACKED, DRAW };
 
 constexpr LtcKernel DENSE = LtcKernel::DENSE, LISTS = LtcKernel::LISTS;
 
@@ -114,6 +120,7 @@ void cfc_merged(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 3); }
 void cfc_array(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 4); }
 void cfc_odd(Call& c) { make_cfc(c, 7, 6, 5, 37, 41, 3); }
 void cfc_step(Call& c) { make_cfc(c, 1, 1, 64, 128, 128, 3); }
+void cfc_dropped(Call& c) { cfc_merged(c), add_dropout(c); }
 void cfc_mixed(Call& c) {
   make_cfc(c, 16, 6, 32, 64, 64, 3);
   add_lstm(c, c.cfc.lstm, 16, 6, 32, 64);
@@ -136,6 +143,9 @@ const Case CASES[] = {
     {"cfc_odd_sizes_forward", cfc_odd, false, DENSE, FORWARD},
     {"cfc_odd_sizes_backward", cfc_odd, false, DENSE, BACKWARD},
     {"cfc_step", cfc_step, false, DENSE, INFERENCE},
+    {"cfc_dropout_forward", cfc_dropped, false, DENSE, FORWARD},
+    {"cfc_dropout_backward", cfc_dropped, false, DENSE, BACKWARD},
+    {"dropout_factors", cfc_dropped, false, DENSE, DRAW},
     {"cfc_mixed_memory_forward", cfc_mixed, false, DENSE, FORWARD},
     {"cfc_mixed_memory_backward", cfc_mixed, false, DENSE, BACKWARD},
     {"ltc_packed_step", ltc_step, true, DENSE, PACKED},
@@ -143,6 +153,12 @@ const Case CASES[] = {
 };
 
 void run(const Case& each, Call& call, bool backward) {
+  if (each.part == DRAW) {
+    static const unsigned key[] = {1, 2};
+    const CfcProblem& p = call.cfc;
+    return kernels().draw_factors(
+        {key, p.B * p.T * p.dropped_width, 1ul << 31, 2.0f, const_cast<float*>(p.dropout)});
+  }
   if (call.packed && each.is_ltc)
     kernels().run_packed_ltc(call.packed, call.ltc, each.kernel);
   else if (call.packed)

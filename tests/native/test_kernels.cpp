@@ -286,6 +286,7 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
 struct CfcSizes {
   long B, T, I, H, K;
   int layers, mode, activation, heads, head_activation = NCPS_TANH;
+  int dropped = 0;  // so many of the last layers
 };
 
 double activate(int activation, double z) {
@@ -316,7 +317,9 @@ Numbers linear(const Numbers& W, const Numbers& b, const Numbers& z) {
   return out;
 }
 
-Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, bool mixed) {
+// factors: of dropout [B, T, dropped K].
+Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbers& factors,
+                   bool mixed) {
   Numbers states((mixed ? 2 : 1) * n.B * n.T * n.H);
   const size_t memory = a.size() - 4;
   for (long b = 0; b < n.B; ++b) {
@@ -334,6 +337,8 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, bool mixed)
       for (int l = 0; l < n.layers; ++l, at += 2) {
         z = linear(a[at], a[at + 1], z);
         for (auto& v : z) v = activate(n.activation, v);
+        const long first = ((b * n.T + t) * n.dropped + l - (n.layers - n.dropped)) * n.K;
+        for (long k = 0; l >= n.layers - n.dropped && k < n.K; ++k) z[k] *= factors[first + k];
       }
       std::vector<Numbers> head;
       for (int i = 0; i < n.heads; ++i, at += 2) head.push_back(linear(a[at], a[at + 1], z));
@@ -372,11 +377,19 @@ void check_cfc(const CfcSizes& n, bool mixed = false) {
   for (const auto& each : in) out.emplace_back(each.size);
   const auto cotangents = draw((mixed ? 2 : 1) * B * T * H, -1, 1);
   const Memory memory(mixed, a, own, cotangents, B * T * H);
+  auto factors = draw(B * T * n.dropped * K, -1, 2);
+  for (auto& factor : factors) factor = std::max(factor, 0.0);
+  const Exact dropout(factors);
+  const auto states = [&](const std::vector<Numbers>& x) {
+    return cfc_states(n, x, factors, mixed);
+  };
   CfcProblem p{};
   memory.bind(p.lstm);
   p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.layers = n.layers, p.mode = n.mode,
   p.activation = n.activation, p.heads = n.heads, p.head_activation = n.head_activation;
   p.saved_width = n.layers * n.K + n.heads * n.H;
+  p.first_dropped = n.layers - n.dropped, p.dropped_width = n.dropped * n.K;
+  p.dropout = n.dropped > 0 ? dropout.get() : nullptr;
   const Exact h(B * T * H), saved(B * T * p.saved_width),
       dh(Numbers(cotangents.begin(), cotangents.begin() + long(B * T * H)));
   p.x = in[0].get(), p.h0 = in[1].get(), p.dx = out[0].get(), p.dh0 = out[1].get();
@@ -404,14 +417,15 @@ void check_cfc(const CfcSizes& n, bool mixed = false) {
                            " K" + std::to_string(K) + " L" + std::to_string(n.layers) + " mode " +
                            std::to_string(n.mode) + " activation " + std::to_string(n.activation) +
                            " heads " + std::to_string(n.heads) + " of activation " +
-                           std::to_string(n.head_activation);
-  check_close(name + " h", h, memory.c, cfc_states(n, a, mixed));
+                           std::to_string(n.head_activation) + " dropped " +
+                           std::to_string(n.dropped);
+  check_close(name + " h", h, memory.c, states(a));
   check_gradient(name + " gradient", a, out, memory.out,
-                 [&](const auto& x) { return dot(cfc_states(n, x, mixed), cotangents); });
+                 [&](const auto& x) { return dot(states(x), cotangents); });
   p.saved = p.lstm.gates = nullptr;  // no backward will follow
   std::fill_n(h.get(), h.size, std::numeric_limits<float>::quiet_NaN());
   kernels().cfc_forward(p);
-  check_close(name + " h without saved", h, memory.c, cfc_states(n, a, mixed));
+  check_close(name + " h without saved", h, memory.c, states(a));
   p.saved = saved.get();
   memory.bind(p.lstm);
   check_rows_apart(name, B, memory.with({&in[0], &in[1], &dh}, memory.in, memory.dc),
@@ -519,6 +533,52 @@ NATIVE_TEST(cfc_kernels_equal_the_equations) {
     check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});
     check_cfc({17, 2, 3, 33, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});  // narrow backbone
     check_cfc({8, 30, 2, 5, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});   // more than one chunk
+  });
+}
+
+NATIVE_TEST(cfc_kernels_drop_what_their_layers_give) {
+  for_each_isa([] {
+    for (int layers : {1, 2, 3})
+      for (int dropped = 1; dropped <= layers; ++dropped)
+        for (bool mixed : {false, true}) {
+          check_cfc({3, 3, 2, 5, 7, layers, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4, NCPS_TANH, dropped},
+                    mixed);
+          check_cfc({17, 2, 3, 9, 17, layers, NCPS_CFC_PURE, NCPS_SILU, 1, NCPS_TANH, dropped},
+                    mixed);
+        }
+    check_cfc({2, 100, 3, 4, 6, 2, NCPS_CFC_NO_GATE, NCPS_RELU, 3, NCPS_TANH, 1});
+  });
+}
+
+// MLX's generator, value by value.
+Numbers drawn(unsigned a, unsigned b, long n, unsigned long limit, float factor) {
+  Numbers out(n);
+  const long half = (n + 1) / 2;
+  const unsigned keys[] = {a, b, a ^ b ^ 0x1bd11bdau};
+  const int turns[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  for (long i = 0; i < half; ++i) {
+    unsigned x = unsigned(i), y = n % 2 && i == half - 1 ? 0 : unsigned(half + i);
+    x += keys[0], y += keys[1];
+    for (unsigned group = 0; group < 5; ++group) {
+      for (int turn : turns[group % 2]) x += y, y = (y << turn | y >> (32 - turn)) ^ x;
+      x += keys[(group + 1) % 3], y += keys[(group + 2) % 3] + group + 1;
+    }
+    out[i] = x < limit ? factor : 0;
+    if (half + i < n) out[half + i] = y < limit ? factor : 0;
+  }
+  return out;
+}
+
+NATIVE_TEST(factors_of_dropout_are_those_of_the_generator) {
+  for_each_isa([] {
+    for (long n : {0, 1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 1000, 4097, 70001})
+      for (unsigned long limit : {0ul, 1ul, 3000000000ul, (1ul << 32) - 1, 1ul << 32}) {
+        const unsigned key[] = {unsigned(n) * 2654435761u, 77};
+        const Exact out(n);
+        kernels().draw_factors({key, n, limit, 1.25f, out.get()});
+        const auto want = drawn(key[0], key[1], n, limit, 1.25f);
+        for (long i = 0; i < n; ++i) CHECK(out.get()[i] == float(want[i]));
+      }
   });
 }
 

@@ -260,3 +260,12 @@ def test_a_key_is_that_of_the_next_draw_of_mlx(backend):
         got = dropout.dropout_factors(dropout.next_key(), (3, 4), 0.4)
     assert mx.array_equal(got, want)
     assert mx.array_equal(mx.random.uniform(shape=(3,)), after)
+
+
+def test_a_step_of_the_ground_truth_takes_the_factors_of_one_step():
+    call = make(FEW[0])
+    h, factors = call.state, call.keywords["dropout"]
+    for t in range(2):
+        keywords = call.keywords | {"dropout": factors[:, t]}
+        h = truth.cfc_step(call.inputs[:, t], h, call.ts[:, t], call.params, **keywords)
+    assert relative_error(h, want_states(FEW[0])[:, -1]) == 0.0

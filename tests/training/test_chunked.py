@@ -5,7 +5,16 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
-from mlx_ncps import LTC, CfC, available_backends, chunked_value_and_grad, dispatch
+from mlx_ncps import (
+    LTC,
+    CfC,
+    CfCRNN,
+    available_backends,
+    checkpoint,
+    chunked_value_and_grad,
+    dispatch,
+)
+from mlx_ncps.ops.dropout import keys_from, next_key
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import assert_all_close, assert_close, tolerance
@@ -71,6 +80,73 @@ def checkpointed(layer, x, ts, length):
         return total, state
 
     return whole(layer, x, ts, run)
+
+
+DROPPED = {
+    "torch": lambda **options: CfC(I, 6, backbone_units=9, **options),
+    "keras": lambda **options: CfC(I, 6, backbone_units=9, variant="keras", **options),
+    "mixed": lambda **options: CfC(I, 6, backbone_units=9, mixed_memory=True, **options),
+    "wired": lambda **options: CfC(I, AutoNCP(10, 2), backbone_units=7, **options),
+    "wired_mixed": lambda **options: CfC(
+        I, AutoNCP(10, 2), backbone_units=7, mixed_memory=True, **options
+    ),
+    "stacked": lambda **options: CfCRNN(I, 6, 2, backbone_units=9, **options),
+}
+
+
+@backends
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", DROPPED)
+def test_checkpoint_drops_the_same_when_it_computes_again(name, compiled, backend):
+    if (name, compiled, backend) == ("stacked", True, "reference"):
+        pytest.skip("mx.compile of MLX 0.32.4 fails on this graph, also without dropout")
+    mx.random.seed(7)
+    layer = DROPPED[name](backbone_layers=2, backbone_dropout=0.4)
+    x, ts = normal(B, 4, I), spans(B, 4)
+
+    def loss_of(state, x, ts):
+        output, state = layer(x, state, ts)
+        return mx.sum(mx.sin(output)), state
+
+    def remembered(*arguments):
+        with keys_from(next_key()):
+            return loss_of(*arguments)
+
+    def gradients(part):
+        def total(parameters):
+            layer.update(parameters)
+            loss, state = 0.0, None
+            for chunk in pieces(2, x, ts):
+                step, state = part(state, *chunk)
+                loss = loss + step
+            return loss, state
+
+        run = mx.value_and_grad(total)
+        if compiled:
+            state = mx.random.state
+            run = mx.compile(run, inputs=state, outputs=state)
+        mx.random.seed(11)
+        (loss, state), grads = run(parameters)
+        after = mx.random.uniform(shape=(3,))
+        layer.update(parameters)
+        return {"loss": loss, "after": after} | dict(tree_flatten([state, grads]))
+
+    parameters = layer.trainable_parameters()
+    with dispatch.use_backend(backend):
+        got, want = gradients(checkpoint(layer, loss_of)), gradients(remembered)
+        anew = gradients(nn.utils.checkpoint(layer, loss_of))
+    assert_all_close(got, want, GRADIENT)
+    with pytest.raises(AssertionError):  # MLX's own drops others
+        assert_all_close(anew | {"after": want["after"]}, want, GRADIENT)
+
+
+def test_checkpoint_of_a_module_alone_and_of_wrong_arguments():
+    layer, x = CfC(I, 6), normal(B, 8, I)
+    assert_trees_close("call", checkpoint(layer)(x), layer(x), SAME)
+    with pytest.raises(ValueError, match=r"\[checkpoint\] module must be an mlx.nn.Module, got"):
+        checkpoint(lambda x: x)
+    with pytest.raises(ValueError, match=r"\[checkpoint\] fn must be a function or None, got"):
+        checkpoint(layer, 3)
 
 
 def chunked(layer, x, ts, length):

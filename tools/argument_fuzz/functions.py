@@ -106,6 +106,11 @@ def run_chunks(model, loss, chunks, state):
     return m.chunked_value_and_grad(model, loss)(chunks, state)
 
 
+def run_checkpoint(module, fn, inputs):
+    """`checkpoint`, called."""
+    return m.checkpoint(module, fn)(inputs)
+
+
 def run_export(file, function, inputs, state, shapeless):
     """`export_function`, with arrays for `function`."""
     m.export_function(file, function, inputs, hx=state, shapeless=shapeless)
@@ -150,6 +155,7 @@ FUNCTIONS = {
             "state": array(B, H),
         }
     ],
+    "checkpoint": [lambda: {"module": _layer(), "fn": None, "inputs": array(B, T, I)}],
     "export_function": [
         lambda: {
             "file": "function.mlxfn",
@@ -174,7 +180,11 @@ FUNCTIONS = {
     ],
 }
 
-RUNNERS = {"chunked_value_and_grad": run_chunks, "export_function": run_export}
+RUNNERS = {
+    "checkpoint": run_checkpoint,
+    "chunked_value_and_grad": run_chunks,
+    "export_function": run_export,
+}
 
 
 def _pairs(module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +14,8 @@ from ..backends import cpu
 from ..backends.activations import first_dropped as first_dropped
 from . import shapeless
 
+_own: ContextVar[list[mx.array] | None] = ContextVar("mlx_ncps_dropout_key", default=None)
+
 
 def drawn_factors(shape: tuple[int, ...], rate: float) -> mx.array:
     """`dropout_factors` from the next key of MLX's global random state."""
@@ -18,8 +23,24 @@ def drawn_factors(shape: tuple[int, ...], rate: float) -> mx.array:
     return dropout_factors(next_key(), shape, rate)
 
 
+@contextlib.contextmanager
+def keys_from(key: mx.array) -> Iterator[None]:
+    """Within it, in this thread, `next_key` gives keys that follow from `key` alone."""
+    token = _own.set([key])
+    try:
+        yield
+    finally:
+        _own.reset(token)
+
+
 def next_key() -> mx.array:
-    """The key that MLX's next function without one would draw from, which it no longer will."""
+    """The key that MLX's next function without one would draw from, which it no longer will; within
+    `keys_from` the next of that key.
+    """
+    own = _own.get()
+    if own is not None:
+        own[0], key = mx.random.split(own[0])
+        return key
     state: Any = mx.random.state
     key = mx.random.split(state[0])[1]
     mx.random.bernoulli(0.5, ())  # moves the state on; never computed

@@ -1,9 +1,10 @@
 """Recurrent layers, cells over whole sequences: `CfC` and `LTC`, stacked `CfCRNN` and `LTCRNN`,
 `LiquidRNN` and `MMRNN` of any cell; `carry_forward` for irregular data; `chunked_value_and_grad`
-for long sequences.
+and `checkpoint` for long sequences.
 """
 
 from .cfc import CfC
+from .checkpointed import checkpoint
 from .chunked import chunked_value_and_grad
 from .liquid import MMRNN, LiquidRNN
 from .ltc import LTC
@@ -21,6 +22,7 @@ __all__ = [
     "Seen",
     "StreamingSession",
     "carry_forward",
+    "checkpoint",
     "chunked_value_and_grad",
 ]
 

@@ -77,13 +77,21 @@ def cfc_sequence(
 
 
 def cfc_step(
-    inputs: Numbers, state: Numbers, ts: Numbers, params: Any, **keywords: Any
+    inputs: Numbers,
+    state: Numbers,
+    ts: Numbers,
+    params: Any,
+    *,
+    dropout: Numbers | None = None,
+    **keywords: Any,
 ) -> np.ndarray:
     """One time step: inputs [B, I], state [B, H], ts a number, [B] or [B, 1] -> state [B, H].
 
-    The keywords are those of `cfc_sequence`.
+    dropout: None, or factors [B, D]. The other keywords are those of `cfc_sequence`.
     """
     inputs = shaped("cfc", "inputs", inputs, (None, None))
+    if dropout is not None:
+        keywords["dropout"] = shaped("cfc", "dropout", dropout, (len(inputs), None))[:, None]
     ts = timespans_column("cfc", ts, len(inputs))
     return cfc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
