@@ -114,18 +114,19 @@ def cfc_sequence(
 def ltc_step_cell(
     stage: Any, weights: tuple, memory: Iterable[mx.array], arrays: list[mx.array], readout: tuple
 ) -> Any:
-    """The extension's StepCell of an LTC, of its LTCStage and its (LTCParams, SynapseLists).
+    """The extension's StepCell of an LTC, of its LTCStage and its (LTCParams, SynapseLists, the
+    elapsed time from which on it leaves steps to a graph).
 
     memory: the LSTM's weights or none; arrays: what it must be made anew for.
     """
-    params, synapses = weights
+    params, synapses, longest = weights
     params = type(params)(*(p if p is None else p.astype(mx.float32) for p in params))
     solver = stage.ode_solver
     folded = _plain(fold_ltc(params, stage.implicit_param_constraints, stage.epsilon, solver))
     mx.eval(arrays)
     lists, of_memory, outputs = _handle(synapses), _plain(memory), _readout(readout)
     return _loader.native.StepCell.ltc(
-        folded, stage.ode_unfolds, lists, of_memory, outputs, arrays, solver
+        folded, stage.ode_unfolds, lists, of_memory, outputs, arrays, solver, longest
     )
 
 

@@ -20,7 +20,10 @@ from .host_masks import HostMasks
 from .ltc_arguments import as_wiring, clip_ranges, init_ranges, mapping_kind
 from .mask_blocks import whole_masks
 from .ncp import NCPRNNCell
-from .stability import StabilityWarning
+from .stability import Stability
+
+if TYPE_CHECKING:
+    from .._types import TimespansLike
 
 _VECTORS = ("gleak", "vleak", "cm")
 _ARRAYS = (  # every array of a cell
@@ -105,7 +108,7 @@ class LTCCell(NCPRNNCell):
         ranges = init_ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
-        self._stability = StabilityWarning()
+        self._stability = Stability()
         self.backbone_options = backbone_options(
             activation, None, backbone_units, backbone_layers, None, 0, self.op
         )
@@ -213,7 +216,7 @@ class LTCCell(NCPRNNCell):
         lists = self._host_masks.lists  # which `params` brought up to date
         call = prepare_ltc(inputs, state, ts, params, self._options(), lists, self.training)
         states = call.run()
-        self._stability.check(self, params, ts)
+        self._stability.check(self, ts)
         return states
 
     def mixed_sequence(
@@ -223,8 +226,24 @@ class LTCCell(NCPRNNCell):
         params, keywords = self.params(), self._options()
         keywords |= {"synapses": self._host_masks.lists, "training": self.training}
         states = ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords)
-        self._stability.check(self, params, ts)
+        self._stability.check(self, ts)
         return states
+
+    def stable_unfolds(self, ts: TimespansLike = None) -> int:
+        """The least `ode_unfolds` with which the cell's solver can't diverge in steps of the length
+        ts, whatever the inputs are (MATHS 3.21); 1 for semi_implicit.
+
+        Fewer are often enough, because the bound takes every gate as open. It depends on the
+        parameters, and so changes in training.
+
+        ts: None (1.0), a number >= 0, or an array of any shape, of which the largest counts.
+        Raises ValueError for a cell that is not built, where no number is known to be stable (some
+        cm <= 0, an infinite ts), and under mx.compile and mx.vmap, where values are unknown.
+        """
+        if not self.built:
+            raise ValueError("[ltc] stable_unfolds wants a cell with weights: build it first.")
+        self._sync_wiring()
+        return self._stability.unfolds(self, ts)
 
     def _options(self) -> dict:
         """Checked again, as something may have gone round the check of the assignment."""
@@ -235,20 +254,19 @@ class LTCCell(NCPRNNCell):
         plain = type(self) is LTCCell and self.built
         if not plain or not self._sync_wiring():
             return None
-        sizes, constraints = (self["wiring"].input_dim, self.state_size), (
-            self.implicit_param_constraints
-        )
-        stage = LTCStage(*sizes, self.ode_unfolds, self.epsilon, constraints, self.ode_solver)
+        sizes = self["wiring"].input_dim, self.state_size
+        options = self.epsilon, self.implicit_param_constraints, self.ode_solver
+        stage = LTCStage(*sizes, self.ode_unfolds, *options)
         arrays = [self[name] for name in _ARRAYS if name in self]
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
         return StepPlan((stage,), arrays, readout, lambda: [self._checked_params()])
 
-    def _checked_params(self) -> tuple[LTCParams, SynapseLists | None]:
+    def _checked_params(self) -> tuple[LTCParams, SynapseLists | None, float]:
         self._options()
         params = self.params()
         check_ltc_params(params, self["wiring"].input_dim, self.state_size)
         self._check_output_mapping(self.output_size)
-        return params, self._host_masks.lists
+        return params, self._host_masks.lists, self._stability.longest_stable(self)
 
     def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell."""
