@@ -213,6 +213,14 @@ def test_no_warning_where_values_are_unknown_nor_of_the_default_solver():
         mx.eval(mx.grad(lambda ts: cell.sequence(x(steps=2), state, ts * 1.0).sum())(mx.array(1.0)))
 
 
+def test_a_compiled_call_is_judged_by_the_last_parameters_with_values():
+    layer = unstable()
+    layer(x(), timespans=0.01)
+    layer.rnn_cell.ode_unfolds = 1
+    with pytest.warns(UserWarning, match="may diverge"):
+        mx.eval(mx.compile(lambda x: layer(x)[0], inputs=layer.state)(x()))
+
+
 def test_elapsed_times_of_every_form():
     for ts, want in (
         (None, 1.0),

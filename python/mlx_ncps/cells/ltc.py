@@ -19,11 +19,7 @@ from .base import SignatureOfInit
 from .host_masks import HostMasks
 from .ltc_arguments import as_wiring, clip_ranges, init_ranges, mapping_kind
 from .mask_blocks import whole_masks
-from .ncp import NCPRNNCell
-from .stability import Stability
-
-if TYPE_CHECKING:
-    from .._types import TimespansLike
+from .stability import SolverCell
 
 _VECTORS = ("gleak", "vleak", "cm")
 _ARRAYS = (  # every array of a cell
@@ -32,7 +28,7 @@ _ARRAYS = (  # every array of a cell
 )
 
 
-class LTCCell(NCPRNNCell):
+class LTCCell(SolverCell):
     """Liquid time-constant cell: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, state)`.
 
     The output is [B, O], the new state [B, H].
@@ -47,9 +43,9 @@ class LTCCell(NCPRNNCell):
         epsilon: added to the sum of conductances.
         implicit_param_constraints: w, sensory_w, cm and gleak pass through softplus; if False, call
             `apply_weight_constraints()` after each step of the optimiser to keep them positive.
-        ode_solver: "semi_implicit" (fused), "explicit" or "runge_kutta" (`ops.ltc_sequence`).
-            These two may diverge; the first call that may warns, with a number of unfolds that is
-            stable for any inputs.
+        ode_solver: "semi_implicit", "explicit" or "runge_kutta" (`ops.ltc_sequence`). The latter
+            two may diverge; the first call that may warns, with a number of unfolds that is stable
+            for any inputs, which `stable_unfolds` gives too.
         initialization_ranges: {"gleak": (low, high), ...} in place of the uniform ranges of ncps,
             for any of gleak, vleak, cm, w, sigma, mu, sensory_w, sensory_sigma, sensory_mu.
         activation, backbone_units, backbone_layers: dense layers ahead of the sensory synapses, as
@@ -108,7 +104,6 @@ class LTCCell(NCPRNNCell):
         ranges = init_ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
-        self._stability = Stability()
         self.backbone_options = backbone_options(
             activation, None, backbone_units, backbone_layers, None, 0, self.op
         )
@@ -228,22 +223,6 @@ class LTCCell(NCPRNNCell):
         states = ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords)
         self._stability.check(self, ts)
         return states
-
-    def stable_unfolds(self, ts: TimespansLike = None) -> int:
-        """The least `ode_unfolds` with which the cell's solver can't diverge in steps of the length
-        ts, whatever the inputs are (MATHS 3.21); 1 for semi_implicit.
-
-        Fewer are often enough, because the bound takes every gate as open. It depends on the
-        parameters, and so changes in training.
-
-        ts: None (1.0), a number >= 0, or an array of any shape, of which the largest counts.
-        Raises ValueError for a cell that is not built, where no number is known to be stable (some
-        cm <= 0, an infinite ts), and under mx.compile and mx.vmap, where values are unknown.
-        """
-        if not self.built:
-            raise ValueError("[ltc] stable_unfolds wants a cell with weights: build it first.")
-        self._sync_wiring()
-        return self._stability.unfolds(self, ts)
 
     def _options(self) -> dict:
         """Checked again, as something may have gone round the check of the assignment."""

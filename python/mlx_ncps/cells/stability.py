@@ -21,6 +21,7 @@ import mlx.core as mx
 from .. import values
 from ..ops.activations import softplus
 from ..ops.timespans import check_timespans
+from .ncp import NCPRNNCell
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
@@ -62,6 +63,7 @@ class Stability:
     def __init__(self, given: bool = False) -> None:
         self.given = given
         self._rate: tuple[Any, bool, float] | None = None  # (what it was read from, ..., itself)
+        self._last: float | None = None  # the last one that was known
 
     def __reduce__(self) -> tuple:
         return Stability, (self.given,)
@@ -80,7 +82,7 @@ class Stability:
         rate = _value(_largest_rate(*arrays, implicit))
         if rate is None:
             return None
-        rate = math.inf if math.isnan(rate) else rate
+        self._last = rate = math.inf if math.isnan(rate) else rate
         seen = values.seen(arrays)
         self._rate = None if seen is None else (seen, implicit, rate)
         return rate
@@ -109,10 +111,13 @@ class Stability:
         return int(unfolds)
 
     def check(self, cell: Any, ts: TimespansLike) -> None:
-        """Warns once, in the first call with values that may diverge."""
+        """Warns once, in the first call that may diverge: by the last parameters that had values
+        where mx.compile traces them.
+        """
         if self.given or cell.ode_solver not in LIMITS:
             return
         rate = self.rate(cell)
+        rate = self._last if rate is None else rate
         longest = None if rate is None else longest_timespan(ts)
         if rate is None or longest is None:
             return
@@ -133,6 +138,30 @@ class Stability:
             UserWarning,
             stacklevel=3,
         )
+
+
+class SolverCell(NCPRNNCell):
+    """A cell of a wiring whose solver may diverge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stability = Stability()
+
+    def stable_unfolds(self, ts: TimespansLike = None) -> int:
+        """The least `ode_unfolds` with which the cell's solver can't diverge in steps of the length
+        ts, whatever the inputs are (MATHS 3.21); 1 for semi_implicit.
+
+        Fewer are often enough, because the bound takes every gate as open. It depends on the
+        parameters, and so changes in training.
+
+        ts: None (1.0), a number >= 0, or an array of any shape, of which the largest counts.
+        Raises ValueError for a cell that is not built, where no number is known to be stable (some
+        cm <= 0, an infinite ts), and under mx.compile and mx.vmap, where values are unknown.
+        """
+        if not self.built:
+            raise ValueError("[ltc] stable_unfolds wants a cell with weights: build it first.")
+        self._sync_wiring()
+        return self._stability.unfolds(self, ts)
 
 
 def _largest_rate(
