@@ -107,7 +107,7 @@ Readiness Request::read(const StepCell& cell, const Given& given, Form form, boo
   if (!no_gpu && !left_to_graph(B, T, cell.work(), true).empty()) return ASK;
   const int H = cell.units();
   state_shape_ = single ? mx::Shape{H} : mx::Shape{int(B), H};
-  return read_states(cell, given) && read_timespans(given) ? NOW : GRAPH;
+  return read_states(cell, given) && read_timespans(given) && cell.takes(ts_) ? NOW : GRAPH;
 }
 
 bool Request::read_states(const StepCell& cell, const Given& given) {

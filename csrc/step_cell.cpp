@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <climits>
 #include <functional>
+#include <limits>
 #include <stdexcept>
 
 #include "csrc/any_dtype.h"
@@ -118,6 +119,7 @@ struct StepCell::Parts {
   std::vector<Stage> stages;
   long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
   float merged_ts = 1.0f;
+  double longest_ts = std::numeric_limits<double>::infinity();
   std::vector<float> w, b;
   mx::Dtype w_dtype = mx::float32, b_dtype = mx::float32;
 
@@ -172,9 +174,10 @@ struct StepCell::Parts {
 
 StepCell::StepCell(const Arrays& folded, int unfolds, const std::string& solver,
                    std::shared_ptr<const SynapseLists> synapses, const MemoryWeights& memory,
-                   const Readout& readout) {
+                   const Readout& readout, double longest_ts) {
   check_evaluated(folded);
   auto parts = std::make_unique<Parts>();
+  parts->longest_ts = longest_ts;
   auto p = ltc_cell(folded, unfolds, solver, synapses);
   set_memory(p, memory);
   const auto& table = parts->table;
@@ -275,6 +278,11 @@ bool StepCell::reads_state() const {
   const auto& k = *parts_;
   if (has_output()) return false;
   return k.first == 0 && k.outputs == k.units && k.w.empty() && k.b.empty();
+}
+bool StepCell::takes(const std::vector<float>& ts) const {
+  const double longest = parts_->longest_ts;
+  if (longest == std::numeric_limits<double>::infinity()) return true;
+  return std::none_of(ts.begin(), ts.end(), [&](float one) { return one >= longest; });
 }
 bool StepCell::current() const { return &parts_->table == &kernels(); }
 

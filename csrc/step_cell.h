@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "csrc/primitive.h"
 
@@ -38,10 +39,12 @@ long cfc_step_work(long inputs, long units, const std::vector<long>& backbone, b
 
 class StepCell {
  public:
-  // folded: the eleven arrays of ltc_sequence, from cm on; synapses: their lists, or null.
+  // folded: the eleven arrays of ltc_sequence, from cm on; synapses: their lists, or null. From the
+  // elapsed time `longest_ts` on steps are left to a graph, whose code has something to say of
+  // them.
   StepCell(const Arrays& folded, int unfolds, const std::string& solver,
            std::shared_ptr<const SynapseLists> synapses, const MemoryWeights& memory,
-           const Readout& readout);
+           const Readout& readout, double longest_ts);
   // A chain: each stage reads the new state of the one before; the states lie side by side. Memory
   // wants a chain of one. only_ts: the elapsed time of every step to come, if it is known; else
   // steps of length 1 are the quicker ones, for which a quarter of the heads' weights need not be
@@ -64,6 +67,8 @@ class StepCell {
   bool has_output() const;
   // Whether the state is (h, c).
   bool has_memory() const;
+  // Whether steps of these lengths may be run.
+  bool takes(const std::vector<float>& ts) const;
   // Whether the instruction set is still the one that the parameters were packed for.
   bool current() const;
 

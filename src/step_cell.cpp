@@ -7,6 +7,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <limits>
+
 #include "csrc/any_dtype.h"
 #include "csrc/at_once.h"
 #include "csrc/cpu/interrupt.h"
@@ -317,14 +319,14 @@ void bind_step_cell(nb::module_& m) {
           "ltc",
           [](const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
              const Arrays& memory, const Readout& readout, const Arrays& parameters,
-             const std::string& solver) {
+             const std::string& solver, double longest_ts) {
             return new Stream{
-                StepCell(folded, unfolds, solver, std::move(synapses), memory, readout),
+                StepCell(folded, unfolds, solver, std::move(synapses), memory, readout, longest_ts),
                 parameters,
                 {}};
           },
           "folded"_a, "unfolds"_a, "synapses"_a.none(), "memory"_a, "readout"_a, "parameters"_a,
-          "solver"_a = "semi_implicit")
+          "solver"_a = "semi_implicit", "longest_ts"_a = std::numeric_limits<double>::infinity())
       .def_static(
           "cfc",
           [](const std::vector<CfcStage>& chain, const Arrays& memory, const Readout& readout,

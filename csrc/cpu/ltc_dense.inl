@@ -5,6 +5,7 @@
 
 #include "csrc/cpu/formulas.inl"
 #include "csrc/cpu/lstm.inl"
+#include "csrc/cpu/ltc_stages.inl"
 
 namespace mlx_ncps {
 namespace {
@@ -121,41 +122,6 @@ static LtcDense make_ltc_dense(const LtcProblem& p, bool backward, Carver& memor
     k.leak_den[j] = j < p.H ? p.leak_den[j] : 0.0f;
   }
   return k;
-}
-
-static inline long stages_of(const LtcProblem& p) {
-#define NCPS_STAGES(NAME, name, stages) stages,
-  static constexpr long stages[] = {NCPS_LTC_SOLVERS(NCPS_STAGES)};
-#undef NCPS_STAGES
-  return stages[p.solver];
-}
-static inline long evaluations_of(const LtcProblem& p) { return p.U * stages_of(p); }
-static inline LtcStage stage_of(const LtcProblem& p, long evaluation) {
-  return ltc_stage(p.solver, int(evaluation % stages_of(p)));
-}
-
-// The point after a stage at point p, v' after the last one. v_at, sum_at: where an unfold keeps v
-// and what v' has so far.
-template <typename C>
-static inline vf next_point(const LtcStage& stage, vf p, vf n, vf d, C cm, vf k, float* v_at,
-                            float* sum_at) {
-  const vf slope = ltc_slope(p, n, d, cm),
-           sum = ltc_stage_add(stage.first ? p : load(sum_at), slope, k * stage.share);
-  if (stage.last) return sum;
-  const vf v = stage.first ? p : load(v_at);
-  if (stage.first) store(v_at, v);
-  store(sum_at, sum);
-  return ltc_stage_add(v, slope, k * stage.reach);
-}
-
-// What the stages of an unfold keep, each as large as v: v before it, and what v' has so far; in a
-// backward dL/dv' and what dL/dv has so far.
-struct StageSums {
-  float *v, *sum;
-};
-static StageSums take_stage_sums(const LtcProblem& p, long floats, Carver& memory) {
-  const long each = stages_of(p) > 1 ? floats : 0;
-  return {memory.take(each), memory.take(each)};
 }
 
 // One evaluation of ROWS rows: v -> v_next, both [ROWS][Hp]; n0, d0 [ROWS][Hp] are the sums that do

@@ -129,25 +129,6 @@ static inline void replay_step(const LtcDense& k, long b, long t, const float* r
   }
 }
 
-// dn, dd and the neuron's own share of dL/dp from dL/dp of the next stage, dL/dv' at the last.
-// after_at, sum_at: where an unfold keeps dL/dv', and what dL/dv has so far.
-template <typename C>
-static inline LtcSumsGradient<vf> stage_backward(const LtcStage& stage, vf dp_next, vf p, vf n,
-                                                 vf d, C cm, vf k, float* after_at, float* sum_at,
-                                                 vf* dcm, vf* dk, vf* dp) {
-  const vf after = stage.last ? dp_next : load(after_at),
-           sum = stage.last ? dp_next : load(sum_at) + dp_next, slope = ltc_slope(p, n, d, cm),
-           g = ltc_stage_backward(after, dp_next, stage);
-  const auto sums = ltc_slope_backward(g, p, cm, k);
-  *dcm = *dcm - sums.dn * slope;
-  *dk = *dk + g * slope;
-  *dp = (stage.first ? sum : vf{}) - sums.dn * d;
-  if (stage.first) return sums;
-  if (stage.last) store(after_at, after);
-  store(sum_at, sum);
-  return sums;
-}
-
 // The neurons' own part of one unfold's gradient: dv -> dn, dd and the direct share of dL/dv;
 // returns nothing, sums into slab and drate.
 template <int ROWS, bool STAGED>

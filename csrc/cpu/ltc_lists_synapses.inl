@@ -11,7 +11,7 @@ namespace mlx_ncps {
 namespace {
 
 constexpr int SENSORY_STEPS = LTC_ROWS;  // as in ltc_dense.inl: registers
-constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long; or stages
+constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long
 
 // Sums of half the lanes of a and b, side by side: in every four lanes those of neighbouring pairs
 // as [a b a b] (D = 1), those of such sums as [a a b b] (D = 2).

@@ -13,9 +13,9 @@ class SynapseLists:
 
     def __init__(self, source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], inputs: int, units: int) -> None: ...
 
-def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, folded: Sequence[mlx.core.array], *, unfolds: int, synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
+def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, folded: Sequence[mlx.core.array], *, unfolds: int, solver: str = 'semi_implicit', synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
-def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None) -> str:
+def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None, solver: str = 'semi_implicit') -> str:
     """Which LTC kernel runs this shape: 'dense' or 'lists'."""
 
 def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, dropout: mlx.core.array | None = None, first_dropped: int = 0, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
@@ -59,7 +59,7 @@ LAST: int = 2
 
 BATCH: int = 3
 
-def ltc_step_work(inputs: int, units: int, unfolds: int, memory: bool) -> int: ...
+def ltc_step_work(inputs: int, units: int, unfolds: int, memory: bool, solver: str = 'semi_implicit') -> int: ...
 
 def cfc_step_work(inputs: int, units: int, backbone: Sequence[int], pure: bool, memory: bool) -> int:
     """The work of a row and step of a packed cell."""
@@ -105,7 +105,7 @@ class StepCell:
     """A cell for streams of single steps."""
 
     @staticmethod
-    def ltc(folded: Sequence[mlx.core.array], unfolds: int, synapses: SynapseLists | None, memory: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array]) -> StepCell: ...
+    def ltc(folded: Sequence[mlx.core.array], unfolds: int, synapses: SynapseLists | None, memory: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array], solver: str = 'semi_implicit', longest_ts: float = float('inf')) -> StepCell: ...
 
     @staticmethod
     def cfc(chain: Sequence[CfcStage], memory: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array]) -> StepCell: ...
@@ -162,6 +162,8 @@ def maths(function: str, slope: bool, z: Annotated[NDArray[numpy.float32], dict(
 activations: tuple = ...
 
 cfc_modes: tuple = ('default', 'no_gate', 'pure')
+
+ltc_solvers: tuple = ('semi_implicit', 'explicit', 'runge_kutta')
 
 max_cfc_layers: int = 15
 

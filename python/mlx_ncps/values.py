@@ -56,6 +56,15 @@ def is_tracer(array: mx.array) -> bool:
     return True
 
 
+def lacks_value(array: mx.array) -> bool:
+    """Whether `array` can't be evaluated here, as under mx.compile and mx.vmap; without the native
+    module also in a gradient.
+    """
+    if _loader.native is not None:
+        return _loader.native.may_lack_values(array)
+    return is_tracer(array)
+
+
 def seen(arrays: list[mx.array]) -> Any:
     """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
     None without the native module.

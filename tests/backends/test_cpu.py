@@ -15,7 +15,9 @@ from tests.support.cases import (
     CFC_EMPTY_CASES,
     LTC_CASES,
     LTC_EMPTY_CASES,
+    LTC_SOLVER_CASES,
     LTC_WIRED_CASES,
+    SOLVERS,
     CfcCase,
     LtcCase,
     assert_all_close,
@@ -35,8 +37,8 @@ from tests.support.running import (
     problem,
     states,
 )
+from tests.support.transforms import FEW as FEW_OF_EVERY_BACKEND
 from tests.support.transforms import (
-    FEW,
     check_compile,
     check_compiled_training_step,
     check_jvp,
@@ -48,16 +50,35 @@ pytestmark = [
     pytest.mark.skipif(_loader.native is None, reason=f"no native module: {_loader.reason}"),
 ]
 
-CASES = LTC_CASES + CFC_CASES + random_ltc_cases(30) + random_cfc_cases(30)
-SPARSE = [case for case in LTC_CASES + random_ltc_cases(30) if case.density < 1.0]
+CASES = LTC_CASES + LTC_SOLVER_CASES + CFC_CASES + random_ltc_cases(30) + random_cfc_cases(30)
+SPARSE = [c for c in LTC_CASES + LTC_SOLVER_CASES + random_ltc_cases(30) if c.density < 1.0]
 SPARSE += [replace(case, batch=17) for case in SPARSE if case.batch < 5]  # more take the lists
+FEW = [
+    *FEW_OF_EVERY_BACKEND,
+    *(
+        LtcCase(solver=s, timespans="per_batch", implicit=True, density=d, steps=2, unfolds=24)
+        for s in SOLVERS
+        for d in (1.0, 0.6)
+    ),
+]
 CHUNKED = [  # more steps than a block of rows runs before it may change its thread
     LtcCase(batch=9, steps=100, inputs=3, units=16, unfolds=2),  # dense: whole vectors
     LtcCase(batch=35, steps=30, inputs=3, units=17, unfolds=2, density=0.3),
+    *(
+        LtcCase(batch=35, steps=30, units=h, unfolds=12, density=0.3, timespans="scalar", solver=s)
+        for h in (16, 17)
+        for s in SOLVERS
+    ),
     CfcCase(batch=35, steps=30, inputs=3, units=5, backbone_units=7),
 ]
 ISA_CASES = [
     *(LtcCase(units=h, batch=5, unfolds=3, density=d) for h in (1, 17, 33, 65) for d in (1.0, 0.3)),
+    *(
+        LtcCase(units=h, batch=5, unfolds=24, density=d, timespans="scalar", solver=s)
+        for h in (1, 17, 33)
+        for d in (1.0, 0.3)
+        for s in SOLVERS
+    ),
     *(CfcCase(units=h, backbone_units=h + 2, layers=2) for h in (1, 17, 33, 65)),
     *(CfcCase(activation=a, units=17, timespans="per_batch") for a in ("gelu", "silu", "relu")),
     CfcCase(units=33, mode="pure", timespans="per_batch"),
@@ -209,10 +230,12 @@ def test_vmap_equals_a_loop(case):
         check_vmap(case, "cpu", synapses=True)
 
 
+@pytest.mark.parametrize("solver", ["", *SOLVERS])
 @pytest.mark.parametrize("batch", [7, 20])  # less than a vector of 8 or 16, more than one
-def test_vmap_of_synapse_lists_equals_a_loop(batch):
+def test_vmap_of_synapse_lists_equals_a_loop(batch, solver):
     """What the lists' kernel saves lies in blocks of an element's rows, also in a mapped batch."""
-    case = LtcCase(timespans="per_batch", batch=batch, units=5, density=0.3, steps=3, unfolds=4)
+    sizes = {"batch": batch, "units": 5, "steps": 3, "unfolds": 4, "density": 0.3}
+    case = LtcCase(timespans="per_batch", solver=solver, **sizes)
     masks = make(case).params
     handle = cpu._handle(ops.SynapseLists(masks.mask, masks.sensory_mask))
     sizes = case.batch, case.inputs, case.units, case.unfolds

@@ -9,6 +9,7 @@
 #include "csrc/cpu/thread_pool.h"
 #include "metal/activations.h"
 #include "metal/cfc.h"
+#include "metal/ltc.h"
 
 namespace {
 
@@ -42,9 +43,11 @@ struct Call {
 };
 
 // keep: every keep-th synapse exists, in the lists; 1 is the dense wiring.
-void make_ltc(Call& c, long B, long T, long I, long H, long U, long keep) {
+void make_ltc(Call& c, long B, long T, long I, long H, long U, long keep,
+              int solver = NCPS_LTC_SEMI_IMPLICIT) {
   LtcProblem& p = c.ltc;
-  p.B = p.element = B, p.T = T, p.I = I, p.H = H, p.U = U;
+  p.B = p.element = B, p.T = T, p.I = I, p.H = H, p.U = U, p.solver = solver;
+  const long evaluations = solver == NCPS_LTC_RUNGE_KUTTA ? 4 * U : U;
   p.x = c.read(B * T * I, -1, 1), p.v0 = c.read(B * H, -1, 1), p.ts = c.read(B * T, .1f, 2);
   p.cm = c.read(H, .4f, .6f), p.leak_num = c.read(H, -.2f, .2f), p.leak_den = c.read(H, .1f, 1);
   for (auto [synapses, sources] : {std::pair{&p.recurrent, H}, {&p.sensory, I}})
@@ -56,7 +59,8 @@ void make_ltc(Call& c, long B, long T, long I, long H, long U, long keep) {
         if ((i * H + j) % keep == 0) c.lists[sensory].push_back({i, j});
   p.recurrent_list = c.lists[0].data(), p.recurrent_count = long(c.lists[0].size());
   p.sensory_list = c.lists[1].data(), p.sensory_count = long(c.lists[1].size());
-  p.v = c.write(B * T * H), p.saved = c.write(B * T * U * 2 * H), p.dv = c.read(B * T * H, -1, 1);
+  p.v = c.write(B * T * H), p.saved = c.write(B * T * evaluations * 2 * H),
+  p.dv = c.read(B * T * H, -1, 1);
   p.dx = c.write(B * T * I), p.dv0 = c.write(B * H), p.dts = c.write(B * T);
   p.dcm = c.write(H), p.dleak_num = c.write(H), p.dleak_den = c.write(H);
   for (auto [synapses, sources] : {std::pair{&p.drecurrent, H}, {&p.dsensory, I}})
@@ -115,6 +119,10 @@ struct Case {
 void ltc_dense(Call& c) { make_ltc(c, 8, 4, 16, 64, 6, 1); }
 void ltc_odd(Call& c) { make_ltc(c, 7, 4, 5, 37, 6, 1); }
 void ltc_lists(Call& c) { make_ltc(c, 16, 4, 16, 64, 6, 5); }
+void ltc_euler(Call& c) { make_ltc(c, 8, 4, 16, 64, 6, 1, NCPS_LTC_EXPLICIT); }
+void ltc_euler_lists(Call& c) { make_ltc(c, 16, 4, 16, 64, 6, 5, NCPS_LTC_EXPLICIT); }
+void ltc_runge_kutta(Call& c) { make_ltc(c, 8, 4, 16, 64, 6, 1, NCPS_LTC_RUNGE_KUTTA); }
+void ltc_runge_kutta_lists(Call& c) { make_ltc(c, 16, 4, 16, 64, 6, 5, NCPS_LTC_RUNGE_KUTTA); }
 void ltc_step(Call& c) { make_ltc(c, 1, 1, 64, 64, 6, 1); }
 void cfc_merged(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 3); }
 void cfc_array(Call& c) { make_cfc(c, 16, 6, 32, 64, 64, 4); }
@@ -134,6 +142,14 @@ const Case CASES[] = {
     {"ltc_odd_sizes_backward", ltc_odd, true, DENSE, BACKWARD},
     {"ltc_lists_forward", ltc_lists, true, LISTS, FORWARD},
     {"ltc_lists_backward", ltc_lists, true, LISTS, BACKWARD},
+    {"ltc_explicit_forward", ltc_euler, true, DENSE, FORWARD},
+    {"ltc_explicit_backward", ltc_euler, true, DENSE, BACKWARD},
+    {"ltc_explicit_lists_forward", ltc_euler_lists, true, LISTS, FORWARD},
+    {"ltc_explicit_lists_backward", ltc_euler_lists, true, LISTS, BACKWARD},
+    {"ltc_runge_kutta_forward", ltc_runge_kutta, true, DENSE, FORWARD},
+    {"ltc_runge_kutta_backward", ltc_runge_kutta, true, DENSE, BACKWARD},
+    {"ltc_runge_kutta_lists_forward", ltc_runge_kutta_lists, true, LISTS, FORWARD},
+    {"ltc_runge_kutta_lists_backward", ltc_runge_kutta_lists, true, LISTS, BACKWARD},
     {"ltc_step", ltc_step, true, DENSE, INFERENCE},
     {"cfc_merged_inference", cfc_merged, false, DENSE, INFERENCE},
     {"cfc_merged_forward", cfc_merged, false, DENSE, FORWARD},

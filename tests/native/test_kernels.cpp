@@ -17,6 +17,7 @@
 #include "csrc/cpu/thread_pool.h"
 #include "metal/activations.h"
 #include "metal/cfc.h"
+#include "metal/ltc.h"
 #include "tests/native/test.h"
 
 namespace {
@@ -166,6 +167,8 @@ void draw_memory(Draw& draw, size_t B, size_t I, size_t H, std::vector<Numbers>&
 
 struct LtcSizes {
   long B, T, I, H, U;
+  int solver = NCPS_LTC_SEMI_IMPLICIT;
+  long evaluations() const { return U * (solver == NCPS_LTC_RUNGE_KUTTA ? 4 : 1); }
 };
 
 // [B, T, H] of states [T, B, H], each `states` in its turn.
@@ -187,21 +190,46 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
       lstm_step(&a[14], a[0].data() + (b * n.T + t) * n.I, n.I, v.data() + b * n.H,
                 c.data() + b * n.H, n.H);
     memories.insert(memories.end(), c.begin(), c.end());
-    for (long u = 0; u < n.U; ++u) {
-      Numbers next(v.size());
+    // n and d of neuron j in row b at the potentials `at`
+    const auto sums = [&](const Numbers& at, long b, long j) {
+      double num = a[4][j], den = a[5][j];
+      for (long i = 0; i < n.H + n.I; ++i) {
+        const int first = i < n.H ? 6 : 10;
+        const long k = (i < n.H ? i : i - n.H) * n.H + j;
+        const double source = i < n.H ? at[b * n.H + i] : a[0][(b * n.T + t) * n.I + i - n.H];
+        const double s = gate(a[first][k] * source + a[first + 1][k]);
+        den += a[first + 2][k] * s, num += a[first + 3][k] * s;
+      }
+      return std::pair(num, den);
+    };
+    // v plus `part` of the unfold's length times the slope at the potentials `at`
+    const auto moved = [&](const Numbers& from, const Numbers& at, double part) {
+      Numbers next(from.size());
       for (long b = 0; b < n.B; ++b)
         for (long j = 0; j < n.H; ++j) {
-          double num = a[4][j], den = a[5][j];
-          for (long i = 0; i < n.H + n.I; ++i) {
-            const int first = i < n.H ? 6 : 10;
-            const long at = (i < n.H ? i : i - n.H) * n.H + j;
-            const double source = i < n.H ? v[b * n.H + i] : a[0][(b * n.T + t) * n.I + i - n.H];
-            const double s = gate(a[first][at] * source + a[first + 1][at]);
-            den += a[first + 2][at] * s, num += a[first + 3][at] * s;
-          }
-          const double k = a[2][b * n.T + t] / n.U;
-          next[b * n.H + j] = (a[3][j] * v[b * n.H + j] + k * num) / (a[3][j] + k * den);
+          const auto [num, den] = sums(at, b, j);
+          const double k = part * a[2][b * n.T + t] / n.U;
+          next[b * n.H + j] = from[b * n.H + j] + k * (num - den * at[b * n.H + j]) / a[3][j];
         }
+      return next;
+    };
+    for (long u = 0; u < n.U; ++u) {
+      Numbers next(v.size());
+      if (n.solver == NCPS_LTC_EXPLICIT) {
+        next = moved(v, v, 1);
+      } else if (n.solver == NCPS_LTC_RUNGE_KUTTA) {
+        const Numbers second = moved(v, v, 0.5), third = moved(v, second, 0.5),
+                      fourth = moved(v, third, 1);
+        next = moved(moved(v, v, 1.0 / 6), second, 1.0 / 3);
+        next = moved(moved(next, third, 1.0 / 3), fourth, 1.0 / 6);
+      } else {
+        for (long b = 0; b < n.B; ++b)
+          for (long j = 0; j < n.H; ++j) {
+            const auto [num, den] = sums(v, b, j);
+            const double k = a[2][b * n.T + t] / n.U;
+            next[b * n.H + j] = (a[3][j] * v[b * n.H + j] + k * num) / (a[3][j] + k * den);
+          }
+      }
       v = next;
       if (u == n.U - 1) states.insert(states.end(), v.begin(), v.end());  // [T, B, H]
     }
@@ -239,12 +267,12 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
   std::vector<Exact> in(a.begin(), a.begin() + 14), out;
   for (const auto& each : in) out.emplace_back(each.size);
   const auto cotangents = draw((mixed ? 2 : 1) * B * T * H, -1, 1);
-  const Exact v(B * T * H), saved(B * T * n.U * 2 * H),
+  const Exact v(B * T * H), saved(B * T * n.evaluations() * 2 * H),
       dv(Numbers(cotangents.begin(), cotangents.begin() + long(B * T * H)));
   const Memory memory(mixed, a, 14, cotangents, B * T * H);
   LtcProblem p{};
   memory.bind(p.lstm);
-  p.B = p.element = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U;
+  p.B = p.element = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U, p.solver = n.solver;
   p.x = in[0].get(), p.v0 = in[1].get(), p.ts = in[2].get(), p.cm = in[3].get(),
   p.leak_num = in[4].get(), p.leak_den = in[5].get();
   p.recurrent = {in[6].get(), in[7].get(), in[8].get(), in[9].get()};
@@ -261,10 +289,11 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
     kernels().ltc_backward(p, kernel);
   };
   run();
-  const std::string name =
-      std::string(kernels().name) + (kernel == LtcKernel::LISTS ? " lists" : " dense") + " B" +
-      std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) + " H" +
-      std::to_string(H) + " U" + std::to_string(n.U) + (mixed ? " mixed" : "");
+  const std::string name = std::string(kernels().name) +
+                           (kernel == LtcKernel::LISTS ? " lists" : " dense") + " B" +
+                           std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) +
+                           " H" + std::to_string(H) + " U" + std::to_string(n.U) + " solver " +
+                           std::to_string(n.solver) + (mixed ? " mixed" : "");
   check_close(name + " v", v, memory.c, ltc_states(n, a));
   // An absent synapse has a gradient of its own in the dense kernel (its weight is a number like
   // any other), and none in the lists.
@@ -504,6 +533,21 @@ NATIVE_TEST(ltc_kernels_equal_the_equations) {
                                 {5, 40, 2, 3, 2},
                                 {9, 2, 33, 33, 1}})
         for (const long keep : {1, 3, 0}) check_ltc(n, kernel, keep);
+  });
+}
+
+NATIVE_TEST(ltc_kernels_equal_the_equations_of_every_solver) {
+  for_each_isa([] {
+    for (const int solver : {NCPS_LTC_EXPLICIT, NCPS_LTC_RUNGE_KUTTA})
+      for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
+        for (const LtcSizes& n : {LtcSizes{1, 1, 1, 1, 8, solver},
+                                  {3, 2, 3, 5, 20, solver},
+                                  {17, 2, 7, 17, 40, solver},
+                                  {5, 40, 2, 3, 14, solver},
+                                  {0, 3, 2, 4, 2, solver},
+                                  {3, 0, 2, 4, 2, solver}})
+          for (const long keep : {1, 3, 0})
+            for (const bool mixed : {false, true}) check_ltc(n, kernel, keep, mixed);
   });
 }
 

@@ -89,7 +89,6 @@ LAYERS = {
     "dense": lambda: NCPDense(wiring=Random(H, 2, 0.4)),
 }
 FUSED = [n for n in LAYERS if n.startswith(("cfc", "wired", "ltc", "stacked"))]
-FUSED = [n for n in FUSED if n not in ("ltc_explicit", "ltc_runge_kutta")]  # MLX's operations
 
 WIRED = [n for n in LAYERS if n.startswith(("wired", "ltc", "eltc")) or n == "cfc_both"]
 CASES = [

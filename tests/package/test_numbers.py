@@ -6,9 +6,11 @@ import re
 
 import pytest
 from mlx_ncps import _loader, ops
-from mlx_ncps.backends import activations, cpu, fold
+from mlx_ncps.backends import activations, cpu, fold, reference
 from mlx_ncps.backends.gpu import runner
+from mlx_ncps.ops import checks
 from mlx_ncps.ops import numpy as truth
+from mlx_ncps.ops.numpy import ltc_solvers
 
 needs_native = pytest.mark.skipif(_loader.native is None, reason="native module not built")
 
@@ -40,6 +42,11 @@ def test_modes_of_python_are_those_of_the_kernels():
     assert [activations.mode_number(name) for _, name in listed] == list(range(len(listed)))
 
 
+def test_solvers_of_python_are_those_of_the_kernels():
+    names = tuple(name for _, name, _ in rows("ltc.h", "NCPS_LTC_SOLVERS"))
+    assert names == checks.SOLVERS == tuple(reference.SOLVERS) == tuple(ltc_solvers.SOLVERS)
+
+
 def test_activations_and_variants_of_the_ground_truth_are_those_of_the_package():
     assert truth.ACTIVATIONS == ops.ACTIVATIONS == tuple(activations.ACTIVATIONS)
     assert truth.VARIANTS == ops.VARIANTS == activations.VARIANTS
@@ -54,4 +61,5 @@ def test_lists_and_limits_of_the_native_module_are_those_of_python():
     table = [(name, *flags(one)) for name, one in activations.TABLE.items()]
     assert list(native.activations) == table
     assert native.cfc_modes == activations.MODES
+    assert native.ltc_solvers == checks.SOLVERS
     assert native.max_cfc_layers == cpu.MAX_LAYERS

@@ -43,7 +43,8 @@ OBJECTS = {
     "LTCCell": (
         lambda: mlx_ncps.LTCCell(4, 3),
         f"""{CELL} {WIRED} {CONSTRAINED} epsilon implicit_param_constraints input_mapping
-        layer_sizes mixed_sequence ode_solver ode_unfolds output_mapping params synapses""",
+        layer_sizes mixed_sequence ode_solver ode_unfolds output_mapping params stable_unfolds
+        synapses""",
     ),
     "CTRNNCell": (
         lambda: mlx_ncps.CTRNNCell(3, 4),

@@ -127,7 +127,7 @@ class LtcCase:
     timespans: str = "none"
     implicit: bool = False
     mapped: bool = True  # with input_w and input_b
-    solver: str = ""  # semi_implicit, of every backend
+    solver: str = ""  # semi_implicit; the others run on the CPU and the reference
     dtype: str = "float32"
     seed: int = 0
 
@@ -194,11 +194,17 @@ LTC_WIRED_CASES = [
     LtcCase(inputs=20, units=28, wiring=("AutoNCP", 28, 4), timespans="per_batch"),
     LtcCase(inputs=3, units=8, wiring=("FullyConnected", 8, 4)),
 ]
-LTC_SOLVER_CASES = [  # of the reference alone
+LTC_SOLVER_CASES = [  # of the CPU and the reference
     *(LtcCase(solver=s, unfolds=u, units=5) for s in SOLVERS for u in (1, 6, 11)),
     *(LtcCase(solver=s, density=0.5, timespans=t) for s in SOLVERS for t in TIMESPANS),
     *(LtcCase(solver=s, implicit=True, mapped=False, density=0.2) for s in SOLVERS),
     *(LtcCase(solver=s, units=17, density=0.2, dtype="bfloat16") for s in SOLVERS),
+    *(
+        LtcCase(solver=s, batch=b, units=h, unfolds=12, density=d, timespans="scalar")
+        for s in SOLVERS
+        for b, h in ((1, 33), (5, 17), (17, 5), (35, 20))
+        for d in (1.0, 0.3)
+    ),
 ]
 LTC_EMPTY_CASES = [LtcCase(steps=0), LtcCase(batch=0), LtcCase(batch=0, steps=0, density=0.5)]
 

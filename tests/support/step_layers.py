@@ -19,6 +19,10 @@ MORE = {
     "cfc_ncp": lambda **o: CfC(I, NCP(7, 5, 3, 3, 2, 3, 2), mode="no_gate", **o),
     "ltc_plain": lambda **o: LTC(I, 20, input_mapping=None, output_mapping=None, **o),
     "ltc_linear": lambda **o: LTC(I, Random(9, 4, 0.5), output_mapping="linear", **o),
+    "ltc_euler": lambda **o: LTC(I, 20, ode_solver="explicit", ode_unfolds=90, **o),
+    "ltc_runge_kutta": lambda **o: LTC(
+        I, AutoNCP(20, 5), ode_solver="runge_kutta", ode_unfolds=60, **o
+    ),
     "ltc_explicit": lambda **o: LTC(I, AutoNCP(40, 5), implicit_param_constraints=False, **o),
 }
 ALL = {name: lambda f=f, **o: f(**o) for name, f in (LAYERS | MORE).items()}

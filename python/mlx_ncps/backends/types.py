@@ -92,7 +92,8 @@ class Backend(Protocol):
         training: bool,
     ) -> mx.array:
         """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves
-        for the gradient. The reference alone takes `ode_solver`, too.
+        for the gradient. Those that run other solvers
+        than semi_implicit take `ode_solver`, too.
         """
         ...
 

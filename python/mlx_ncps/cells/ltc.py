@@ -19,8 +19,7 @@ from .base import SignatureOfInit
 from .host_masks import HostMasks
 from .ltc_arguments import as_wiring, clip_ranges, init_ranges, mapping_kind
 from .mask_blocks import whole_masks
-from .ncp import NCPRNNCell
-from .stability import StabilityWarning
+from .stability import SolverCell
 
 _VECTORS = ("gleak", "vleak", "cm")
 _ARRAYS = (  # every array of a cell
@@ -29,7 +28,7 @@ _ARRAYS = (  # every array of a cell
 )
 
 
-class LTCCell(NCPRNNCell):
+class LTCCell(SolverCell):
     """Liquid time-constant cell: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, state)`.
 
     The output is [B, O], the new state [B, H].
@@ -44,9 +43,9 @@ class LTCCell(NCPRNNCell):
         epsilon: added to the sum of conductances.
         implicit_param_constraints: w, sensory_w, cm and gleak pass through softplus; if False, call
             `apply_weight_constraints()` after each step of the optimiser to keep them positive.
-        ode_solver: "semi_implicit" (fused), "explicit" or "runge_kutta" (`ops.ltc_sequence`).
-            These two may diverge; the first call that may warns, with a number of unfolds that is
-            stable for any inputs.
+        ode_solver: "semi_implicit", "explicit" or "runge_kutta" (`ops.ltc_sequence`). The latter
+            two may diverge; the first call that may warns, with a number of unfolds that is stable
+            for any inputs, which `stable_unfolds` gives too.
         initialization_ranges: {"gleak": (low, high), ...} in place of the uniform ranges of ncps,
             for any of gleak, vleak, cm, w, sigma, mu, sensory_w, sensory_sigma, sensory_mu.
         activation, backbone_units, backbone_layers: dense layers ahead of the sensory synapses, as
@@ -105,7 +104,6 @@ class LTCCell(NCPRNNCell):
         ranges = init_ranges(initialization_ranges, self.implicit_param_constraints)
         self.__dict__["_init_ranges"] = ranges  # a module takes a dict for its parameters
         self._host_masks = HostMasks(self.op)
-        self._stability = StabilityWarning()
         self.backbone_options = backbone_options(
             activation, None, backbone_units, backbone_layers, None, 0, self.op
         )
@@ -213,7 +211,7 @@ class LTCCell(NCPRNNCell):
         lists = self._host_masks.lists  # which `params` brought up to date
         call = prepare_ltc(inputs, state, ts, params, self._options(), lists, self.training)
         states = call.run()
-        self._stability.check(self, params, ts)
+        self._stability.check(self, ts)
         return states
 
     def mixed_sequence(
@@ -223,7 +221,7 @@ class LTCCell(NCPRNNCell):
         params, keywords = self.params(), self._options()
         keywords |= {"synapses": self._host_masks.lists, "training": self.training}
         states = ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords)
-        self._stability.check(self, params, ts)
+        self._stability.check(self, ts)
         return states
 
     def _options(self) -> dict:
@@ -235,21 +233,19 @@ class LTCCell(NCPRNNCell):
         plain = type(self) is LTCCell and self.built
         if not plain or not self._sync_wiring():
             return None
-        sizes, constraints = (
-            (self["wiring"].input_dim, self.state_size),
-            (self.implicit_param_constraints),
-        )
-        stage = LTCStage(*sizes, self.ode_unfolds, self.epsilon, constraints, self.ode_solver)
+        sizes = self["wiring"].input_dim, self.state_size
+        options = self.epsilon, self.implicit_param_constraints, self.ode_solver
+        stage = LTCStage(*sizes, self.ode_unfolds, *options)
         arrays = [self[name] for name in _ARRAYS if name in self]
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
         return StepPlan((stage,), arrays, readout, lambda: [self._checked_params()])
 
-    def _checked_params(self) -> tuple[LTCParams, SynapseLists | None]:
+    def _checked_params(self) -> tuple[LTCParams, SynapseLists | None, float]:
         self._options()
         params = self.params()
         check_ltc_params(params, self["wiring"].input_dim, self.state_size)
         self._check_output_mapping(self.output_size)
-        return params, self._host_masks.lists
+        return params, self._host_masks.lists, self._stability.longest_stable(self)
 
     def calls(self) -> list[FusedCall]:
         """The one fused call of `sequence`, with the facts of this cell."""

@@ -17,63 +17,115 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import numpy as np
 
+from .. import values
 from ..ops.activations import softplus
+from ..ops.timespans import check_timespans
+from .ncp import NCPRNNCell
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
-    from ..ops.params import LTCParams
 
 LIMITS = {"explicit": 2.0, "runge_kutta": 2.785}  # of q
+_READ = ("gleak", "cm", "w", "sensory_w", "sparsity_mask", "sensory_sparsity_mask")
 
 
-def largest_rate(params: LTCParams, implicit: bool) -> mx.array:
-    """R of the fastest neuron of LTCParams, []; infinity where a capacitance is not positive."""
-    p = params
-    gleak, cm, w, sensory_w = (a.astype(mx.float32) for a in (p.gleak, p.cm, p.w, p.sensory_w))
-    if implicit:
-        gleak, cm, w, sensory_w = (softplus(q) for q in (gleak, cm, w, sensory_w))
-    w = w if p.mask is None else w * p.mask
-    sensory_w = sensory_w if p.sensory_mask is None else sensory_w * p.sensory_mask
-    total = mx.abs(gleak) + mx.abs(w).sum(axis=0) + mx.abs(sensory_w).sum(axis=0)
-    return mx.max(mx.where(cm > 0, total / cm, math.inf))
-
-
-def stable_unfolds(
-    params: LTCParams, implicit: bool, ode_solver: str, ts: TimespansLike
-) -> float | None:
-    """The least number of unfolds that is stable for any inputs, infinity where none is; None among
-    tracers, which have no values. ts: None, a number or an array.
+def stable_unfolds(rate: float, ode_solver: str, ts: float) -> float:
+    """The least number of unfolds that is stable for any inputs, infinity where none is; 1 for a
+    solver that is stable for any step.
     """
-    longest = mx.array(1.0 if ts is None else ts, mx.float32)
-    if longest.size == 0:
+    if ode_solver not in LIMITS:
         return 1
-    q = mx.max(longest) * largest_rate(params, implicit)
-    try:
-        mx.async_eval(q)  # refuses under mx.compile, mx.vmap and mx.grad
-    except ValueError:
+    q = ts * rate
+    return math.floor(q / LIMITS[ode_solver]) + 1 if q < 1e9 else math.inf
+
+
+def longest_timespan(ts: TimespansLike) -> float | None:
+    """The largest of ts, a number, an array of any shape, or None for 1.0; 0 of none, and for a
+    negative element, which gives NaN anyway. None among tracers that have no values.
+    """
+    spans = check_timespans("ltc", ts)
+    if isinstance(spans, float):
+        return spans
+    return _value(mx.max(mx.where(spans >= 0, spans, 0.0))) if spans.size else 0.0
+
+
+def _value(a: mx.array) -> float | None:
+    """What an array holds; None where that is unknown, under mx.compile and mx.vmap."""
+    if values.lacks_value(a):
         return None
-    most: Any = q.item()
-    return math.floor(most / LIMITS[ode_solver]) + 1 if most < 1e9 else math.inf
+    return float(a.item())
 
 
-class StabilityWarning:
-    """Warns once, in the first call with values that may diverge; belongs to one cell."""
+class Stability:
+    """The largest rate of one cell, known until its parameters change, and its one warning."""
 
-    def __init__(self) -> None:
-        self.given = False
+    def __init__(self, given: bool = False) -> None:
+        self.given = given
+        self._rate: tuple[Any, bool, float] | None = None  # (what it was read from, ..., itself)
+        self._last: float | None = None  # the last one that was known
 
-    def check(self, cell: Any, params: LTCParams, ts: TimespansLike) -> None:
-        """Called with what `LTCCell.sequence` computes with."""
-        if cell.ode_solver == "semi_implicit" or self.given:
+    def __reduce__(self) -> tuple:
+        return Stability, (self.given,)
+
+    def __deepcopy__(self, memo: dict) -> Stability:
+        return Stability(self.given)
+
+    def rate(self, cell: Any) -> float | None:
+        """R of the fastest neuron; infinity where a capacitance is not positive, None where the
+        parameters have no values.
+        """
+        arrays, implicit = [cell[name] for name in _READ], cell.implicit_param_constraints
+        known = self._rate
+        if known is not None and known[1] == implicit and known[0].are(arrays):
+            return known[2]
+        rate = _value(_largest_rate(*arrays, implicit))
+        if rate is None:
+            return None
+        self._last = rate = math.inf if math.isnan(rate) else rate
+        seen = values.seen(arrays)
+        self._rate = None if seen is None else (seen, implicit, rate)
+        return rate
+
+    def longest_stable(self, cell: Any) -> float:
+        """From which elapsed time on a step must be checked: infinity where none need be."""
+        if self.given or cell.ode_solver not in LIMITS:
+            return math.inf
+        rate = self.rate(cell) or 0.0
+        return cell.ode_unfolds * LIMITS[cell.ode_solver] / rate if rate > 0 else math.inf
+
+    def unfolds(self, cell: Any, ts: TimespansLike) -> int:
+        """The least number that is stable for any inputs, or ValueError where none is known."""
+        rate, longest = self.rate(cell), longest_timespan(ts)
+        if rate is None or longest is None:
+            raise ValueError(
+                f"[{cell.op}] stable_unfolds wants arrays with values, got traced ones: call it "
+                "outside of mx.compile and mx.vmap."
+            )
+        unfolds = stable_unfolds(rate, cell.ode_solver, longest)
+        if unfolds == math.inf:
+            raise ValueError(
+                f"[{cell.op}] stable_unfolds wants every cm > 0 and a finite ts, got a rate of "
+                f"{rate:g} and ts up to {longest:g}."
+            )
+        return int(unfolds)
+
+    def check(self, cell: Any, ts: TimespansLike) -> None:
+        """Warns once, in the first call that may diverge: by the last parameters that had values
+        where mx.compile traces them.
+        """
+        if self.given or cell.ode_solver not in LIMITS:
             return
-        wanted = stable_unfolds(
-            params, cell.implicit_param_constraints, cell.ode_solver, _values(ts)
-        )
-        if wanted is None or wanted <= cell.ode_unfolds:
+        rate = self.rate(cell)
+        rate = self._last if rate is None else rate
+        longest = None if rate is None else longest_timespan(ts)
+        if rate is None or longest is None:
+            return
+        wanted = stable_unfolds(rate, cell.ode_solver, longest)
+        if wanted <= cell.ode_unfolds:
             return
         self.given = True
+        cell._step_cell.made = None  # which leaves such steps to a graph, for this warning
         advice = (
             f"{wanted} unfolds are stable for any inputs"
             if wanted < math.inf
@@ -84,10 +136,46 @@ class StabilityWarning:
             f"ode_unfolds={cell.ode_unfolds}, as its steps are long against cm over a neuron's "
             f"conductances; {advice}, and semi_implicit is with any number.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
-def _values(ts: TimespansLike) -> float | mx.array | None:
-    """Time spans of integers or NumPy as float32."""
-    return mx.array(ts.astype(np.float32)) if isinstance(ts, np.ndarray) else ts
+class SolverCell(NCPRNNCell):
+    """A cell of a wiring whose solver may diverge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stability = Stability()
+
+    def stable_unfolds(self, ts: TimespansLike = None) -> int:
+        """The least `ode_unfolds` with which the cell's solver can't diverge in steps of the length
+        ts, whatever the inputs are (MATHS 3.21); 1 for semi_implicit.
+
+        Fewer are often enough, because the bound takes every gate as open. It depends on the
+        parameters, and so changes in training.
+
+        ts: None (1.0), a number >= 0, or an array of any shape, of which the largest counts.
+        Raises ValueError for a cell that is not built, where no number is known to be stable (some
+        cm <= 0, an infinite ts), and under mx.compile and mx.vmap, where values are unknown.
+        """
+        if not self.built:
+            raise ValueError("[ltc] stable_unfolds wants a cell with weights: build it first.")
+        self._sync_wiring()
+        return self._stability.unfolds(self, ts)
+
+
+def _largest_rate(
+    gleak: mx.array,
+    cm: mx.array,
+    w: mx.array,
+    sensory_w: mx.array,
+    mask: mx.array,
+    sensory_mask: mx.array,
+    implicit: bool,
+) -> mx.array:
+    gleak, cm, w, sensory_w = (a.astype(mx.float32) for a in (gleak, cm, w, sensory_w))
+    if implicit:
+        gleak, cm, w, sensory_w = (softplus(q) for q in (gleak, cm, w, sensory_w))
+    total = mx.abs(gleak) + mx.abs(w * mask).sum(axis=0)
+    total = total + mx.abs(sensory_w * sensory_mask).sum(axis=0)
+    return mx.max(mx.where(cm > 0, total / cm, math.inf))

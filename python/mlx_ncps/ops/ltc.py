@@ -44,10 +44,10 @@ def ltc_sequence(
     params: LTCParams.  ode_unfolds: solver steps per time step, >= 1, each of length
         ts / ode_unfolds.  epsilon: added to the denominator of semi_implicit, >= 0.
     implicit_param_constraints: w, sensory_w, cm and gleak go through softplus.
-    ode_solver: "semi_implicit" (fused; order 1, stable for any step), "explicit" (Euler's method,
-        order 1) or "runge_kutta" (the classical one, order 4). The latter two need cm > 0, and
-        diverge where a step is long against cm over the sum of a neuron's conductances; the
-        reference backend alone runs them.
+    ode_solver: "semi_implicit" (order 1, stable for any step), "explicit" (Euler's method, order 1)
+        or "runge_kutta" (the classical one, order 4). The latter two need cm > 0, and diverge where
+        a step is long against cm over the sum of a neuron's conductances; they are fused on the
+        CPU, and on GPUs the reference backend runs them.
     synapses: SynapseLists of the masks, lets fused backends skip the zeros; None: dense. It never
         replaces a mask.
     training: save what the gradient needs; False saves memory, and a gradient still comes out the

@@ -43,6 +43,15 @@ def normalise_timespans(
     return ts if ts.ndim == 0 else mx.broadcast_to(ts, (batch, steps))
 
 
+def check_timespans(op: str, ts: Any) -> float | mx.array:
+    """The same of an array of any shape, whose negative elements stay."""
+    if ts is None:
+        return 1.0
+    if isinstance(ts, numbers.Real) and not isinstance(ts, bool):
+        return _number(op, ts)
+    return _array(op, ts)
+
+
 def normalise_step_timespans(op: str, ts: Any, lead: tuple) -> float | mx.array:
     """`ts` of one step of rows `lead`, mostly (B,), as a Python float, a 0-d array or [*lead, 1].
 
