@@ -441,13 +441,12 @@ void check_cfc(const CfcSizes& n, bool mixed = false) {
     kernels().cfc_backward(p);
   };
   run();
-  const std::string name = std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" +
-                           std::to_string(T) + " I" + std::to_string(I) + " H" + std::to_string(H) +
-                           " K" + std::to_string(K) + " L" + std::to_string(n.layers) + " mode " +
-                           std::to_string(n.mode) + " activation " + std::to_string(n.activation) +
-                           " heads " + std::to_string(n.heads) + " of activation " +
-                           std::to_string(n.head_activation) + " dropped " +
-                           std::to_string(n.dropped);
+  const std::string name =
+      std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" + std::to_string(T) + " I" +
+      std::to_string(I) + " H" + std::to_string(H) + " K" + std::to_string(K) + " L" +
+      std::to_string(n.layers) + " mode " + std::to_string(n.mode) + " activation " +
+      std::to_string(n.activation) + " heads " + std::to_string(n.heads) + " of activation " +
+      std::to_string(n.head_activation) + " dropped " + std::to_string(n.dropped);
   check_close(name + " h", h, memory.c, states(a));
   check_gradient(name + " gradient", a, out, memory.out,
                  [&](const auto& x) { return dot(states(x), cotangents); });
@@ -585,8 +584,9 @@ NATIVE_TEST(cfc_kernels_drop_what_their_layers_give) {
     for (int layers : {1, 2, 3})
       for (int dropped = 1; dropped <= layers; ++dropped)
         for (bool mixed : {false, true}) {
-          check_cfc({3, 3, 2, 5, 7, layers, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4, NCPS_TANH, dropped},
-                    mixed);
+          check_cfc(
+              {3, 3, 2, 5, 7, layers, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4, NCPS_TANH, dropped},
+              mixed);
           check_cfc({17, 2, 3, 9, 17, layers, NCPS_CFC_PURE, NCPS_SILU, 1, NCPS_TANH, dropped},
                     mixed);
         }
