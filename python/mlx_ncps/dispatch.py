@@ -165,7 +165,7 @@ def choose(op: str, facts: Facts) -> Backend:
 
 
 def runs_steps_on_cpu() -> bool:
-    """Whether single steps and short sequences on evaluated arrays run on the CPU now, at once:
+    """Whether single steps and short sequences that nothing traces run on the CPU now, at once:
     asked for by name, or under `auto`, also when the default device is Apple's GPU, whose
     synchronisation alone takes longer and which shares its memory.
     """

@@ -69,9 +69,7 @@ def _cpu_lines(op: str, choice: dispatch.Choice, facts: Facts, kernel: str) -> l
         why = "a gradient traces it"
     else:
         why = why_too_large([(op, facts)], False, facts.batch, facts.steps)
-    layer = (
-        "a layer computes it at once on the CPU, where its inputs are evaluated, without a graph"
-    )
+    layer = "a layer computes it at once on the CPU, where nothing is traced, without a graph"
     if why:
         layer = f"a layer leaves it to a graph: {why}"
     lines = [f"{op} runs here on {choice}", layer]

@@ -73,8 +73,9 @@ layer = {MAKE[name]}
 x, short, long = (mx.random.normal(s) for s in ((3, 4), (3, 1, 4), (3, 40, 4)))
 mx.eval(layer(long), x, short, layer.parameters(), layer(short))
 def child():  # one: the first call takes some seconds to be sure
-    for inputs in (short, long, mx.array(1.0) + long):
+    for inputs in (short, long, mx.array(1.0) + long, mx.array(1.0) + short):
         raises(lambda: layer(inputs), layer.op)
+        raises(lambda: layer(inputs, mask=mx.ones(inputs.shape[:2])), layer.op)
     raises(lambda: layer.eval()(short), layer.op)
     raises(lambda: mx.eval(mx.grad(lambda x: layer(x)[0].sum())(long)), layer.op)
     cell = layer.rnn_cell

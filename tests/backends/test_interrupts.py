@@ -113,6 +113,20 @@ except KeyboardInterrupt:
 """)
 
 
+def test_ctrl_c_ends_a_step_that_waits_for_its_input(check):
+    check("""
+layer, x = make("cfc", 30000)
+y = layer(x)[0][:, -1, :8]
+press()
+state = None
+try:
+    state = layer.step(y)
+except KeyboardInterrupt:
+    assert state is None and usable(layer)
+    print("done")
+""")
+
+
 def test_ctrl_c_ends_many_calls_of_one_evaluation(check):
     check("""
 layer, x = make("cfc", 500)
