@@ -42,8 +42,11 @@ class InPlace : public mx::Primitive {
         axes_(std::move(axes)),
         size_(size) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+  void eval_cpu(const Arrays& given, Arrays& outputs) override {
     allocate(op_, outputs);
+    auto inputs = given;
+    for (size_t i = 0; i < inputs.size(); ++i)  // what all elements share is laid out once
+      if (axes_[i] < 0) inputs[i] = row_contiguous(op_, {inputs[i]}, stream())[0];
     for (int v = 0; v < size_; ++v) {
       Arrays in, out;
       for (size_t i = 0; i < inputs.size(); ++i) in.push_back(element(inputs[i], axes_[i], v));

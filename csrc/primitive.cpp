@@ -160,6 +160,7 @@ float* copy_by_strides(const float* from, const mx::array& like, int axis, float
     for (int i = 0; i < count; ++i) to = copy_by_strides(from + i * stride, like, axis + 1, to);
     return to;
   }
+  if (stride == 1) return std::copy_n(from, count, to);
   for (int i = 0; i < count; ++i) to[i] = from[i * stride];
   return to + count;
 }

@@ -176,6 +176,7 @@ bad = [lambda: packed.made_from([empty]), lambda: packed.watch(blanks[1]),
        lambda: blanks[0](None, None, X, None, None, 0), lambda: blanks[0].made_from([]),
        lambda: native.ltc_kernel(2, 4, 8, 6, blanks[4]),
        lambda: native.StepCell.cfc([blanks[3]], [], blanks[2], []),
+       lambda: native.fold_ltc([empty] * 11, implicit=False, epsilon=0.0),
        lambda: native.ltc_sequence(empty, empty, empty, [empty] * 11, unfolds=1),
        lambda: native.cfc_sequence(X, empty, None, [], layers=0, mode="pure", activation="tanh")]
 for n, call in enumerate(bad):
