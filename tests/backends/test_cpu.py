@@ -55,6 +55,7 @@ CHUNKED = [  # more steps than a block of rows runs before it may change its thr
     LtcCase(batch=9, steps=100, inputs=3, units=16, unfolds=2),  # dense: whole vectors
     LtcCase(batch=35, steps=30, inputs=3, units=17, unfolds=2, density=0.3),
     CfcCase(batch=35, steps=30, inputs=3, units=5, backbone_units=7),
+    CfcCase(batch=300, steps=3, inputs=3, units=5, backbone_units=7),  # blocks share slabs
 ]
 ISA_CASES = [
     *(LtcCase(units=h, batch=5, unfolds=3, density=d) for h in (1, 17, 33, 65) for d in (1.0, 0.3)),
