@@ -27,6 +27,12 @@ static CfcSlab cfc_slab(const Cfc& k, Carver& memory) {
   return g;
 }
 
+// What a task adds to from its first step on; the first chunk writes the weights' gradients.
+static void clear_sums(const Cfc& k, const CfcSlab& g) {
+  for (int s = 0; s <= k.p.layers; ++s) fill(g.dbias[s], k.stride[s], 0.0f);
+  fill(g.dw_tau, k.Hn, 0.0f), fill(g.dA, k.Hn, 0.0f);
+}
+
 // The weights in the other orientation, for dL/d(input) = dL/d(output) W: panels over the stage's
 // inputs.
 struct CfcTransposed {
@@ -148,18 +154,18 @@ static void cfc_backward_step(const Cfc& k, const CfcTransposed& w, const CfcSla
 }
 
 // dweight [width][columns, whole panels] += dz^T in, over all rows and steps of the chunk; in(d):
-// row d of the stage's input.
+// row d of the stage's input.  fresh: dweight holds nothing yet.
 template <typename Row>
 static void add_weight_gradient(const Cfc& k, int s, const float* dz, Row in, long depth,
-                                long columns, float* panels, float* dweight) {
+                                long columns, float* panels, float* dweight, bool fresh) {
   pack_panels(in, depth, columns, 1, panels);
   gemm(dz, 1, k.stride[s], k.width[s], panels, depth, columns, dweight, round_up(columns, NR),
-       true);
+       !fresh);
 }
 
 static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSlab& g,
-                               const CfcBackwardBuffers& f, long b, long rows, long t0,
-                               long steps) {
+                               const CfcBackwardBuffers& f, long b, long rows, long t0, long steps,
+                               bool fresh) {
   const CfcProblem& p = k.p;
   const long T = p.T, I = p.I, H = p.H, depth = rows * steps;
   const auto at = [&](long d) { return (b + d / steps) * T + t0 + d % steps; };
@@ -174,8 +180,8 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
   for (int s = 0; s <= p.layers; ++s) {
     add_column_sums(f.dz[s], depth, k.stride[s], k.width[s], g.dbias[s]);
     if (s == 0) {
-      add_weight_gradient(k, 0, f.dz[0], x_row, depth, I, f.columns, g.dx_weight);
-      add_weight_gradient(k, 0, f.dz[0], h_row, depth, H, f.columns, g.dweight[0]);
+      add_weight_gradient(k, 0, f.dz[0], x_row, depth, I, f.columns, g.dx_weight, fresh);
+      add_weight_gradient(k, 0, f.dz[0], h_row, depth, H, f.columns, g.dweight[0], fresh);
       continue;
     }
     const long below = k.depth[s];
@@ -187,7 +193,7 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
     kept_at += below;
     add_weight_gradient(
         k, s, f.dz[s], [&](long d) { return f.rows + d * below; }, depth, below, f.columns,
-        g.dweight[s]);
+        g.dweight[s], fresh);
   }
   const long In = round_up(I, NR);
   gemm(f.dz[0], k.stride[0], 1, depth, w.x_panels, k.width[0], I, f.rows, In, false);
@@ -196,7 +202,7 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
 }
 
 static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSlab& g,
-                              const LstmSlab& lstm, long b, long rows) {
+                              const LstmSlab& lstm, long b, long rows, bool first) {
   const CfcProblem& p = k.p;
   const long chunk = min_of(p.T, CHUNK_ROWS / rows);
   const Slabs buffers([&](Carver& memory) { return make_buffers(k, lstm, b, rows, chunk, memory); },
@@ -205,32 +211,40 @@ static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSla
   for (long end = p.T; end > 0; end -= chunk) {
     const long t0 = end > chunk ? end - chunk : 0, steps = end - t0;
     for (long t = end - 1; t >= t0; --t) cfc_backward_step(k, w, g, f, b, rows, t, t0, steps);
-    cfc_backward_chunk(k, w, g, f, b, rows, t0, steps);
+    cfc_backward_chunk(k, w, g, f, b, rows, t0, steps, first && end == p.T);
   }
   if (p.lstm.on) lstm_finish(f.lstm);
   for (long r = 0; r < rows; ++r) copy(p.dh0 + (b + r) * p.H, f.dh + r * k.Hn, p.H);
 }
 
+// Part `part` of `parts` of every stage's rows.
 template <typename Layout>
-static void unpack_cfc(const Cfc& k, const Slabs<Layout>& slabs) {
+static void unpack_cfc_part(const Cfc& k, const Slabs<Layout>& slabs, long part, long parts) {
   const CfcSlab g = slabs.of(0);
   const CfcProblem& p = k.p;
   for (int s = 0; s <= p.layers; ++s) {
     const long fan_in = s == 0 ? p.I + p.H : k.depth[s], first = s == 0 ? p.I : 0;
-    for (long n = 0; n < k.width[s]; ++n) {
+    for (long n = k.width[s] * part / parts; n < k.width[s] * (part + 1) / parts; ++n) {
       if (!weight_row(k, s, n)) continue;
       const bool head = s == p.layers;
       float* out =
           head ? p.dhead_weight[n / k.head] + n % k.head * fan_in : p.dweight[s] + n * fan_in;
-      for (long c = 0; c < first; ++c) out[c] = slabs.sum(g.dx_weight + n * round_up(p.I, NR) + c);
-      for (long c = first; c < fan_in; ++c)
-        out[c] = slabs.sum(g.dweight[s] + n * round_up(k.depth[s], NR) + c - first);
+      slabs.sums(g.dx_weight + n * round_up(p.I, NR), out, first);
+      slabs.sums(g.dweight[s] + n * round_up(k.depth[s], NR), out + first, fan_in - first);
       (head ? p.dhead_bias[n / k.head][n % k.head] : p.dbias[s][n]) = slabs.sum(g.dbias[s] + n);
     }
   }
-  for (long j = 0; p.mode == NCPS_CFC_PURE && j < p.H; ++j) {
-    p.dw_tau[j] = slabs.sum(g.dw_tau + j);
-    p.dA[j] = slabs.sum(g.dA + j);
+}
+
+template <typename Layout>
+static void unpack_cfc(const Cfc& k, const Slabs<Layout>& slabs) {
+  const CfcSlab g = slabs.of(0);
+  const long parts = share_work(slabs.count * slabs.stride / W, MAX_SLABS);
+  auto body = [&](long part) { unpack_cfc_part(k, slabs, part, parts); };
+  parallel(parts, body);
+  for (long j = 0; k.p.mode == NCPS_CFC_PURE && j < k.p.H; ++j) {
+    k.p.dw_tau[j] = slabs.sum(g.dw_tau + j);
+    k.p.dA[j] = slabs.sum(g.dA + j);
   }
 }
 
@@ -251,10 +265,13 @@ static void cfc_backward(const CfcProblem& p) {
   const Slabs slabs([&](Carver& memory) { return cfc_slab(k, memory); }, tasks);
   const auto lstm = lstm_slabs(k.lstm, tasks);
   auto body = [&](long task) {
-    const CfcSlab g = slabs.cleared(task);
+    const CfcSlab g = p.T > 0 ? slabs.of(task) : slabs.cleared(task);
+    clear_sums(k, g);
     const LstmSlab lstm_sum = lstm.cleared(task);
-    for (long block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
-      cfc_backward_rows(k, w.arrays, g, lstm_sum, block * rows, min_of(rows, p.B - block * rows));
+    const long first = blocks * task / tasks;
+    for (long block = first; block < blocks * (task + 1) / tasks; ++block)
+      cfc_backward_rows(k, w.arrays, g, lstm_sum, block * rows, min_of(rows, p.B - block * rows),
+                        block == first);
   };
   parallel(tasks, body);
   unpack_cfc(k, slabs);

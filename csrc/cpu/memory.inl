@@ -149,6 +149,14 @@ struct Slabs {
     for (long i = 0; i < count; ++i) all += first[i * stride];
     return all;
   }
+  // The same of n elements in a row.
+  void sums(const float* first, float* to, long n) const {
+    for (long c = 0; c < n; c += W) {
+      vf all = vf{};
+      for (long i = 0; i < count; ++i) all += load_partial(first + i * stride + c, n - c);
+      store_partial(to + c, all, n - c);
+    }
+  }
 };
 
 }  // namespace

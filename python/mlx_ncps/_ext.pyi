@@ -18,6 +18,9 @@ def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, fold
 def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None, solver: str = 'semi_implicit') -> str:
     """Which LTC kernel runs this shape: 'dense' or 'lists'."""
 
+def synapse_lists_made() -> int:
+    """How many lists of synapses were made so far."""
+
 def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, dropout: mlx.core.array | None = None, first_dropped: int = 0, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
 def dropout_factors(key: mlx.core.array, shape: Sequence[int], rate: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> mlx.core.array:
@@ -26,6 +29,23 @@ def dropout_factors(key: mlx.core.array, shape: Sequence[int], rate: float, stre
     """
 
 def fold_ltc(weights: Sequence[mlx.core.array], *, mask: mlx.core.array | None = None, sensory_mask: mlx.core.array | None = None, input_w: mlx.core.array | None = None, input_b: mlx.core.array | None = None, implicit: bool, epsilon: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]: ...
+
+class Program:
+    """A step program, checked."""
+
+    def __init__(self, *, captured: Sequence[Sequence[int]], steps: Sequence[int], states: Sequence[int], sizes: Sequence[int], varying: Sequence[bool], constants: Sequence[tuple[int, float]], once: Sequence[tuple[str, int, Sequence[int], Sequence[int]]], step: Sequence[tuple[str, int, Sequence[int], Sequence[int]]], next: Sequence[int], outputs: Sequence[int]) -> None: ...
+
+    @property
+    def work(self) -> int:
+        """Of one row and step, in multiply-adds."""
+
+def program_sequence(program: Program, steps: Sequence[mlx.core.array], states: Sequence[mlx.core.array], captured: Sequence[mlx.core.array], resets: mlx.core.array | None = None, *, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
+    """
+    A step program over a sequence: its states, then its outputs, [B, T, n] each.
+    """
+
+def array_id(a: mlx.core.array) -> int:
+    """A number that only handles of the same array share, while it lives."""
 
 def has_values(a: object | None) -> bool:
     """Whether an object is an evaluated, row-contiguous float32 array."""
@@ -109,6 +129,9 @@ class StepCell:
 
     @staticmethod
     def cfc(chain: Sequence[CfcStage], memory: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array]) -> StepCell: ...
+
+    @staticmethod
+    def program(program: Program, captured: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array]) -> StepCell: ...
 
     @property
     def work(self) -> int: ...

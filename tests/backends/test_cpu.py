@@ -70,6 +70,7 @@ CHUNKED = [  # more steps than a block of rows runs before it may change its thr
         for s in SOLVERS
     ),
     CfcCase(batch=35, steps=30, inputs=3, units=5, backbone_units=7),
+    CfcCase(batch=300, steps=3, inputs=3, units=5, backbone_units=7),  # blocks share slabs
 ]
 ISA_CASES = [
     *(LtcCase(units=h, batch=5, unfolds=3, density=d) for h in (1, 17, 33, 65) for d in (1.0, 0.3)),
