@@ -47,6 +47,10 @@ def _one_step(call):
     return call | {"inputs": array(B, I), "ts": array(B)}
 
 
+def _dropped(*steps):
+    return {"variant": "keras", "dropout": array(B, *steps, K)}
+
+
 def _mixed(call):
     return call | {"state": (array(B, H), array(B, H)), "memory": _memory(H)}
 
@@ -57,9 +61,16 @@ def _initializer(**more):
 
 _HEADS = {"f1": (B, H), "f2": (B, H), "a": (B, H), "b": (B, H)}
 OPS = {
-    "cfc_sequence": [_cfc_call, lambda: _cfc_call(mode="pure", params=_cfc_params("pure"))],
-    "cfc_step": [lambda: _one_step(_cfc_call())],
-    "cfc_mixed_sequence": [lambda: _mixed(_cfc_call())],
+    "cfc_sequence": [
+        _cfc_call,
+        lambda: _cfc_call(mode="pure", params=_cfc_params("pure")),
+        lambda: _cfc_call(**_dropped(T)),
+    ],
+    "cfc_step": [lambda: _one_step(_cfc_call()), lambda: _one_step(_cfc_call(**_dropped()))],
+    "cfc_mixed_sequence": [
+        lambda: _mixed(_cfc_call()),
+        lambda: _mixed(_cfc_call(**_dropped(T))),
+    ],
     "ltc_sequence": [_ltc_call, lambda: _ltc_call(params=_ltc_params(False))],
     "ltc_step": [lambda: _one_step(_ltc_call())],
     "ltc_mixed_sequence": [lambda: _mixed(_ltc_call())],
@@ -88,7 +99,10 @@ OPS = {
 }
 for _name in (*ops.ACTIVATIONS, "softplus"):
     OPS[_name] = OPS["gelu"]
-OPS["cfc_sequence_backward"] = [lambda: {"cotangents": array(B, T, H)} | _cfc_call()]
+OPS["cfc_sequence_backward"] = [
+    lambda more=more: {"cotangents": array(B, T, H)} | _cfc_call(**more)
+    for more in ({}, _dropped(T))
+]
 OPS["ltc_sequence_backward"] = [lambda: {"cotangents": array(B, T, H)} | _ltc_call()]
 for _op, _call in (("cfc", _cfc_call), ("ltc", _ltc_call)):
     OPS[f"{_op}_mixed_sequence_backward"] = [
@@ -104,11 +118,6 @@ def _chunked_loss(model, state, x):
 def run_chunks(model, loss, chunks, state):
     """`chunked_value_and_grad`, called."""
     return m.chunked_value_and_grad(model, loss)(chunks, state)
-
-
-def run_checkpoint(module, fn, inputs):
-    """`checkpoint`, called."""
-    return m.checkpoint(module, fn)(inputs)
 
 
 def run_export(file, function, inputs, state, shapeless):
@@ -155,7 +164,7 @@ FUNCTIONS = {
             "state": array(B, H),
         }
     ],
-    "checkpoint": [lambda: {"module": _layer(), "fn": None, "inputs": array(B, T, I)}],
+    "checkpoint": [lambda: {"module": _layer(), "fn": _chunked_loss}],
     "export_function": [
         lambda: {
             "file": "function.mlxfn",
@@ -180,11 +189,7 @@ FUNCTIONS = {
     ],
 }
 
-RUNNERS = {
-    "checkpoint": run_checkpoint,
-    "chunked_value_and_grad": run_chunks,
-    "export_function": run_export,
-}
+RUNNERS = {"chunked_value_and_grad": run_chunks, "export_function": run_export}
 
 
 def _pairs(module):
