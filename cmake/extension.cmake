@@ -7,6 +7,7 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   src/bindings.cpp
   src/interrupt.cpp
   src/step_cell.cpp
+  src/values.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
   csrc/any_dtype.cpp

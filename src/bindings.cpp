@@ -64,6 +64,7 @@ NB_MODULE(_ext, m) {
   bind_lock_guard(m);
 #endif
   bind_interrupt();
+  bind_values_and_limits(m);
   bind_step_cell(m);
 
   m.def("mappable", &mlx_ncps::mappable, "outputs"_a,

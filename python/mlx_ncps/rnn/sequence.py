@@ -11,7 +11,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from .._fork import check_process
-from ..at_once import EVERY, LAST, STEP, More, attempt, linear, with_batch
+from ..at_once import EVERY, LAST, STEP, More, attempt, linear
 from ..cells import LiquidCell
 from ..checks import FLOATS, flag, is_array
 from ..config import Configurable
@@ -21,6 +21,7 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from ..options import one_of as one_of_these
+from ..values import with_batch
 from .direction import Direction
 from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
