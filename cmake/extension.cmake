@@ -8,6 +8,7 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   src/interrupt.cpp
   src/program.cpp
   src/step_cell.cpp
+  src/values.cpp
   csrc/ltc.cpp
   csrc/cfc.cpp
   csrc/dropout.cpp

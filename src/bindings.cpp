@@ -81,6 +81,7 @@ NB_MODULE(_ext, m) {
 #endif
   bind_interrupt();
   bind_program(m);
+  bind_values_and_limits(m);
   bind_step_cell(m);
 
   m.def("mappable", &mlx_ncps::mappable, "outputs"_a,

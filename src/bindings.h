@@ -39,6 +39,7 @@ void bind_lock_guard(nanobind::module_& m);
 void bind_interrupt();
 void bind_program(nanobind::module_& m);
 void bind_step_cell(nanobind::module_& m);
+void bind_values_and_limits(nanobind::module_& m);
 
 // For who has caught Interrupted, with Python's lock: throws KeyboardInterrupt.
 [[noreturn]] void raise_interrupt();

@@ -32,6 +32,7 @@ from mlx_ncps import (
     WiredCfCCell,
     carry_forward,
     chunked_value_and_grad,
+    dispatch,
 )
 from mlx_ncps.wirings import NCP, AutoNCP, FullyConnected, Random
 
@@ -165,8 +166,17 @@ def _redrawn(make) -> dict:
     return layer.parameters()
 
 
-def _lazy(x):
-    return x * mx.array(1.0)
+def _in_a_graph(call):
+    """`call` with nothing computed at once, which evaluates lazy inputs too."""
+
+    def run(*arrays, **named):
+        ask, dispatch.runs_steps_on_cpu = dispatch.runs_steps_on_cpu, lambda: False
+        try:
+            return call(*arrays, **named)
+        finally:
+            dispatch.runs_steps_on_cpu = ask
+
+    return run
 
 
 def _loss(outputs) -> mx.array:
@@ -220,15 +230,15 @@ def _evaluation(layer, x, ts, **_):
 FORMS = {
     "at_once": lambda layer, x, **_: layer(x),
     "at_once_spans": lambda layer, x, ts, **_: layer(x, timespans=ts),
-    "graph": lambda layer, x, ts, **_: layer(_lazy(x), timespans=ts),
-    "scalar": lambda layer, x, **_: layer(_lazy(x), timespans=0.625),
-    "mask": lambda layer, x, ts, mask, **_: layer(x, timespans=ts, mask=mask),
+    "graph": _in_a_graph(lambda layer, x, ts, **_: layer(x, timespans=ts)),
+    "scalar": _in_a_graph(lambda layer, x, **_: layer(x, timespans=0.625)),
+    "mask": _in_a_graph(lambda layer, x, ts, mask, **_: layer(x, timespans=ts, mask=mask)),
     "eval": _evaluation,
-    "steps": _steps,
+    "steps": _in_a_graph(_steps),
     "evaluated_steps": _evaluated_steps,
     "gradient": lambda layer, x, ts, **_: _gradient(layer, x, ts),
-    "float16": _in_half(mx.float16),
-    "bfloat16": _in_half(mx.bfloat16),
+    "float16": _in_a_graph(_in_half(mx.float16)),
+    "bfloat16": _in_a_graph(_in_half(mx.bfloat16)),
 }
 
 
@@ -248,14 +258,15 @@ def _masked_gradient(layer, x, ts, mask, **_):
 
 def _twice(layer, x, ts, **_):
     _, state = layer(x, timespans=ts)
-    return layer(_lazy(x), state, ts), layer(x, state, 0.5)
+    return _in_a_graph(layer)(x, state, ts), layer(x, state, 0.5)
 
 
 def _cell_alone(layer, x, ts, **_):
     cell, state = layer.rnn_cell, mx.zeros((x.shape[0], layer.state_size))
     row = mx.contiguous(x[:, 0])
     mx.eval(row, state)
-    return cell(row, state, 0.5), cell(_lazy(row), state, 0.5), cell(row, state, ts[:, :1])
+    graph = _in_a_graph(cell)
+    return cell(row, state, 0.5), graph(row, state, 0.5), graph(row, state, ts[:, :1])
 
 
 def _session(layer, x, **_):
@@ -281,7 +292,7 @@ OTHERS = {
     "twice": _twice,
     "cell": _cell_alone,
     "session": _session,
-    "chunked": _chunked,
+    "chunked": _in_a_graph(_chunked),
     "empty": lambda layer, x, **_: (layer(x[:, :0]), layer(x[:0])),
     "one": lambda layer, x, **_: layer(x[0]),
 }
@@ -298,7 +309,7 @@ def _small_parts() -> Iterator[tuple[str, Entry]]:
     def features(width):
         layer = settled(CfC(width, 6), f"features {width}")
         d = data("features", 4)
-        return layer(d["x"], timespans=d["ts"], mask=d["features"])
+        return _in_a_graph(layer)(d["x"], timespans=d["ts"], mask=d["features"])
 
     def forward():
         d = data("carry")

@@ -278,13 +278,6 @@ def _memory(lstm: Any) -> tuple | None:
     return () if lstm is None else getattr(lstm, "_step_weights", lambda: None)()
 
 
-def with_batch(state: mx.array, batched: bool) -> mx.array:
-    """An evaluated state [H] as [1, H], or [1, H] as [H] where not `batched`."""
-    units = state.shape[-1]
-    view: Any = _loader.native.reshaped(state, (1, units) if batched else (units,))
-    return state.reshape((1, units) if batched else (units,)) if view is None else view
-
-
 def attempt_call(call: Any) -> mx.array | None:
     """The states [B, T, H] of a checked `ops` call of `cfc_sequence` in inference, packed for this
     call alone; None where a graph must compute it, also for one with more to fold than time spans.

@@ -72,6 +72,13 @@ def seen(arrays: list[mx.array]) -> Any:
     return None if _loader.native is None else _loader.native.Seen(arrays)
 
 
+def with_batch(state: mx.array, batched: bool) -> mx.array:
+    """A state [H] as [1, H], or [1, H] as [H] where not `batched`; evaluated if it was."""
+    shape = (1, state.shape[-1]) if batched else state.shape[-1:]
+    view: Any = None if _loader.native is None else _loader.native.reshaped(state, shape)
+    return state.reshape(shape) if view is None else view
+
+
 def settle(module: nn.Module, *read: Any) -> None:
     """If one of the arrays `read` is a tracer without a value, make every array that a module keeps
     evaluated and row-contiguous: mx.export_function writes constants as they lie in memory.

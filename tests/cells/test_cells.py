@@ -435,6 +435,10 @@ def test_wrong_arguments_of_a_step_raise(name):
             cell(mx.zeros((B, I)), state)
     with pytest.raises(ValueError, match=rf"\[{cell.op}\] state must be an mx.array, got NoneType"):
         cell(mx.zeros((B, I)), None)
+    x = mx.zeros((B, I))
+    mx.eval(x, cell(x, mx.zeros((B, H))))
+    with pytest.raises(ValueError, match=rf"\[{cell.op}\] state must be an mx.array, got NoneType"):
+        cell(x, None)  # nor where a step can be computed at once
 
 
 @pytest.mark.parametrize(

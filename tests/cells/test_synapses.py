@@ -14,6 +14,7 @@ from mlx_ncps.rnn import LTC
 from mlx_ncps.wirings import AutoNCP, FullyConnected
 
 from tests.support.cases import assert_close, tolerance
+from tests.support.step_layers import in_a_graph
 
 B, T, I, H = 2, 3, 4, 10
 SAME = tolerance("float32", "forward")
@@ -38,7 +39,7 @@ def assert_lists_are_those_of_the_masks(layer, monkeypatch):
     cell = layer.rnn_cell
     assert cell.synapses == lists_of(cell)
     seen, op = [], ltc_module.prepare_ltc
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, in_a_graph():
         patch.setattr(ltc_module, "prepare_ltc", lambda *a: (seen.append(a[5]), op(*a))[1])
         layer(mx.zeros((B, T, I)))
     assert seen == [lists_of(cell)]

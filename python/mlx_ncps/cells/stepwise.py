@@ -80,8 +80,8 @@ def tanh_network(layers: Sequence[Field], x: mx.array) -> mx.array:
 
 
 class SteppedCell(LiquidCell):
-    """Base of cells whose `sequence` is one `_step` after the other in float32: on the CPU as a step
-    program, elsewhere in MLX operations.
+    """Base of cells whose `sequence` is one `_step` after the other in float32: on the CPU as a
+    step program, elsewhere in MLX operations.
     """
 
     def stepwise(self) -> str:

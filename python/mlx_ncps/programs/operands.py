@@ -15,6 +15,12 @@ from .views import View, is_packed, packed, runs, size_of
 MOST_RUNS = 1 << 16  # of a move
 
 
+def number_of(array: mx.array) -> float:
+    """The one element of an array that has a value."""
+    value: Any = array.item()
+    return float(value)
+
+
 class Operands:
     """Sizes of values, the instructions that make them, captured arrays and constants."""
 
@@ -63,7 +69,7 @@ class Operands:
         """The view of a constant of the trace: a constant of the program if it has no axes."""
         known = not is_tracer(array)
         if known and array.ndim == 0 and array.dtype == mx.float32:
-            return View(self.constant(array.item()), (), ())
+            return View(self.constant(number_of(array)), (), ())
         view = self.capture(array)
         if known:
             self._baked.add(view.base)
@@ -72,7 +78,7 @@ class Operands:
     def number(self, view: View) -> float | None:
         """The one number of a view of a constant, or None."""
         if view.base in self._baked and self.arrays[view.base].ndim == 0:
-            return float(self.arrays[view.base].item())
+            return number_of(self.arrays[view.base])
         return self.constants.get(view.base)
 
     def host(self, view: View) -> np.ndarray:
@@ -89,7 +95,7 @@ class Operands:
         if value not in self._converted:
             array = self.arrays[value]
             if value in self._baked and array.ndim == 0:
-                self._converted[value] = self.constant(float(array.item()))
+                self._converted[value] = self.constant(number_of(array))
             else:
                 converted = self._converted[value] = self.capture(array.astype(mx.float32)).base
                 self.sources[converted] = array

@@ -28,7 +28,9 @@ def step_program(cell: Any, lstm: Any) -> Bound | Declined:
     states = [*sizes] if isinstance(sizes, tuple) else [sizes, sizes] if lstm else [sizes]
     pair = isinstance(sizes, tuple)
 
-    def step(x: mx.array, ts: mx.array, h: mx.array, *c: mx.array) -> tuple[list, list]:
+    def step(x: mx.array, ts: mx.array, *states: mx.array) -> tuple[list, list]:
+        h: Any
+        h, *c = states
         with dispatch.use_backend("reference"):
             if lstm is not None:
                 h, *c = lstm._gates(lstm._drive(x), h, *c)

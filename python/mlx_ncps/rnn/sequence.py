@@ -11,7 +11,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from .._fork import check_process
-from ..at_once import EVERY, LAST, STEP, More, attempt, linear, with_batch
+from ..at_once import EVERY, LAST, STEP, More, attempt, linear
 from ..cells import LiquidCell
 from ..checks import FLOATS, flag, is_array
 from ..config import Configurable
@@ -21,6 +21,7 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from ..options import one_of as one_of_these
+from ..values import with_batch
 from .direction import Direction
 from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
@@ -144,8 +145,8 @@ class SequenceLayer(Configurable, Stateful):
 
         x: [B, I] or [I].  state: as `hx` of a call; None: zeros, or the state that `stateful` kept.
         ts: time elapsed before the step: None (1.0), a number, or an array [], [B] or [B, 1].
-        A CfC or an LTC computes the step at once on the CPU, without a graph, after it has evaluated
-        what it reads: the result is evaluated too. Not where mx.compile, a gradient or mx.vmap
+        A CfC or an LTC computes the step at once on the CPU, without a graph, after it has
+        evaluated what it reads: the result is evaluated too. Not where mx.compile, a gradient or mx.vmap
         traces it, and a large batch is an Apple GPU's.
         Raises ValueError as a call does, and when the layer reads backwards, which a stream can't.
         """
