@@ -156,7 +156,7 @@ def compare(programs: dict[str, LayerProgram], dtype: str) -> dict:
         kind = "forward" if name == "output" else "gradient"
         error = relative_error(got[name], want[name])
         errors[kind] = max(error, errors.get(kind, 0.0))
-        if not error <= tolerance(dtype, kind):
+        if not error <= 2 * tolerance(dtype, kind):  # of float64, which both may miss
             result |= {"status": "red", "reason": f"{name}: error {error:.3g}"}
     return result
 
