@@ -1,5 +1,6 @@
-// The solvers of stages, explicit and runge_kutta (MATHS 3.8, 3.9, 3.18, 3.19): what one neuron keeps
-// between the stages of an unfold, forward and backward, in a vector of neurons or of batch rows.
+// The solvers of stages, explicit and runge_kutta (MATHS 3.8, 3.9, 3.18, 3.19): what one neuron
+// keeps between the stages of an unfold, forward and backward, in a vector of neurons or of batch
+// rows.
 #pragma once
 
 #include "csrc/cpu/formulas.inl"
