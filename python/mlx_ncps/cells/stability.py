@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from .. import _loader, values
+from .. import values
 from ..ops.activations import softplus
 from ..ops.timespans import check_timespans
 from .ncp import NCPRNNCell
@@ -47,7 +47,7 @@ def longest_timespan(ts: TimespansLike) -> float | None:
     spans = check_timespans("ltc", ts)
     if isinstance(spans, float):
         return spans
-    most = None if _loader.native is None else _loader.native.largest(spans)
+    most = values.native("largest", spans)
     if most is not None or spans.size == 0:
         return most or 0.0
     return _value(mx.max(mx.where(spans >= 0, spans, 0.0)))
@@ -82,7 +82,7 @@ class Stability:
         known = self._rate
         if known is not None and known[1] == implicit and known[0].are(arrays):
             return known[2]
-        rate = None if _loader.native is None else _loader.native.largest_rate(arrays, implicit)
+        rate = values.native("largest_rate", arrays, implicit)
         rate = _value(_largest_rate(*arrays, implicit)) if rate is None else rate
         if rate is None:
             return None
