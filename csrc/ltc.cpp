@@ -3,12 +3,16 @@
 #include "csrc/ltc.h"
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <sstream>
 #include <stdexcept>
 
+#include "csrc/at_once.h"
 #include "csrc/mixed_memory.h"
+#include "csrc/seen.h"
 #include "csrc/sequence_primitive.h"
 #include "metal/activations.h"
 #include "metal/ltc.h"
@@ -237,6 +241,36 @@ SynapseLists::SynapseLists(std::vector<int> source, std::vector<int> target,
 
 long ltc_evaluations(int unfolds, const std::string& solver) {
   return LtcOp{.unfolds = unfolds, .solver = solver_number(solver)}.evaluations();
+}
+
+std::optional<double> largest_rate(const Arrays& parameters, bool implicit) {
+  if (parameters.size() != 6 || parameters[0].ndim() != 1 || parameters[3].ndim() != 2)
+    return std::nullopt;
+  const int H = parameters[0].shape(0), I = parameters[3].shape(0);
+  const mx::Shape shapes[] = {{H}, {H}, {H, H}, {I, H}, {H, H}, {I, H}};
+  const float* at[6];
+  for (int i = 0; i < 6; ++i) {
+    at[i] = values_of(behind_copies(parameters[i]));
+    if (!at[i] || parameters[i].shape() != shapes[i]) return std::nullopt;
+  }
+  const auto positive = [&](float p) {
+    return implicit ? std::max(p, 0.0f) + std::log1p(std::exp(-std::abs(p))) : p;
+  };
+  std::vector<double> total(H);
+  for (int j = 0; j < H; ++j) total[j] = std::abs(positive(at[0][j]));
+  for (const auto [w, mask, sources] : {std::tuple(at[2], at[4], H), {at[3], at[5], I}})
+    for (long i = 0; i < sources; ++i)
+      for (long j = 0; j < H; ++j)
+        if (const float m = mask[i * H + j]; m != 0.0f)
+          total[j] += std::abs(positive(w[i * H + j]) * m);
+  double largest = 0.0;
+  for (int j = 0; j < H; ++j) {
+    const float cm = positive(at[1][j]);
+    const double rate = cm > 0 ? total[j] / cm : std::numeric_limits<double>::infinity();
+    if (!(rate <= largest)) largest = rate;
+    if (std::isnan(rate)) break;
+  }
+  return largest;
 }
 
 LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses,

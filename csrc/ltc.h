@@ -55,6 +55,11 @@ LtcProblem ltc_cell(const Arrays& folded, int unfolds, const std::string& solver
 // How often a step evaluates the recurrent synapses: the unfolds times the stages of the solver.
 long ltc_evaluations(int unfolds, const std::string& solver);
 
+// The largest rate of a neuron (MATHS 3.20) of gleak, cm [H], w [H, H], sensory_w [I, H] and the
+// two masks; `implicit`: the first four before softplus. Nothing where one is not evaluated,
+// row-contiguous float32 of its shape.
+std::optional<double> largest_rate(const Arrays& parameters, bool implicit);
+
 // Which kernel ltc_sequence runs for this shape; without `threads` a call on one thread alone.
 LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const SynapseLists* synapses,
                             bool threads = true);

@@ -15,6 +15,7 @@
 #include "csrc/loose_call.h"
 #include "csrc/ltc.h"
 #include "csrc/program.h"
+#include "csrc/seen.h"
 #include "src/bindings.h"
 #include "src/places.h"
 

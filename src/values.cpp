@@ -8,6 +8,7 @@
 #include "csrc/any_dtype.h"
 #include "csrc/at_once.h"
 #include "csrc/ltc.h"
+#include "csrc/seen.h"
 #include "src/bindings.h"
 #include "src/places.h"
 
@@ -30,6 +31,18 @@ void bind_values(nb::module_& m) {
       "may_lack_values",
       [](nb::handle a) { return array_of(a) && mlx_ncps::may_lack_values(*array_of(a)); },
       "a"_a.none(), "Whether an object is an array that may depend on one without a value.");
+  m.def(
+      "largest",
+      [](const mx::array& a) -> std::optional<float> {
+        const float* values = mlx_ncps::values_of(mlx_ncps::behind_copies(a));
+        if (!values) return std::nullopt;
+        float most = 0.0f;
+        for (size_t i = 0; i < a.size(); ++i) most = values[i] > most ? values[i] : most;
+        return most;
+      },
+      "a"_a, "The largest element above 0, or 0; None of no evaluated, row-contiguous float32.");
+  m.def("largest_rate", &mlx_ncps::largest_rate, "parameters"_a, "implicit"_a,
+        "The largest rate of an LTC's neurons, or None where its arrays must be evaluated.");
   m.def("is_tracer", [](const mx::array& a) { return a.is_tracer(); }, "a"_a);
   m.def("is_tracing", &mlx_ncps::is_tracing,
         "Whether mx.compile, a gradient or mx.vmap traces a function in this thread.");

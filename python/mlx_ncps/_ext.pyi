@@ -56,6 +56,16 @@ def lies_plain(a: mlx.core.array) -> bool:
 def may_lack_values(a: object | None) -> bool:
     """Whether an object is an array that may depend on one without a value."""
 
+def largest(a: mlx.core.array) -> float | None:
+    """
+    The largest element above 0, or 0; None of no evaluated, row-contiguous float32.
+    """
+
+def largest_rate(parameters: Sequence[mlx.core.array], implicit: bool) -> float | None:
+    """
+    The largest rate of an LTC's neurons, or None where its arrays must be evaluated.
+    """
+
 def is_tracer(a: mlx.core.array) -> bool: ...
 
 def is_tracing() -> bool:

@@ -65,6 +65,13 @@ def lacks_value(array: mx.array) -> bool:
     return is_tracer(array)
 
 
+def native(name: str, *arguments: Any) -> float | None:
+    """What a function of the native module reads from evaluated arrays; None where it can't, or
+    without the module.
+    """
+    return None if _loader.native is None else getattr(_loader.native, name)(*arguments)
+
+
 def seen(arrays: list[mx.array]) -> Any:
     """What tells by `are(arrays)` whether all of them are still these, not edited in place either;
     None without the native module.

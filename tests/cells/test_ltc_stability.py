@@ -14,12 +14,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_ncps import LTC, LTCCell, available_backends, use_backend
-from mlx_ncps.cells.stability import LIMITS, longest_timespan
+from mlx_ncps.cells.stability import _READ, LIMITS, _largest_rate, longest_timespan
 from mlx_ncps.ops.checks import SOLVERS as ALL_SOLVERS
 from mlx_ncps.ops.numpy import ltc_solvers
 from mlx_ncps.wirings import AutoNCP
 
-from tests.support.cases import SOLVERS
+from tests.support.cases import SOLVERS, assert_close, tolerance
 from tests.support.step_layers import at_once, evaluated
 
 B, T, I = 2, 5, 6
@@ -82,6 +82,12 @@ def test_the_number_of_the_warning_is_the_least_by_the_bound(solver, implicit, t
     assert cell.stable_unfolds(ts) == wanted
     assert q / wanted < LIMITS[solver] <= q / (wanted - 1)
     cell._stability.given, cell.ode_unfolds = False, wanted
+    for mask in (cell.sparsity_mask, mx.where(cell.sparsity_mask > 0, -0.5, 0.0)):
+        cell.sparsity_mask = mask
+        read = [cell[name] for name in _READ]
+        rate = _largest_rate(*read, implicit).item()
+        assert_close("rate", cell._stability.rate(cell), rate, tolerance("float32", "forward"))
+    cell.sparsity_mask = mx.array(np.array(p["mask"], np.float32))
     cell.sequence(x(steps=2), mx.zeros((B, 20)), ts)
 
 

@@ -112,6 +112,7 @@ METHODS = {
     "get_type_of_neuron": lambda o: {"neuron_id": 1},
     "get_synapses": lambda o: {"source": 1, "target": 2, "sensory": True},
     "load_state_dict": lambda o: {"state_dict": o.state_dict()},
+    "stable_unfolds": lambda o: _built(o) and {"ts": 1.0},
     "synapse_weights": lambda o: _built(o) and {"sensory": False},
     "synapses_into": lambda o: {"layer": 1},
     "reset": lambda o: {"state": array(H)},

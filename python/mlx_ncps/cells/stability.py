@@ -47,7 +47,10 @@ def longest_timespan(ts: TimespansLike) -> float | None:
     spans = check_timespans("ltc", ts)
     if isinstance(spans, float):
         return spans
-    return _value(mx.max(mx.where(spans >= 0, spans, 0.0))) if spans.size else 0.0
+    most = values.native("largest", spans)
+    if most is not None or spans.size == 0:
+        return most or 0.0
+    return _value(mx.max(mx.where(spans >= 0, spans, 0.0)))
 
 
 def _value(a: mx.array) -> float | None:
@@ -79,7 +82,8 @@ class Stability:
         known = self._rate
         if known is not None and known[1] == implicit and known[0].are(arrays):
             return known[2]
-        rate = _value(_largest_rate(*arrays, implicit))
+        rate = values.native("largest_rate", arrays, implicit)
+        rate = _value(_largest_rate(*arrays, implicit)) if rate is None else rate
         if rate is None:
             return None
         self._last = rate = math.inf if math.isnan(rate) else rate
