@@ -26,6 +26,8 @@ from tests.support.cases import TOLERANCES, assert_close
 from tests.support.run_program import check_form, run_program
 from tests.support.step_layers import randomise
 
+pytestmark = pytest.mark.usefixtures("native")
+
 N, X, H = 5, 3, 6
 SOLVERS = ("explicit", "runge_kutta", "semi_implicit")
 LEAKLESS = SOLVERS[:2]
@@ -126,6 +128,18 @@ class OwnCell(nn.Module):
         return nn.gelu(state), state
 
 
+class AroundCfC(nn.Module):
+    """A cell of a user around a fused one."""
+
+    def __init__(self):
+        super().__init__()
+        self.cfc, self.skip = CfCCell(X, H, backbone_units=5), nn.Linear(X, H)
+
+    def __call__(self, x, state, ts=1.0):
+        output, state = self.cfc(x, state, ts)
+        return output + self.skip(x), state
+
+
 class GRUCell(nn.Module):
     """`nn.GRU` stepped by a user."""
 
@@ -207,6 +221,7 @@ CELLS = {
     },
     "ltc_backbone": lambda: Whole(LTCCell(AutoNCP(9, 2, seed=5), X, backbone_units=[5, 4])),
     "own": lambda: Called(OwnCell()),
+    "around_cfc": lambda: Called(AroundCfC()),
     "gru": lambda: Called(GRUCell()),
 }
 
