@@ -1,5 +1,7 @@
 """Programs of the package's cells and of cells as users write them, against the cells."""
 
+import sys
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -18,7 +20,7 @@ from mlx_ncps.cells import (
     WiredCfCCell,
 )
 from mlx_ncps.dispatch import use_backend
-from mlx_ncps.programs import Program, trace, trace_checked
+from mlx_ncps.programs import Memo, Program, trace, trace_checked
 from mlx_ncps.programs.modules import Kept
 from mlx_ncps.wirings import AutoNCP
 
@@ -260,6 +262,16 @@ def test_with_elapsed_times(name):
     for find in (trace, trace_checked):
         program = find(step, [*step.steps, 1], step.states, [step.cell])
         check(step, program, *draw(step, N))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_memo_saves_the_lowering(name, monkeypatch):
+    step, memo = built(name), Memo()
+    known = trace_checked(step, [*step.steps, 1], step.states, [step.cell], memo)
+    monkeypatch.setattr(sys.modules[trace.__module__], "lower", None)
+    program = trace_checked(step, [*step.steps, 1], step.states, [step.cell], memo)
+    assert program == known
+    check(step, program, *draw(step, N))
 
 
 @pytest.mark.parametrize("name", CELLS)
