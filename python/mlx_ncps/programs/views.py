@@ -66,7 +66,7 @@ class View(NamedTuple):
         return self._replace(shape=tuple(shape), strides=strides, offset=offset)
 
     def reshaped(self, shape: tuple[int, ...]) -> View | None:
-        """The view in another shape, or None where only a copy can be, if the rows stay one axis."""
+        """The view in another shape, or None where at most a copy can be."""
         plain = self.squeezed([a for a, n in enumerate(self.shape) if n == 1])
         wanted = tuple(n for n in shape if n != 1)
         old, same = plain.shape, 0
