@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "_fork": {"_loader"},
     "backends": {"_loader", "checks"},
     "values": {"_loader", "checks"},
-    "programs": {"_loader", "checks", "values"},
+    "programs": {"_loader", "checks", "dispatch", "values"},
     "dispatch": {"_fork", "_loader", "backends", "checks"},
     "at_once": {"_fork", "_loader", "backends", "dispatch"},
     "ops": {"_fork", "at_once", "backends", "checks", "dispatch", "limits", "options"},

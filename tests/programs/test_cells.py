@@ -1,5 +1,7 @@
 """Programs of the package's cells and of cells as users write them, against the cells."""
 
+import sys
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -18,13 +20,15 @@ from mlx_ncps.cells import (
     WiredCfCCell,
 )
 from mlx_ncps.dispatch import use_backend
-from mlx_ncps.programs import Program, trace, trace_checked
+from mlx_ncps.programs import Memo, Program, trace, trace_checked
 from mlx_ncps.programs.modules import Kept
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import TOLERANCES, assert_close
 from tests.support.run_program import check_form, run_program
 from tests.support.step_layers import randomise
+
+pytestmark = pytest.mark.usefixtures("native")
 
 N, X, H = 5, 3, 6
 SOLVERS = ("explicit", "runge_kutta", "semi_implicit")
@@ -126,6 +130,18 @@ class OwnCell(nn.Module):
         return nn.gelu(state), state
 
 
+class AroundCfC(nn.Module):
+    """A cell of a user around a fused one."""
+
+    def __init__(self):
+        super().__init__()
+        self.cfc, self.skip = CfCCell(X, H, backbone_units=5), nn.Linear(X, H)
+
+    def __call__(self, x, state, ts=1.0):
+        output, state = self.cfc(x, state, ts)
+        return output + self.skip(x), state
+
+
 class GRUCell(nn.Module):
     """`nn.GRU` stepped by a user."""
 
@@ -207,6 +223,7 @@ CELLS = {
     },
     "ltc_backbone": lambda: Whole(LTCCell(AutoNCP(9, 2, seed=5), X, backbone_units=[5, 4])),
     "own": lambda: Called(OwnCell()),
+    "around_cfc": lambda: Called(AroundCfC()),
     "gru": lambda: Called(GRUCell()),
 }
 
@@ -245,6 +262,16 @@ def test_with_elapsed_times(name):
     for find in (trace, trace_checked):
         program = find(step, [*step.steps, 1], step.states, [step.cell])
         check(step, program, *draw(step, N))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_memo_saves_the_lowering(name, monkeypatch):
+    step, memo = built(name), Memo()
+    known = trace_checked(step, [*step.steps, 1], step.states, [step.cell], memo)
+    monkeypatch.setattr(sys.modules[trace.__module__], "lower", None)
+    program = trace_checked(step, [*step.steps, 1], step.states, [step.cell], memo)
+    assert program == known
+    check(step, program, *draw(step, N))
 
 
 @pytest.mark.parametrize("name", CELLS)

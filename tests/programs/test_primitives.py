@@ -10,6 +10,8 @@ from mlx_ncps.programs.trace import ROWS
 from tests.support.cases import TOLERANCES, assert_close
 from tests.support.run_program import OPS, check_form, run_program
 
+pytestmark = pytest.mark.usefixtures("native")
+
 N, X, H = 5, 4, 6
 rng = np.random.default_rng(3)
 
@@ -266,6 +268,12 @@ def test_equal_steps_have_equal_programs():
     assert one == traced(lambda x, y, h: x @ array(X, H))
     assert hash(one) == hash(traced(lambda x, y, h: x @ array(X, H)))
     assert one != two
+
+
+def test_nan_is_equal_to_itself():
+    one, two = (traced(lambda x, y, h: mx.where(x > 0, x, float("nan"))) for _ in range(2))
+    assert one == two
+    assert hash(one) == hash(two)
 
 
 # What is declined, and a word of the reason

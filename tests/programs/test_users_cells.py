@@ -12,6 +12,8 @@ from mlx_ncps.programs.trace import ROWS
 
 from tests.support.run_program import run_program
 
+pytestmark = pytest.mark.usefixtures("native")
+
 X, H = 3, ROWS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -72,6 +73,7 @@ def _value(array: mx.array) -> Any:
     if is_tracer(array):
         return None
     if array.ndim == 0:
-        return array.item()
+        number = array.item()
+        return number if number == number else math.nan  # the one NaN, equal to itself in tuples
     integers = mx.issubdtype(array.dtype, mx.integer)
     return np.array(array).tobytes() if integers else True

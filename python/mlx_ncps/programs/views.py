@@ -66,14 +66,12 @@ class View(NamedTuple):
         return self._replace(shape=tuple(shape), strides=strides, offset=offset)
 
     def reshaped(self, shape: tuple[int, ...]) -> View | None:
-        """The view in another shape, or None where only a copy can be."""
+        """The view in another shape, or None where at most a copy can be."""
         plain = self.squeezed([a for a, n in enumerate(self.shape) if n == 1])
         wanted = tuple(n for n in shape if n != 1)
         old, same = plain.shape, 0
         while same < min(len(old), len(wanted)) and old[same] == wanted[same]:
             same += 1
-        if plain.row >= same:
-            raise Decline("mixes the rows with other axes")
         if not is_packed(old[same:], plain.strides[same:]):
             return None
         strides = plain.strides[:same] + packed(wanted[same:])
