@@ -1,5 +1,5 @@
-// What an array stands for, and which calls are computed at once: the bindings of csrc/at_once.h that
-// compute nothing.
+// What an array stands for, and which calls are computed at once: the bindings of csrc/at_once.h
+// that compute nothing.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>

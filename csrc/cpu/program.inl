@@ -2,6 +2,7 @@
 // instructions of all its steps. Each instruction is one loop over rows of vectors, or one product.
 #pragma once
 
+#include "csrc/cpu/activation.inl"
 #include "csrc/cpu/gemm.inl"
 #include "csrc/cpu/program_maths.inl"
 

@@ -11,7 +11,6 @@ call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
@@ -21,6 +20,7 @@ from . import _loader, dispatch
 from ._fork import check_process
 from .backends import Facts, FusedCall, LTCFacts, cpu
 from .programs import Declined, step_program
+from .step_plan import CfCStage, LTCStage, ProgramStage, Readout, StepPlan
 
 # Forms of a call: one step [B, I] or [I]; a sequence [B, T, I] or [T, I] for the outputs of every
 # step or of the last one; one step [B, I] alone.
@@ -28,94 +28,6 @@ STEP: int = getattr(_loader.native, "STEP", 0)
 EVERY: int = getattr(_loader.native, "EVERY", 0)
 LAST: int = getattr(_loader.native, "LAST", 0)
 BATCH: int = getattr(_loader.native, "BATCH", 0)
-
-
-class Readout(NamedTuple):
-    """Which neurons are the outputs: `count` of them from `first`, times w plus b where given."""
-
-    first: int
-    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  tuple has a count()
-    w: mx.array | None = None
-    b: mx.array | None = None
-
-
-class CfCStage(NamedTuple):
-    """The sizes and options of a CfC; `backbone`: the widths of its layers."""
-
-    inputs: int
-    units: int
-    backbone: tuple[int, ...]
-    mode: str
-    activation: str
-    variant: str
-
-    def work(self, memory: bool) -> int:
-        """Of one row and step, `memory`: behind an LSTM."""
-        pure = self.mode == "pure"
-        return _loader.native.cfc_step_work(self.inputs, self.units, self.backbone, pure, memory)
-
-
-class LTCStage(NamedTuple):
-    """The sizes and options of an LTC."""
-
-    inputs: int
-    units: int
-    ode_unfolds: int
-    epsilon: float
-    implicit_param_constraints: bool
-    ode_solver: str = "semi_implicit"
-
-    @property
-    def backbone(self) -> tuple[int, ...]:
-        """None: an LTC has no layers."""
-        return ()
-
-    def work(self, memory: bool) -> int:
-        """Of one row and step, `memory`: behind an LSTM."""
-        sizes = self.inputs, self.units, self.ode_unfolds
-        return _loader.native.ltc_step_work(*sizes, memory, self.ode_solver)
-
-
-class ProgramStage(NamedTuple):
-    """A step program of any cell."""
-
-    inputs: int
-    units: int
-    program: Any  # of the extension
-
-    @property
-    def backbone(self) -> tuple[int, ...]:
-        """None that a kernel knows."""
-        return ()
-
-    def work(self, memory: bool) -> int:
-        """Of one row and step; the program has the LSTM in it."""
-        return self.program.work
-
-
-class StepPlan(NamedTuple):
-    """All that a cell's steps are computed from.
-
-    stages: one LTC, a chain of CfCs each of which reads the new state of the one before, or a
-        step program.
-    arrays: every array that a step depends on.
-    readout: of the last stage's state.
-    weights: gives the checked parameters of each stage, of an LTC with its SynapseLists.
-    """
-
-    stages: tuple[CfCStage, ...] | tuple[LTCStage] | tuple[ProgramStage]
-    arrays: list[mx.array]
-    readout: Readout
-    weights: Callable[[], list]
-
-    def work(self, mixed: bool) -> int:
-        """Of one row and step, `mixed`: behind an LSTM."""
-        return min(sum(stage.work(mixed) for stage in self.stages), 2**62)
-
-    def unsupported(self) -> str:
-        """Why the CPU's kernels can't run it; or ""."""
-        reasons = (cpu.too_deep(stage.backbone) for stage in self.stages)
-        return next(filter(None, reasons), "")
 
 
 class StepCell:

@@ -3,9 +3,10 @@
 import mlx.core as mx
 import pytest
 from mlx_ncps import dispatch, use_backend
-from mlx_ncps.at_once import Readout, StepPlan, _stage
+from mlx_ncps.at_once import _stage
 from mlx_ncps.backends import cpu, cuda, metal, reference
 from mlx_ncps.rnn import LTC, CfC, CfCRNN, LiquidRNN
+from mlx_ncps.step_plan import Readout, StepPlan
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support import as_mac

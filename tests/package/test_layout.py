@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "_fork": {"_loader"},
     "backends": {"_loader", "checks"},
     "values": {"_loader", "checks"},
-    "programs": {"_loader", "checks", "dispatch", "values"},
+    "programs": {"_loader", "backends", "checks", "dispatch", "values"},
+    "step_plan": {"_loader", "backends"},
     "dispatch": {"_fork", "_loader", "backends", "checks"},
-    "at_once": {"_fork", "_loader", "backends", "dispatch"},
+    "at_once": {"_fork", "_loader", "backends", "dispatch", "programs", "step_plan"},
     "ops": {"_fork", "at_once", "backends", "checks", "dispatch", "limits", "options"},
     "wirings": {"checks", "config", "config_bounds", "fixed", "limits", "recording", "weights"},
     "layers": {
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "cells": {
         "_fork",
         "at_once",
+        "step_plan",
         "checks",
         "config",
         "dispatch",
@@ -59,6 +61,7 @@ MAY_IMPORT = {
     "rnn": {
         "_fork",
         "at_once",
+        "step_plan",
         "cells",
         "checks",
         "config",

@@ -13,12 +13,13 @@ import mlx.core as mx
 import numpy as np
 
 from .._fork import check_process
-from ..at_once import BATCH, StepCell, StepPlan, attempt
+from ..at_once import BATCH, StepCell, attempt
 from ..checks import float_dtype, is_array, refused
 from ..dispatch import FusedCall
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state, shapeless
 from ..ops.checks import check_array
+from ..step_plan import StepPlan
 from ..values import settle
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import mlx.core as mx
 import numpy as np
 
-from ..at_once import CfCStage, Readout, StepPlan
 from ..checks import host_numbers, refused, size
 from ..dispatch import CfCFacts, FusedCall
 from ..layers.linear import Linear, arrays_of, weights_of, why_called
@@ -18,6 +17,7 @@ from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_para
 from ..ops.dropout import drawn_factors
 from ..options import one_of
 from ..recording import adopted
+from ..step_plan import CfCStage, Readout, StepPlan
 from ..wirings import Wiring
 from .backbone import Backbone, backbone_options, linear_map
 from .base import LiquidCell, SignatureOfInit
@@ -229,14 +229,14 @@ class CfCCell(LiquidCell):
         """
         if why := self.stepwise():
             return sequence_by_steps(self, inputs, state, ts, why)
-        keywords = self._keywords() | {"dropout": self._dropout(inputs)}
+        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)}
         return cfc_sequence(inputs, state, ts, self.params(), **keywords)
 
     def mixed_sequence(
         self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
     ) -> tuple[mx.array, mx.array]:
         """`sequence` behind the LSTM of `memory`; a state is (h, c)."""
-        keywords = self._keywords() | {"dropout": self._dropout(inputs)}
+        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)}
         return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
 
     def _keywords(self) -> dict:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import mlx.core as mx
 import numpy as np
 
-from ..at_once import LTCStage, Readout, StepPlan
 from ..dispatch import FusedCall, LTCFacts
 from ..ops import LSTMParams, LTCParams, SynapseLists, ltc_mixed_sequence, shapeless, uniform
 from ..ops.checks import LTC_OPTIONS, check_array, check_ltc_options, check_ltc_params
 from ..ops.ltc import prepare_ltc
+from ..step_plan import LTCStage, Readout, StepPlan
 from ..wirings import Wiring
 from .backbone import backbone_options
 from .base import SignatureOfInit

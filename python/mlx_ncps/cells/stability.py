@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -44,7 +45,7 @@ def longest_timespan(ts: TimespansLike) -> float | None:
     """The largest of ts, a number, an array of any shape, or None for 1.0; 0 of none, and for a
     negative element, which gives NaN anyway. None among tracers that have no values.
     """
-    spans = check_timespans("ltc", ts)
+    spans: Any = check_timespans("ltc", ts)
     if isinstance(spans, float):
         return spans
     most = values.native("largest", spans)
@@ -57,7 +58,8 @@ def _value(a: mx.array) -> float | None:
     """What an array holds; None where that is unknown, under mx.compile and mx.vmap."""
     if values.lacks_value(a):
         return None
-    return float(a.item())
+    value: Any = a.item()
+    return float(value)
 
 
 class Stability:
@@ -83,7 +85,7 @@ class Stability:
         if known is not None and known[1] == implicit and known[0].are(arrays):
             return known[2]
         rate = values.native("largest_rate", arrays, implicit)
-        rate = _value(_largest_rate(*arrays, implicit)) if rate is None else rate
+        rate = _value(_largest_rate(arrays, implicit)) if rate is None else rate
         if rate is None:
             return None
         self._last = rate = math.inf if math.isnan(rate) else rate
@@ -168,16 +170,9 @@ class SolverCell(NCPRNNCell):
         return self._stability.unfolds(self, ts)
 
 
-def _largest_rate(
-    gleak: mx.array,
-    cm: mx.array,
-    w: mx.array,
-    sensory_w: mx.array,
-    mask: mx.array,
-    sensory_mask: mx.array,
-    implicit: bool,
-) -> mx.array:
-    gleak, cm, w, sensory_w = (a.astype(mx.float32) for a in (gleak, cm, w, sensory_w))
+def _largest_rate(arrays: Sequence[mx.array], implicit: bool) -> mx.array:
+    *floats, mask, sensory_mask = arrays
+    gleak, cm, w, sensory_w = (a.astype(mx.float32) for a in floats)
     if implicit:
         gleak, cm, w, sensory_w = (softplus(q) for q in (gleak, cm, w, sensory_w))
     total = mx.abs(gleak) + mx.abs(w * mask).sum(axis=0)

@@ -8,11 +8,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..at_once import Readout, StepPlan
 from ..checks import flag, integer
 from ..dispatch import FusedCall
 from ..ops import CfCParams, shapeless
 from ..ops.checks import check_array
+from ..step_plan import Readout, StepPlan
 from ..wirings import Wiring
 from ..wirings._matrices import MATRICES
 from .backbone import backbone_options

@@ -111,10 +111,10 @@ class Lowering:
             shape = views[0].shape
             strides, size = row_layout(shape)
             return View(self.operands.compute(op, size, ins), shape, strides, 0, 0)
-        row, views = self.by_row(views)
-        shape = views[0].shape
+        row, rows = self.by_row(views)
+        shape = rows[0].shape
         size = size_of(shape)
-        ins = [self.operands.operand(view) for view in views]
+        ins = [self.operands.operand(view) for view in rows]
         return self.placed(self.operands.compute(op, size, ins), shape, row)
 
     def _whole_rows(self, views: Sequence[View]) -> list[int] | None:

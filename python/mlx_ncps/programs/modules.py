@@ -31,7 +31,7 @@ class Places:
     def put(self, arrays: Sequence[mx.array]) -> None:
         """Set the arrays, past any hook of a module."""
         for container, key, number in self._places:
-            kind = dict if isinstance(container, dict) else list
+            kind: Any = dict if isinstance(container, dict) else list
             kind.__setitem__(container, key, arrays[number])
 
 

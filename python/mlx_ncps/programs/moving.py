@@ -40,14 +40,14 @@ def _transpose(_: Lowering, operation: Operation, views: list[View]) -> View:
 
 
 def _slice(_: Lowering, operation: Operation, views: list[View]) -> View:
-    start, _, steps = operation.arguments
+    start, _end, steps = operation.arguments
     return views[0].sliced(start, operation.outputs[0][1], steps)
 
 
 def _split(_: Lowering, operation: Operation, views: list[View]) -> list[View]:
     cuts, axis = operation.arguments
     view, parts = views[0], []
-    for begin, (_, shape, _) in zip((0, *cuts), operation.outputs, strict=True):
+    for begin, (_name, shape, _dtype) in zip((0, *cuts), operation.outputs, strict=True):
         start = [0] * len(shape)
         start[axis] = begin
         parts.append(view.sliced(tuple(start), shape, (1,) * len(shape)))

@@ -20,7 +20,7 @@ def step_program(cell: Any, lstm: Any) -> Bound | Declined:
     modules = [cell] if lstm is None else [cell, lstm]
     if not owned(modules):
         return Declined("a part of the cell is none of this package")
-    if not getattr(cell, "built", False):
+    if not hasattr(cell, "readout") or not getattr(cell, "built", False):
         return Declined("the cell is not built")
     if why := getattr(cell, "_unpacked", str)():
         return Declined(why)

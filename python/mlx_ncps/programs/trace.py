@@ -126,8 +126,8 @@ def _record(step: Step, examples: list[mx.array], places: Places, states: Sequen
         return results
 
     mx.export_function(collect, run, *examples, *places.arrays)
-    names = ([array[0] for array in found[kind]] for kind in ("inputs", "outputs"))
-    return Trace(*names, found["constants"], found["primitive"])
+    inputs, outputs = ([a[0] for a in found[kind]] for kind in ("inputs", "outputs"))
+    return Trace(inputs, outputs, found["constants"], found["primitive"])
 
 
 def _check_gradients(results: list[mx.array]) -> None:

@@ -54,7 +54,7 @@ class View(NamedTuple):
 
     def sliced(self, start: tuple, shape: tuple[int, ...], steps: tuple) -> View:
         """Elements start, start + step, ... along each axis."""
-        start = [b + n if b < 0 else b for b, n in zip(start, self.shape, strict=True)]
+        start = tuple(b + n if b < 0 else b for b, n in zip(start, self.shape, strict=True))
         if self.row >= 0 and (start[self.row], shape[self.row], steps[self.row]) != (
             0,
             self.shape[self.row],

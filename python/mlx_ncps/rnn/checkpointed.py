@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import mlx.nn as nn
+from mlx.nn.utils import checkpoint as checkpoint_of
 
 from ..checks import refused
 from ..ops.dropout import keys_from, next_key
@@ -33,7 +34,7 @@ def checkpoint(module: nn.Module, fn: Callable[..., Any] | None = None) -> Calla
         with keys_from(key):
             return run(*args, **kwargs)
 
-    part = nn.utils.checkpoint(module, from_key)
+    part = checkpoint_of(module, from_key)
 
     @wraps(run if fn is not None else type(module).__call__)
     def checkpointed(*args: Any, **kwargs: Any) -> Any:

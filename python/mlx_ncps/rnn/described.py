@@ -108,7 +108,7 @@ class Described(Direction):
         fused = [call for half in halves for call in half._fused_steps()]
         graph = self._why_not_at_once(batch, steps)
         if all(half._has_program(dtype) for half in halves):
-            return Plan((), "", (graph,), (), True)
+            return Plan((), "", (graph,), (), self._stepwise())
         return make_plan(calls, self._stepwise(), graph, own_steps=not fused)
 
     def _why_not_at_once(self, batch: int, steps: int) -> str:

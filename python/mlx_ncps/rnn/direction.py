@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from .. import dispatch
-from ..cells import LiquidCell, LSTMCell
+from ..cells import LSTMCell
 from ..checks import flag, size
 from ..dispatch import FusedCall
 from ..layers.drawing import drawing_from
@@ -21,10 +21,9 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..options import CheckedOptions, optional
-from ..programs import Declined, step_program
 from ..values import settle
 from .any_cell import name_of, owner_of, runs_sequences, width_of
-from .by_steps import Trace, is_spans, program_of, step_of, trace_by_steps
+from .by_steps import Trace, has_program, is_spans, step_of, trace_by_steps
 from .masks import Seen, Steps, masked_features, spread_states
 
 if TYPE_CHECKING:
@@ -168,14 +167,8 @@ class Direction(LazyWeights, CheckedOptions):
         return ""
 
     def _has_program(self, dtype: mx.Dtype) -> bool:
-        """Whether its step program runs in place of calls at each step."""
-        halves = dtype != mx.float32 and not self.mixed_memory
-        if not self._stepwise() or (halves and not isinstance(self.rnn_cell, LiquidCell)):
-            return False
-        made = step_program(self.rnn_cell, self.get("lstm"))
-        if isinstance(made, Declined):
-            made = program_of(self, self._state_sizes)
-        return not isinstance(made, Declined)
+        """Whether a step program runs in place of calls at each step."""
+        return bool(self._stepwise()) and has_program(self, self._state_sizes, dtype)
 
     def _calls(self) -> list[FusedCall]:
         """The fused calls of a run, with what the cell tells of them."""

@@ -8,7 +8,7 @@ from .. import dispatch
 from ..dispatch import FusedCall
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where nothing is traced; else:"
-_PROGRAM = "the cell's step program over the whole sequence on cpu: its operations, traced once"
+_PROGRAM = "step program over the whole sequence on cpu: the operations of a step, traced once"
 
 
 class Plan(NamedTuple):
@@ -16,8 +16,8 @@ class Plan(NamedTuple):
 
     calls: the calls of fused operators in their order, each with the backend and the reason.
     stepwise: why they are made step by step, "" when each runs over the whole sequence.
-    program: whether the cell's step program runs on the CPU in place of such calls: no launch, one
-        call over the whole sequence.
+    program: "", or why such calls would be made at each step, where the cell's step program runs on
+        the CPU in their place, over the whole sequence.
     launches: of each call how many kernels a GPU would launch, in training for the gradient too;
         None on another backend, for a call that a forced backend can't run, and for sequences
         that are too long to count.
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     stepwise: str = ""
     graph: tuple[str, ...] = ()
     launches: tuple[int | None, ...] = ()
-    program: bool = False
+    program: str = ""
 
     def __str__(self) -> str:
         how = "step by step" if self.stepwise else "over the whole sequence"
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
             lines = [f"layer {n}: {line}" for n, line in enumerate(lines)]
         lines = list(dict.fromkeys(lines)) if self.calls or self.program else []
         if self.program:
-            lines.append(_PROGRAM)
+            lines.append(f"{_PROGRAM} (else step by step: {self.program})")
         counts = self.launches or (None,) * len(self.calls)
         for (op, choice), count in zip(self.calls, counts, strict=True):
             launched = "" if count is None else f"; kernels launched: {count}"

@@ -146,8 +146,8 @@ class SequenceLayer(Configurable, Stateful):
         x: [B, I] or [I].  state: as `hx` of a call; None: zeros, or the state that `stateful` kept.
         ts: time elapsed before the step: None (1.0), a number, or an array [], [B] or [B, 1].
         A CfC or an LTC computes the step at once on the CPU, without a graph, after it has
-        evaluated what it reads: the result is evaluated too. Not where mx.compile, a gradient or mx.vmap
-        traces it, and a large batch is an Apple GPU's.
+        evaluated what it reads: the result is evaluated too. Not where mx.compile, a gradient or
+        mx.vmap traces it, and a large batch is an Apple GPU's.
         Raises ValueError as a call does, and when the layer reads backwards, which a stream can't.
         """
         if self.bidirectional or self.go_backwards:
