@@ -5,7 +5,7 @@ extension runs over whole sequences.
 from . import computing, moving  # noqa: F401  they fill the table of handlers
 from .memo import Memo
 from .program import Declined, Instruction, Program
-from .run import programs_of, run_program, why_none
+from .run import is_too_large, programs_of, run_program, why_none
 from .steps import step_program
 from .trace import trace, trace_checked
 
@@ -14,6 +14,7 @@ __all__ = [
     "Instruction",
     "Memo",
     "Program",
+    "is_too_large",
     "programs_of",
     "run_program",
     "step_program",

@@ -195,6 +195,11 @@ def why_none() -> str:
     return "mx.compile(shapeless=True) traces" if shapeless.length_varies() else ""
 
 
+def is_too_large(bound: Bound, batch: int) -> bool:
+    """Whether a step of so many rows is better left to the default device, a GPU."""
+    return dispatch.beside_gpu() and batch * bound.program.work > _LARGE_STEP
+
+
 def run_program(
     owner: Any,
     modules: Sequence[Any],
@@ -224,7 +229,7 @@ def run_program(
         if "_tie" in getattr(module, "__dict__", {}) and not module._sync_wiring():
             x = module._tie.guard(module, x)
     batch, length, _ = x.shape
-    if dispatch.beside_gpu() and batch * bound.program.work > _LARGE_STEP:
+    if is_too_large(bound, batch):
         return Declined("a step is large, and the default device a GPU")
     spans = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
     spans = spans[..., None] if spans.ndim else mx.broadcast_to(spans, (batch, length, 1))

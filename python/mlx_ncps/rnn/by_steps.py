@@ -13,7 +13,14 @@ from mlx.utils import tree_map
 from .. import dispatch
 from ..cells import LSTMCell
 from ..ops import shapeless
-from ..programs import Declined, programs_of, run_program, step_program, why_none
+from ..programs import (
+    Declined,
+    is_too_large,
+    programs_of,
+    run_program,
+    step_program,
+    why_none,
+)
 from .any_cell import name_of, runs_sequences, takes_time, width_of
 
 _PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
@@ -82,19 +89,20 @@ def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | N
     return Trace(_state_of(type(state), all_states), outputs[0] if outputs else None)
 
 
-def has_program(layer: Any, sizes: Any, dtype: mx.Dtype) -> bool:
-    """Whether a layer that runs step by step has a step program for inputs of this dtype. sizes: of
-    its states, None where they are not known before a call.
+def has_program(layer: Any, sizes: Any, batch: int, steps: int, dtype: mx.Dtype) -> bool:
+    """Whether a layer that runs step by step has a step program for such a call. sizes: of its
+    states, None where they are not known before a call.
     """
     cell, mixed = layer.rnn_cell, layer.mixed_memory
     if runs_sequences(cell) and not mixed and not hasattr(cell, "_program"):
         return False  # its own `sequence` makes the steps
-    if dtype != mx.float32 and not mixed and not runs_sequences(cell):
+    own = runs_sequences(cell) and not mixed
+    if not own and (steps < _PROGRAM_STEPS or (dtype != mx.float32 and not mixed)):
         return False
     made: Any = step_program(cell, layer.lstm if mixed else None)
     if isinstance(made, Declined):
         made = _program_of(layer, sizes)
-    return not isinstance(made, Declined)
+    return not isinstance(made, Declined) and not is_too_large(made, batch)
 
 
 def _program_of(layer: Any, sizes: Any) -> Any:

@@ -107,7 +107,7 @@ class Described(Direction):
         calls = [(op, facts._replace(**of_call)) for half in halves for op, facts in half._calls()]
         fused = [call for half in halves for call in half._fused_steps()]
         graph = self._why_not_at_once(batch, steps)
-        if all(half._has_program(dtype) for half in halves):
+        if all(half._has_program(batch, steps, dtype) for half in halves):
             return Plan((), "", (graph,), (), self._stepwise())
         return make_plan(calls, self._stepwise(), graph, own_steps=not fused)
 

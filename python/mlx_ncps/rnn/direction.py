@@ -166,9 +166,9 @@ class Direction(LazyWeights, CheckedOptions):
             return _MIXED.format(name_of(cell))
         return ""
 
-    def _has_program(self, dtype: mx.Dtype) -> bool:
+    def _has_program(self, *call: Any) -> bool:
         """Whether a step program runs in place of calls at each step."""
-        return bool(self._stepwise()) and has_program(self, self._state_sizes, dtype)
+        return bool(self._stepwise()) and has_program(self, self._state_sizes, *call)
 
     def _calls(self) -> list[FusedCall]:
         """The fused calls of a run, with what the cell tells of them."""
