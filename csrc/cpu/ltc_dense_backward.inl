@@ -19,10 +19,13 @@ static inline void store_gradient(float* at, const LtcSynapseGradient<vf>& g) {
 
 // The recurrent synapses' gradients with lanes across sources, so that dL/dv_i needs no sum across
 // lanes. block, slab: [targets][4][W] of one block of sources; v, dv: [ROWS][Hp] at that block; dn,
-// dd: [ROWS][Hp] of all targets.
+// dd: [ROWS][Hp] of all targets. A function of its own: within its caller compilers run out of
+// registers.
 template <int ROWS>
-static inline void backward_recurrent(const float* block, float* slab, long targets, const float* v,
-                                      float* dv, long Hp, const float* dn, const float* dd) {
+__attribute__((noinline)) static void backward_recurrent(const float* block, float* slab,
+                                                         long targets, const float* v, float* dv,
+                                                         long Hp, const float* dn,
+                                                         const float* dd) {
   vf vr[ROWS], sum[ROWS], gate[ROWS], next[ROWS];
   for (int r = 0; r < ROWS; ++r) vr[r] = load(v + r * Hp), sum[r] = vf{};
   const auto gates = [&](const float* at) {
@@ -33,7 +36,7 @@ static inline void backward_recurrent(const float* block, float* slab, long targ
   for (long j = 0; j < targets; ++j, block += 4 * W, slab += 4 * W) {
     if (!GATES_AHEAD) gates(block);
     for (int r = 0; r < ROWS; ++r) gate[r] = next[r];
-    if (GATES_AHEAD && j + 1 < targets) gates(block + 4 * W);
+    if (GATES_AHEAD && __builtin_expect(j + 1 < targets, 1)) gates(block + 4 * W);
     const vf s2 = load(block), w = load(block + 2 * W), we = load(block + 3 * W);
     auto own = load_gradient(slab);
     for (int r = 0; r < ROWS; ++r) {

@@ -85,7 +85,7 @@ def test_the_number_of_the_warning_is_the_least_by_the_bound(solver, implicit, t
     for mask in (cell.sparsity_mask, mx.where(cell.sparsity_mask > 0, -0.5, 0.0)):
         cell.sparsity_mask = mask
         read = [cell[name] for name in _READ]
-        rate = _largest_rate(*read, implicit).item()
+        rate = _largest_rate(read, implicit).item()
         assert_close("rate", cell._stability.rate(cell), rate, tolerance("float32", "forward"))
     cell.sparsity_mask = mx.array(np.array(p["mask"], np.float32))
     cell.sequence(x(steps=2), mx.zeros((B, 20)), ts)

@@ -47,9 +47,9 @@ def test_explain_says_how_it_runs_and_why(name):
         assert f"\n{op}_mixed_sequence over the whole sequence on cpu: " in str(plan)
         assert plan.stepwise == ""
         return
-    assert "\ncfc_sequence step by step on cpu: " in str(plan)
-    assert "the LSTM in front of the cell reads the state" in plan.stepwise
-    assert "WiredCfCCell has no kernel of both" in plan.stepwise
+    assert "\nstep program over the whole sequence on cpu: " in str(plan)
+    assert "the LSTM in front of the cell reads the state" in plan.program
+    assert "WiredCfCCell has no kernel of both" in plan.program
 
 
 def test_explain_names_the_backend_without_the_memory():
@@ -114,7 +114,7 @@ def test_cells_that_change_a_sequence_run_step_by_step():
             return super().sequence(inputs, state, ts) / 2
 
     layer = CfC(Halved(I, 6, backbone_units=9), mixed_memory=True, return_sequences=True)
-    assert "Halved has no kernel of both" in layer.explain((B, T, I)).stepwise
+    assert "Halved has no kernel of both" in layer.explain((B, T, I)).program
     plain = CfC(CfCCell(I, 6, backbone_units=9), mixed_memory=True, return_sequences=True)
     plain.update(layer.parameters())
     x, hx = normal(B, 1, I), (normal(B, 6), normal(B, 6))

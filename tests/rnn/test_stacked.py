@@ -205,7 +205,7 @@ def test_explain_lists_every_layer():
     plan = make("cfc_wired", "bidirectional").explain((B, T, I))
     assert len(plan.calls) == 3 * 2 * 3
     assert plan.stepwise == ""
-    assert "LSTM in front" in make("cfc_wired", "mixed").explain((B, T, I)).stepwise
+    assert "LSTM in front" in make("cfc_wired", "mixed").explain((B, T, I)).program
 
 
 def test_constraints_reach_every_layer():

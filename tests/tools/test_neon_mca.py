@@ -56,7 +56,7 @@ def test_innermost_loops_may_branch_within_but_hold_no_loop(tool):
 MOST = {  # vector instructions of each gate or multiply-add, of four lanes
     "gates alone": 22,
     "LTC, lanes are neurons, forward": 21,
-    "LTC, lanes are neurons, backward": 30,
+    "LTC, lanes are neurons, backward": 33,  # the recurrent loop; that of the inputs has 29
     "LTC, lanes are rows, forward": 21,
     "LTC, lanes are rows, backward": 32,
     "CfC, product of 8 rows": 1,

@@ -140,7 +140,7 @@ def ltc_step_cell(
     )
 
 
-def _fold_ltc(params, implicit, epsilon, ode_solver):
+def _fold_ltc(params, implicit, epsilon, ode_solver="semi_implicit"):
     """The arrays of a FoldedLTC by one primitive, to the bit those of `fold.fold_ltc`."""
     *weights, mask, sensory_mask, input_w, input_b = params
     return _loader.native.fold_ltc(

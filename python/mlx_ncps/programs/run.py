@@ -52,6 +52,9 @@ class Programs:
         """The program of `step`, which reads these modules, for inputs and states of these widths;
         traced where it is not known yet, at each call of a cell that is not this package's.
         """
+        for module in modules:  # edits of a wiring reach the masks, which are captured
+            if "_tie" in getattr(module, "__dict__", {}):
+                module._sync_wiring()
         leaves = Leaves(modules)
         leaves.settle()
         if not leaves.ours:

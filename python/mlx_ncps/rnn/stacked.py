@@ -190,13 +190,13 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
         self, shape: Sequence[int], *, dtype: mx.Dtype = mx.float32, scalar_timespans: bool = True
     ) -> Plan:
         """What a call with inputs of this shape would run and why, as a printable `Plan`."""
-        calls, stepwise, graph, launches = (), "", (), ()
+        calls, stepwise, graph, launches, program = (), "", (), (), ""
         for layer in self.layers:
             plan = layer.explain(shape, dtype=dtype, scalar_timespans=scalar_timespans)
             calls, stepwise, graph = calls + plan.calls, plan.stepwise, graph + plan.graph
-            launches += plan.launches
+            launches, program = launches + plan.launches, plan.program or program
             shape = (*tuple(shape)[:-1], layer.merged_size)
-        return Plan(calls, stepwise, graph, launches)
+        return Plan(calls, stepwise, graph, launches, program)
 
 
 class CfCRNN(StackedRNN):
