@@ -139,7 +139,7 @@ CHECKS = {
         ("CfCRNN(I, 16", "output.shape == (8, 20, 4)"),
         ("class Leaky", "output.shape == (8, 8)"),
         ("CTRNNCell(I, 16", "output.shape == (8, 20, 16)"),
-        ("backbone_dropout=0.1", "'the dropout of the backbone' in printed"),
+        ("backbone_dropout=0.1", "'cfc_sequence over the whole sequence on' in printed"),
         ("layer.step(", "output.shape == action.shape == (4,)"),
     ],
     "docs/training.md": [

@@ -1,15 +1,19 @@
 """Step programs run by the extension, forward and backward, against MLX."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_ncps import _ext
+from mlx_ncps import _loader
 from mlx_ncps.programs import trace
 from mlx_ncps.programs.run import native
 
 from tests.programs.test_primitives import FORMS, H, X
 from tests.support.cases import TOLERANCES, assert_close
 
+_ext: Any = _loader.native
+pytestmark = pytest.mark.usefixtures("native")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
 B, T = 5, 7
 BATCHES = (1, 2, 17)
@@ -92,7 +96,7 @@ mx.eval(MIX, SHIFT, SECOND)
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("length", [1, 40])
-@pytest.mark.parametrize("isa", _ext.isas())
+@pytest.mark.parametrize("isa", _ext.isas() if _ext else [])
 def test_batches_and_instruction_sets(batch, length, isa):
     step = wide(gated)
     arguments = array(batch, length, X), mx.abs(array(batch, length, 1)), array(batch, H)

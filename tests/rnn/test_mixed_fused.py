@@ -114,7 +114,8 @@ def test_cells_that_change_a_sequence_run_step_by_step():
             return super().sequence(inputs, state, ts) / 2
 
     layer = CfC(Halved(I, 6, backbone_units=9), mixed_memory=True, return_sequences=True)
-    assert "Halved has no kernel of both" in layer.explain((B, T, I)).program
+    plan = layer.explain((B, T, I))
+    assert "Halved has no kernel of both" in plan.program + plan.stepwise
     plain = CfC(CfCCell(I, 6, backbone_units=9), mixed_memory=True, return_sequences=True)
     plain.update(layer.parameters())
     x, hx = normal(B, 1, I), (normal(B, 6), normal(B, 6))

@@ -23,7 +23,7 @@ from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import TOLERANCES, assert_close
 
-pytestmark = pytest.mark.usefixtures("cpu_device")
+pytestmark = pytest.mark.usefixtures("native", "cpu_device")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
 B, T, I, H = 3, 6, 4, 5
 rng = np.random.default_rng(7)
