@@ -20,11 +20,11 @@ namespace mlx_ncps {
   F(ERF, erf, 1)                                                                                  \
   F(SIGN, sign, 1)                                                                                \
   F(COPY, copy, 1)                                                                                \
-  F(DETACH, detach, 1) F(NOT, not, 1) F(ADD, add, 2) F(SUB, sub, 2) F(MUL, mul, 2) F(DIV, div, 2) \
-      F(MAX, max, 2) F(MIN, min, 2) F(LOGADDEXP, logaddexp, 2) F(GT, gt, 2) F(GE, ge, 2)          \
-          F(LT, lt, 2) F(LE, le, 2) F(EQ, eq, 2) F(NE, ne, 2) F(AND, and, 2) F(OR, or, 2)         \
-              F(SELECT, select, 3) F(MOVE, move, 1) F(SUM, sum, 1) F(SOFTMAX, softmax, 1)         \
-                  F(MATMUL, matmul, 3)
+  F(DETACH, detach, 1)                                                                            \
+  F(NOT, not, 1) F(ADD, add, 2) F(SUB, sub, 2) F(MUL, mul, 2) F(DIV, div, 2) F(MAX, max, 2)       \
+      F(MIN, min, 2) F(LOGADDEXP, logaddexp, 2) F(GT, gt, 2) F(GE, ge, 2) F(LT, lt, 2)            \
+          F(LE, le, 2) F(EQ, eq, 2) F(NE, ne, 2) F(AND, and, 2) F(OR, or, 2) F(SELECT, select, 3) \
+              F(MOVE, move, 1) F(SUM, sum, 1) F(SOFTMAX, softmax, 1) F(MATMUL, matmul, 3)
 
 enum class ProgramOp : int {
 #define NCPS_NAME(NAME, name, operands) NAME,

@@ -137,7 +137,8 @@ def test_auto_takes_a_fused_backend(solver):
     if mx.default_device().type is mx.DeviceType.cpu:
         assert choice.backend == (fused or ["reference"])[0]
         return
-    assert choice.backend == "reference"
+    shared = "metal" in available_backends() and "cpu" in fused  # with an Apple GPU
+    assert choice.backend == ("cpu" if shared else "reference")
     if available_backends() != ["reference"]:
         assert f"semi_implicit only, got {solver}" in choice.reason
 
