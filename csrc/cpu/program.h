@@ -6,25 +6,42 @@ namespace mlx_ncps {
 
 // NAME, name, operands. Comparisons and logic give 1 and 0; SELECT takes its second operand where
 // the first is not 0.
-#define NCPS_PROGRAM_OPS(F)                                                                       \
-  F(NEG, neg, 1)                                                                                  \
-  F(ABS, abs, 1)                                                                                  \
-  F(EXP, exp, 1)                                                                                  \
-  F(LOG, log, 1)                                                                                  \
-  F(LOG1P, log1p, 1)                                                                              \
-  F(SQRT, sqrt, 1)                                                                                \
-  F(RSQRT, rsqrt, 1)                                                                              \
-  F(SQUARE, square, 1)                                                                            \
-  F(SIGMOID, sigmoid, 1)                                                                          \
-  F(TANH, tanh, 1)                                                                                \
-  F(ERF, erf, 1)                                                                                  \
-  F(SIGN, sign, 1)                                                                                \
-  F(COPY, copy, 1)                                                                                \
-  F(DETACH, detach, 1)                                                                            \
-  F(NOT, not, 1) F(ADD, add, 2) F(SUB, sub, 2) F(MUL, mul, 2) F(DIV, div, 2) F(MAX, max, 2)       \
-      F(MIN, min, 2) F(LOGADDEXP, logaddexp, 2) F(GT, gt, 2) F(GE, ge, 2) F(LT, lt, 2)            \
-          F(LE, le, 2) F(EQ, eq, 2) F(NE, ne, 2) F(AND, and, 2) F(OR, or, 2) F(SELECT, select, 3) \
-              F(MOVE, move, 1) F(SUM, sum, 1) F(SOFTMAX, softmax, 1) F(MATMUL, matmul, 3)
+#define NCPS_PROGRAM_OPS(X)  \
+  X(NEG, neg, 1)             \
+  X(ABS, abs, 1)             \
+  X(EXP, exp, 1)             \
+  X(LOG, log, 1)             \
+  X(LOG1P, log1p, 1)         \
+  X(SQRT, sqrt, 1)           \
+  X(RSQRT, rsqrt, 1)         \
+  X(SQUARE, square, 1)       \
+  X(SIGMOID, sigmoid, 1)     \
+  X(TANH, tanh, 1)           \
+  X(ERF, erf, 1)             \
+  X(SIGN, sign, 1)           \
+  X(COPY, copy, 1)           \
+  X(DETACH, detach, 1)       \
+  X(NOT, not, 1)             \
+  X(ADD, add, 2)             \
+  X(SUB, sub, 2)             \
+  X(MUL, mul, 2)             \
+  X(DIV, div, 2)             \
+  X(MAX, max, 2)             \
+  X(MIN, min, 2)             \
+  X(LOGADDEXP, logaddexp, 2) \
+  X(GT, gt, 2)               \
+  X(GE, ge, 2)               \
+  X(LT, lt, 2)               \
+  X(LE, le, 2)               \
+  X(EQ, eq, 2)               \
+  X(NE, ne, 2)               \
+  X(AND, and, 2)             \
+  X(OR, or, 2)               \
+  X(SELECT, select, 3)       \
+  X(MOVE, move, 1)           \
+  X(SUM, sum, 1)             \
+  X(SOFTMAX, softmax, 1)     \
+  X(MATMUL, matmul, 3)
 
 enum class ProgramOp : int {
 #define NCPS_NAME(NAME, name, operands) NAME,
