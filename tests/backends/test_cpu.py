@@ -65,7 +65,7 @@ CHUNKED = [  # more steps than a block of rows runs before it may change its thr
     LtcCase(batch=9, steps=100, inputs=3, units=16, unfolds=2),  # dense: whole vectors
     LtcCase(batch=35, steps=30, inputs=3, units=17, unfolds=2, density=0.3),
     *(
-        LtcCase(batch=35, steps=30, units=h, unfolds=12, density=0.3, timespans="scalar", solver=s)
+        LtcCase(batch=35, steps=14, units=h, unfolds=12, density=0.3, timespans="scalar", solver=s)
         for h in (16, 17)
         for s in SOLVERS
     ),
