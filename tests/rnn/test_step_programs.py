@@ -248,6 +248,38 @@ def test_a_cell_that_is_no_function_of_its_rows_runs_step_by_step():
     same(output, T * plain(x), FORWARD)
 
 
+class Counter(nn.Module):
+    """A map that keeps something at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = mx.zeros(1)
+
+    def __call__(self, z):
+        self.seen = self.seen + 1.0
+        return z
+
+
+@pytest.mark.parametrize("keeps", [nn.BatchNorm(H), nn.Dropout(0.5), Counter()], ids=repr)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_parts_that_keep_something_are_as_if_never_traced(keeps, mixed):
+    """They are called at each step, and hold arrays with values afterwards."""
+    layer = CfC(I, H, mixed_memory=mixed, return_sequences=True)
+    layer.rnn_cell.ff1 = nn.Sequential(layer.rnn_cell.ff1, copy.deepcopy(keeps))
+    mx.eval(layer.parameters())
+    x = array(B, T, I)
+    mx.eval(x)
+    twin = copy.deepcopy(layer)
+    assert not layer.explain(x.shape).program
+    mx.random.seed(5)
+    got = [layer(x), layer.step(x[:, 0])]
+    mx.random.seed(5)
+    with use_backend("reference"):
+        want = [twin(x), twin.step(x[:, 0])]
+    same(got, want, FORWARD)
+    same(layer.parameters(), twin.parameters(), FORWARD)
+
+
 def test_several_threads():
     layer, x = build("neural_ode"), array(B, T, I)
     mx.eval(x)

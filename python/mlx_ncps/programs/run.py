@@ -18,7 +18,9 @@ from .trace import Step, trace, trace_checked
 
 _KEPT = 8  # programs of one cell: for inputs of other widths, other options
 _PLAIN = (int, float, str, type(None))
-_OURS = ("mlx_ncps", "mlx")  # packages whose modules do what their options and arrays say
+# Of MLX: modules that a step leaves as they are, and that are what their arrays say. Others may keep
+# something, as nn.BatchNorm its means, and are traced as a user's.
+_PLAIN_MODULES = (nn.Linear, nn.QuantizedLinear)
 # Multiply-adds of one step from which an Apple GPU's own operations are quicker than the CPU.
 _LARGE_STEP = 50_000_000
 
@@ -153,7 +155,7 @@ class Leaves:
 
 
 def _is_ours(value: Any) -> bool:
-    return type(value).__module__.split(".")[0] in _OURS
+    return type(value).__module__.split(".")[0] == "mlx_ncps" or type(value) in _PLAIN_MODULES
 
 
 def _is_plain(value: tuple) -> bool:
@@ -166,7 +168,7 @@ def programs_of(owner: Any) -> Programs:
 
 
 def owned(modules: Sequence[Any]) -> bool:
-    """Whether all parts of these modules are of this package or of MLX."""
+    """Whether all parts of these modules are of this package, or linear maps of MLX."""
     return Leaves(modules).ours
 
 
