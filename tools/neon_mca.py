@@ -57,9 +57,10 @@ class Kernel(NamedTuple):
 KERNELS = (
     Kernel("gates alone", "run_gates", DIVISION, "gate"),
     Kernel("LTC, lanes are neurons, forward", "ltc_dense_forward", DIVISION, "gate"),
+    Kernel("LTC, lanes are neurons, backward of inputs", "backward_sensory", DIVISION, "gate"),
     Kernel("LTC, lanes are neurons, backward", "backward_recurrent", DIVISION, "gate"),
     Kernel("LTC, lanes are rows, forward", "ltc_lists_forward", DIVISION, "gate"),
-    Kernel("LTC, lanes are rows, backward", "ltc_lists_backward", DIVISION, "gate"),
+    Kernel("LTC, lanes are rows, backward", "backward_inputs", DIVISION, "gate"),
     Kernel("CfC, product of 8 rows", "gemm_from", MULTIPLY_ADD, "product"),
 )
 
