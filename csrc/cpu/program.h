@@ -19,8 +19,6 @@ namespace mlx_ncps {
   X(TANH, tanh, 1)           \
   X(ERF, erf, 1)             \
   X(SIGN, sign, 1)           \
-  X(COPY, copy, 1)           \
-  X(DETACH, detach, 1)       \
   X(NOT, not, 1)             \
   X(ADD, add, 2)             \
   X(SUB, sub, 2)             \
@@ -67,7 +65,6 @@ struct ProgramInstruction {
   int count;
   int matrix;  // of MATMUL, in ProgramPlan::matrix
   bool flat;   // all operands lie without gaps: the rows are one
-  bool first;  // of those that write `out`
 };
 
 // A matrix of products, [k, n], or [n, k] if transposed; memory in floats.

@@ -57,7 +57,6 @@ static inline vf program_value(vf a, vf b, vf c) {
   if constexpr (OP == TANH) return ncps_tanh(a);
   if constexpr (OP == ERF) return ncps_erf(a);
   if constexpr (OP == SIGN) return a > 0.0f ? splat(1.0f) : a < 0.0f ? splat(-1.0f) : a;
-  if constexpr (OP == COPY || OP == DETACH) return a;
   if constexpr (OP == NOT) return truth(a == 0.0f);
   if constexpr (OP == ADD) return a + b;
   if constexpr (OP == SUB) return a - b;
@@ -92,7 +91,6 @@ static inline vf program_slope(vf a, vf b, vf y, vf dy) {
   if constexpr (OP == SIGMOID) return dy * y * (1.0f - y);
   if constexpr (OP == TANH) return dy * (1.0f - y * y);
   if constexpr (OP == ERF) return dy * 1.12837917f * ncps_exp(-a * a);
-  if constexpr (OP == COPY) return dy;
   if constexpr (OP == ADD) return dy;
   if constexpr (OP == SUB) return N == 0 ? dy : -dy;
   if constexpr (OP == MUL) return N == 0 ? dy * b : dy * a;
@@ -110,7 +108,6 @@ static constexpr bool has_slope(int n) {
   using enum ProgramOp;
   switch (OP) {
     case SIGN:
-    case DETACH:
     case NOT:
     case GT:
     case GE:

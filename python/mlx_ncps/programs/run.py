@@ -18,8 +18,8 @@ from .trace import Step, trace, trace_checked
 
 _KEPT = 8  # programs of one cell: for inputs of other widths, other options
 _PLAIN = (int, float, str, type(None))
-# Of MLX: modules that a step leaves as they are, and that are what their arrays say. Others may keep
-# something, as nn.BatchNorm its means, and are traced as a user's.
+# Of MLX: modules that a step leaves as they are, and that are what their arrays say. Others may
+# keep something, as nn.BatchNorm its means, and are traced as a user's.
 _PLAIN_MODULES = (nn.Linear, nn.QuantizedLinear)
 # Multiply-adds of one step from which an Apple GPU's own operations are quicker than the CPU.
 _LARGE_STEP = 50_000_000
