@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -246,6 +247,61 @@ def test_a_cell_that_is_no_function_of_its_rows_runs_step_by_step():
     plain = LiquidRNN(OwnCell())
     plain.update(layer.parameters())
     same(output, T * plain(x), FORWARD)
+
+
+class Pair(NamedTuple):
+    """A state of a user's own type."""
+
+    h: mx.array
+    c: mx.array
+
+
+class PairCell(OwnCell):
+    """A cell of such a state."""
+
+    state_size = None
+
+    def get_initial_state(self, batch_size):
+        return Pair(mx.zeros((batch_size, H)), mx.ones((batch_size, H)))
+
+    def __call__(self, x, state, ts):
+        output, h = super().__call__(x, state.h, ts)
+        return output * state.c, Pair(h, 0.5 * state.c + h)
+
+
+class ShapedCell(OwnCell):
+    """A cell whose outputs have another rank than [B, O]."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def __call__(self, x, h, ts):
+        output, h = super().__call__(x, h, ts)
+        return output[:, :4].reshape(x.shape[0], *self.shape) if self.shape else output[:, 0], h
+
+
+@pytest.mark.parametrize("cell", [PairCell(), ShapedCell(()), ShapedCell((2, 2))], ids=repr)
+def test_states_and_outputs_keep_their_form(cell):
+    layer, x = LiquidRNN(cell, return_sequences=True, return_state=True), array(B, T, I)
+    with use_backend("reference"):
+        want = layer(x)
+    got = layer(x)
+    assert type(got[1]) is type(want[1])
+    assert [a.shape for a in arrays_of(got)] == [a.shape for a in arrays_of(want)]
+    same(got, want, FORWARD)
+
+
+def test_derivatives_of_derivatives_want_the_reference():
+    layer, x = build("neural_ode"), array(B, T, I)
+
+    def slope(scale):
+        return mx.grad(lambda s: layer(s * x).sum())(scale)
+
+    with pytest.raises(RuntimeError, match=r"second derivative.*reference"):
+        mx.grad(slope)(mx.array(0.5))
+    with use_backend("reference"):
+        assert mx.isfinite(mx.grad(slope)(mx.array(0.5)))
 
 
 class Counter(nn.Module):

@@ -75,6 +75,8 @@ def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | N
     states = list(state) if isinstance(state, tuple | list) else [state]
     if not all(isinstance(s, mx.array) for s in states) or x.shape[1] < _PROGRAM_STEPS:
         return None
+    if type(state) not in (mx.array, tuple, list):  # a form that a step must get back
+        return None
     if not _takes_spans(cell) and (isinstance(ts, mx.array) or ts != 1.0):
         return None  # an error, raised where the step is called
     if not mixed and any(a.dtype != mx.float32 for a in (x, *states)):
@@ -146,6 +148,8 @@ def _step_function(layer: Any, kind: type) -> Callable:
             else:
                 output, new = step_of(layer, x, _state_of(kind, states), span)
                 new = list(new) if isinstance(new, tuple | list) else [new]
+        if output is not None and output.ndim != 2:
+            raise ValueError("an output is no array [B, O]")
         return new, [] if output is None else [output]
 
     return step
