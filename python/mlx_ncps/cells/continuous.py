@@ -1,5 +1,5 @@
 """Continuous-time baselines whose state follows an ODE while the input is held: CT-RNN, neural ODE,
-and the ELTC of earlier MLX ports, in plain MLX operations.
+and the ELTC of earlier MLX ports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gated continuous-time baselines: CT-GRU, ODE-RNN and ODE-LSTM, in plain MLX operations."""
+"""Gated continuous-time baselines: CT-GRU, ODE-RNN and ODE-LSTM."""
 
 from __future__ import annotations
 
