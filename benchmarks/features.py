@@ -167,6 +167,8 @@ def path(case: LayerCase) -> str:
     shape = (case.batch, case.steps, I)  # also of a mask over features, which are read with it
     scalar = "timespans" not in arguments
     plan = layer.explain(shape, dtype=inputs.dtype, scalar_timespans=scalar)
+    if plan.program:
+        return "sequence: step program"
     backends = dict.fromkeys(choice.backend for _, choice in plan.calls)
     how = "step by step" if plan.stepwise else "sequence"
     return f"{how}: {', '.join(backends) or 'MLX operations'}"

@@ -112,6 +112,12 @@ def only(names):
     return [word for name in names for word in ("--only", name)]
 
 
+@pytest.mark.parametrize("name", ["CT-RNN", "CfC wired + mixed memory"])
+def test_a_path_names_step_programs(native, name):
+    case = replace(CASES[name], steps=5)
+    assert features.path(case) == "sequence: step program"
+
+
 def test_features_compares_measures_and_resumes(tmp_path, capsys, monkeypatch):
     path = tmp_path / "features.json"
     assert run("features", "--json", str(path), *only(SOME)) == 0
