@@ -13,6 +13,7 @@ from mlx.utils import tree_map
 from ..cells import LSTMCell
 from ..ops import shapeless
 from .any_cell import name_of, runs_sequences, takes_time
+from .resets import Resets
 
 
 class Trace(NamedTuple):
@@ -27,7 +28,9 @@ def is_spans(ts: Any) -> bool:
     return isinstance(ts, mx.array) and ts.ndim == 2
 
 
-def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
+def trace_by_steps(
+    layer: Any, x: mx.array, state: Any, ts: Any, resets: Resets | None = None
+) -> Trace:
     """The Trace of x [B, T, I], each step one call of the cell, in float32 with mixed memory."""
     shapeless.refuse(layer.op, "running step by step")
     dtype = x.dtype
@@ -39,6 +42,7 @@ def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
     states, outputs = [], []
     for t in range(x.shape[1]):
         span = ts[:, t : t + 1] if is_spans(ts) else ts
+        state = state if resets is None else resets.before(t, state)
         if layer.mixed_memory:
             h, c = memory(t, *state)
             output, h = step_of(layer, x[:, t], h, span)
@@ -80,7 +84,10 @@ def step_of(layer: Any, x: mx.array, state: Any, ts: Any) -> tuple:
     """
     if runs_sequences(layer.rnn_cell):
         with shapeless.one_step():
-            return None, layer.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
+            states = layer.rnn_cell.sequence(x[:, None], state, ts)
+        if isinstance(states, mx.array):
+            return None, states[:, 0]
+        return None, tree_map(lambda s: s[:, 0], states)
     if takes_time(layer.rnn_cell):
         result = layer.rnn_cell(x, state, ts)
     elif is_spans(ts) or isinstance(ts, mx.array) or ts != 1.0:
