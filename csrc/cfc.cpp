@@ -27,10 +27,11 @@ struct CfcOp {
   using Problem = CfcProblem;
 
   int layers, mode, activation, head_activation, heads;
+  bool resets = false;
 
   bool operator==(const CfcOp&) const = default;
   bool timed() const { return heads != 3; }
-  int first_weight() const { return timed() ? 3 : 2; }
+  int first_weight() const { return 2 + int(timed()) + 2 * int(resets); }
   int inputs() const { return count_fields(*this, shaped()); }
   int batched() const { return first_weight(); }
   CfcOp of_mapped(int) const { return *this; }
@@ -47,6 +48,7 @@ struct CfcOp {
     f("x", "[B, T, I]", {p.B, p.T, p.I}, p.x, p.dx);
     f("h0", "[B, H]", {p.B, p.H}, p.h0, p.dh0);
     if (timed()) f("ts", "[B, T]", {p.B, p.T}, p.ts, p.dts);
+    if (resets) resets_fields(p.resets, p.B, p.T, p.H, f);
     long fan_in = p.I + p.H;
     for (int l = 0; l < p.layers; fan_in = p.width[l], ++l) {
       f("backbone weight", "[units, in]", {p.width[l], fan_in}, p.weight[l], p.dweight[l]);
@@ -159,15 +161,18 @@ CfcOp op_of(const std::string& mode, const std::string& activation,
 States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
                     const Arrays& weights, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation, bool merged,
-                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
+                    const std::optional<Arrays>& memory, const std::optional<Arrays>& resets,
+                    bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  const auto op = op_of(mode, activation, head_activation, layers, merged);
+  auto op = op_of(mode, activation, head_activation, layers, merged);
   op.check_count(weights);
+  op.resets = resets.has_value();
   Arrays inputs{x, h0};
   if (op.timed() && !ts) fail("ts [B, T] is needed unless the time heads are merged.");
   if (op.timed()) inputs.push_back(*ts);
+  add_resets(CfcOp::CALL, resets, memory.has_value(), inputs);
   inputs.insert(inputs.end(), weights.begin(), weights.end());
-  if (memory) return mixed_states(op, inputs, *memory, save, s);
+  if (memory) return mixed_states(op, inputs, *memory, resets, save, s);
   return sequence_states(op, inputs, save, x.dtype(), s)[0];
 }
 

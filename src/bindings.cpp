@@ -46,7 +46,7 @@ NB_MODULE(_ext, m) {
 
   m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "folded"_a, nb::kw_only(),
         "unfolds"_a, "synapses"_a.none() = nb::none(), "memory"_a.none() = nb::none(),
-        "save"_a = true, "stream"_a = nb::none());
+        "resets"_a.none() = nb::none(), "save"_a = true, "stream"_a = nb::none());
   m.def(
       "ltc_kernel",
       [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses) {
@@ -57,8 +57,8 @@ NB_MODULE(_ext, m) {
       "Which LTC kernel runs this shape: 'dense' or 'lists'.");
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
-        "merged"_a = false, "memory"_a.none() = nb::none(), "save"_a = true,
-        "stream"_a = nb::none());
+        "merged"_a = false, "memory"_a.none() = nb::none(), "resets"_a.none() = nb::none(),
+        "save"_a = true, "stream"_a = nb::none());
 
 #ifdef MLX_NCPS_LOCK_GUARD
   bind_lock_guard(m);

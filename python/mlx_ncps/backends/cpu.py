@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "cpu"
 MIXED_MEMORY = True
+RESETS = True
 MAX_LAYERS: int = getattr(_loader.native, "max_cfc_layers", 0)  # of a CfC
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
@@ -61,9 +62,10 @@ def ltc_sequence(
     synapses: SynapseLists | None,
     training: bool,
     memory: list[mx.array] | None = None,
+    resets: list[mx.array] | None = None,
 ) -> Any:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient. `memory`: as `backends` says.
+    the gradient. `memory` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = fold_ltc(params, implicit_param_constraints, epsilon)
@@ -75,6 +77,7 @@ def ltc_sequence(
             unfolds=int(ode_unfolds),
             synapses=_handle(synapses),
             memory=memory,
+            resets=_float32(resets),
             save=training,
             stream=mx.cpu,
         )
@@ -91,9 +94,10 @@ def cfc_sequence(
     variant: str = "torch",
     training: bool,
     memory: list[mx.array] | None = None,
+    resets: list[mx.array] | None = None,
 ) -> Any:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient. `memory`: as `backends` says.
+    the gradient. `memory` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = fold_cfc(params, ts, mode, variant)
@@ -108,9 +112,14 @@ def cfc_sequence(
             head_activation=folded.head_activation,
             merged=folded.merged,
             memory=memory,
+            resets=_float32(resets),
             save=training,
             stream=mx.cpu,
         )
+
+
+def _float32(resets):
+    return None if resets is None else [a.astype(mx.float32) for a in resets]
 
 
 def ltc_step_cell(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "reference"
 MIXED_MEMORY = False
+RESETS = True
 
 
 def available() -> tuple[bool, str]:
@@ -93,11 +94,12 @@ def cfc_sequence(
     activation: str,
     variant: str = "torch",
     training: bool,
+    resets: list[mx.array] | None = None,
 ) -> mx.array:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
     step = partial(_cfc_step, params=params, **options)
-    return _scan("cfc", step, inputs, state, ts)
+    return _scan("cfc", step, inputs, state, ts, resets)
 
 
 # --- LTC, MATHS 3 ---------------------------------------------------------------------------------
@@ -189,6 +191,7 @@ def ltc_sequence(
     synapses: SynapseLists | None,
     training: bool,
     ode_solver: str = "semi_implicit",
+    resets: list[mx.array] | None = None,
 ) -> mx.array:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     step = partial(
@@ -199,11 +202,16 @@ def ltc_sequence(
         implicit=implicit_param_constraints,
         solver=ode_solver,
     )
-    return _scan("ltc", step, inputs, state, ts)
+    return _scan("ltc", step, inputs, state, ts, resets)
 
 
 def _scan(
-    op: str, step: Callable[..., mx.array], inputs: mx.array, state: mx.array, ts: Timespans
+    op: str,
+    step: Callable[..., mx.array],
+    inputs: mx.array,
+    state: mx.array,
+    ts: Timespans,
+    resets: list[mx.array] | None,
 ) -> mx.array:
     """Run step(x, state, ts) over the time axis in float32; the states in the dtype of the
     inputs.
@@ -213,6 +221,9 @@ def _scan(
     spans = ts if isinstance(ts, mx.array) and ts.ndim == 2 else None
     states = []
     for t in range(x.shape[1]):
+        if resets is not None:
+            at, anew = resets
+            state = mx.where(at[:, t, None], anew, state)
         state = step(x[:, t], state, ts if spans is None else spans[:, t, None])
         states.append(state)
     return mx.stack(states, axis=1).astype(inputs.dtype)

@@ -221,21 +221,22 @@ class CfCCell(LiquidCell):
         check_array(self.op, "sparsity_mask", self.sparsity_mask, "[H, K]", shape, ())
         return weight * self.sparsity_mask, bias
 
-    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H].
+        states [B, T, H].  anew: resets and reset_state of `ops.cfc_sequence`.
         """
         if why := self.stepwise():
-            return sequence_by_steps(self, inputs, state, ts, why)
-        return cfc_sequence(inputs, state, ts, self.params(), **self._keywords())
+            return sequence_by_steps(self, inputs, state, ts, why, **anew)
+        return cfc_sequence(inputs, state, ts, self.params(), **self._keywords(), **anew)
 
     def mixed_sequence(
-        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
+        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams, **anew: Any
     ) -> tuple[mx.array, mx.array]:
         """`sequence` without dropout behind the LSTM of `memory`: state (h, c) -> (h, c),
         [B, T, H] each.
         """
-        return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **self._keywords())
+        keywords = self._keywords() | anew
+        return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
 
     def _keywords(self) -> dict:
         return {

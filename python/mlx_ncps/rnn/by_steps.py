@@ -28,6 +28,22 @@ def is_spans(ts: Any) -> bool:
     return isinstance(ts, mx.array) and ts.ndim == 2
 
 
+def last_state(states: Any, before: Any, steps: int) -> Any:
+    """The last of states [B, T, ...], `before` [B, ...] where there is none."""
+    if shapeless.length_varies():
+        return tree_map(shapeless.last_step, states, before)
+    if isinstance(states, mx.array):
+        return states[:, -1] if steps else before
+    return tree_map(lambda s: s[:, -1], states) if steps else before
+
+
+def last_output(outputs):
+    """The last of outputs [B, T, O]; zeros when there is none."""
+    if outputs.shape[1]:
+        return outputs[:, -1]
+    return mx.zeros((outputs.shape[0], *outputs.shape[2:]), outputs.dtype)
+
+
 def trace_by_steps(
     layer: Any, x: mx.array, state: Any, ts: Any, resets: Resets | None = None
 ) -> Trace:

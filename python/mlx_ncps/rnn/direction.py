@@ -22,8 +22,8 @@ from ..ops.checks import check_array
 from ..ops.mixed_memory import mixed_memory_is_fused
 from ..options import CheckedOptions, optional
 from ..values import settle
-from .any_cell import name_of, owner_of, runs_sequences, width_of
-from .by_steps import Trace, is_spans, step_of, trace_by_steps
+from .any_cell import name_of, owner_of, runs_sequences, starts_anew, width_of
+from .by_steps import Trace, is_spans, last_output, last_state, step_of, trace_by_steps
 from .masks import Seen, Steps, masked_features, spread_states
 from .resets import Resets
 
@@ -206,12 +206,12 @@ class Direction(LazyWeights, CheckedOptions):
             trace = self._trace(x, state, ts, resets)
         else:
             trace = self._masked_trace(x, state, ts, mask, resets)
-        last = _last_state(trace.states, state, x.shape[1])
+        last = last_state(trace.states, state, x.shape[1])
         if trace.outputs is None:
             states = trace.states if sequences else last
             output = self.rnn_cell.readout(states[0] if self.mixed_memory else states)
         else:
-            output = trace.outputs if sequences else _last_output(trace.outputs)
+            output = trace.outputs if sequences else last_output(trace.outputs)
         return Result(self._project(output), last, seen)
 
     def _project(self, output):
@@ -250,12 +250,16 @@ class Direction(LazyWeights, CheckedOptions):
         """Run over x [B, T, I] without a mask."""
         if x.shape[1] == 0:
             return self._empty_trace(x, state)
+        anew: dict = {}
         if resets is not None:
-            return self._step_trace(x, state, ts, resets)
+            if self._resets_stepwise():
+                return self._step_trace(x, state, ts, resets)
+            anew = {"resets": resets.at, "reset_state": resets.state}
         if runs_sequences(self.rnn_cell) and not self.mixed_memory:
-            return Trace(self.rnn_cell.sequence(x, state, ts), None)
+            return Trace(self.rnn_cell.sequence(x, state, ts, **anew), None)
         if self.mixed_memory and not self._mixed_stepwise():
-            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
+            memory = self.lstm.weights()
+            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, memory, **anew), None)
         return self._step_trace(x, state, ts)
 
     def _empty_trace(self, x: mx.array, state: Any) -> Trace:
@@ -266,6 +270,14 @@ class Direction(LazyWeights, CheckedOptions):
             outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
         return Trace(tree_map(lambda s: s[:, None][:, :0], state), outputs)
 
+    def _resets_stepwise(self) -> str:
+        """Why a run that starts anew at some steps does so step by step; or ""."""
+        if why := self._stepwise():
+            return why
+        if not starts_anew(self.rnn_cell):
+            return f"{name_of(self.rnn_cell)}.sequence takes no resets"
+        return ""
+
     def _step_trace(self, x: mx.array, state: Any, ts: Any, resets: Resets | None = None) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""
         with dispatch.stream_of_steps(self._fused_steps()):
@@ -275,19 +287,3 @@ class Direction(LazyWeights, CheckedOptions):
         """The fused calls of each step where all of it but the LSTM is such; else none."""
         fused = runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
         return self.rnn_cell.calls() if fused else []
-
-
-def _last_state(states: Any, before: Any, steps: int) -> Any:
-    """The last of states [B, T, ...], `before` [B, ...] where there is none."""
-    if shapeless.length_varies():
-        return tree_map(shapeless.last_step, states, before)
-    if isinstance(states, mx.array):
-        return states[:, -1] if steps else before
-    return tree_map(lambda s: s[:, -1], states) if steps else before
-
-
-def _last_output(outputs):
-    """The last of outputs [B, T, O]; zeros when there is none."""
-    if outputs.shape[1]:
-        return outputs[:, -1]
-    return mx.zeros((outputs.shape[0], *outputs.shape[2:]), outputs.dtype)

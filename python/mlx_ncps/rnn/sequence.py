@@ -117,6 +117,7 @@ class SequenceLayer(Configurable, Stateful):
         another length, and for a number that is negative or NaN; such an element of an array gives
         NaN from its step on.
         """
+        # Long: what it is told of its arguments is what users read.
         if initial_state is not None or initial_states is not None:
             hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         if time_delta is not None:

@@ -1,0 +1,56 @@
+"""Sequences that start anew at some steps: what a call may say of it, and how a backend runs them
+whose kernels don't.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from ..checks import refused
+from . import shapeless
+from .checks import check_array
+
+
+def checked_resets(op: str, resets: Any, reset_state: Any, state: Any, batch: int, T: int) -> dict:
+    """The keyword `resets` of a backend, [where [B, T], from which state], or none. `state`: the
+    one before the first step, or (h, c), from which it starts anew where no other is given.
+    """
+    if resets is None:
+        if reset_state is not None:
+            raise refused(op, "reset_state", "None without resets", reset_state)
+        return {}
+    check_array(op, "resets", resets, "[B, T]", (batch, T), ())
+    first = state if reset_state is None else reset_state
+    mixed = isinstance(state, tuple | list)
+    if mixed and (not isinstance(first, tuple | list) or len(first) != 2):
+        raise refused(op, "reset_state", "(h, c)", first)
+    shape = (batch, (state[0] if mixed else state).shape[1])
+    parts = zip(("reset_state h", "reset_state c"), first) if mixed else [("reset_state", first)]
+    states = []
+    for name, array in parts:
+        check_array(op, name, array, "[B, H]", shape)
+        states.append(array.astype(mx.float32))
+    return {"resets": [resets != 0, *states]}
+
+
+def started_anew(resets: list | None, t: int, *states: mx.array) -> tuple[mx.array, ...]:
+    """The states that step t reads, [B, H] each."""
+    if resets is None:
+        return states
+    at = resets[0][:, t, None]
+    return tuple([mx.where(at, first, s) for first, s in zip(resets[1:], states, strict=True)])
+
+
+def run_by_steps(call: Any) -> mx.array:
+    """The states of a call with resets, one call of its backend for each step."""
+    shapeless.refuse(call.op, "running step by step")
+    keywords = dict(call.keywords)
+    resets, state, states = keywords.pop("resets"), call.state, []
+    for t in range(call.shape[1]):
+        (state,) = started_anew(resets, t, state)
+        step = call.step(t, state)._replace(keywords=keywords)
+        state = step.run()[:, 0]
+        states.append(state)
+    return mx.stack(states, axis=1).astype(call.inputs.dtype)
