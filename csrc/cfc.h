@@ -20,8 +20,8 @@ namespace mlx_ncps {
 // backward reads; without, a backward runs the forward again.
 // memory: c0 [B, H], input_weight [4H, I], bias [4H], recurrent_weight [4H, H] of an LSTM in front
 // of the cell (MATHS 4); c comes out beside h.
-// resets: [B, T], not 0 where a step starts anew, and the h [B, H] to start from; with memory the c,
-// too.
+// resets: [B, T], not 0 where a step starts anew, and the h [B, H] to start from; with memory the
+// c, too.
 States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
                     const Arrays& weights, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation, bool merged,

@@ -32,7 +32,8 @@ inline Shapes lstm_shapes(const char* op, int I, int H) {
   return shapes;
 }
 
-// Inputs: c0, with resets the c to start anew from, the cell's, input_weight, bias, recurrent_weight; states: h of the cell, c.
+// Inputs: c0, with resets the c to start anew from, the cell's, input_weight, bias,
+// recurrent_weight; states: h of the cell, c.
 template <typename Cell>
 struct Mixed {
   static constexpr const char *NAME = Cell::MIXED_NAME, *BACKWARD_NAME = Cell::MIXED_BACKWARD_NAME,
@@ -52,8 +53,7 @@ struct Mixed {
   template <typename F>
   void fields(Problem& p, const F& f) const {
     lstm_state_field(p.lstm, p.B, p.H, f);
-    if (cell.resets)
-      f("reset_state c", "[B, H]", {p.B, p.H}, p.lstm.c_anew, p.lstm.dc_anew);
+    if (cell.resets) f("reset_state c", "[B, H]", {p.B, p.H}, p.lstm.c_anew, p.lstm.dc_anew);
     cell.fields(p, f);
     lstm_weight_fields(p.lstm, p.I, p.H, f);
   }

@@ -39,7 +39,8 @@ def cfc_mixed_sequence(
     inputs: [B, T, I], float32, float16 or bfloat16; the results have this dtype, everything inside
         is float32.
     state: (h, c) before the first step, [B, H] each.
-    ts, params and the keywords are those of `cfc_sequence`, reset_state (h, c), and so is what is raised.
+    ts, params and the keywords are those of `cfc_sequence`, reset_state (h, c), and so is what is
+        raised.
     One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
     """
     h, c = _check("cfc", state)
@@ -60,8 +61,8 @@ def ltc_mixed_sequence(
     """An LTC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each; h are the
     membrane potentials.
 
-    The LSTM, inputs, state and reset_state are as in `cfc_mixed_sequence`; ts, params and the keywords are those
-    of `ltc_sequence`.
+    The LSTM, inputs, state and reset_state are as in `cfc_mixed_sequence`; ts, params and the
+    keywords are those of `ltc_sequence`.
     """
     h, c = _check("ltc", state)
     keywords = (ltc_sequence.__kwdefaults__ or {}) | keywords
@@ -101,7 +102,8 @@ def _run(op: str, call: Call, c: mx.array, memory: Any, anew: list) -> tuple[mx.
     if 0 in call.shape:
         return call.run(), call.run()
     c, memory = c.astype(mx.float32), LSTMParams(*(a.astype(mx.float32) for a in memory))
-    if not call.backend.MIXED_MEMORY:
+    backend = call.backend
+    if not backend.MIXED_MEMORY or (anew and not backend.RESETS):
         return _steps(call, c, memory, anew.get("resets"))
     keywords = call.keywords | {"memory": [c, *memory]} | anew
     h, c = call._replace(keywords=keywords).run()

@@ -13,7 +13,7 @@ from . import shapeless
 from .checks import check_array
 
 
-def checked_resets(op: str, resets: Any, reset_state: Any, state: Any, batch: int, T: int) -> dict:
+def checked_resets(op: str, resets: Any, reset_state: Any, state: Any, B: int, T: int) -> dict:
     """The keyword `resets` of a backend, [where [B, T], from which state], or none. `state`: the
     one before the first step, or (h, c), from which it starts anew where no other is given.
     """
@@ -21,15 +21,17 @@ def checked_resets(op: str, resets: Any, reset_state: Any, state: Any, batch: in
         if reset_state is not None:
             raise refused(op, "reset_state", "None without resets", reset_state)
         return {}
-    check_array(op, "resets", resets, "[B, T]", (batch, T), ())
+    check_array(op, "resets", resets, "[B, T]", (B, T), ())
     first = state if reset_state is None else reset_state
     mixed = isinstance(state, tuple | list)
     if mixed and (not isinstance(first, tuple | list) or len(first) != 2):
         raise refused(op, "reset_state", "(h, c)", first)
-    shape = (batch, (state[0] if mixed else state).shape[1])
-    parts = zip(("reset_state h", "reset_state c"), first) if mixed else [("reset_state", first)]
-    states = []
-    for name, array in parts:
+    shape = (B, (state[0] if mixed else state).shape[1])
+    parts = {"reset_state": first}
+    if mixed:
+        parts = {"reset_state h": first[0], "reset_state c": first[1]}
+    states: list = []
+    for name, array in parts.items():
         check_array(op, name, array, "[B, H]", shape)
         states.append(array.astype(mx.float32))
     return {"resets": [resets != 0, *states]}
