@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
-from mlx_ncps import available_backends, carry_forward, dispatch
+from mlx_ncps import available_backends, backends, carry_forward, dispatch
 from mlx_ncps.cells import CTGRUCell, CTRNNCell, LTCCell, ODELSTMCell
 from mlx_ncps.rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, StreamingSession
 
@@ -379,6 +379,38 @@ def test_what_stands_in_another_episode_is_never_read():
         got, _ = layer(mx.array(x), resets=RESETS)
         others = np.arange(T) != 1
         assert_close("others", mx.array(np.array(got)[1][others]), np.array(want)[1][others], SAME)
+
+
+# --- explain --------------------------------------------------------------------------------------
+
+
+def test_explain_says_what_starts_anew_fused_and_what_step_by_step():
+    for name in LAYERS:
+        with dispatch.use_backend("reference"):
+            plan = make(name).explain((B, T, I), resets=True)
+        assert plan.stepwise == ""
+        assert plan.graph == ("the call has resets",)
+        assert " over the whole sequence on reference" in str(plan)
+    plan = OTHERS["user"]().explain((B, T, I), resets=True)
+    assert plan.stepwise == "Leaky is called once for each step"
+
+    class Own(LTCCell):
+        def sequence(self, inputs, state, ts):
+            return super().sequence(inputs, state, ts)
+
+    layer = LTC(Own(4, I), **WHOLE)
+    assert layer.explain((B, T, I)).stepwise == ""
+    assert layer.explain((B, T, I), resets=True).stepwise == "Own.sequence takes no resets"
+    check(layer)
+
+
+def test_explain_says_which_kernels_do_not_start_anew(monkeypatch):
+    monkeypatch.setattr(backends.reference, "RESETS", False)
+    with dispatch.use_backend("reference"):
+        plan = CfCRNN(I, 6, 2).explain((B, T, I), resets=True)
+        check(make("cfc"))
+    assert plan.stepwise == "the kernels of reference don't start anew within a sequence"
+    assert "cfc_sequence step by step on reference: " in str(plan)
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def last_state(states: Any, before: Any, steps: int) -> Any:
     return tree_map(lambda s: s[:, -1], states) if steps else before
 
 
-def last_output(outputs):
+def last_output(outputs: mx.array) -> mx.array:
     """The last of outputs [B, T, O]; zeros when there is none."""
     if outputs.shape[1]:
         return outputs[:, -1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .. import dispatch
+from .. import backends, dispatch
 from ..dispatch import FusedCall
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where the inputs are evaluated; else:"
@@ -40,6 +40,15 @@ class Plan(NamedTuple):
         if self.stepwise:
             lines.append(f"step by step: {self.stepwise}")
         return "\n".join(lines)
+
+
+def kernels_without_resets(calls: list[FusedCall]) -> str:
+    """Why calls that start anew at some steps are made step by step; "" where none is."""
+    for op, facts in calls:
+        name = dispatch.explain(op, facts).backend
+        if not getattr(backends, name).RESETS:
+            return f"the kernels of {name} don't start anew within a sequence"
+    return ""
 
 
 def make_plan(calls: list[FusedCall], stepwise: str, graph: str, *, own_steps: bool) -> Plan:

@@ -198,12 +198,21 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
             layer.reset_states()
 
     def explain(
-        self, shape: Sequence[int], *, dtype: mx.Dtype = mx.float32, scalar_timespans: bool = True
+        self,
+        shape: Sequence[int],
+        *,
+        dtype: mx.Dtype = mx.float32,
+        scalar_timespans: bool = True,
+        resets: bool = False,
     ) -> Plan:
-        """What a call with inputs of this shape would run and why, as a printable `Plan`."""
+        """What a call with inputs of this shape, and with `resets`, would run and why, as a
+        printable `Plan`.
+        """
         calls, stepwise, graph, launches = (), "", (), ()
         for layer in self.layers:
-            plan = layer.explain(shape, dtype=dtype, scalar_timespans=scalar_timespans)
+            plan = layer.explain(
+                shape, dtype=dtype, scalar_timespans=scalar_timespans, resets=resets
+            )
             calls, stepwise, graph = calls + plan.calls, plan.stepwise, graph + plan.graph
             launches += plan.launches
             shape = (*tuple(shape)[:-1], layer.merged_size)
