@@ -17,10 +17,16 @@ static inline bool any_starts_anew(const ResetsProblem& p, long T, long b, long 
 }
 
 // Rows `stride` apart that hold the state before step t: those that start anew get `anew` [B, H].
+// Not inlined: within a kernel's loop over steps it would take registers from all else.
+__attribute__((noinline)) static void start_rows_anew(const ResetsProblem& p, const float* anew,
+                                                      long T, long H, long b, long rows, long t,
+                                                      float* state, long stride) {
+  for (long r = 0; r < rows; ++r)
+    if (starts_anew(p, T, b + r, t)) copy(state + r * stride, anew + (b + r) * H, H);
+}
 static inline void start_anew(const ResetsProblem& p, const float* anew, long T, long H, long b,
                               long rows, long t, float* state, long stride) {
-  for (long r = 0; p.at && r < rows; ++r)
-    if (starts_anew(p, T, b + r, t)) copy(state + r * stride, anew + (b + r) * H, H);
+  if (p.at) start_rows_anew(p, anew, T, H, b, rows, t, state, stride);
 }
 
 // Their twin: rows of dL/d(state before step t); those that start anew add to `danew` [B, H] and

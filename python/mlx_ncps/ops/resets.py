@@ -8,6 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from .. import backends, dispatch
+from ..backends import Facts
 from ..checks import refused
 from . import shapeless
 from .checks import check_array
@@ -35,6 +37,11 @@ def checked_resets(op: str, resets: Any, reset_state: Any, state: Any, B: int, T
         check_array(op, name, array, "[B, H]", shape)
         states.append(array.astype(mx.float32))
     return {"resets": [resets != 0, *states]}
+
+
+def resets_are_fused(op: str, facts: Facts) -> bool:
+    """Whether the backend that runs a call of `op` with these facts starts anew by itself."""
+    return getattr(backends, dispatch.explain(op, facts).backend).RESETS
 
 
 def started_anew(resets: list | None, t: int, *states: mx.array) -> tuple[mx.array, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .. import backends, dispatch
+from .. import dispatch
 from ..dispatch import FusedCall
+from ..ops.resets import resets_are_fused
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where the inputs are evaluated; else:"
 
@@ -45,8 +46,8 @@ class Plan(NamedTuple):
 def kernels_without_resets(calls: list[FusedCall]) -> str:
     """Why calls that start anew at some steps are made step by step; "" where none is."""
     for op, facts in calls:
-        name = dispatch.explain(op, facts).backend
-        if not getattr(backends, name).RESETS:
+        if not resets_are_fused(op, facts):
+            name = dispatch.explain(op, facts).backend
             return f"the kernels of {name} don't start anew within a sequence"
     return ""
 
