@@ -15,6 +15,7 @@ from mlx_ncps.ops import numpy as truth
 from tests.ops.test_mixed_memory import extra
 from tests.support.case_arrays import named_leaves, round_to, to_mlx
 from tests.support.cases import (
+    SOLVERS,
     CfcCase,
     LtcCase,
     assert_all_close,
@@ -36,6 +37,10 @@ CASES = [
     CfcCase(batch=37, steps=50, units=9, backbone_units=6, timespans="per_batch"),
     CfcCase(batch=3, steps=70, units=17, layers=0, variant="keras"),
     CfcCase(batch=130, steps=5, units=33, dtype="bfloat16"),
+    CfcCase(timespans="per_batch", layers=2, steps=6, dropout=0.4),
+    CfcCase(batch=37, steps=20, units=9, layers=3, mode="pure", variant="keras", dropout=0.3),
+    *(LtcCase(solver=s, unfolds=11, units=5, steps=6, timespans="per_batch") for s in SOLVERS),
+    *(LtcCase(solver=s, batch=19, steps=40, units=9, unfolds=12, density=0.3) for s in SOLVERS),
 ]
 SMALL = [case for case in CASES if case.batch * case.steps <= 90 and case.dtype == "float32"]
 all_mixed = pytest.mark.parametrize("mixed", [False, True], ids=["plain", "mixed"])
@@ -174,7 +179,10 @@ def test_numpy_equals_each_episode_alone(case, mixed):
             if mixed:
                 h, lstm = (h, memory_state[b : b + 1]), (memory,)
             part = (slice(b, b + 1), slice(begin, end))
-            alone = op(call.inputs[part], h, ts[part], *lstm, call.params, **call.keywords)
+            keywords = dict(call.keywords)
+            if "dropout" in keywords:
+                keywords["dropout"] = keywords["dropout"][part]
+            alone = op(call.inputs[part], h, ts[part], *lstm, call.params, **keywords)
             for got, wanted in zip(states, alone if mixed else (alone,), strict=True):
                 assert_close("states", got[part], wanted, tolerance("float64", "forward"))
 
