@@ -1,0 +1,11 @@
+"""Trained layers as files for other runtimes: C99, MLX without this package, ONNX, Core ML."""
+
+from ..function_files import export_function
+from .c_file import to_c
+
+__all__ = ["export_function", "to_c"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
