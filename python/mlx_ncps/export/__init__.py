@@ -2,8 +2,9 @@
 
 from ..function_files import export_function
 from .c_file import to_c
+from .mlx_file import export_sequence, export_step
 
-__all__ = ["export_function", "to_c"]
+__all__ = ["export_function", "export_sequence", "export_step", "to_c"]
 
 
 def __dir__() -> list[str]:
