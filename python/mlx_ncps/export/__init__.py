@@ -2,10 +2,11 @@
 
 from ..function_files import export_function
 from .c_file import to_c
+from .coreml_file import to_coreml
 from .mlx_file import export_sequence, export_step
 from .onnx_file import to_onnx
 
-__all__ = ["export_function", "export_sequence", "export_step", "to_c", "to_onnx"]
+__all__ = ["export_function", "export_sequence", "export_step", "to_c", "to_coreml", "to_onnx"]
 
 
 def __dir__() -> list[str]:
