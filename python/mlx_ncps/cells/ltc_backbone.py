@@ -57,10 +57,14 @@ class BackboneLTCCell(LTCCell):
         states [B, T, H].
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, self.sensory_size))
+        return super().sequence(self._sensed(inputs), state, ts).astype(inputs.dtype)
+
+    def _sensed(self, inputs: mx.array) -> mx.array:
+        """What the synapses read of inputs [..., I]: [..., K], float32."""
         activate, z = get_activation(self.backbone_options.activation), inputs.astype(mx.float32)
         for layer in self.backbone:
             z = activate(shapeless.linear(layer, z))
-        return super().sequence(z, state, ts).astype(inputs.dtype)
+        return z
 
 
 LTCCell._with_backbone = BackboneLTCCell

@@ -25,6 +25,7 @@ from ..values import settle
 from .any_cell import name_of, owner_of, runs_sequences, width_of
 from .by_steps import Trace, has_program, is_spans, step_of, trace_by_steps
 from .masks import Seen, Steps, masked_features, spread_states
+from .watched import Run, watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
@@ -213,6 +214,8 @@ class Direction(LazyWeights, CheckedOptions):
             trace = self._trace(x, state, ts)
         else:
             trace = self._masked_trace(x, state, ts, mask)
+        if watched.runs is not None:
+            watched.runs.append(Run(self, x, state, ts, mask, trace.states))
         last = _last_state(trace.states, state, x.shape[1])
         if trace.outputs is None:
             states = trace.states if sequences else last
