@@ -73,6 +73,12 @@ class CTGRUCell(DenseCell):
         """Numbers in a state, H M."""
         return self.hidden_size * self.scales
 
+    def state_names(self) -> Any:
+        """The name of each entry of the state: "neuron_0_trace_0", ..., in the order [H, M]."""
+        return [
+            f"neuron_{n}_trace_{m}" for n in range(self.hidden_size) for m in range(self.scales)
+        ]
+
     def _create(self, width: int) -> None:
         self.input_size = width
         for name in ("retrieve", "detect", "store"):
@@ -200,6 +206,11 @@ class ODELSTMCell(FieldCell):
     ) -> tuple[int, int]:
         """The sizes of h and c."""
         return (self.hidden_size, self.hidden_size)
+
+    def state_names(self) -> Any:
+        """The names of the entries of h and of c."""
+        numbers = range(self.hidden_size)
+        return [f"neuron_{n}" for n in numbers], [f"memory_neuron_{n}" for n in numbers]
 
     def _create(self, width: int) -> None:
         self.input_size = width

@@ -73,6 +73,10 @@ class BackboneLTCCell(LTCCell):
     def _features(self, inputs: mx.array) -> mx.array:
         """Z [B, T, K] of inputs [B, T, I], float32."""
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, self.sensory_size))
+        return self._sensed(inputs)
+
+    def _sensed(self, inputs: mx.array) -> mx.array:
+        """What the synapses read of inputs [..., I]: [..., K], float32."""
         activate, z = get_activation(self.backbone_options.activation), inputs.astype(mx.float32)
         for layer in self.backbone:
             z = activate(shapeless.linear(layer, z))

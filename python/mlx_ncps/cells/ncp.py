@@ -12,10 +12,11 @@ from ..checks import refused, size
 from ..options import optional
 from ..wirings import Wiring
 from .base import LiquidCell
+from .computed import DrawnCell
 from .wiring_tie import WiringTie
 
 
-class NCPRNNCell(LiquidCell):
+class NCPRNNCell(DrawnCell, LiquidCell):
     """Base of the cells that follow a wiring: `wiring` is the cell's own copy, saved and never
     trained.
 
@@ -126,6 +127,15 @@ class NCPRNNCell(LiquidCell):
         if width is not None:
             self.build(width)
             wiring.build_by_layer(width)
+
+    def state_names(self) -> Any:
+        """The name of each entry of the state: type and number of its neuron in the wiring, as
+        "motor_0"; in the order of these numbers.
+        """
+        return self._names_of(range(self.state_size))
+
+    def _names_of(self, neurons: Any) -> list[str]:
+        return [f"{self['wiring'].get_type_of_neuron(n)}_{n}" for n in neurons]
 
     @property
     def state_size(self) -> int:

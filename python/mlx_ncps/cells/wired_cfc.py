@@ -79,6 +79,11 @@ class WiredCfCCell(NCPRNNCell):
             raise ValueError("[cfc] fully_recurrent=False wants no backbone, got one.")
         self._set_wiring(wiring, input_size)  # pyright: ignore[reportArgumentType]  checks it
 
+    def state_names(self) -> Any:
+        """As `NCPRNNCell` has it, but in the order of the layers."""
+        layers = map(self["wiring"].get_neurons_of_layer, range(self.num_layers))
+        return self._names_of(n for layer in layers for n in layer)
+
     @property
     def layer_sizes(self) -> list[int]:
         """Neurons of each layer."""

@@ -9,11 +9,12 @@ from ..cells import CfCCell, LiquidCell, WiredCfCCell
 from ..checks import flag
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Gated
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
 
-class CfC(SequenceLayer):
+class CfC(SequenceLayer, Gated):
     """Closed-form continuous-time network.
 
     `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).

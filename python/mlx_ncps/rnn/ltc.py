@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..cells import LiquidCell, LTCCell
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Conducting
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from .._types import Ranges
 
 
-class LTC(SequenceLayer):
+class LTC(SequenceLayer, Conducting):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).

@@ -15,6 +15,7 @@ from ..wirings import Wiring
 from .cfc import CfC
 from .layout import one_of
 from .ltc import LTC
+from .neurons import Conducting, Gated, Neurons
 from .options import OptionsSignature
 from .plan import Plan
 from .sequence import SequenceLayer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..options import Check
 
 
-class StackedRNN(Configurable, LazyWeights, CheckedOptions):
+class StackedRNN(Configurable, Neurons, LazyWeights, CheckedOptions):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -151,6 +152,9 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
                 )
         return self.layers
 
+    def _one_or_all(self, answers: list[Any]) -> Any:
+        return tuple(answers)
+
     def _states(self, hx: Any, name: str = "hx") -> Sequence[Any]:
         """The state of each layer, None for each when hx is None, 0 when it is 0."""
         if hx is None or (isinstance(hx, (int, float)) and hx == 0):
@@ -219,14 +223,14 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
         return Plan(calls, stepwise, graph, launches, program)
 
 
-class CfCRNN(StackedRNN):
+class CfCRNN(StackedRNN, Gated):
     """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`."""
 
     _layer_class = CfC
     op = "cfc_rnn"
 
 
-class LTCRNN(StackedRNN):
+class LTCRNN(StackedRNN, Conducting):
     """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`."""
 
     _layer_class = LTC
