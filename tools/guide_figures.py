@@ -1,5 +1,5 @@
-"""Draws the pictures of docs/guide. Those of a program show what that program computed: the block of
-its page runs, and the names that it leaves are drawn.
+"""Draws the pictures of docs/guide. Those of a program show what it computed: the block of its
+page runs, and the names that it leaves are drawn.
 
     python -m tools.guide_figures [NAME ...]    into docs/figures/guide
 """
