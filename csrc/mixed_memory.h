@@ -32,7 +32,8 @@ inline Shapes lstm_shapes(const char* op, int I, int H) {
   return shapes;
 }
 
-// Inputs: c0, the cell's, input_weight, bias, recurrent_weight; states: h of the cell, c.
+// Inputs: c0, with resets the c to start anew from, the cell's, input_weight, bias,
+// recurrent_weight; states: h of the cell, c.
 template <typename Cell>
 struct Mixed {
   static constexpr const char *NAME = Cell::MIXED_NAME, *BACKWARD_NAME = Cell::MIXED_BACKWARD_NAME,
@@ -52,11 +53,12 @@ struct Mixed {
   template <typename F>
   void fields(Problem& p, const F& f) const {
     lstm_state_field(p.lstm, p.B, p.H, f);
+    if (cell.resets) f("reset_state c", "[B, H]", {p.B, p.H}, p.lstm.c_anew, p.lstm.dc_anew);
     cell.fields(p, f);
     lstm_weight_fields(p.lstm, p.I, p.H, f);
   }
   Mixed of_mapped(int rows) const { return {cell.of_mapped(rows)}; }
-  int batched() const { return 1 + cell.batched(); }
+  int batched() const { return first() + cell.batched(); }
   mx::Shape states_shape(const Arrays& in) const { return cell.states_shape(of_cell(in)); }
   Shapes saved_shapes(const Arrays& in) const {
     auto shapes = cell.saved_shapes(of_cell(in));
@@ -95,8 +97,9 @@ struct Mixed {
   void backward(const Problem& p) const { cell.backward(p); }
 
  private:
+  int first() const { return cell.resets ? 2 : 1; }  // of the cell's inputs
   Arrays of_cell(const Arrays& in) const {
-    return Arrays(in.begin() + 1, in.begin() + 1 + cell.inputs());
+    return Arrays(in.begin() + first(), in.begin() + first() + cell.inputs());
   }
   void set_lstm(Problem& p, const Arrays& in, mx::array c, float* gates) const {
     read_fields(*this, p, in);
@@ -109,14 +112,30 @@ struct Mixed {
 // memory has besides the cell's arguments.
 using MemoryArrays = Arrays;
 
+// [B, T] of where a sequence starts anew and the states [B, H] from which, the cell's and with
+// mixed memory c.
+using ResetsArrays = std::optional<Arrays>;
+
+// Adds those of the cell to its inputs.
+inline void add_resets(const char* op, const ResetsArrays& resets, bool mixed, Arrays& inputs) {
+  if (!resets) return;
+  const size_t wanted = mixed ? 3 : 2;
+  if (resets->size() != wanted)
+    throw std::invalid_argument(std::string("[") + op + "] resets must be " +
+                                std::to_string(wanted) + " arrays, got " +
+                                std::to_string(resets->size()) + ".");
+  inputs.insert(inputs.end(), {(*resets)[0], (*resets)[1]});
+}
+
 // h and c after every step, [B, T, H] each, in the dtype of x, of a cell's inputs.
 template <typename Cell>
-Arrays mixed_states(Cell cell, const Arrays& inputs, const MemoryArrays& memory, bool save,
-                    mx::Stream s) {
+Arrays mixed_states(Cell cell, const Arrays& inputs, const MemoryArrays& memory,
+                    const ResetsArrays& resets, bool save, mx::Stream s) {
   if (memory.size() != 4)
     throw std::invalid_argument(std::string("[") + Cell::CALL + "] memory must be 4 arrays, got " +
                                 std::to_string(memory.size()) + ".");
   Arrays all{memory[0]};
+  if (resets) all.push_back((*resets)[2]);
   all.insert(all.end(), inputs.begin(), inputs.end());
   all.insert(all.end(), memory.begin() + 1, memory.end());
   return sequence_states(Mixed<Cell>{std::move(cell)}, all, save, inputs[0].dtype(), s);

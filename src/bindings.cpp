@@ -49,7 +49,8 @@ NB_MODULE(_ext, m) {
 
   m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "folded"_a, nb::kw_only(),
         "unfolds"_a, "solver"_a = "semi_implicit", "synapses"_a.none() = nb::none(),
-        "memory"_a.none() = nb::none(), "save"_a = true, "stream"_a = nb::none());
+        "memory"_a.none() = nb::none(), "resets"_a.none() = nb::none(), "save"_a = true,
+        "stream"_a = nb::none());
   m.def(
       "ltc_kernel",
       [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses,
@@ -66,7 +67,8 @@ NB_MODULE(_ext, m) {
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
         "merged"_a = false, "memory"_a.none() = nb::none(), "dropout"_a.none() = nb::none(),
-        "first_dropped"_a = 0, "save"_a = true, "stream"_a = nb::none());
+        "first_dropped"_a = 0, "resets"_a.none() = nb::none(), "save"_a = true,
+        "stream"_a = nb::none());
   m.def("dropout_factors", &mlx_ncps::dropout_factors, "key"_a, "shape"_a, "rate"_a,
         "stream"_a = nb::none(),
         "float32 [shape]: 0 with probability `rate`, else 1 / (1 - rate), from bits of an "

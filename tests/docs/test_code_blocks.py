@@ -140,7 +140,8 @@ CHECKS = {
         ("class Leaky", "output.shape == (8, 8)"),
         ("CTRNNCell(I, 16", "output.shape == (8, 20, 16)"),
         ("backbone_dropout=0.1", "'cfc_sequence over the whole sequence on' in printed"),
-        ("layer.step(", "output.shape == action.shape == (4,)"),
+        ("layer.step(mx.array(sample)", "output.shape == action.shape == (4,)"),
+        ("resets=starts", "output.shape == (8, 20, 16) and action.shape == (8, 16)"),
     ],
     "docs/training.md": [
         ("clip_grad_norm", "norm.item() > 0"),

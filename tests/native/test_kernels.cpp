@@ -159,6 +159,34 @@ struct Memory {
   }
 };
 
+// Steps that start anew, a third of them, with arrays of their exact sizes.
+struct Anew {
+  Numbers at, h, c;  // [B, T], [B, H], [B, H]; empty: none does
+  std::vector<Exact> in, out;
+  Anew() = default;
+  Anew(bool on, Draw& draw, size_t B, size_t T, size_t H) {
+    if (!on) return;
+    at = draw(B * T, 0, 1), h = draw(B * H, -1, 1), c = draw(B * H, -1, 1);
+    for (auto& each : at) each = each < 1. / 3;
+    for (const auto* each : {&at, &h, &c}) in.emplace_back(*each), out.emplace_back(each->size());
+  }
+  // The states that row b reads at step t of T, [H] each; c null without an LSTM.
+  void start(long b, long t, long T, long H, double* state, double* memory) const {
+    if (at.empty() || at[b * T + t] == 0) return;
+    std::copy_n(h.begin() + b * H, H, state);
+    if (memory) std::copy_n(c.begin() + b * H, H, memory);
+  }
+  void bind(ResetsProblem& p, LstmProblem& lstm) const {
+    if (in.empty()) return;
+    p = {in[0].get(), in[1].get(), out[0].get(), out[1].get()};
+    if (lstm.on) lstm.c_anew = in[2].get(), lstm.dc_anew = out[2].get();
+  }
+  void check_gradients(const std::string& name) const {
+    for (size_t i = 0; !in.empty() && i < in[0].size; ++i)
+      require(out[0].data[i] == 0, name + ": resets have a gradient");
+  }
+};
+
 void draw_memory(Draw& draw, size_t B, size_t I, size_t H, std::vector<Numbers>& a) {
   for (const size_t size : {B * H, 4 * H * I, 4 * H, 4 * H * H}) a.push_back(draw(size, -1, 1));
 }
@@ -181,11 +209,13 @@ Numbers rows_first(const LtcSizes& n, const Numbers& states) {
   return ordered;
 }
 
-Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
+Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a, const Anew& anew) {
   const bool mixed = a.size() > 14;
   Numbers states, memories, v = a[1], c = mixed ? a[14] : Numbers();
   const auto gate = [](double z) { return 1 / (1 + std::exp2(z)); };
   for (long t = 0; t < n.T; ++t) {
+    for (long b = 0; b < n.B; ++b)
+      anew.start(b, t, n.T, n.H, v.data() + b * n.H, mixed ? c.data() + b * n.H : nullptr);
     for (long b = 0; mixed && b < n.B; ++b)
       lstm_step(&a[14], a[0].data() + (b * n.T + t) * n.I, n.I, v.data() + b * n.H,
                 c.data() + b * n.H, n.H);
@@ -244,7 +274,8 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
 
 // Only every keep-th synapse is present, the others' weights are 0 and not in the lists; keep = 0:
 // none is.
-void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = false) {
+void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = false,
+               bool resets = false) {
   Draw draw{std::mt19937(unsigned(n.B + 10 * n.H))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H;
   std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),  draw(B * T, 0, 2),
@@ -270,8 +301,10 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
   const Exact v(B * T * H), saved(B * T * n.evaluations() * 2 * H),
       dv(Numbers(cotangents.begin(), cotangents.begin() + long(B * T * H)));
   const Memory memory(mixed, a, 14, cotangents, B * T * H);
+  const Anew anew(resets, draw, B, T, H);
   LtcProblem p{};
   memory.bind(p.lstm);
+  anew.bind(p.resets, p.lstm);
   p.B = p.element = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U, p.solver = n.solver;
   p.x = in[0].get(), p.v0 = in[1].get(), p.ts = in[2].get(), p.cm = in[3].get(),
   p.leak_num = in[4].get(), p.leak_den = in[5].get();
@@ -289,21 +322,22 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
     kernels().ltc_backward(p, kernel);
   };
   run();
-  const std::string name = std::string(kernels().name) +
-                           (kernel == LtcKernel::LISTS ? " lists" : " dense") + " B" +
-                           std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) +
-                           " H" + std::to_string(H) + " U" + std::to_string(n.U) + " solver " +
-                           std::to_string(n.solver) + (mixed ? " mixed" : "");
-  check_close(name + " v", v, memory.c, ltc_states(n, a));
+  const std::string name =
+      std::string(kernels().name) + (kernel == LtcKernel::LISTS ? " lists" : " dense") + " B" +
+      std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) + " H" +
+      std::to_string(H) + " U" + std::to_string(n.U) + " solver " + std::to_string(n.solver) +
+      (mixed ? " mixed" : "") + (resets ? " resets" : "");
+  anew.check_gradients(name);
+  check_close(name + " v", v, memory.c, ltc_states(n, a, anew));
   // An absent synapse has a gradient of its own in the dense kernel (its weight is a number like
   // any other), and none in the lists.
   if (keep == 1)
     check_gradient(name + " gradient", a, out, memory.out,
-                   [&](const auto& x) { return dot(ltc_states(n, x), cotangents); });
+                   [&](const auto& x) { return dot(ltc_states(n, x, anew), cotangents); });
   p.saved = p.lstm.gates = nullptr;  // no backward will follow
   std::fill_n(v.get(), v.size, std::numeric_limits<float>::quiet_NaN());
   kernels().ltc_forward(p, kernel);
-  check_close(name + " v without saved", v, memory.c, ltc_states(n, a));
+  check_close(name + " v without saved", v, memory.c, ltc_states(n, a, anew));
   p.saved = saved.get();
   memory.bind(p.lstm);
   check_rows_apart(name, B, memory.with({&in[0], &in[1], &in[2], &dv}, memory.in, memory.dc),
@@ -348,7 +382,7 @@ Numbers linear(const Numbers& W, const Numbers& b, const Numbers& z) {
 
 // factors: of dropout [B, T, dropped K].
 Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbers& factors,
-                   bool mixed) {
+                   bool mixed, const Anew& anew) {
   Numbers states((mixed ? 2 : 1) * n.B * n.T * n.H);
   const size_t memory = a.size() - 4;
   for (long b = 0; b < n.B; ++b) {
@@ -356,6 +390,7 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbe
     if (mixed) c.assign(a[memory].begin() + b * n.H, a[memory].begin() + (b + 1) * n.H);
     for (long t = 0; t < n.T; ++t) {
       const long to = (b * n.T + t) * n.H;
+      anew.start(b, t, n.T, n.H, h.data(), mixed ? c.data() : nullptr);
       if (mixed) {
         lstm_step(&a[memory], a[0].data() + (b * n.T + t) * n.I, n.I, h.data(), c.data(), n.H);
         std::copy(c.begin(), c.end(), states.begin() + n.B * n.T * n.H + to);
@@ -389,7 +424,7 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbe
   return states;
 }
 
-void check_cfc(const CfcSizes& n, bool mixed = false) {
+void check_cfc(const CfcSizes& n, bool mixed = false, bool resets = false) {
   Draw draw{std::mt19937(unsigned(n.H + 7 * n.K + n.mode))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H, K = n.K;
   std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),
@@ -406,14 +441,16 @@ void check_cfc(const CfcSizes& n, bool mixed = false) {
   for (const auto& each : in) out.emplace_back(each.size);
   const auto cotangents = draw((mixed ? 2 : 1) * B * T * H, -1, 1);
   const Memory memory(mixed, a, own, cotangents, B * T * H);
+  const Anew anew(resets, draw, B, T, H);
   auto factors = draw(B * T * n.dropped * K, -1, 2);
   for (auto& factor : factors) factor = std::max(factor, 0.0);
   const Exact dropout(factors);
   const auto states = [&](const std::vector<Numbers>& x) {
-    return cfc_states(n, x, factors, mixed);
+    return cfc_states(n, x, factors, mixed, anew);
   };
   CfcProblem p{};
   memory.bind(p.lstm);
+  anew.bind(p.resets, p.lstm);
   p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.layers = n.layers, p.mode = n.mode,
   p.activation = n.activation, p.heads = n.heads, p.head_activation = n.head_activation;
   p.saved_width = n.layers * n.K + n.heads * n.H;
@@ -441,12 +478,14 @@ void check_cfc(const CfcSizes& n, bool mixed = false) {
     kernels().cfc_backward(p);
   };
   run();
-  const std::string name =
-      std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" + std::to_string(T) + " I" +
-      std::to_string(I) + " H" + std::to_string(H) + " K" + std::to_string(K) + " L" +
-      std::to_string(n.layers) + " mode " + std::to_string(n.mode) + " activation " +
-      std::to_string(n.activation) + " heads " + std::to_string(n.heads) + " of activation " +
-      std::to_string(n.head_activation) + " dropped " + std::to_string(n.dropped);
+  const std::string name = std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" +
+                           std::to_string(T) + " I" + std::to_string(I) + " H" + std::to_string(H) +
+                           " K" + std::to_string(K) + " L" + std::to_string(n.layers) + " mode " +
+                           std::to_string(n.mode) + " activation " + std::to_string(n.activation) +
+                           " heads " + std::to_string(n.heads) + " of activation " +
+                           std::to_string(n.head_activation) + " dropped " +
+                           std::to_string(n.dropped) + (resets ? " resets" : "");
+  anew.check_gradients(name);
   check_close(name + " h", h, memory.c, states(a));
   check_gradient(name + " gradient", a, out, memory.out,
                  [&](const auto& x) { return dot(states(x), cotangents); });
@@ -547,6 +586,32 @@ NATIVE_TEST(ltc_kernels_equal_the_equations_of_every_solver) {
                                   {3, 0, 2, 4, 2, solver}})
           for (const long keep : {1, 3, 0})
             for (const bool mixed : {false, true}) check_ltc(n, kernel, keep, mixed);
+  });
+}
+
+NATIVE_TEST(kernels_start_anew_at_resets) {
+  for_each_isa([] {
+    for (const bool mixed : {false, true}) {
+      for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
+        for (const LtcSizes& n : {LtcSizes{1, 1, 1, 1, 1},
+                                  {3, 6, 3, 5, 3},
+                                  {17, 4, 7, 17, 2},
+                                  {5, 40, 2, 3, 2},
+                                  {0, 3, 2, 4, 2},
+                                  {3, 0, 2, 4, 2}})
+          for (const int solver :
+               {NCPS_LTC_SEMI_IMPLICIT, NCPS_LTC_EXPLICIT, NCPS_LTC_RUNGE_KUTTA}) {
+            auto sizes = n;
+            sizes.solver = solver, sizes.U *= solver == NCPS_LTC_SEMI_IMPLICIT ? 1 : 8;
+            check_ltc(sizes, kernel, 1, mixed, true);
+          }
+      for (int mode = 0; mode < 3; ++mode) {
+        const int heads = mode == NCPS_CFC_PURE ? 1 : 4;
+        check_cfc({3, 6, 2, 5, 7, 2, mode, NCPS_SILU, heads}, mixed, true);
+        check_cfc({17, 40, 3, 9, 7, 0, mode, NCPS_SILU, heads}, mixed, true);
+      }
+      check_cfc({0, 3, 2, 4, 3, 1, NCPS_CFC_DEFAULT, NCPS_SILU, 4}, mixed, true);
+    }
   });
 }
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "cpu"
 MIXED_MEMORY = True
+RESETS = True
 MAX_LAYERS: int = getattr(_loader.native, "max_cfc_layers", 0)  # of a CfC
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
@@ -59,9 +60,10 @@ def ltc_sequence(
     training: bool,
     ode_solver: str = "semi_implicit",
     memory: list[mx.array] | None = None,
+    resets: list[mx.array] | None = None,
 ) -> Any:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient. `memory`: as `backends` says.
+    the gradient. `memory` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = _fold_ltc(params, implicit_param_constraints, epsilon, ode_solver)
@@ -74,6 +76,7 @@ def ltc_sequence(
             solver=ode_solver,
             synapses=_handle(synapses),
             memory=memory,
+            resets=_float32(resets),
             save=training,
             stream=mx.cpu,
         )
@@ -91,9 +94,10 @@ def cfc_sequence(
     training: bool,
     memory: list[mx.array] | None = None,
     dropout: mx.array | None = None,
+    resets: list[mx.array] | None = None,
 ) -> Any:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient. `memory`, `dropout`: as `backends` says.
+    the gradient. `memory`, `dropout` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = fold_cfc(params, ts, mode, variant)
@@ -110,6 +114,7 @@ def cfc_sequence(
             memory=memory,
             dropout=dropout,
             first_dropped=first_dropped(variant),
+            resets=_float32(resets),
             save=training,
             stream=mx.cpu,
         )
@@ -119,6 +124,10 @@ def dropout_factors(key: mx.array, shape: tuple[int, ...], rate: float) -> mx.ar
     """What mx.random.bernoulli(1 - rate, shape, key) / (1 - rate) is, bit for bit."""
     with mx.stream(mx.cpu):
         return _loader.native.dropout_factors(key, shape, rate, stream=mx.cpu)
+
+
+def _float32(resets):
+    return None if resets is None else [a.astype(mx.float32) for a in resets]
 
 
 def ltc_step_cell(

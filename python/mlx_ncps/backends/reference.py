@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "reference"
 MIXED_MEMORY = False
+RESETS = True
 
 
 def available() -> tuple[bool, str]:
@@ -101,12 +102,13 @@ def cfc_sequence(
     variant: str = "torch",
     training: bool,
     dropout: mx.array | None = None,
+    resets: list[mx.array] | None = None,
 ) -> mx.array:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
     step = partial(_cfc_step, params=params, **options)
     factors = () if dropout is None else (mx.stop_gradient(dropout),)
-    return _scan("cfc", step, inputs, state, ts, *factors)
+    return _scan("cfc", step, inputs, state, ts, resets, *factors)
 
 
 # --- LTC, MATHS 3 ---------------------------------------------------------------------------------
@@ -198,6 +200,7 @@ def ltc_sequence(
     synapses: SynapseLists | None,
     training: bool,
     ode_solver: str = "semi_implicit",
+    resets: list[mx.array] | None = None,
 ) -> mx.array:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     step = partial(
@@ -208,7 +211,7 @@ def ltc_sequence(
         implicit=implicit_param_constraints,
         solver=ode_solver,
     )
-    return _scan("ltc", step, inputs, state, ts)
+    return _scan("ltc", step, inputs, state, ts, resets)
 
 
 def _scan(
@@ -217,6 +220,7 @@ def _scan(
     inputs: mx.array,
     state: mx.array,
     ts: Timespans,
+    resets: list[mx.array] | None,
     *more: mx.array,
 ) -> mx.array:
     """Run step(x, state, ts, *more) over the time axis in float32; the states in the dtype of the
@@ -227,6 +231,9 @@ def _scan(
     spans = ts if isinstance(ts, mx.array) and ts.ndim == 2 else None
     states = []
     for t in range(x.shape[1]):
+        if resets is not None:
+            at, anew = resets
+            state = mx.where(at[:, t, None], anew, state)
         span = ts if spans is None else spans[:, t, None]
         state = step(x[:, t], state, span, *[array[:, t] for array in more])
         states.append(state)

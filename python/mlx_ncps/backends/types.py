@@ -65,6 +65,12 @@ class Backend(Protocol):
     LSTM of MATHS 4 in front of the cell in the same call, and return [states, c].
     """
 
+    RESETS: bool
+    """Whether both functions also take resets=[at, state], and before the steps where at [B, T] is
+    True the state starts anew from `state` [B, H]; with memory resets=[at, state, c]. Without,
+    `ops` calls them at every step.
+    """
+
     def available(self) -> tuple[bool, str]:
         """Whether it can run in this process, and how, or else why not and the cure."""
         ...

@@ -223,20 +223,20 @@ class CfCCell(LiquidCell):
         check_array(self.op, "sparsity_mask", self.sparsity_mask, "[H, K]", shape, ())
         return weight * self.sparsity_mask, bias
 
-    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H].
+        states [B, T, H].  anew: resets and reset_state of `ops.cfc_sequence`.
         """
         if why := self.stepwise():
-            return sequence_by_steps(self, inputs, state, ts, why)
-        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)}
+            return sequence_by_steps(self, inputs, state, ts, why, **anew)
+        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)} | anew
         return cfc_sequence(inputs, state, ts, self.params(), **keywords)
 
     def mixed_sequence(
-        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
+        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams, **anew: Any
     ) -> tuple[mx.array, mx.array]:
         """`sequence` behind the LSTM of `memory`; a state is (h, c)."""
-        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)}
+        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)} | anew
         return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
 
     def _keywords(self) -> dict:

@@ -52,15 +52,15 @@ class BackboneLTCCell(LTCCell):
         """Number of inputs, I; None before the cell is built."""
         return self.built_width
 
-    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H].
+        states [B, T, H].  anew: resets and reset_state of `ops.ltc_sequence`.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, self.sensory_size))
         activate, z = get_activation(self.backbone_options.activation), inputs.astype(mx.float32)
         for layer in self.backbone:
             z = activate(shapeless.linear(layer, z))
-        return super().sequence(z, state, ts).astype(inputs.dtype)
+        return super().sequence(z, state, ts, **anew).astype(inputs.dtype)
 
 
 LTCCell._with_backbone = BackboneLTCCell

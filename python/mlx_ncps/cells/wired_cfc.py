@@ -195,9 +195,9 @@ class WiredCfCCell(NCPRNNCell):
             own = np.ones_like(own)
         return np.concatenate([incoming, own]).astype(np.float32)
 
-    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H], layer after layer.
+        states [B, T, H], layer after layer.  anew: resets and reset_state of `ops.cfc_sequence`.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
@@ -205,12 +205,17 @@ class WiredCfCCell(NCPRNNCell):
         if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
         states, start = [], 0
+        first = anew.get("reset_state")
+        if first is not None:
+            check_array(self.op, "reset_state", first, "[B, H]", state.shape)
         for n, layer in enumerate(self._layers()):
             hidden = layer.state_size
             if self.backbone_options.sizes:
                 inputs = inputs * self._source_mask(n, inputs.shape[-1])
             layer_state = shapeless.columns(state, start, hidden)
-            inputs = layer.sequence(inputs, layer_state, ts)  # [B, T, H_n]
+            if first is not None:
+                anew["reset_state"] = shapeless.columns(first, start, hidden)
+            inputs = layer.sequence(inputs, layer_state, ts, **anew)  # [B, T, H_n]
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)

@@ -22,6 +22,7 @@ from ..programs import (
     why_none,
 )
 from .any_cell import name_of, runs_sequences, takes_time, width_of
+from .resets import Resets
 
 _PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
 
@@ -38,12 +39,30 @@ def is_spans(ts: Any) -> bool:
     return isinstance(ts, mx.array) and ts.ndim == 2
 
 
-def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
+def last_state(states: Any, before: Any, steps: int) -> Any:
+    """The last of states [B, T, ...], `before` [B, ...] where there is none."""
+    if shapeless.length_varies():
+        return tree_map(shapeless.last_step, states, before)
+    if isinstance(states, mx.array):
+        return states[:, -1] if steps else before
+    return tree_map(lambda s: s[:, -1], states) if steps else before
+
+
+def last_output(outputs: mx.array) -> mx.array:
+    """The last of outputs [B, T, O]; zeros when there is none."""
+    if outputs.shape[1]:
+        return outputs[:, -1]
+    return mx.zeros((outputs.shape[0], *outputs.shape[2:]), outputs.dtype)
+
+
+def trace_by_steps(
+    layer: Any, x: mx.array, state: Any, ts: Any, resets: Resets | None = None
+) -> Trace:
     """The Trace of x [B, T, I], each step one call of the cell, in float32 with mixed memory."""
     shapeless.refuse(layer.op, "running step by step")
     dtype = x.dtype
     memory: Any = None
-    made = _trace_by_program(layer, x, state, ts)
+    made = None if resets is not None else _trace_by_program(layer, x, state, ts)
     if made is not None:
         return made
     if layer.mixed_memory:
@@ -53,6 +72,7 @@ def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
     states, outputs = [], []
     for t in range(x.shape[1]):
         span = ts[:, t : t + 1] if is_spans(ts) else ts
+        state = state if resets is None else resets.before(t, state)
         if layer.mixed_memory:
             h, c = memory(t, *state)
             output, h = step_of(layer, x[:, t], h, span)
@@ -180,7 +200,10 @@ def step_of(layer: Any, x: mx.array, state: Any, ts: Any) -> tuple:
     """
     if runs_sequences(layer.rnn_cell):
         with shapeless.one_step():
-            return None, layer.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
+            states = layer.rnn_cell.sequence(x[:, None], state, ts)
+        if isinstance(states, mx.array):
+            return None, states[:, 0]
+        return None, tree_map(lambda s: s[:, 0], states)
     if takes_time(layer.rnn_cell):
         result = layer.rnn_cell(x, state, ts)
     elif is_spans(ts) or isinstance(ts, mx.array) or ts != 1.0:
