@@ -162,7 +162,23 @@ def solvers():
     return figure
 
 
-FIGURES = {f.__name__: f for f in (sine, irregular, dynamics, wirings, solvers)}
+def states():
+    """The states of all neurons of the interpretation page, by name, and their time constants."""
+    names = run_block("howto_interpret.md", "layer.time_constants(x)")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 1), sharey=True)
+    row, labels = names["states"][0], names["layer"].state_names()
+    shown = left.imshow(row.T, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
+    left.set_yticks(range(len(labels)), labels, fontsize=7)
+    left.set(xlabel="step", title="states")
+    figure.colorbar(shown, ax=left, pad=0.01)
+    taus = np.quantile(names["taus"], [0.05, 0.5, 0.95], axis=(0, 1))
+    spread = np.abs(taus[[0, 2]] - taus[1])
+    right.errorbar(taus[1], range(len(labels)), xerr=spread, fmt="o", ms=4)
+    right.set(xlabel="time constant", title="median, 5 to 95 %", xlim=(0, None))
+    return figure
+
+
+FIGURES = {f.__name__: f for f in (sine, irregular, dynamics, wirings, solvers, states)}
 
 
 def main(names: list[str]) -> None:
