@@ -14,6 +14,8 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   csrc/dropout.cpp
   csrc/any_dtype.cpp
   csrc/fold.cpp
+  csrc/guard.cpp
+  csrc/pairs.cpp
   csrc/at_once.cpp
   csrc/loose_call.cpp
   csrc/mappable.cpp

@@ -15,9 +15,11 @@
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/dropout.h"
 #include "csrc/fold.h"
+#include "csrc/guard.h"
 #include "csrc/ltc.h"
 #include "csrc/mappable.h"
 #include "csrc/metallib.h"
+#include "csrc/pairs.h"
 #include "csrc/seen.h"
 #include "metal/activations.h"
 #include "metal/cfc.h"
@@ -77,6 +79,19 @@ NB_MODULE(_ext, m) {
   m.def("fold_ltc", &mlx_ncps::fold_ltc, "weights"_a, nb::kw_only(), "mask"_a.none() = nb::none(),
         "sensory_mask"_a.none() = nb::none(), "input_w"_a.none() = nb::none(),
         "input_b"_a.none() = nb::none(), "implicit"_a, "epsilon"_a, "stream"_a = nb::none());
+  m.def("products", &mlx_ncps::products, "x"_a, "y"_a, "stream"_a = nb::none(),
+        "x[i] * y[i] of float32 arrays of equal shapes, in one primitive.");
+  m.def("scaled_sums", &mlx_ncps::scaled_sums, "x"_a, "y"_a, "factor"_a, "stream"_a = nb::none(),
+        "factor * x[i] + y[i] of such arrays, each rounded by itself.");
+  nb::class_<mlx_ncps::Rule>(m, "Rule", "What must hold among arrays: see csrc/guard.h.")
+      .def(
+          "__init__",
+          [](mlx_ncps::Rule* self, Indices at, Indices of, int width, bool own) {
+            new (self) mlx_ncps::Rule{vector_of(at), vector_of(of), width, own};
+          },
+          "at"_a, "of"_a, "width"_a, "own"_a);
+  m.def("guarded", &mlx_ncps::guarded, "a"_a, "arrays"_a, "rules"_a, "stream"_a = nb::none(),
+        "`a`, float32, or NaN throughout where one of the rules doesn't hold among the arrays.");
 
 #ifdef MLX_NCPS_LOCK_GUARD
   bind_lock_guard(m);

@@ -26,7 +26,10 @@ struct SynapseGradients {
 // input_weight [4H, I], bias [4H] and recurrent_weight [4H, H] are split in the order i, ig, fg,
 // og.
 struct LstmProblem {
-  bool on;                                                   // without: all else is unset
+  bool on;      // without: all else is unset
+  long inputs;  // what it reads in place of the cell's x: [B, T, inputs]; x null where it is that
+  const float* x;
+  float* dx;
   const float *c0, *input_weight, *bias, *recurrent_weight;  // c0 [B, H]
   float* c;                                                  // [B, T, H], as the states of the cell
   float* gates;     // [B, T, 4, H]: tanh(i), sigma(ig), sigma(fg + 1), sigma(og); null as `saved`

@@ -29,13 +29,13 @@ static Lstm make_lstm(const Problem& p, const float* h0, const float* h, bool ba
                       Carver& memory) {
   Lstm k{.p = p.lstm,
          .T = p.T,
-         .I = p.I,
+         .I = p.lstm.x ? p.lstm.inputs : p.I,
          .H = p.H,
          .Z = round_up(4 * p.H, NR),
-         .x = p.x,
+         .x = p.lstm.x ? p.lstm.x : p.x,
          .h0 = h0,
          .h = h,
-         .dx = p.dx,
+         .dx = p.lstm.x ? p.lstm.dx : p.dx,
          .resets = p.resets};
   if (!k.p.on) return k;
   if (backward) {

@@ -108,7 +108,7 @@ static void lstm_backward_step(const LstmBackwardRows& m, long t, long slot, flo
   start_anew_backward(k.resets, k.p.dc_anew, k.T, k.H, m.b, m.rows, t, m.dc, m.Hn);
 }
 
-// After the cell has written dx of these steps.
+// After the cell has written dx of these steps, to which the LSTM's is added where both read one x.
 static void lstm_backward_chunk(const LstmBackwardRows& m, long t0, long steps) {
   const Lstm& k = m.k;
   const long depth = steps * m.rows, In = round_up(k.I, NR);
@@ -124,8 +124,10 @@ static void lstm_backward_chunk(const LstmBackwardRows& m, long t0, long steps) 
   gemm(m.dz, 1, k.Z, 4 * k.H, m.columns, depth, k.H, m.g.recurrent_weight, m.Hn, true);
   gemm(m.dz, k.Z, 1, depth, k.x_back, 4 * k.H, k.I, m.products, In, false);
   add_column_sums(m.dz, depth, k.Z, 4 * k.H, m.g.bias);
-  for (long d = 0; d < depth; ++d)
-    add_to(k.dx + (row(d) * k.T + time(d)) * k.I, m.products + d * In, k.I);
+  for (long d = 0; d < depth; ++d) {
+    float* dx = k.dx + (row(d) * k.T + time(d)) * k.I;
+    k.p.x ? copy(dx, m.products + d * In, k.I) : add_to(dx, m.products + d * In, k.I);
+  }
 }
 
 // Both, where dx of step t is written already; chunks start at multiples of their length.

@@ -93,8 +93,7 @@ __attribute__((noinline)) static void ltc_lists_backward_rows(
     for (long e = 0, at = 0; e < E; ++e) {
       const LtcStage stage = STAGED ? stage_of(p, e) : LtcStage{};
       for (long j = 0; j < H; ++j, ++at) {
-        const float* n_at = saved + at * 2 * live;
-        const vf n = load_partial(n_at, live), d = load_partial(n_at + live, live);
+        const auto [n, d] = load_sums<STAGED>(saved + at * 2 * live, live);
         if constexpr (STAGED)
           store(v + row + at * W, next_point(stage, load(v + at * W), n, d, p.cm[j], rate,
                                              own->stages.v + j * W, own->stages.sum + j * W));

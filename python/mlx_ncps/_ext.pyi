@@ -30,6 +30,22 @@ def dropout_factors(key: mlx.core.array, shape: Sequence[int], rate: float, stre
 
 def fold_ltc(weights: Sequence[mlx.core.array], *, mask: mlx.core.array | None = None, sensory_mask: mlx.core.array | None = None, input_w: mlx.core.array | None = None, input_b: mlx.core.array | None = None, implicit: bool, epsilon: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]: ...
 
+def products(x: Sequence[mlx.core.array], y: Sequence[mlx.core.array], stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
+    """x[i] * y[i] of float32 arrays of equal shapes, in one primitive."""
+
+def scaled_sums(x: Sequence[mlx.core.array], y: Sequence[mlx.core.array], factor: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
+    """factor * x[i] + y[i] of such arrays, each rounded by itself."""
+
+class Rule:
+    """What must hold among arrays: see csrc/guard.h."""
+
+    def __init__(self, at: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], of: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], width: int, own: bool) -> None: ...
+
+def guarded(a: mlx.core.array, arrays: Sequence[mlx.core.array], rules: Sequence[Rule], stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> mlx.core.array:
+    """
+    `a`, float32, or NaN throughout where one of the rules doesn't hold among the arrays.
+    """
+
 class Program:
     """A step program, checked."""
 

@@ -7,9 +7,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
-from mlx_ncps import available_backends, backends, carry_forward, dispatch
+from mlx_ncps import _loader, available_backends, backends, carry_forward, dispatch
 from mlx_ncps.cells import CTGRUCell, CTRNNCell, LTCCell, ODELSTMCell
 from mlx_ncps.rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, StreamingSession
+from mlx_ncps.rnn.resets import started_anew
 
 from tests.support.cases import assert_close, tolerance
 from tests.support.rnn_layers import (
@@ -225,6 +226,52 @@ def test_steps_with_resets_equal_the_call(name):
         outputs.append(output)
     assert_close("output", mx.stack(outputs, axis=1), want, SAME)
     assert_close("state", state, end, SAME)
+
+
+FORMS = {
+    "numpy": np.array,
+    "numbers": lambda at: np.array(at, np.int64),
+    "mx": mx.array,
+    "half": lambda at: mx.array(at).astype(mx.bfloat16),
+    "lazy": lambda at: mx.array(at) * mx.array(1),
+}
+
+
+@all_layers
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_step_of_evaluated_states_starts_anew(name, form, given):
+    layer = make(name)
+    x, state, first = normal(B, I), states_of(layer), states_of(layer)
+    mx.eval(x, state, first)
+    start = first if given else tree_map(mx.zeros_like, first)
+    for at in ([1, 0, 1], [0, 0, 0], [1, 1, 1]):
+        want = layer.step(x, started_anew(mx.array(at) != 0, start, state))
+        got = layer.step(x, state, resets=FORMS[form](at), reset_state=first if given else None)
+        assert_trees_close("step", got, want, 0)
+
+
+@all_layers
+@pytest.mark.parametrize("reset", [True, False, np.True_, np.array(1), mx.array(0)])
+def test_a_step_of_one_sample_starts_anew(name, reset):
+    layer = make(name)
+    x, state = normal(I), row(states_of(layer), 0)
+    state = tree_map(lambda a: a[0], state)
+    mx.eval(x, state)
+    want = layer.step(x, None if bool(reset) else state)
+    assert_trees_close("step", layer.step(x, state, resets=reset), want, 0)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("at", [[1, 0, 1], [0, 0, 0], [1, 1, 1]])
+@pytest.mark.parametrize("name", ["cfc", "ltc"])
+def test_a_step_with_resets_is_computed_at_once(name, at):
+    layer = make(name)
+    x, state = normal(B, I), states_of(layer)
+    mx.eval(layer.parameters(), x, state)
+    output, state = layer.step(x, state, resets=np.array(at))
+    assert _loader.native.has_values(output)
+    assert _loader.native.has_values(state)
 
 
 def test_a_reset_starts_from_hx_or_zeros_or_the_given_state():

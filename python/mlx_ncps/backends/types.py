@@ -62,7 +62,8 @@ class Backend(Protocol):
 
     MIXED_MEMORY: bool
     """Whether both functions also take memory=[c0, input_weight, bias, recurrent_weight], run the
-    LSTM of MATHS 4 in front of the cell in the same call, and return [states, c].
+    LSTM of MATHS 4 in front of the cell in the same call, and return [states, c]. A fifth array is
+    what the LSTM reads in place of the inputs, [B, T, M].
     """
 
     RESETS: bool

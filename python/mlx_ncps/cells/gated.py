@@ -17,7 +17,7 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from ..options import positive
-from ..programs import Declined, run_program
+from ..programs import Declined, float32_weights, run_program
 from .base import first_state
 from .lstm import LSTMCell
 from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
@@ -253,12 +253,13 @@ class ODELSTMCell(FieldCell):
             h, c = made[0]
             return h, c
         h, c = (part.astype(mx.float32) for part in state)
-        drive, states = self.lstm._drive(inputs), [(h, c)]
-        for t in range(steps):
-            span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
-            h, c = self.lstm._gates(drive[:, t], h, c)
-            h = self._evolve(h, span)
-            states.append((h, c))
+        with float32_weights([self]):
+            drive, states = self.lstm._drive(inputs), [(h, c)]
+            for t in range(steps):
+                span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
+                h, c = self.lstm._gates(drive[:, t], h, c)
+                h = self._evolve(h, span)
+                states.append((h, c))
         h, c = (mx.stack(list(part), axis=1)[:, 1:] for part in zip(*states, strict=True))
         return h.astype(inputs.dtype), c.astype(inputs.dtype)
 

@@ -197,8 +197,8 @@ class LTCCell(SolverCell):
         known = self._sync_wiring()
         fields: dict[str, Any] = {name: self.get(name) for name in LTCParams._fields}
         fields["mask"], fields["sensory_mask"] = (self[name] for name in self.fixed_keys)
-        for name, mask in (("w", "sparsity_mask"), ("sensory_w", "sensory_sparsity_mask")):
-            fields[name] = self._host_masks.guard(mask, self[mask], self[name])
+        masks = {name: self[name] for name in self.fixed_keys}
+        fields["w"] = self._host_masks.guard(masks, self["w"])
         if not known:
             fields["w"] = self._tie.guard(self, fields["w"])
         return LTCParams(**fields)

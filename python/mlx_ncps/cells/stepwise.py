@@ -16,7 +16,7 @@ from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from ..options import one_of, optional, unfolds
-from ..programs import Declined, run_program
+from ..programs import Declined, float32_weights, run_program
 from .base import LiquidCell
 
 if TYPE_CHECKING:
@@ -106,12 +106,13 @@ class SteppedCell(LiquidCell):
         made = run_program(self, [self], self._program, inputs, ts, [state])
         if not isinstance(made, Declined):
             return made[0][0]
-        drive = self._drive(inputs.astype(mx.float32))
         state, states = state.astype(mx.float32), []
-        for t in range(steps):
-            span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
-            state = self._step(drive[:, t], state, span)
-            states.append(state)
+        with float32_weights([self]):
+            drive = self._drive(inputs.astype(mx.float32))
+            for t in range(steps):
+                span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
+                state = self._step(drive[:, t], state, span)
+                states.append(state)
         states = mx.stack(states, axis=1) if steps else state[:, None][:, :0]
         return states.astype(inputs.dtype)
 

@@ -18,6 +18,7 @@ from ..wirings._matrices import MATRICES
 from .backbone import backbone_options
 from .base import LiquidCell
 from .cfc import CFC_OPTIONS, DROPOUT, CfCCell
+from .cfc_params import params_of
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 from .ncp import NCPRNNCell
 
@@ -204,18 +205,24 @@ class WiredCfCCell(NCPRNNCell):
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
-        states, start = [], 0
         first = anew.get("reset_state")
         if first is not None:
             check_array(self.op, "reset_state", first, "[B, H]", state.shape)
-        for n, layer in enumerate(self._layers()):
+        states, start, layers = [], 0, self._layers()
+        fused = [layer for layer in layers if type(layer) is CfCCell and not layer.stepwise()]
+        params = dict(zip(map(id, fused), params_of(fused), strict=True))
+        for n, layer in enumerate(layers):
             hidden = layer.state_size
             if self.backbone_options.sizes:
                 inputs = inputs * self._source_mask(n, inputs.shape[-1])
             layer_state = shapeless.columns(state, start, hidden)
             if first is not None:
                 anew["reset_state"] = shapeless.columns(first, start, hidden)
-            inputs = layer.sequence(inputs, layer_state, ts, **anew)  # [B, T, H_n]
+            if id(layer) in params:
+                own = params[id(layer)]
+                inputs = layer._fused(inputs, layer_state, ts, own, **anew)  # [B, T, H_n]
+            else:
+                inputs = layer.sequence(inputs, layer_state, ts, **anew)
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)

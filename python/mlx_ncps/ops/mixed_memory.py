@@ -64,12 +64,25 @@ def ltc_mixed_sequence(
     The LSTM, inputs, state and reset_state are as in `cfc_mixed_sequence`; ts, params and the
     keywords are those of `ltc_sequence`.
     """
+    return ltc_behind_memory(None, inputs, state, ts, memory, params, **keywords)
+
+
+def ltc_behind_memory(
+    own: mx.array | None,
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: LTCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
+    """`ltc_mixed_sequence` whose LSTM reads inputs [B, T, M] of its own: `own`, if not None."""
     h, c = _check("ltc", state)
     keywords = (ltc_sequence.__kwdefaults__ or {}) | keywords
     options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
     anew = [keywords.pop(name) for name in ("resets", "reset_state")]
     call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
-    return _run("ltc", call, c, memory, anew)
+    return _run("ltc", call, c, memory, anew, own)
 
 
 def mixed_memory_is_fused(op: str, facts: Facts) -> bool:
@@ -93,30 +106,35 @@ def _check(op: str, state: Any) -> Sequence[mx.array]:
     return state
 
 
-def _run(op: str, call: Call, c: mx.array, memory: Any, anew: list) -> tuple[mx.array, mx.array]:
-    (B, _, H), I = call.shape, call.inputs.shape[2]
+def _run(
+    op: str, call: Call, c: mx.array, memory: Any, anew: list, own: mx.array | None = None
+) -> tuple[mx.array, mx.array]:
+    B, T, H = call.shape
+    read = call.inputs if own is None else own
     check_array(op, "state c", c, "[B, H]", (B, H))
+    check_array(op, "inputs of the memory", read, "[B, T, M]", (B, T, None))
     check_params(op, "memory", memory, LSTMParams)
-    check_memory(op, memory, I, H)
-    anew = checked_resets(op, *anew, (call.state, c), B, call.shape[1])
+    check_memory(op, memory, read.shape[2], H)
+    resets = checked_resets(op, *anew, (call.state, c), B, T)
     if 0 in call.shape:
         return call.run(), call.run()
     c, memory = c.astype(mx.float32), LSTMParams(*(a.astype(mx.float32) for a in memory))
     backend = call.backend
-    if not backend.MIXED_MEMORY or (anew and not backend.RESETS):
-        return _steps(call, c, memory, anew.get("resets"))
-    keywords = call.keywords | {"memory": [c, *memory]} | anew
+    if not backend.MIXED_MEMORY or (resets and not backend.RESETS):
+        return _steps(call, c, memory, read, resets.get("resets"))
+    arrays = [c, *memory] if own is None else [c, *memory, own]
+    keywords = call.keywords | {"memory": arrays} | resets
     h, c = call._replace(keywords=keywords).run()
     return h, c
 
 
 def _steps(
-    call: Call, c: mx.array, memory: LSTMParams, resets: list | None
+    call: Call, c: mx.array, memory: LSTMParams, read: mx.array, resets: list | None
 ) -> tuple[mx.array, mx.array]:
-    """The same with one call of the backend for each step."""
+    """The same with one call of the backend for each step; `read` is what the LSTM reads."""
     shapeless.refuse(call.op, "running step by step")
     x, h = call.inputs.astype(mx.float32), call.state
-    drive = x @ memory.input_weight.T + memory.bias  # [B, T, 4H]
+    drive = read.astype(mx.float32) @ memory.input_weight.T + memory.bias  # [B, T, 4H]
     states = []
     for t in range(x.shape[1]):
         h, c = started_anew(resets, t, h, c)

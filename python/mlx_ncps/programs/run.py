@@ -13,14 +13,12 @@ from .. import _loader, dispatch
 from ..backends import shapeless
 from ..values import is_tracer, lies_plain, step_trace
 from .memo import Memo
+from .modules import is_ours
 from .program import Declined, Program
 from .trace import Step, trace, trace_checked
 
 _KEPT = 8  # programs of one cell: for inputs of other widths, other options
 _PLAIN = (int, float, str, type(None))
-# Of MLX: modules that a step leaves as they are, and that are what their arrays say. Others may
-# keep something, as nn.BatchNorm its means, and are traced as a user's.
-_PLAIN_MODULES = (nn.Linear, nn.QuantizedLinear)
 # Multiply-adds of one step from which an Apple GPU's own operations are quicker than the CPU.
 _LARGE_STEP = 50_000_000
 
@@ -138,7 +136,7 @@ class Leaves:
         elif isinstance(value, _PLAIN):
             self._signs.append(value)
         else:
-            self.ours = self.ours and _is_ours(value)
+            self.ours = self.ours and is_ours(value)
 
     def _array(self, value: mx.array) -> None:
         # Two places of one array are one captured array; a number is part of the program.
@@ -148,14 +146,10 @@ class Leaves:
         self.ours = self.ours and value.ndim > 0
 
     def _options(self, module: nn.Module) -> None:
-        self.ours = self.ours and _is_ours(module)
+        self.ours = self.ours and is_ours(module)
         for name, value in vars(module).items():
             if isinstance(value, _PLAIN) or (isinstance(value, tuple) and _is_plain(value)):
                 self._signs.append((name, value))
-
-
-def _is_ours(value: Any) -> bool:
-    return type(value).__module__.split(".")[0] == "mlx_ncps" or type(value) in _PLAIN_MODULES
 
 
 def _is_plain(value: tuple) -> bool:

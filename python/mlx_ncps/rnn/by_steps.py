@@ -15,6 +15,7 @@ from ..cells import LSTMCell
 from ..ops import shapeless
 from ..programs import (
     Declined,
+    float32_weights,
     is_too_large,
     programs_of,
     run_program,
@@ -61,10 +62,24 @@ def trace_by_steps(
     """The Trace of x [B, T, I], each step one call of the cell, in float32 with mixed memory."""
     shapeless.refuse(layer.op, "running step by step")
     dtype = x.dtype
-    memory: Any = None
     made = None if resets is not None else _trace_by_program(layer, x, state, ts)
     if made is not None:
         return made
+    with float32_weights(_modules(layer)):
+        states, outputs = _each_step(layer, x, state, ts, resets)
+    states = tree_map(lambda *parts: mx.stack(list(parts), axis=1), *states)
+    if layer.mixed_memory:
+        states = tree_map(lambda s: s.astype(dtype), states)
+    if runs_sequences(layer.rnn_cell):
+        return Trace(states, None)
+    return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
+
+
+def _each_step(
+    layer: Any, x: mx.array, state: Any, ts: Any, resets: Resets | None
+) -> tuple[list, list]:
+    """The states and outputs after each step."""
+    memory: Any = None
     if layer.mixed_memory:
         x = x.astype(mx.float32)
         state = tree_map(lambda s: s.astype(mx.float32), state)
@@ -81,12 +96,7 @@ def trace_by_steps(
             output, state = step_of(layer, x[:, t], state, span)
         states.append(state)
         outputs.append(output)
-    states = tree_map(lambda *parts: mx.stack(list(parts), axis=1), *states)
-    if layer.mixed_memory:
-        states = tree_map(lambda s: s.astype(dtype), states)
-    if runs_sequences(layer.rnn_cell):
-        return Trace(states, None)
-    return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
+    return states, outputs
 
 
 def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | None:

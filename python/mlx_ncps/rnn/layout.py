@@ -57,17 +57,26 @@ def one_of(op: str, **aliases: Any) -> Any:
 
 def truths(op: str, name: str, given: Any, symbols: str, shape: tuple) -> mx.array:
     """True where the elements of an array of this shape, mx.array or NumPy's, are not 0."""
+    _check_grid(op, name, given, symbols, shape)
+    return _not_zero(op, name, given)
+
+
+def _check_grid(op: str, name: str, given: Any, symbols: str, shape: tuple) -> None:
     if not (is_array(given) or isinstance(given, np.ndarray)):
         raise refused(op, name, f"an array {symbols}", given)
     if given.shape != shape:
         raise ValueError(f"[{op}] {name} must be {symbols} = {shape}, got {given.shape}.")
-    return _not_zero(op, name, given)
+    _check_real(op, name, given)
 
 
-def _not_zero(op: str, name: str, given: Any) -> mx.array:
+def _check_real(op: str, name: str, given: Any) -> None:
     kind: Any = given.dtype
     if not (kind != mx.complex64 if is_array(given) else kind.kind in "fiub"):
         raise ValueError(f"[{op}] {name} must be of real numbers, got {given.dtype}.")
+
+
+def _not_zero(op: str, name: str, given: Any) -> mx.array:
+    _check_real(op, name, given)
     if isinstance(given, np.ndarray):
         given = mx.array(np.ascontiguousarray(given))  # MLX refuses negative strides
     return given != 0
@@ -124,9 +133,11 @@ class Layout(NamedTuple):
         if isinstance(resets, (bool, np.generic)):
             resets = np.asarray(resets)
         symbols, shape = ("[B]", (batch,)) if self.batched else ("[]", ())
-        at = truths(self.op, "resets", resets, symbols, shape)
-        if not is_tracer(at):
-            at = np.array(at)
+        _check_grid(self.op, "resets", resets, symbols, shape)
+        if is_array(resets) and not is_tracer(resets):
+            known = resets.astype(mx.float32) if resets.dtype == mx.bfloat16 else resets
+            resets = np.array(known)  # NumPy has no bfloat16
+        at = resets != 0
         return at if self.batched else at[None]
 
     def mask(self, mask: Any, batch: int, steps: int, features: int) -> mx.array | None:

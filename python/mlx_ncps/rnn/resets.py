@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_map
 
+from .. import _loader
 from .masks import Steps
 
 
@@ -47,6 +49,26 @@ class Resets(NamedTuple):
 def started_anew(at: mx.array, first: Any, state: Any) -> Any:
     """The arrays [B, ...] of `state`, of `first` in the rows where at [B] is True."""
     return tree_map(lambda s, f: mx.where(_like(at, s), f.astype(s.dtype), s), state, first)
+
+
+def rows_anew(at: np.ndarray, first: Any, state: Any) -> Any:
+    """`started_anew` at once, `first` None for zeros; None where an array is not of evaluated
+    float32 numbers.
+    """
+    if isinstance(state, tuple | list):
+        firsts = (None,) * len(state) if first is None else first
+        if not isinstance(firsts, tuple | list) or len(firsts) != len(state):
+            return None
+        parts = [rows_anew(at, f, s) for f, s in zip(firsts, state, strict=True)]
+        return None if any(part is None for part in parts) else type(state)(parts)
+    native = _loader.native
+    if native is None or not native.has_values(state) or state.shape[:1] != at.shape:
+        return None
+    if first is not None and (not native.has_values(first) or first.shape != state.shape):
+        return None
+    rows = np.array(state)
+    rows[at] = 0 if first is None else np.array(first)[at]
+    return mx.array(rows)
 
 
 def _like(at: mx.array, x: mx.array) -> mx.array:

@@ -14,7 +14,7 @@ from .described import Described
 from .direction import Result
 from .layout import Layout
 from .masks import Seen
-from .resets import Resets, started_anew
+from .resets import Resets, rows_anew, started_anew
 from .tracing import check_state_captured
 
 
@@ -55,8 +55,11 @@ class Stateful(Described):
         """The state that a step of x [B, I] or [I] reads, as `step` takes it."""
         layout = Layout(self.op, x.ndim == 2, True)
         at = layout.resets_of_step(resets, x.shape[0])
-        if isinstance(at, np.ndarray) and not at.any():
-            return state
+        if isinstance(at, np.ndarray):
+            if not at.any():
+                return state
+            if not self._kept and (now := self._anew_at_once(at, state, reset_state)):
+                return now[0]
         x = x[:, None] if layout.batched else x[None, None]  # [B, 1, I]
         check_array(self.op, "inputs", x, "[B, T, I]", x.shape)
         self.build(x.shape[-1])
@@ -72,6 +75,17 @@ class Stateful(Described):
         if known and not is_tracing():
             mx.eval(state)  # such a step is computed at once
         return state
+
+    def _anew_at_once(self, at: np.ndarray, state: Any, reset_state: Any) -> tuple:
+        """(`_started_anew`,) without a graph of a layer that keeps no state, or ()."""
+        zeros = reset_state is None or (isinstance(reset_state, (int, float)) and reset_state == 0)
+        first = None if zeros else reset_state
+        if at.all():
+            return (first,)
+        if state is None:
+            return (None,) if zeros else ()
+        now = rows_anew(at, first, state)
+        return () if now is None else (now,)
 
     def _reset_states(self, layout: Layout, hx: Any, reset_state: Any, x: mx.array) -> tuple:
         """The state from which each direction starts anew where an episode begins."""
