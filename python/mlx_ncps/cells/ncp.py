@@ -134,7 +134,7 @@ class NCPRNNCell(LiquidCell):
 
     @property
     def units(self) -> int:
-        """Number of neurons, H, as the MLX guides call it."""
+        """Number of neurons, H, as earlier MLX ports call it."""
         return self.state_size
 
     @property
