@@ -192,7 +192,7 @@ CHECKS = {
     "docs/guide/howto_rl.md": [("ROLLOUTS", "score > 200"), ("import gymnasium", "same")],
     "docs/guide/howto_long_sequences.md": [
         ("piece_loss", "equal and less < 0.5 * megabytes"),
-        ("reset_states", "last < losses[0] and last < 0.3"),
+        ("reset_states", "last < 0.5 * variance"),
     ],
     "docs/guide/howto_interpret.md": [
         ("time_constants", "loss.item() < 0.2 and correlation[0] > 0.8"),
