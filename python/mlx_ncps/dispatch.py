@@ -243,7 +243,7 @@ def _decide(op: str | None, facts: Facts | None, stepwise: bool = False) -> tupl
         if not why and shared and home == "gpu":
             why = _worse_than_cpu(module, op, stepwise)
         if not why:
-            first = _BESIDE if beside else f"the first that runs on the default device ({device})"
+            first = _BESIDE if beside else f"chosen for the default device ({device})"
             return module, Choice(module.NAME, "; ".join([*passed, first]))
         passed.append(f"not {module.NAME}: {why}")
     raise AssertionError("the backend reference runs everything")

@@ -123,7 +123,7 @@ class CfCCell(LiquidCell):
 
     @property
     def units(self) -> int:
-        """Number of neurons, H, as the MLX guides call it."""
+        """Number of neurons, H, as earlier MLX ports call it."""
         return self.hidden_size
 
     @property

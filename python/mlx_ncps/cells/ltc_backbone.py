@@ -1,4 +1,4 @@
-"""An LTC cell whose inputs pass through dense layers first, as in the MLX guides."""
+"""An LTC cell whose inputs pass through dense layers first, as in earlier MLX ports."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class NCPRNNCell(DrawnCell, LiquidCell):
 
     @property
     def units(self) -> int:
-        """Number of neurons, H, as the MLX guides call it."""
+        """Number of neurons, H, as earlier MLX ports call it."""
         return self.state_size
 
     @property

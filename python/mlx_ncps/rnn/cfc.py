@@ -18,8 +18,8 @@ class CfC(SequenceLayer, Gated):
     """Closed-form continuous-time network.
 
     `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `CfC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. `return_sequences`
-    and `return_state`, when given, win in both.
+    `CfC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
+    `return_sequences` or `return_state` to override these defaults.
 
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or a
@@ -40,7 +40,7 @@ class CfC(SequenceLayer, Gated):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        cell: another spelling of `input_size` for a cell, as in the MLX guides.
+        cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         variant: "torch", "keras" or "paper", as in `CfCCell`.
         fully_recurrent: with a wiring, neurons of one layer all read each other, whatever it says;
             False: only along its synapses (`WiredCfCCell`).

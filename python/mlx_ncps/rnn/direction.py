@@ -103,7 +103,7 @@ class Direction(LazyWeights, CheckedOptions):
 
     @property
     def cell(self) -> Any:
-        """`rnn_cell`, as the MLX guides call it."""
+        """`rnn_cell`, as earlier MLX ports call it."""
         return self.rnn_cell
 
     def redraw(self, key: mx.array | int | None = None) -> None:

@@ -35,8 +35,9 @@ def _flag_or(op: str, name: str, given: bool | None, default: bool) -> bool:
 def call_contract(
     op: str, cell_first: bool, return_sequences: bool | None, return_state: bool | None
 ) -> Contract:
-    """The contract of a layer: a cell as first argument follows the MLX guides (last output alone),
-    sizes follow ncps.torch (whole sequence and state); an argument that is not None wins.
+    """The contract of a layer: a cell as first argument follows earlier MLX ports (the last
+    output alone), sizes follow ncps.torch (whole sequence and state); an argument that is not None
+    overrides either.
     """
     default = Contract(False, False) if cell_first else Contract(True, True)
     return Contract(
@@ -174,7 +175,7 @@ class Layout(NamedTuple):
             return tuple(self.state(h, n, x, f"{name}.{key}") for h, (key, n) in parts)
         if hx is None:
             return shapeless.zero_state(x, sizes, x.dtype)
-        if isinstance(hx, list) and len(hx) == 1:  # the list of one state of the MLX guides
+        if isinstance(hx, list) and len(hx) == 1:  # the list of one state of earlier MLX ports
             hx = hx[0]
         symbols, shape = ("[B, H]", (batch, sizes)) if self.batched else ("[H]", (sizes,))
         check_array(self.op, name, hx, symbols, shape)

@@ -19,8 +19,8 @@ class LTC(SequenceLayer, Conducting):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `LTC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. `return_sequences`
-    and `return_state`, when given, win in both.
+    `LTC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
+    `return_sequences` or `return_state` to override these defaults.
 
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or an
@@ -40,7 +40,7 @@ class LTC(SequenceLayer, Conducting):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        cell: another spelling of `input_size` for a cell, as in the MLX guides.
+        cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         ode_solver, initialization_ranges: as in `LTCCell`.
     """
 
