@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from tests.support import ROOT
 from tests.support.cases import assert_all_close, assert_close, tolerance
 
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
 PAGES = sorted(page for page in PAGES if page.name != "CHANGELOG.md")
 NEEDS = {  # text of a block -> the packages without which it is skipped
     "import keras": ("keras", "jax", "scipy", "ncps", "h5py"),
