@@ -48,6 +48,12 @@ class CTGRUCell(DenseCell):
         tau: the shortest time scale, a number > 0.
 
     Parameters: `retrieve`, `detect`, `store`, each with `weight` [H, I + H] and `bias` [H].
+
+    Example:
+        >>> cell = CTGRUCell(20, 16, scales=3)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 48)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 48))
     """
 
     op = "ctgru"
@@ -159,6 +165,12 @@ class ODERNNCell(FieldCell):
 
     Parameters: `gates.{weight [2H, I + H], bias}`, `candidate.{weight [H, I + H], bias}`,
     `field.{n}.{weight, bias}`.
+
+    Example:
+        >>> cell = ODERNNCell(20, 16)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 16)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 16))
     """
 
     op = "ode_rnn"
@@ -195,6 +207,12 @@ class ODELSTMCell(FieldCell):
         ode_solver: "explicit" or "runge_kutta".
 
     Parameters: `lstm.{input_map.{weight, bias}, recurrent_map.weight}`, `field.{n}.{weight, bias}`.
+
+    Example:
+        >>> cell = ODELSTMCell(20, 16)
+        >>> output, (h, c) = cell(mx.ones((8, 20)), (mx.zeros((8, 16)), mx.zeros((8, 16))), 0.5)
+        >>> output.shape, c.shape
+        ((8, 16), (8, 16))
     """
 
     op = "ode_lstm"

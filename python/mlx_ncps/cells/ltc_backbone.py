@@ -26,6 +26,12 @@ class BackboneLTCCell(LTCCell):
     [out], then those of `LTCCell` with K in place of I. The backbone is computed for all steps at
     once in MLX operations, the LTC after it as always. The LSTM of mixed memory reads the inputs.
     Raises ValueError when the wiring is built for another width than K.
+
+    Example:
+        >>> cell = cells.BackboneLTCCell(AutoNCP(28, 4), 20, backbone_units=32)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     def _set_wiring(self, wiring: Wiring, width: int | None) -> None:

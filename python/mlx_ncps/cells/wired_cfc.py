@@ -44,6 +44,12 @@ class WiredCfCCell(NCPRNNCell):
     `layer_{l}` is the CfCCell of layer l. The state is the concatenation of the layers' states in
     their order; the output is the last layer's state, or the first `output_dim` neurons of a wiring
     without layers.
+
+    Example:
+        >>> cell = WiredCfCCell(20, AutoNCP(28, 4))
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     op = "cfc"

@@ -42,6 +42,13 @@ class LTC(SequenceLayer, Conducting):
             the border of the calls.
         cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         ode_solver, initialization_ranges: as in `LTCCell`.
+
+    Example:
+        >>> layer = LTC(20, AutoNCP(28, 4))  # 20 inputs, 28 neurons, 4 of them outputs
+        >>> x, dt = mx.random.normal((8, 50, 20)), mx.random.uniform(0.1, 2.0, (8, 50))
+        >>> output, state = layer(x, timespans=dt)
+        >>> output.shape, state.shape
+        ((8, 50, 4), (8, 28))
     """
 
     op = "ltc"

@@ -224,14 +224,28 @@ class StackedRNN(Configurable, Neurons, LazyWeights, CheckedOptions):
 
 
 class CfCRNN(StackedRNN, Gated):
-    """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`."""
+    """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`.
+
+    Example:
+        >>> stack = CfCRNN(20, 16, num_layers=2, bidirectional=True)
+        >>> output, states = stack(mx.zeros((8, 50, 20)))
+        >>> output.shape, len(states)
+        ((8, 50, 32), 2)
+    """
 
     _layer_class = CfC
     op = "cfc_rnn"
 
 
 class LTCRNN(StackedRNN, Conducting):
-    """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`."""
+    """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`.
+
+    Example:
+        >>> stack = LTCRNN(20, 16, num_layers=2, return_sequences=False)
+        >>> output, states = stack(mx.zeros((8, 50, 20)))
+        >>> output.shape, [state.shape for state in states]
+        ((8, 16), [(8, 16), (8, 16)])
+    """
 
     _layer_class = LTC
     op = "ltc_rnn"
