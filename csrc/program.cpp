@@ -44,14 +44,16 @@ long elements(const mx::Shape& shape) {
   return count;
 }
 
-// A mapping of `count` sums or softmaxes: their ints, which multiply to the sizes.
-void check_blocks(const Instruction& i, long in, long out, bool softmax) {
+// The ints of sums, their counterpart and softmaxes, which multiply to the sizes.
+void check_blocks(const Instruction& i, ProgramOp op, long in, long out) {
+  const bool softmax = op == ProgramOp::SOFTMAX;
   if (i.ints.size() != (softmax ? 2u : 3u)) fail(i.op + " wants its sizes.");
   for (int n : i.ints)
     if (n < 1) fail(i.op + " wants sizes of at least 1.");
   const long outer = i.ints[0], n = i.ints[1], inner = softmax ? 1 : i.ints[2];
   const long all = saturated_product(saturated_product(outer, n), inner);
-  if (all != in || (softmax ? all : outer * inner) != out)
+  const long less = softmax ? all : outer * inner;
+  if (op == ProgramOp::EXPAND ? all != out || less != in : all != in || less != out)
     fail(i.op + " has sizes that are not those of its operand and result.");
 }
 
@@ -123,9 +125,9 @@ void Program::check_instruction(const Instruction& i, bool once, std::vector<boo
   const auto size = [&](int n) { return text_.sizes[i.in[n]]; };
   written[i.out] = true;
   if (move) return check_runs(i, size(0), out);
-  if (op.op == ProgramOp::SUM || op.op == ProgramOp::SOFTMAX) {
+  if (op.op == ProgramOp::SUM || op.op == ProgramOp::EXPAND || op.op == ProgramOp::SOFTMAX) {
     if (!once && !text_.varying[i.in[0]]) fail(i.op + " wants a varying operand.");
-    return check_blocks(i, size(0), out, op.op == ProgramOp::SOFTMAX);
+    return check_blocks(i, op.op, size(0), out);
   }
   if (op.op == ProgramOp::MATMUL) {
     if (once || i.ints.size() != 3) fail("matmul wants k, n, transposed, within a step.");

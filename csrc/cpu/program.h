@@ -38,6 +38,7 @@ namespace mlx_ncps {
   X(SELECT, select, 3)       \
   X(MOVE, move, 1)           \
   X(SUM, sum, 1)             \
+  X(EXPAND, expand, 1)       \
   X(SOFTMAX, softmax, 1)     \
   X(MATMUL, matmul, 3)
 
@@ -56,8 +57,8 @@ struct ProgramValue {
   long slab_at;  // of a fixed one in a task's gradients, -1: steps read it in products alone
 };
 
-// ints: MOVE runs of (to, from, length, 0 or 1: what `from` advances by); SUM outer, mid, inner;
-// SOFTMAX outer, n. MATMUL: in[1] is the matrix, in[2] the bias or -1.
+// ints: MOVE runs of (to, from, length, 0 or 1: what `from` advances by); SUM and EXPAND outer,
+// mid, inner; SOFTMAX outer, n. MATMUL: in[1] is the matrix, in[2] the bias or -1.
 struct ProgramInstruction {
   ProgramOp op;
   int out, in[3];
