@@ -93,9 +93,10 @@ struct ProgramProblem {
   long B, T;
   const float *const *captured, *const *steps, *const *states;  // steps [B, T, n], states [B, n]
   const float* resets;                  // [B, T], not 0 where the states start anew; or null
+  const float* const* reset_states;     // from these; may be `states`
   float *const *next, *const *outputs;  // [B, T, n] each
   const float *const *dnext, *const *doutputs;
-  float *const *dcaptured, *const *dsteps, *const *dstates;
+  float *const *dcaptured, *const *dsteps, *const *dstates, *const *dreset_states;
 };
 
 }  // namespace mlx_ncps

@@ -227,12 +227,16 @@ static void fill_fixed(const ProgramProblem& p, const ProgramFixed& f, bool forw
   if (back) pack_matrices(k, m, f.back_panels, true);
 }
 
+static inline bool starts_anew(const ProgramProblem& p, long b, long t) {
+  return p.resets && p.resets[b * p.T + t] != 0.0f;
+}
+
 // The state of row b that step t reads, of state s.
 static inline const float* state_of_step(const ProgramProblem& p, int s, long b, long t) {
   const ProgramPlan& k = *p.plan;
   const long n = k.value[k.captured + k.steps + s].size;
-  const bool anew = t == 0 || (p.resets && p.resets[b * p.T + t] != 0.0f);
-  return anew ? p.states[s] + b * n : p.next[s] + (b * p.T + t - 1) * n;
+  if (starts_anew(p, b, t)) return p.reset_states[s] + b * n;
+  return t == 0 ? p.states[s] + b * n : p.next[s] + (b * p.T + t - 1) * n;
 }
 
 // Runs step t of some rows: reads inputs and states, leaves every value in memory.

@@ -242,15 +242,15 @@ static void program_backward_step(const ProgramProblem& p, const ProgramFixed& f
     const Place d = g.of(k, id, 0);
     const long n = k.value[id].size;
     for (long r = 0; r < rows; ++r) {
-      const bool anew = t == 0 || (p.resets && p.resets[(b + r) * p.T + t] != 0.0f);
+      const bool anew = starts_anew(p, b + r, t);
       const float* from = d.at + r * d.row;
       float* carry = task.carry[s] + r * n;
-      if (!anew) {
+      if (!anew && t > 0) {
         copy(carry, from, n);
         continue;
       }
       fill(carry, n, 0.0f);
-      add_to(p.dstates[s] + (b + r) * n, from, n);
+      add_to((anew ? p.dreset_states : p.dstates)[s] + (b + r) * n, from, n);
     }
   }
 }
@@ -264,6 +264,7 @@ static void program_backward_rows(const ProgramProblem& p, const ProgramFixed& f
   for (int s = 0; s < k.states; ++s) {
     const long n = k.value[k.captured + k.steps + s].size;
     fill(p.dstates[s] + b * n, rows * n, 0.0f);
+    fill(p.dreset_states[s] + b * n, rows * n, 0.0f);
   }
   for (long t = p.T - 1; t >= 0; --t) program_backward_step(p, f, task, slab, b, rows, rows, t);
   for (int n = 0; n < k.matrices; ++n) add_gathered(k, n, task, slab);

@@ -1,5 +1,6 @@
-// Instructions of step programs over one axis of [outer][mid][inner]: sums, their counterpart, which
-// repeats, and softmax. Axes of a few elements, a power of two, stay side by side in a vector.
+// Instructions of step programs over one axis of [outer][mid][inner]: sums, their counterpart,
+// which repeats, and softmax. Axes of a few elements, a power of two, stay side by side in a
+// vector.
 #pragma once
 
 #include "csrc/cpu/activation.inl"
@@ -54,8 +55,7 @@ static inline vf sums_of(const float* in) {
   if constexpr (N == 1)
     return load(in);
   else
-    return pair_sums(sums_of<N / 2>(in), sums_of<N / 2>(in + N / 2 * W),
-                     Lanes{});
+    return pair_sums(sums_of<N / 2>(in), sums_of<N / 2>(in + N / 2 * W), Lanes{});
 }
 
 // Lanes from K W / N on, N times each.

@@ -207,6 +207,7 @@ def run_program(
     ts: Any,
     states: Sequence[mx.array],
     resets: mx.array | None = None,
+    reset_state: Sequence[mx.array] | None = None,
 ) -> tuple[list[mx.array], list[mx.array]] | Declined:
     """All states and outputs [B, T, n] of a cell over a sequence, in the dtype of x, by its step
     program on the CPU.
@@ -214,7 +215,8 @@ def run_program(
     owner: the module that keeps the program.
     step: the function (x [N, I], ts [N, 1], *states [N, n]) -> (new states, outputs); modules: what
     it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n] each.
-    resets: [B, T], True where the states start anew before a step.
+    resets: [B, T], True where the states start anew before a step, from reset_state, [B, n] each,
+    or from `states` if it is None.
     """
     if why := why_none():
         return Declined(why)
@@ -233,7 +235,12 @@ def run_program(
     spans = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
     spans = spans[..., None] if spans.ndim else mx.broadcast_to(spans, (batch, length, 1))
     made = _loader.native.program_sequence(
-        bound.program, [x, spans], list(states), bound.captured, resets
+        bound.program,
+        [x, spans],
+        list(states),
+        bound.captured,
+        resets,
+        None if reset_state is None else list(reset_state),
     )
     dispatch.record("cpu")
     return made[: len(states)], made[len(states) :]
