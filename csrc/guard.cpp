@@ -135,8 +135,7 @@ mx::array guarded(const mx::array& a, const Arrays& arrays, const std::vector<Ru
       for (const int e : *elements)
         if (e < 0 || e >= size) fail("an element must lie in the arrays.");
   }
-  Guard guard(mx::to_stream(s, mx::Device::cpu),
-                    std::make_shared<const std::vector<Rule>>(rules));
+  Guard guard(mx::to_stream(s, mx::Device::cpu), std::make_shared<const std::vector<Rule>>(rules));
   Arrays inputs{a};
   inputs.insert(inputs.end(), arrays.begin(), arrays.end());
   return guard.of(inputs);

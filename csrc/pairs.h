@@ -1,5 +1,5 @@
-// The same small operation on many pairs of arrays, as one MLX primitive: a training step of a small
-// model takes as long as the number of its primitives.
+// The same small operation on many pairs of arrays, as one MLX primitive: a training step of a
+// small model takes as long as the number of its primitives.
 #pragma once
 
 #include "csrc/primitive.h"

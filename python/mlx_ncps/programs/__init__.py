@@ -5,15 +5,18 @@ extension runs over whole sequences.
 from . import computing, moving  # noqa: F401  they fill the table of handlers
 from .memo import Memo
 from .program import Declined, Instruction, Program
+from .pure import Impure, Watch
 from .run import is_too_large, programs_of, run_program, why_none
 from .steps import step_program
 from .trace import trace, trace_checked
 
 __all__ = [
     "Declined",
+    "Impure",
     "Instruction",
     "Memo",
     "Program",
+    "Watch",
     "is_too_large",
     "programs_of",
     "run_program",

@@ -83,7 +83,7 @@ def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | N
         return None  # the cell computes in halves
     if getattr(cell, "_unpacked", str)():  # it draws at each step
         return None
-    step, modules = _step_function(layer, type(state)), _modules(layer)
+    step, modules = step_function(layer, type(state)), modules_of(layer)
     made = run_program(layer, modules, step, x, ts, states)
     if isinstance(made, Declined):
         return None
@@ -116,11 +116,12 @@ def _program_of(layer: Any, sizes: Any) -> Any:
         return Declined("the sizes of the cell are not known before a call")
     if why := getattr(layer.rnn_cell, "_unpacked", str)():
         return Declined(why)
-    step = _step_function(layer, tuple if len(widths) > 1 else mx.array)
-    return programs_of(layer).of(_modules(layer), step, [width, 1], widths)
+    step = step_function(layer, tuple if len(widths) > 1 else mx.array)
+    return programs_of(layer).of(modules_of(layer), step, [width, 1], widths)
 
 
-def _modules(layer: Any) -> list:
+def modules_of(layer: Any) -> list:
+    """What a step of a layer reads."""
     return [layer.rnn_cell, layer.lstm] if layer.mixed_memory else [layer.rnn_cell]
 
 
@@ -132,7 +133,7 @@ def _state_of(kind: type, parts: Any) -> Any:
     return kind(parts) if kind in (tuple, list) else parts[0]
 
 
-def _step_function(layer: Any, kind: type) -> Callable:
+def step_function(layer: Any, kind: type) -> Callable:
     """(x [N, I], ts [N, 1], *states [N, n]) -> (new states, outputs), of a state that is an array,
     a tuple or a list.
     """

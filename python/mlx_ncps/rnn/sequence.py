@@ -25,6 +25,7 @@ from ..values import with_batch
 from .direction import Direction
 from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
+from .own_steps import steps_of
 from .stateful import Stateful
 
 if TYPE_CHECKING:
@@ -180,8 +181,11 @@ class SequenceLayer(Configurable, Stateful):
         cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
             return None
+        root = None
         if not isinstance(cell, LiquidCell):
-            return None
+            root, cell = cell, steps_of(self, x, ts)
+            if cell is None:
+                return None
         if state is None and self._kept:
             state = self._kept["states"][0]
             if _ndim(x) == (1 if form == STEP else 2) and _rows(state) == 1:
@@ -189,7 +193,7 @@ class SequenceLayer(Configurable, Stateful):
         more = None
         if form != STEP and (mask is not None or not self.batch_first):
             more = More(_as_array(mask), self._kept_seen(0), not self.batch_first)
-        done = attempt(cell, lstm, x, state, ts, form, more)
+        done = attempt(cell, lstm, x, state, ts, form, more, root)
         if done is None:
             return None
         output, state = done[0], done[1]
