@@ -20,10 +20,10 @@ from mlx_ncps import StreamingSession, dispatch
 
 from tests.support.cases import relative_error, tolerance
 
-from . import machine, report, worker
-from .features import arithmetic, failed, named, settle
+from . import report, worker
+from .features import arithmetic
+from .layer_command import refusal, run_rows
 from .layer_rows import FEATURES_OF_LAYERS, KINDS, SEED, Feature, I, LayerCase, OwnCell
-from .store import Store
 
 KEYS = ("plain", "ours")
 COMPARED = 3  # steps
@@ -158,23 +158,7 @@ def cases() -> list[StepCase]:
 
 def run(options) -> int:
     """Measure and print. 1 when a result was wrong or a row failed, 130 when interrupted."""
-    if options.columns:
-        raise ValueError("[benchmarks] streaming has no --column: its rows compare both.")
-    chosen = [case for case in cases() if named(case.name, options.only)]
-    if not chosen:
-        raise ValueError("[benchmarks] --only must name a row of `--list`.")
-    if options.list:
-        print("\n".join(case.name for case in chosen))
-        return 0
-    settle(options)
-    command = f"python -m benchmarks {options.typed}".strip()
-    store = Store(options.json, command, machine.header(options), options.resume)
-    with store.measuring():
-        for case in chosen:
-            run_row(case, options, store)
-    print(report.align(table(store.document)))
-    print(notes(store.document))
-    return 130 if store.interrupted else int(failed(store.document))
+    return run_rows(options, "streaming", cases(), run_row, table, is_beyond)
 
 
 def run_row(case: StepCase, options, store) -> None:
@@ -195,10 +179,8 @@ def run_row(case: StepCase, options, store) -> None:
             latency = {"p50": float(p50), "p99": float(p99), "calls": len(calls)}
             results[key] |= {"status": "ready", "latency": latency}
     except Exception as error:
-        refused = isinstance(error, ValueError) and str(error).startswith("[")
         for result in results.values():
-            reason = str(error) if refused else worker.failure()
-            result |= {"status": "refused" if refused else "error", "reason": reason}
+            result |= refusal(error)
     store.row(case.name, facts)
     for key, result in results.items():
         store.add(case.name, key, result)
@@ -271,15 +253,3 @@ def table(document) -> list:
             ]
         )
     return lines
-
-
-def notes(document) -> str:
-    """How many rows are beyond their limit, and why cells have no time."""
-    rows = document["rows"].values()
-    lines = [f"{sum(map(is_beyond, rows))} of {len(rows)} rows beyond their limit."]
-    for row in rows:
-        cell = row["cells"]["ours"]
-        if cell["status"] != "ready":
-            reason = cell["reason"].strip().splitlines()[-1]
-            lines.append(f"{cell['status']}: {row['row']['name']}: {reason}")
-    return "\n".join(lines)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_map
 
 from .._fork import check_process
 from ..at_once import EVERY, LAST, STEP, More, attempt, linear
@@ -189,7 +188,7 @@ class SequenceLayer(Configurable, Stateful):
         if state is None and self._kept:
             state = self._kept["states"][0]
             if _ndim(x) == (1 if form == STEP else 2) and _rows(state) == 1:
-                state = tree_map(lambda s: with_batch(s, False), state)
+                state = _with_batch(state, False)
         more = None
         if form != STEP and (mask is not None or not self.batch_first):
             more = More(_as_array(mask), self._kept_seen(0), not self.batch_first)
@@ -205,7 +204,7 @@ class SequenceLayer(Configurable, Stateful):
 
     def _keep_at_once(self, state: Any, seen: tuple) -> None:
         """`_keep` of a call computed at once; seen: of its mask of features, if it had one."""
-        batched = tree_map(lambda s: s if s.ndim == 2 else with_batch(s, True), state)
+        batched = _with_batch(state, True)
         self._kept = {"states": [batched], "seen": list(seen) or self._kept.get("seen", [])}
 
     def _project_at_once(self, output):
@@ -263,6 +262,15 @@ class SequenceLayer(Configurable, Stateful):
 
     def _build_for(self, width: int) -> None:
         self.build(width)
+
+
+def _with_batch(state: Any, batched: bool) -> Any:
+    """States [H] as [1, H], or back where not `batched`; without tree_map, which takes as long as a
+    small step.
+    """
+    if isinstance(state, tuple):
+        return tuple([_with_batch(s, batched) for s in state])
+    return state if state.ndim == 1 + batched else with_batch(state, batched)
 
 
 def _rows(state: Any) -> int:
