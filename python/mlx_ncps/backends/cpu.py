@@ -15,6 +15,7 @@ from ..checks import choice, integer
 from . import shapeless
 from .activations import first_dropped
 from .fold import fold_cfc
+from .primitives import merge_heads
 from .types import Facts, LTCFacts, Timespans
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def cfc_sequence(
     the gradient. `memory`, `dropout` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
-        folded = fold_cfc(params, ts, mode, variant, _merge)
+        folded = fold_cfc(params, ts, mode, variant, merge_heads)
         return _loader.native.cfc_sequence(
             inputs,
             state,
@@ -118,27 +119,6 @@ def cfc_sequence(
             save=training,
             stream=mx.cpu,
         )
-
-
-def _merge(time_a, time_b, ts, minus):
-    """A CfC's time heads (weight, bias) as one, to the bit as `fold_cfc` does it, in one
-    primitive.
-    """
-    factor = float(-ts if minus else ts)
-    return tuple(_loader.native.scaled_sums(time_a, time_b, factor, stream=mx.cpu))
-
-
-def products(x: list[mx.array], y: list[mx.array]) -> list[mx.array]:
-    """x[i] * y[i] of float32 arrays of equal shapes, in one primitive."""
-    return _loader.native.products(x, y, stream=mx.cpu)
-
-
-def guarded(array: mx.array, arrays: list[mx.array], rules: list) -> mx.array:
-    """`array`, float32, or NaN throughout where one of the rules (at, of [n, width], own) doesn't
-    hold among `arrays`, in one primitive; csrc/guard.h says what they mean.
-    """
-    made = [_loader.native.Rule(at, of.ravel(), of.shape[1], own) for at, of, own in rules]
-    return _loader.native.guarded(array, arrays, made, stream=mx.cpu)
 
 
 def dropout_factors(key: mx.array, shape: tuple[int, ...], rate: float) -> mx.array:

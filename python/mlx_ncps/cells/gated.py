@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import limits
 from .._fork import check_process
+from ..at_once import BATCH, attempt
 from ..checks import at_most, size, sizes
 from ..layers.linear import Linear
 from ..ops import shapeless
@@ -253,6 +254,9 @@ class ODELSTMCell(FieldCell):
         inputs: [B, I]; state: (h, c), each [B, H]. Returns (output [B, H], (h', c')). Raises
         ValueError for a wrong shape, width or dtype, and for a number ts that is negative or NaN.
         """
+        done: Any = attempt(self, None, inputs, state, ts, BATCH)
+        if done is not None:
+            return done
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         self.build(inputs.shape)
         span = self._step_timespans(ts, inputs.shape[0])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import mlx.core as mx
 
 from .._fork import check_process
+from ..at_once import BATCH, StepCell, attempt
 from ..checks import size
 from ..layers.base import NCPLayer, output_shape
 from ..layers.linear import Linear, check_linear, float32_map, weight_and_bias, why_called
@@ -51,6 +52,7 @@ class LSTMCell(NCPLayer):
 
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()
+        self._step_cell = StepCell()
         self.hidden_size = hidden_size
         if input_size is not None:
             self.build(size(self.op, "input_size", input_size))
@@ -97,6 +99,16 @@ class LSTMCell(NCPLayer):
         """Why no fused operator runs this, which modules in place of the linear maps do; or ""."""
         return why_called(self._parts())
 
+    def _step_plan(self, mixed: bool) -> None:
+        """As `LiquidCell` has it: a step program."""
+
+    def _one_step(
+        self, x: mx.array, ts: mx.array, h: mx.array, c: mx.array
+    ) -> tuple[list[mx.array], list]:
+        """What the step program computes: ([h', c'], no output but h')."""
+        h, c = self._gates(self._drive(x), h, c)
+        return [h, c], []
+
     def _step_weights(self) -> LSTMParams | None:
         """The weights that a packed cell has in front of it; None where a subclass has its own
         equations, or modules of a user are called.
@@ -139,6 +151,9 @@ class LSTMCell(NCPLayer):
 
         An LSTM knows no elapsed time. Raises ValueError for a wrong shape, width or dtype.
         """
+        done: Any = attempt(self, None, inputs, state, None, BATCH)
+        if done is not None:
+            return done
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         shapeless.refuse(self.op, "a cell of MLX operations", length=False)

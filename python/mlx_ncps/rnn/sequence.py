@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_map
 
 from .._fork import check_process
 from ..at_once import EVERY, LAST, STEP, More, attempt, linear
@@ -26,6 +25,7 @@ from .direction import Direction
 from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
 from .neurons import Neurons
+from .own_steps import steps_of
 from .stateful import Stateful
 from .watched import watched
 
@@ -204,16 +204,21 @@ class SequenceLayer(Configurable, Neurons, Stateful):
         cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
             return None
-        if not isinstance(cell, LiquidCell) or watched.runs is not None:
+        if watched.runs is not None:
             return None
+        root = None
+        if not isinstance(cell, LiquidCell):
+            root, cell = cell, steps_of(self, x, ts)
+            if cell is None:
+                return None
         if state is None and self._kept:
             state = self._kept["states"][0]
             if _ndim(x) == (1 if form == STEP else 2) and _rows(state) == 1:
-                state = tree_map(lambda s: with_batch(s, False), state)
+                state = _with_batch(state, False)
         more = None
         if form != STEP and (mask is not None or not self.batch_first):
             more = More(_as_array(mask), self._kept_seen(0), not self.batch_first)
-        done = attempt(cell, lstm, x, state, ts, form, more)
+        done = attempt(cell, lstm, x, state, ts, form, more, root)
         if done is None:
             return None
         output, state = done[0], done[1]
@@ -225,7 +230,7 @@ class SequenceLayer(Configurable, Neurons, Stateful):
 
     def _keep_at_once(self, state: Any, seen: tuple) -> None:
         """`_keep` of a call computed at once; seen: of its mask of features, if it had one."""
-        batched = tree_map(lambda s: s if s.ndim == 2 else with_batch(s, True), state)
+        batched = _with_batch(state, True)
         self._kept = {"states": [batched], "seen": list(seen) or self._kept.get("seen", [])}
 
     def _project_at_once(self, output):
@@ -284,6 +289,15 @@ class SequenceLayer(Configurable, Neurons, Stateful):
 
     def _build_for(self, width: int) -> None:
         self.build(width)
+
+
+def _with_batch(state: Any, batched: bool) -> Any:
+    """States [H] as [1, H], or back where not `batched`; without tree_map, which takes as long as a
+    small step.
+    """
+    if isinstance(state, tuple):
+        return tuple([_with_batch(s, batched) for s in state])
+    return state if state.ndim == 1 + batched else with_batch(state, batched)
 
 
 def _rows(state: Any) -> int:
