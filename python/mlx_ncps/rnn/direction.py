@@ -259,7 +259,7 @@ class Direction(LazyWeights, CheckedOptions):
         """
         if not self._mixed_stepwise():
             return True
-        return bool(getattr(self.rnn_cell, "_dropped", tuple)()) and not self._mixed_by_layer()
+        return bool(getattr(self.rnn_cell, "_drops", list)()) and not self._mixed_by_layer()
 
     def _empty_trace(self, x: mx.array, state: Any) -> Trace:
         outputs = None
