@@ -8,6 +8,7 @@ import io
 import re
 import tokenize
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -18,12 +19,14 @@ from mlx.utils import tree_flatten
 from tests.support import ROOT
 from tests.support.cases import assert_all_close, assert_close, tolerance
 
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
 PAGES = sorted(page for page in PAGES if page.name != "CHANGELOG.md")
 NEEDS = {  # text of a block -> the packages without which it is skipped
     "import keras": ("keras", "jax", "scipy", "ncps", "h5py"),
     "import matplotlib": ("matplotlib", "networkx"),
     "import torch": ("torch", "ncps"),
+    "import onnxruntime": ("onnx", "onnxruntime"),
+    "import coremltools": ("coremltools",),
 }
 LISTS = r"\[[\w, ]*\](?:, \[[\w, ]*\])*"
 SAME, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")
@@ -127,6 +130,7 @@ def whole(model, x, ts, y):
 
 # {page: [(a text of a block, what holds after it)]}, in the names of the block and of HELPERS.
 HELPERS = {"equal": equal, "leaves": leaves, "whole": whole, "GRADIENT": GRADIENT, "mx": mx}
+HELPERS["Path"] = Path
 HELPERS["two"] = mx.ones((2, 5, 3))
 CHECKS = {
     "docs/layers.md": [
@@ -174,6 +178,10 @@ CHECKS = {
         ("back =", "equal(back(two)[0], layer(two)[0])"),
         ("strict=True", "equal(output.detach().numpy(), layer(two)[0])"),
         ("same =", "equal(same(two)[0], layer(two)[0])"),
+    ],
+    "docs/guide/deployment.md": [
+        ('"policy.h"', "'POLICY_STATE 19' in Path('policy.h').read_text()"),
+        ("export_sequence", "same and output.shape == (8, 70, 4)"),
     ],
     "docs/maths.md": [("", "equal(got, want)")],
 }
