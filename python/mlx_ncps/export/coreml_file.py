@@ -84,8 +84,10 @@ def to_coreml(layer: Any, path: str | os.PathLike[str], *, batch: int = 1) -> No
     """
     op = "to_coreml"
     file, batch = checks.path(op, "path", path), checks.size(op, "batch", batch)
-    if file.suffix != ".mlpackage":
-        raise checks.refused(op, "path", "a path that ends in .mlpackage", path)
+    if file.suffix != ".mlpackage" or not file.parent.is_dir():
+        raise checks.refused(
+            op, "path", "a path that ends in .mlpackage, in a folder that exists", path
+        )
     model = describe(op, layer)
     try:
         import coremltools
