@@ -180,7 +180,8 @@ def _export_layer(op: str, layer: Any, path: Any, batch: int, steps: int | None)
     def function(x: mx.array, *rest: mx.array) -> list[mx.array]:
         left = list(rest[:-1])
         state = tree_map(lambda _: left.pop(0), example)
-        return [array for _, array in tree_flatten(run(x, state, rest[-1]))]
+        leaves: Any = tree_flatten(run(x, state, rest[-1]))
+        return [array for _, array in leaves]
 
     sizes = (batch, width) if steps is None else (batch, steps, width)
     ts = mx.ones((batch, 1 if steps is None else steps))
