@@ -1,5 +1,5 @@
-"""The notebooks of docs/notebooks: every cell runs, in order, and prints what the stored outputs say.
-`make notebooks` stores them.
+"""The notebooks of docs/notebooks: every cell runs, in order, and prints what the stored outputs
+say. `make notebooks` stores them.
 """
 
 import json
