@@ -161,12 +161,11 @@ def test_vmap_equals_a_loop(mapped):
 
 
 @native
-def test_wrong_inputs_are_refused():
+@pytest.mark.parametrize("wrong", ["rows", "steps", "width", "rank"])
+def test_wrong_inputs_are_refused(wrong):
     f, leaves, _ = problem(CASES[0], 7)
     own = leaves["own"]
-    wrong = {"rows": own[:1], "steps": own[:, :1], "width": own[..., :3], "rank": own[0]}
-    with dispatch.use_backend("cpu"):
-        for name, array in wrong.items():
-            with pytest.raises(ValueError, match=r"\[ltc\] .* must"):
-                f(*(leaves | {"own": array}).values())
-                pytest.fail(name)
+    arrays = {"rows": own[:1], "steps": own[:, :1], "width": own[..., :3], "rank": own[0]}
+    values = (leaves | {"own": arrays[wrong]}).values()
+    with dispatch.use_backend("cpu"), pytest.raises(ValueError, match=r"\[ltc\] .* must"):
+        f(*values)

@@ -5,7 +5,7 @@ runs.
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 from mlx_ncps import available_backends, cells, chunked_value_and_grad, dispatch
 from mlx_ncps.rnn import LiquidRNN
 from mlx_ncps.wirings import AutoNCP

@@ -282,12 +282,23 @@ def set_num_threads(n: int) -> None:
     """Let the CPU kernels use `n` threads; 0 for the default: the cores that this process may use.
 
     Raises ValueError for a negative or fractional number, RuntimeError without the native module.
+
+    Example:
+        >>> set_num_threads(1)
+        >>> get_num_threads()
+        1
+        >>> set_num_threads(0)  # the default again
     """
     _native().set_num_threads(integer("set_num_threads", "n", n, 0))
 
 
 def get_num_threads() -> int:
-    """The number of threads of the CPU kernels. Raises RuntimeError without the native module."""
+    """The number of threads of the CPU kernels. Raises RuntimeError without the native module.
+
+    Example:
+        >>> get_num_threads() >= 1
+        True
+    """
     return _native().num_threads()
 
 
@@ -297,6 +308,12 @@ def set_instruction_set(name: str) -> None:
 
     Raises ValueError when this machine or this build can't run it, RuntimeError without the native
     module.
+
+    Example:
+        >>> set_instruction_set("baseline")
+        >>> get_instruction_set()
+        'baseline'
+        >>> set_instruction_set("auto")
     """
     able = instruction_sets()
     choice("set_instruction_set", "name", name, ["auto", *able])
@@ -306,6 +323,10 @@ def set_instruction_set(name: str) -> None:
 def get_instruction_set() -> str:
     """The instruction set that the CPU kernels use. Raises RuntimeError without the native
     module.
+
+    Example:
+        >>> get_instruction_set() in instruction_sets()
+        True
     """
     return _native().isa()
 
@@ -314,5 +335,9 @@ def instruction_sets() -> list[str]:
     """The instruction sets that can run here, best first.
 
     Raises RuntimeError without the native module.
+
+    Example:
+        >>> instruction_sets()[-1]  # for any processor
+        'baseline'
     """
     return list(_native().isas())

@@ -55,6 +55,12 @@ class CfCCell(LiquidCell):
     Parameters: `backbone.{n}`, `ff1`, `ff2`, `time_a`, `time_b` with `weight` [out, in] and `bias`
     [out]; in pure mode `ff1`, `w_tau` [1, H] and `A` [1, H]. A quantized map in place of one is
     used fused, any other module or function is called, step by step.
+
+    Example:
+        >>> cell = CfCCell(20, 16)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 16)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 16))
     """
 
     op = "cfc"

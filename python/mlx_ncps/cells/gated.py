@@ -48,6 +48,12 @@ class CTGRUCell(DenseCell):
         tau: the shortest time scale, a number > 0.
 
     Parameters: `retrieve`, `detect`, `store`, each with `weight` [H, I + H] and `bias` [H].
+
+    Example:
+        >>> cell = CTGRUCell(20, 16, scales=3)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 48)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 48))
     """
 
     op = "ctgru"
@@ -72,6 +78,12 @@ class CTGRUCell(DenseCell):
     def state_size(self) -> int:
         """Numbers in a state, H M."""
         return self.hidden_size * self.scales
+
+    def state_names(self) -> Any:
+        """The name of each entry of the state: "neuron_0_trace_0", ..., in the order [H, M]."""
+        return [
+            f"neuron_{n}_trace_{m}" for n in range(self.hidden_size) for m in range(self.scales)
+        ]
 
     def _create(self, width: int) -> None:
         self.input_size = width
@@ -153,6 +165,12 @@ class ODERNNCell(FieldCell):
 
     Parameters: `gates.{weight [2H, I + H], bias}`, `candidate.{weight [H, I + H], bias}`,
     `field.{n}.{weight, bias}`.
+
+    Example:
+        >>> cell = ODERNNCell(20, 16)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 16)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 16))
     """
 
     op = "ode_rnn"
@@ -189,6 +207,12 @@ class ODELSTMCell(FieldCell):
         ode_solver: "explicit" or "runge_kutta".
 
     Parameters: `lstm.{input_map.{weight, bias}, recurrent_map.weight}`, `field.{n}.{weight, bias}`.
+
+    Example:
+        >>> cell = ODELSTMCell(20, 16)
+        >>> output, (h, c) = cell(mx.ones((8, 20)), (mx.zeros((8, 16)), mx.zeros((8, 16))), 0.5)
+        >>> output.shape, c.shape
+        ((8, 16), (8, 16))
     """
 
     op = "ode_lstm"
@@ -200,6 +224,11 @@ class ODELSTMCell(FieldCell):
     ) -> tuple[int, int]:
         """The sizes of h and c."""
         return (self.hidden_size, self.hidden_size)
+
+    def state_names(self) -> Any:
+        """The names of the entries of h and of c."""
+        numbers = range(self.hidden_size)
+        return [f"neuron_{n}" for n in numbers], [f"memory_neuron_{n}" for n in numbers]
 
     def _create(self, width: int) -> None:
         self.input_size = width

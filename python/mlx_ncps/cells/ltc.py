@@ -54,6 +54,12 @@ class LTCCell(SolverCell):
     Parameters: gleak, vleak, cm [H]; w, sigma, mu, erev [H, H], indexed [source, target];
     sensory_{w,sigma,mu,erev} [I, H]; input_w, input_b [I]; output_w, output_b [O]. `sparsity_mask`
     [H, H] and `sensory_sparsity_mask` [I, H] are saved and never trained.
+
+    Example:
+        >>> cell = LTCCell(AutoNCP(28, 4), 20)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     op = "ltc"

@@ -26,6 +26,12 @@ class BackboneLTCCell(LTCCell):
     [out], then those of `LTCCell` with K in place of I. The backbone is computed for all steps at
     once in MLX operations, the LTC after it as always. The LSTM of mixed memory reads the inputs.
     Raises ValueError when the wiring is built for another width than K.
+
+    Example:
+        >>> cell = cells.BackboneLTCCell(AutoNCP(28, 4), 20, backbone_units=32)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     def _set_wiring(self, wiring: Wiring, width: int | None) -> None:
@@ -73,6 +79,10 @@ class BackboneLTCCell(LTCCell):
     def _features(self, inputs: mx.array) -> mx.array:
         """Z [B, T, K] of inputs [B, T, I], float32."""
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, self.sensory_size))
+        return self._sensed(inputs)
+
+    def _sensed(self, inputs: mx.array) -> mx.array:
+        """What the synapses read of inputs [..., I]: [..., K], float32."""
         activate, z = get_activation(self.backbone_options.activation), inputs.astype(mx.float32)
         for layer in self.backbone:
             z = activate(shapeless.linear(layer, z))

@@ -44,6 +44,12 @@ class WiredCfCCell(NCPRNNCell):
     `layer_{l}` is the CfCCell of layer l. The state is the concatenation of the layers' states in
     their order; the output is the last layer's state, or the first `output_dim` neurons of a wiring
     without layers.
+
+    Example:
+        >>> cell = WiredCfCCell(20, AutoNCP(28, 4))
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     op = "cfc"
@@ -78,6 +84,11 @@ class WiredCfCCell(NCPRNNCell):
         if self.backbone_options.sizes and not self.fully_recurrent:
             raise ValueError("[cfc] fully_recurrent=False wants no backbone, got one.")
         self._set_wiring(wiring, input_size)  # pyright: ignore[reportArgumentType]  checks it
+
+    def state_names(self) -> Any:
+        """As `NCPRNNCell` has it, but in the order of the layers."""
+        layers = map(self["wiring"].get_neurons_of_layer, range(self.num_layers))
+        return self._names_of(n for layer in layers for n in layer)
 
     @property
     def layer_sizes(self) -> list[int]:

@@ -36,12 +36,24 @@ def cfc_mixed_sequence(
     Step t: z = W_input x + b + W_recurrent h, split into i, ig, fg, og; c' = c sigmoid(fg + 1) +
     tanh(i) sigmoid(ig); h* = tanh(c') sigmoid(og); h' = one step of the CfC from h*.
 
-    inputs: [B, T, I], float32, float16 or bfloat16; the results have this dtype, everything inside
-        is float32.
-    state: (h, c) before the first step, [B, H] each.
-    ts, params and the keywords are those of `cfc_sequence`, reset_state (h, c), and so is what is
-        raised.
+    Args:
+        inputs: [B, T, I], float32, float16 or bfloat16; the results have this dtype, everything
+            inside is float32.
+        state: (h, c) before the first step, [B, H] each.
+        ts: as in `cfc_sequence`.
+        memory: LSTMParams.
+        params: CfCParams.
+        **keywords: those of `cfc_sequence`, reset_state (h, c), and so is what is raised.
+
     One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
+
+    Example:
+        >>> memory = ops.LSTMParams(mx.ones((16, 3)), mx.zeros(16), mx.ones((16, 4)))
+        >>> state = (mx.zeros((2, 4)), mx.zeros((2, 4)))
+        >>> params = CfCCell(3, 4).params()
+        >>> h, c = ops.cfc_mixed_sequence(mx.ones((2, 5, 3)), state, 0.5, memory, params)
+        >>> h.shape, c.shape
+        ((2, 5, 4), (2, 5, 4))
     """
     h, c = _check("cfc", state)
     keywords = (cfc_sequence.__kwdefaults__ or {}) | keywords
@@ -61,8 +73,16 @@ def ltc_mixed_sequence(
     """An LTC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each; h are the
     membrane potentials.
 
-    The LSTM, inputs, state and reset_state are as in `cfc_mixed_sequence`; ts, params and the
-    keywords are those of `ltc_sequence`.
+    The LSTM, its memory (LSTMParams), inputs, state and reset_state are as in `cfc_mixed_sequence`;
+    ts, params and the keywords are those of `ltc_sequence`.
+
+    Example:
+        >>> memory = ops.LSTMParams(mx.ones((16, 3)), mx.zeros(16), mx.ones((16, 4)))
+        >>> state = (mx.zeros((2, 4)), mx.zeros((2, 4)))
+        >>> params = LTCCell(4, 3).params()
+        >>> h, c = ops.ltc_mixed_sequence(mx.ones((2, 5, 3)), state, 0.5, memory, params)
+        >>> h.shape, c.shape
+        ((2, 5, 4), (2, 5, 4))
     """
     return ltc_behind_memory(None, inputs, state, ts, memory, params, **keywords)
 

@@ -9,11 +9,12 @@ from ..cells import CfCCell, LiquidCell, WiredCfCCell
 from ..checks import flag
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Gated
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
 
-class CfC(SequenceLayer):
+class CfC(SequenceLayer, Gated):
     """Closed-form continuous-time network.
 
     `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
@@ -43,6 +44,13 @@ class CfC(SequenceLayer):
         variant: "torch", "keras" or "paper", as in `CfCCell`.
         fully_recurrent: with a wiring, neurons of one layer all read each other, whatever it says;
             False: only along its synapses (`WiredCfCCell`).
+
+    Example:
+        >>> layer = CfC(20, AutoNCP(28, 4))  # 20 inputs, 28 neurons, 4 of them outputs
+        >>> x, dt = mx.random.normal((8, 50, 20)), mx.random.uniform(0.1, 2.0, (8, 50))
+        >>> output, state = layer(x, timespans=dt)
+        >>> output.shape, state.shape
+        ((8, 50, 4), (8, 28))
     """
 
     op = "cfc"

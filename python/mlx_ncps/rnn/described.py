@@ -15,6 +15,7 @@ from ..checks import flag, float_dtype, sizes
 from ..layers.base import output_shape
 from .direction import Direction
 from .plan import Plan, kernels_without_resets, make_plan
+from .stepwise import why_steps_with_resets
 
 
 class Described(Direction):
@@ -114,7 +115,7 @@ class Described(Direction):
         fused = [call for half in halves for call in half._fused_steps()]
         graph, stepwise = self._why_not_at_once(batch, steps), self._stepwise()
         if resets:
-            graph, stepwise = "the call has resets", self._resets_stepwise()
+            graph, stepwise = "the call has resets", why_steps_with_resets(self)
             if not stepwise and (stepwise := kernels_without_resets(calls)):
                 return make_plan(calls, stepwise, graph, own_steps=True)
         elif all(half._has_program(batch, steps, dtype) for half in halves):

@@ -19,7 +19,6 @@ from ..layers.lazy import LazyWeights
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
-from ..ops.mixed_memory import mixed_memory_is_fused
 from ..options import CheckedOptions, optional
 from ..values import settle
 from .any_cell import name_of, owner_of, runs_sequences, starts_anew, width_of
@@ -34,14 +33,11 @@ from .by_steps import (
 )
 from .masks import Seen, Steps, masked_features, spread_states
 from .resets import Resets
+from .stepwise import cell_takes_memory, why_steps
+from .watched import Run, watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
-
-_MIXED = (
-    "the LSTM in front of the cell reads the state that the cell wrote one step before, and {} "
-    "has no kernel of both"
-)
 
 
 class Result(NamedTuple):
@@ -144,36 +140,7 @@ class Direction(LazyWeights, CheckedOptions):
 
     def _stepwise(self) -> str:
         """Why this runs step by step; "" when it runs over the whole sequence."""
-        if self.mixed_memory:
-            return self._mixed_stepwise()
-        if runs_sequences(self.rnn_cell):
-            return self.rnn_cell.stepwise()
-        return f"{name_of(self.rnn_cell)} is called once for each step"
-
-    def _mixed_stepwise(self) -> str:
-        """The same of a cell behind the LSTM."""
-        if why := self._mixed_by_layer():
-            return why
-        for op, facts in self.rnn_cell.calls():
-            if not mixed_memory_is_fused(op, facts):
-                return _MIXED.format("its backend")
-        return ""
-
-    def _mixed_by_layer(self) -> str:
-        """Why it isn't the cell that runs both over the sequence, in whatever way; or ""."""
-        cell = self.rnn_cell
-        if type(self.lstm) is not LSTMCell:
-            return f"lstm is {name_of(self.lstm)}, no LSTMCell: each step calls it"
-        if why := self.lstm.stepwise():
-            return f"lstm: {why}"
-        if not runs_sequences(cell):
-            return f"{name_of(cell)} is called once for each step"
-        if why := cell.stepwise():
-            return why
-        owners = [owner_of(cell, name) for name in ("sequence", "mixed_sequence")]
-        if owners[1] is None or owners[0] is not owners[1]:
-            return _MIXED.format(name_of(cell))
-        return ""
+        return why_steps(self)
 
     def _has_program(self, *call: Any) -> bool:
         """Whether a step program runs in place of calls at each step."""
@@ -224,6 +191,8 @@ class Direction(LazyWeights, CheckedOptions):
             trace = self._trace(x, state, ts, resets)
         else:
             trace = self._masked_trace(x, state, ts, mask, resets)
+        if watched.runs is not None:
+            watched.runs.append(Run(self, x, state, ts, mask, resets, trace.states))
         last = last_state(trace.states, state, x.shape[1])
         if trace.outputs is None:
             states = trace.states if sequences else last
@@ -274,18 +243,10 @@ class Direction(LazyWeights, CheckedOptions):
             anew = {"resets": resets.at, "reset_state": resets.state}
         if whole and runs_sequences(self.rnn_cell) and not self.mixed_memory:
             return Trace(self.rnn_cell.sequence(x, state, ts, **anew), None)
-        if whole and self.mixed_memory and self._takes_memory():
+        if whole and self.mixed_memory and cell_takes_memory(self):
             memory = self.lstm.weights()
             return Trace(self.rnn_cell.mixed_sequence(x, state, ts, memory, **anew), None)
         return self._step_trace(x, state, ts, resets)
-
-    def _takes_memory(self) -> bool:
-        """Whether the cell's `mixed_sequence` runs the LSTM too: where it is fused, and where it
-        draws dropout for the whole sequence, so that all backends draw the same.
-        """
-        if not self._mixed_stepwise():
-            return True
-        return bool(getattr(self.rnn_cell, "_dropped", tuple)()) and not self._mixed_by_layer()
 
     def _empty_trace(self, x: mx.array, state: Any) -> Trace:
         outputs = None
@@ -294,14 +255,6 @@ class Direction(LazyWeights, CheckedOptions):
             output = step_of(self, mx.zeros((x.shape[0], x.shape[2]), x.dtype), hidden, 1.0)[0]
             outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
         return Trace(tree_map(lambda s: s[:, None][:, :0], state), outputs)
-
-    def _resets_stepwise(self) -> str:
-        """Why a run that starts anew at some steps does so step by step; or ""."""
-        if why := self._stepwise():
-            return why
-        if not starts_anew(self.rnn_cell):
-            return f"{name_of(self.rnn_cell)}.sequence takes no resets"
-        return ""
 
     def _step_trace(self, x: mx.array, state: Any, ts: Any, resets: Resets | None = None) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""

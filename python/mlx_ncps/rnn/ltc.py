@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..cells import LiquidCell, LTCCell
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Conducting
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from .._types import Ranges
 
 
-class LTC(SequenceLayer):
+class LTC(SequenceLayer, Conducting):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
@@ -41,6 +42,13 @@ class LTC(SequenceLayer):
             the border of the calls.
         cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         ode_solver, initialization_ranges: as in `LTCCell`.
+
+    Example:
+        >>> layer = LTC(20, AutoNCP(28, 4))  # 20 inputs, 28 neurons, 4 of them outputs
+        >>> x, dt = mx.random.normal((8, 50, 20)), mx.random.uniform(0.1, 2.0, (8, 50))
+        >>> output, state = layer(x, timespans=dt)
+        >>> output.shape, state.shape
+        ((8, 50, 4), (8, 28))
     """
 
     op = "ltc"

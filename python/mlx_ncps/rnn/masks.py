@@ -58,7 +58,14 @@ def _like(index: mx.array, x: mx.array) -> mx.array:
 
 
 class Seen(NamedTuple):
-    """What is known of each feature: its last seen value and the time since then, each [B, I]."""
+    """What is known of each feature: its last seen value and the time since then, each [B, I].
+
+    Example:
+        >>> x, seen = mx.array([[[1.0]], [[2.0]]]), mx.array([[[1.0]], [[0.0]]])
+        >>> _, _, last = carry_forward(x, seen, 0.5)
+        >>> last.value.tolist(), last.time.tolist()
+        ([[1.0], [0.0]], [[0.0], [0.5]])
+    """
 
     value: mx.array
     time: mx.array
@@ -77,14 +84,23 @@ def carry_forward(
 
     values = m x + (1 - m) values_before; time = 0 where m = 1, else time_before + ts.
 
-    inputs: [B, T, I]; what stands at masked places is never read.
-    mask: [B, T, I], 0 where a feature is missing.
-    ts: elapsed time per step: None (1.0), a number >= 0, or an array [], [T], [B, T] or [B, T, 1].
-    last: the Seen of the call before, to continue a sequence; None: zeros.
-    resets: [B, T], not 0 where an episode begins: there nothing is known, as at the start of a
-        sequence without `last`.
+    Args:
+        inputs: [B, T, I]; what stands at masked places is never read.
+        mask: [B, T, I], 0 where a feature is missing.
+        ts: elapsed time per step: None (1.0), a number >= 0, or an array [], [T], [B, T] or
+            [B, T, 1].
+        last: the Seen of the call before, to continue a sequence; None: zeros.
+        resets: [B, T], not 0 where an episode begins: there nothing is known, as at the start of
+            a sequence without `last`.
+
     A layer of 2 I or 3 I inputs reads [values, m] or [values, time, m] (Hasani et al. 2022).
     Raises ValueError for a wrong shape or dtype.
+
+    Example:
+        >>> x, mask = mx.array([[[3.0], [7.0]]]), mx.array([[[1.0], [0.0]]])
+        >>> values, time, last = carry_forward(x, mask, 0.5)
+        >>> values.tolist(), time.tolist()
+        ([[[3.0], [3.0]]], [[[0.0], [0.5]]])
     """
     op = "carry_forward"
     shapeless.refuse(op, "a mask of features", length=False)

@@ -24,6 +24,14 @@ class Resets(NamedTuple):
         """The state that step t reads, where that of the step before it is `state`."""
         return started_anew(self.at[:, t], self.state, state)
 
+    def read(self, states: Any) -> Any:
+        """What each step reads, [B, T, ...] each array, of the states before it."""
+        return tree_map(
+            lambda s, f: mx.where(_like(self.at, s), f[:, None].astype(s.dtype), s),
+            states,
+            self.state,
+        )
+
     def backwards(self) -> Resets:
         """The same episodes read from the end; self.at is in the order of time."""
         never = mx.zeros_like(self.at[:, :1])

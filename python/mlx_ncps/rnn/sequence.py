@@ -25,7 +25,9 @@ from ..values import with_batch
 from .direction import Direction
 from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
+from .neurons import Neurons
 from .stateful import Stateful
+from .watched import watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 Timespans = float | mx.array | np.ndarray | None
 
 
-class SequenceLayer(Configurable, Stateful):
+class SequenceLayer(Configurable, Neurons, Stateful):
     """A cell over sequences, in one direction or both: `rnn_cell`, `lstm`, `fc`, and the same under
     `backward` for the other direction.
     """
@@ -202,7 +204,7 @@ class SequenceLayer(Configurable, Stateful):
         cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
             return None
-        if not isinstance(cell, LiquidCell):
+        if not isinstance(cell, LiquidCell) or watched.runs is not None:
             return None
         if state is None and self._kept:
             state = self._kept["states"][0]

@@ -32,6 +32,13 @@ class StreamingSession:
     Any thread may call it, one at a time: the layer's weights are evaluated here, since MLX
     computes an array only in the thread that made it. Who sets weights later evaluates them.
     Raises ValueError as `layer.step` does.
+
+    Example:
+        >>> session = StreamingSession(CfC(3, AutoNCP(16, 2)))
+        >>> for x in np.zeros((4, 3), np.float32):  # sample by sample
+        ...     action = session(x, 0.1)
+        >>> action.shape, session.state.shape
+        ((2,), (16,))
     """
 
     def __init__(self, layer: Any, state: StateLike | None = None) -> None:

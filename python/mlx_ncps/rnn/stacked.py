@@ -15,6 +15,7 @@ from ..wirings import Wiring
 from .cfc import CfC
 from .layout import one_of
 from .ltc import LTC
+from .neurons import Conducting, Gated, Neurons
 from .options import OptionsSignature
 from .plan import Plan
 from .sequence import SequenceLayer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..options import Check
 
 
-class StackedRNN(Configurable, LazyWeights, CheckedOptions):
+class StackedRNN(Configurable, Neurons, LazyWeights, CheckedOptions):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -151,6 +152,9 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
                 )
         return self.layers
 
+    def _one_or_all(self, answers: list[Any]) -> Any:
+        return tuple(answers)
+
     def _states(self, hx: Any, name: str = "hx") -> Sequence[Any]:
         """The state of each layer, None for each when hx is None, 0 when it is 0."""
         if hx is None or (isinstance(hx, (int, float)) and hx == 0):
@@ -219,15 +223,29 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
         return Plan(calls, stepwise, graph, launches, program)
 
 
-class CfCRNN(StackedRNN):
-    """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`."""
+class CfCRNN(StackedRNN, Gated):
+    """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`.
+
+    Example:
+        >>> stack = CfCRNN(20, 16, num_layers=2, bidirectional=True)
+        >>> output, states = stack(mx.zeros((8, 50, 20)))
+        >>> output.shape, len(states)
+        ((8, 50, 32), 2)
+    """
 
     _layer_class = CfC
     op = "cfc_rnn"
 
 
-class LTCRNN(StackedRNN):
-    """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`."""
+class LTCRNN(StackedRNN, Conducting):
+    """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`.
+
+    Example:
+        >>> stack = LTCRNN(20, 16, num_layers=2, return_sequences=False)
+        >>> output, states = stack(mx.zeros((8, 50, 20)))
+        >>> output.shape, [state.shape for state in states]
+        ((8, 16), [(8, 16), (8, 16)])
+    """
 
     _layer_class = LTC
     op = "ltc_rnn"
