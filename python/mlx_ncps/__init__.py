@@ -46,6 +46,7 @@ from .rnn import (
     checkpoint,
     chunked_value_and_grad,
 )
+from .shown import summary
 
 if TYPE_CHECKING:
     from . import convert  # imported when it is used first
@@ -96,6 +97,7 @@ __all__ = [
     "rnn",
     "set_instruction_set",
     "set_num_threads",
+    "summary",
     "use_backend",
     "wirings",
 ]

@@ -45,7 +45,7 @@ class WiredCfCCell(NCPRNNCell):
     without layers.
     """
 
-    op = "cfc"
+    op, _WIDTH = "cfc", "input_size"
     _checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
     _fixed_options = frozenset((*_checked_options, "backbone_options"))
 
