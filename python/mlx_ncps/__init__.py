@@ -46,6 +46,7 @@ from .rnn import (
     checkpoint,
     chunked_value_and_grad,
 )
+from .shown import summary
 
 if TYPE_CHECKING:
     from . import convert, export  # imported when they are used first
@@ -97,6 +98,7 @@ __all__ = [
     "rnn",
     "set_instruction_set",
     "set_num_threads",
+    "summary",
     "use_backend",
     "wirings",
 ]

@@ -12,13 +12,14 @@ from mlx.utils import tree_map
 
 from ..cells import dynamics
 from ..cells.dynamics import Conductances, Moment
-from .any_cell import name_of
+from ..shown import Shown, wired
+from .any_cell import name_of, width_of
 from .by_steps import is_spans
 from .layout import Layout
 from .watched import Run, watching
 
 
-class Neurons:
+class Neurons(Shown):
     """What can be asked of its neurons: a layer, or a stack of layers, which answers with a tuple
     of what each layer does.
     """
@@ -32,6 +33,22 @@ class Neurons:
     def _one_or_all(self, answers: list[Any]) -> Any:
         """What comes back of the answers of `_layers`."""
         return answers[0]
+
+    def _holders(self) -> list[Any]:
+        first = self._layers()[0]
+        return [self, first, first.rnn_cell]
+
+    def _shown(self) -> dict[str, Any]:
+        first, last = self._layers()[0], self._layers()[-1]
+        cell = first.rnn_cell
+        units, sized = getattr(cell, "state_size", None), getattr(cell, "output_size", None)
+        outputs = None if sized is None or last.merged_size == units else last.merged_size
+        told = {"inputs": width_of(cell), "units": units, "outputs": outputs}
+        ours = isinstance(cell, dict)
+        named = {} if type(first).__name__ in ("CfC", "LTC") else {"cell": name_of(cell)}
+        if len(self._layers()) > 1:
+            told["layers"] = len(self._layers())
+        return named | told | (wired(cell) if ours else {})
 
     def state_names(self) -> Any:
         """The name of each entry of a state, in the form of the state: a list of H names; (names of

@@ -13,7 +13,7 @@ from mlx.utils import tree_map
 from .._fork import check_process
 from ..at_once import EVERY, LAST, STEP, More, attempt, linear
 from ..cells import LiquidCell
-from ..checks import FLOATS, flag, is_array
+from ..checks import FLOATS, flag, is_array, kind_of
 from ..config import Configurable
 from ..layers.drawing import drawing_from
 from ..layers.linear import is_plain
@@ -176,7 +176,7 @@ class SequenceLayer(Configurable, Neurons, Stateful):
             option = "bidirectional" if self.bidirectional else "go_backwards"
             raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
         if _ndim(x) not in (1, 2):
-            got = x.shape if is_array(x) else type(x).__name__
+            got = x.shape if is_array(x) else kind_of(x)
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
         if resets is not None or reset_state is not None:
             state = self._started_anew(x, state, resets, reset_state)
