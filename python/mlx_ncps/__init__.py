@@ -108,8 +108,10 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         """Submodules that few need, imported when they are used first."""
-        if name in ("convert", "export"):
-            return import_module(f"mlx_ncps.{name}")  # which sets the attribute
+        if name == "convert":
+            return import_module("mlx_ncps.convert")  # which sets the attribute
+        if name == "export":
+            return import_module("mlx_ncps.export")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

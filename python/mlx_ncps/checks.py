@@ -232,3 +232,11 @@ def path(op: str, name: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         raise refused(op, name, "a path", value)
     return Path(value)
+
+
+def path_to_write(op: str, name: str, value: Any) -> Path:
+    """`value` as the Path of a file that is to be written, in a folder that exists."""
+    file = path(op, name, value)
+    if file.is_dir() or not file.parent.is_dir():
+        raise refused(op, name, "the path of a file in a folder that exists", value)
+    return file

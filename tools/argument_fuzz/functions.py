@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import mlx.core as mx
 import mlx_ncps as m
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_ncps import config, convert, ops, rnn
+from mlx_ncps import config, convert, export, ops, rnn
 
 from .constructors import LTC_OPTIONS
 from .methods import saved
@@ -125,6 +127,16 @@ def run_export(file, function, inputs, state, shapeless):
     m.export_function(file, function, inputs, hx=state, shapeless=shapeless)
 
 
+def _if_installed(function):
+    """The function; nothing happens where the optional package that it needs is missing."""
+
+    def run(**arguments):
+        with contextlib.suppress(ImportError):
+            function(**arguments)
+
+    return run
+
+
 def _layer(units=H):
     return m.CfC(I, units, backbone_units=K)
 
@@ -174,7 +186,17 @@ FUNCTIONS = {
             "shapeless": False,
         }
     ],
+    "export_step": [
+        lambda: {"layer": _layer(), "path": "step.mlxfn", "batch": B},
+        lambda: {"layer": _layer(), "path": "step.mlxfn"},
+    ],
+    "export_sequence": [
+        lambda: {"layer": _layer(), "path": "sequence.mlxfn", "steps": T, "batch": B},
+        lambda: {"layer": _layer(), "path": "sequence.mlxfn", "steps": T},
+    ],
     "to_c": [lambda: {"layer": _layer(), "path": "cell.h", "name": "cell"}],
+    "to_onnx": [lambda: {"layer": _layer(), "path": "step.onnx", "sequence": True}],
+    "to_coreml": [lambda: {"layer": _layer(), "path": "step.mlpackage", "batch": B}],
     "from_torch": [
         lambda: {"source": convert.to_torch(_layer(), numpy=True), "prefix": "", "mode": "default"},
         lambda: {"source": convert.to_torch(_layer(), numpy=True), "layer": _layer()},
@@ -191,6 +213,7 @@ FUNCTIONS = {
 }
 
 RUNNERS = {"chunked_value_and_grad": run_chunks, "export_function": run_export}
+RUNNERS |= {"to_onnx": _if_installed(export.to_onnx), "to_coreml": _if_installed(export.to_coreml)}
 
 
 def _pairs(module):

@@ -76,7 +76,7 @@ def to_c(layer: Any, path: str | os.PathLike[str], *, name: str | None = None) -
         >>> "#define POLICY_STATE 19" in path.read_text()
         True
     """
-    file = checks.path("to_c", "path", path)
+    file = checks.path_to_write("to_c", "path", path)
     prefix = re.sub(r"\W", "_", file.stem, flags=re.ASCII) if name is None else name
     if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
         raise checks.refused("to_c", "name", "a C identifier that begins with a letter", prefix)

@@ -91,6 +91,7 @@ def export_step(layer: Any, path: str | os.PathLike[str], *, batch: int | None =
         (5, 8)
     """
     op = "export_step"
+    path = checks.path_to_write(op, "path", path)
     if batch is not None:
         batch = checks.size(op, "batch", batch)
         return _export_layer(op, layer, path, batch, None)
@@ -134,6 +135,7 @@ def export_sequence(
         (5, 4, 8)
     """
     op = "export_sequence"
+    path = checks.path_to_write(op, "path", path)
     steps = checks.size(op, "steps", steps)
     if batch is not None:
         batch = checks.size(op, "batch", batch)

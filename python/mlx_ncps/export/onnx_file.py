@@ -103,7 +103,7 @@ def to_onnx(layer: Any, path: str | os.PathLike[str], *, sequence: bool = False)
         >>> [one.name for one in onnx.load(path).graph.input]
         ['inputs', 'elapsed', 'h']
     """
-    file = checks.path("to_onnx", "path", path)
+    file = checks.path_to_write("to_onnx", "path", path)
     sequence = checks.flag("to_onnx", "sequence", sequence)
     model = describe("to_onnx", layer)
     try:
