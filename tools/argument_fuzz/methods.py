@@ -126,6 +126,8 @@ METHODS = {
 }
 METHODS["apply_constraints"] = METHODS["apply_weight_constraints"]
 METHODS["state_names"] = METHODS["reset_states"]
+METHODS["save_pretrained"] = lambda o: _built(o) and {"folder": "model"}
+METHODS["from_pretrained"] = lambda o: {"folder": m.save_pretrained(_built(o), "model")}
 for _name in ("states", "time_constants", "gates", "conductances"):
     METHODS[_name] = _layer_call
 
