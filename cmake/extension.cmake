@@ -22,6 +22,8 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   csrc/mapped.cpp
   csrc/metallib.cpp
   csrc/program.cpp
+  csrc/program_plan.cpp
+  csrc/program_sequence.cpp
   csrc/step_cell.cpp
   csrc/primitive.cpp)
 target_link_libraries(_ext PRIVATE mlx_ncps_cpu mlx)

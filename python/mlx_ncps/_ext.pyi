@@ -55,7 +55,7 @@ class Program:
     def work(self) -> int:
         """Of one row and step, in multiply-adds."""
 
-def program_sequence(program: Program, steps: Sequence[mlx.core.array], states: Sequence[mlx.core.array], captured: Sequence[mlx.core.array], resets: mlx.core.array | None = None, *, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
+def program_sequence(program: Program, steps: Sequence[mlx.core.array], states: Sequence[mlx.core.array], captured: Sequence[mlx.core.array], resets: mlx.core.array | None = None, reset_states: Sequence[mlx.core.array] | None = None, *, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
     """
     A step program over a sequence: its states, then its outputs, [B, T, n] each.
     """

@@ -255,10 +255,16 @@ class CfCCell(LiquidCell):
 
     def _dropout(self, inputs: mx.array) -> mx.array | None:
         """The factors of dropout [B, T, D] for inputs [B, T, I], drawn with one key; or None."""
-        if not (widths := self._dropped()):
+        if not (drops := self._drops()):
             return None
         check_array("cfc", "inputs", inputs, "[B, T, I]", (None, None, self.input_size))
-        return drawn_factors((*inputs.shape[:2], sum(widths)), self.backbone_options.dropout)
+        ((width, rate),) = drops
+        return drawn_factors((*inputs.shape[:2], width), rate)
+
+    def _drops(self) -> list[tuple[int, float]]:
+        """(D, rate) of each array of factors [B, T, D] that `sequence` draws now, in its order."""
+        widths = self._dropped()
+        return [(sum(widths), self.backbone_options.dropout)] if widths else []
 
     def _unpacked(self) -> str:
         """Why a cell that runs fused has no packed form now, or ""."""

@@ -15,6 +15,7 @@ from ..checks import at_most, size, sizes
 from ..layers.linear import Linear
 from ..ops import shapeless
 from ..ops.checks import check_array
+from ..ops.resets import checked_resets, started_anew
 from ..ops.timespans import normalise_timespans
 from ..options import positive
 from ..programs import Declined, float32_weights, run_program
@@ -259,10 +260,16 @@ class ODELSTMCell(FieldCell):
         return h, (h, c)
 
     def sequence(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, inputs: mx.array, state: StateLike, ts: TimespansLike
+        self,
+        inputs: mx.array,
+        state: StateLike,
+        ts: TimespansLike,
+        resets: mx.array | None = None,
+        reset_state: StateLike | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Run over a sequence: inputs [B, T, I], state (h, c), ts None, a number or [B, T] -> all
-        h and all c, each [B, T, H], in the dtype of the inputs.
+        h and all c, each [B, T, H], in the dtype of the inputs.  resets, reset_state: as in
+        `ops.cfc_mixed_sequence`.
         """
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
@@ -277,7 +284,9 @@ class ODELSTMCell(FieldCell):
             kind = type(self.lstm).__name__
             raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
-        made = run_program(self, [self], self._program, inputs, ts, state)
+        anew = checked_resets(self.op, resets, reset_state, state, batch, steps).get("resets")
+        at, *first = anew or [None]
+        made = run_program(self, [self], self._program, inputs, ts, state, at, first or None)
         if not isinstance(made, Declined):
             h, c = made[0]
             return h, c
@@ -285,6 +294,7 @@ class ODELSTMCell(FieldCell):
         with float32_weights([self]):
             drive, states = self.lstm._drive(inputs), [(h, c)]
             for t in range(steps):
+                h, c = started_anew(anew, t, h, c)
                 span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
                 h, c = self.lstm._gates(drive[:, t], h, c)
                 h = self._evolve(h, span)

@@ -298,6 +298,11 @@ class WiredCfCCell(NCPRNNCell):
         drops = self.training and self.backbone_options.dropped(self.variant)
         return DROPOUT if drops else ""
 
+    def _drops(self) -> list[tuple[int, float]]:
+        """As `CfCCell._drops`, of one layer after the other."""
+        layers = self._layers() if self.built else ()
+        return [drop for layer in layers for drop in getattr(layer, "_drops", list)()]
+
     def calls(self) -> list[FusedCall]:
         """The fused calls of `sequence`, one per layer that has any."""
         return [call for layer in self._layers() for call in layer.calls()]

@@ -207,20 +207,24 @@ def run_program(
     ts: Any,
     states: Sequence[mx.array],
     resets: mx.array | None = None,
+    reset_state: Sequence[mx.array] | None = None,
+    more: Sequence[mx.array] = (),
 ) -> tuple[list[mx.array], list[mx.array]] | Declined:
     """All states and outputs [B, T, n] of a cell over a sequence, in the dtype of x, by its step
     program on the CPU.
 
     owner: the module that keeps the program.
-    step: the function (x [N, I], ts [N, 1], *states [N, n]) -> (new states, outputs); modules: what
-    it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n] each.
-    resets: [B, T], True where the states start anew before a step.
+    step: the function (x [N, I], ts [N, 1], *more [N, n], *states [N, n]) -> (new states, outputs);
+    modules: what it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n]
+    each.  more: further inputs of each step, [B, T, n].
+    resets: [B, T], True where the states start anew before a step, from reset_state, [B, n] each,
+    or from `states` if it is None.
     """
     if why := why_none():
         return Declined(why)
     if any(s.ndim != 2 for s in states):
         return Declined("a state is no array [B, n]")
-    widths = [x.shape[-1], 1]
+    widths = [x.shape[-1], 1, *(a.shape[-1] for a in more)]
     bound = programs_of(owner).of(modules, step, widths, [s.shape[-1] for s in states])
     if isinstance(bound, Declined):
         return bound
@@ -233,7 +237,12 @@ def run_program(
     spans = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
     spans = spans[..., None] if spans.ndim else mx.broadcast_to(spans, (batch, length, 1))
     made = _loader.native.program_sequence(
-        bound.program, [x, spans], list(states), bound.captured, resets
+        bound.program,
+        [x, spans, *more],
+        list(states),
+        bound.captured,
+        resets,
+        None if reset_state is None else list(reset_state),
     )
     dispatch.record("cpu")
     return made[: len(states)], made[len(states) :]

@@ -115,11 +115,13 @@ class Described(Direction):
         fused = [call for half in halves for call in half._fused_steps()]
         graph, stepwise = self._why_not_at_once(batch, steps), self._stepwise()
         if resets:
-            graph, stepwise = "the call has resets", why_steps_with_resets(self)
+            graph = "the call has resets"
+        if all(half._has_program(batch, steps, dtype) for half in halves):
+            return Plan((), "", (graph,), (), stepwise)
+        if resets:
+            stepwise = why_steps_with_resets(self)
             if not stepwise and (stepwise := kernels_without_resets(calls)):
                 return make_plan(calls, stepwise, graph, own_steps=True)
-        elif all(half._has_program(batch, steps, dtype) for half in halves):
-            return Plan((), "", (graph,), (), stepwise)
         return make_plan(calls, stepwise, graph, own_steps=not fused)
 
     def _why_not_at_once(self, batch: int, steps: int) -> str:
