@@ -71,12 +71,6 @@ def gates(cell: Any, moment: Moment) -> mx.array:
     return _per_layer(cell, moment, _cfc_gates)
 
 
-def check_gates(op: str, cell: Any) -> None:
-    """Raise ValueError for a CfC that has no gates."""
-    if cell.mode == "pure":
-        raise ValueError(f"[{op}] gates wants the mode default or no_gate, got mode pure.")
-
-
 def _positive(cell: LTCCell) -> Any:
     implicit = cell.implicit_param_constraints
     return (lambda a: mx.logaddexp(a, 0)) if implicit else (lambda a: a)
@@ -131,5 +125,7 @@ def _cfc_time_constants(cell: CfCCell, moment: Moment) -> mx.array:
 
 
 def _cfc_gates(cell: CfCCell, moment: Moment) -> mx.array:
+    if cell.mode == "pure":
+        return 1.0 - mx.exp(-moment.ts / _cfc_time_constants(cell, moment))
     a, b = _heads(cell, moment, "time_a", "time_b")
     return mx.sigmoid(a * moment.ts + b if cell.variant == "torch" else b - a * moment.ts)
