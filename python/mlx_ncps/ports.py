@@ -147,8 +147,8 @@ class NODE(PortLayer):
         ode_solver: str = "runge_kutta",
         **layer: Any,
     ) -> None:
-        units = _units(self.op, units)
-        cell = NeuralODECell(input_size, units, field_units, ode_unfolds, ode_solver)
+        known = _units(self.op, units)
+        cell = NeuralODECell(input_size, known, field_units, ode_unfolds, ode_solver)
         self._made(cell, return_sequences, return_state, batch_first, layer)
 
 
@@ -190,9 +190,8 @@ class ELTC(PortLayer):
         **layer: Any,
     ) -> None:
         solver = choice(self.op, "solver", solver, tuple(_SOLVERS))
-        if not isinstance(wiring, Wiring):
-            wiring = _units(self.op, wiring, "wiring", "a Wiring or a number of neurons")
-        cell = ELTCCell(wiring, input_size, activation, _SOLVERS[solver], ode_unfolds)
+        given = _units(self.op, wiring, "wiring", "a Wiring or a number of neurons")
+        cell = ELTCCell(given, input_size, activation, _SOLVERS[solver], ode_unfolds)
         self._made(cell, return_sequences, return_state, batch_first, layer)
 
 

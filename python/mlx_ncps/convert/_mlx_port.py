@@ -78,7 +78,7 @@ def from_mlx_port(
         layer = _new_layer(arrays, wiring, told | options)
     else:
         check_no_options(OP, wiring if module is None else None, options)
-    cell = getattr(layer, "rnn_cell", None)
+    cell: Any = getattr(layer, "rnn_cell", None)
     if getattr(cell, "variant", "keras") != "keras" and cell.mode != "pure":
         raise ValueError(
             f"[{OP}] layer must be a CfC of variant='keras', whose equations are those of the "
@@ -108,7 +108,7 @@ def _arrays(module: Any, source: Any, prefix: str) -> dict[str, Stored]:
 def _wiring(module: Any, wiring: Any) -> Wiring | None:
     """The wiring that was given, or the module's, as ours."""
     if wiring is None and module is not None:
-        cell = getattr(module, "rnn_cell", None) or getattr(module, "cell", None)
+        cell = getattr(module, "rnn_cell", getattr(module, "cell", None))
         wiring = getattr(cell, "_wiring", None)
     ours = adopted(wiring)
     if ours is not None and not isinstance(ours, Wiring):
@@ -248,8 +248,9 @@ def _eltc(arrays: dict[str, Stored]) -> dict[str, Stored]:
         weight = arrays.pop(f"cell.{theirs}_linear.weight", None)
         if weight is not None:
             made[f"rnn_cell.{name}"] = Stored(weight.shape[::-1], lambda w=weight: w.read().T)
-    biases = [arrays.pop(f"cell.{side}_linear.bias", None) for side in ("input", "recurrent")]
-    if biases[0] is not None and biases[1] is not None:
-        check_shape(OP, "cell.recurrent_linear.bias", biases[0].shape, biases[1].shape)
-        made["rnn_cell.b"] = Stored(biases[0].shape, lambda: biases[0].read() + biases[1].read())
+    name, other = (f"cell.{side}_linear.bias" for side in ("recurrent", "input"))
+    if name in arrays and other in arrays:
+        one, two = arrays.pop(name), arrays.pop(other)
+        check_shape(OP, name, two.shape, one.shape)
+        made["rnn_cell.b"] = Stored(one.shape, lambda: one.read() + two.read())
     return arrays | made

@@ -157,10 +157,10 @@ class Gated(TimeConstants):
 
     def gates(self, inputs: mx.array, hx: Any = None, timespans: Any = None, **options: Any) -> Any:
         """The gate of each neuron of a CfC at each step, [B, T, H] in [0, 1]: in the mode default
-        the new state is (1 - gate) of the first head and gate of the second (MATHS 1).
+        the new state is (1 - gate) of the first head and gate of the second (MATHS 1). In the mode
+        pure it is how far the exponential has run, 1 - exp(-ts / time constant).
 
-        Arguments, layout and order as in `states`; NaN where a mask leaves a step out. Raises
-        ValueError in the mode pure, which has no gate.
+        Arguments, layout and order as in `states`; NaN where a mask leaves a step out.
 
         Example:
             >>> import mlx.core as mx
@@ -168,8 +168,6 @@ class Gated(TimeConstants):
             >>> CfC(3, 8).gates(mx.zeros((2, 5, 3))).shape
             (2, 5, 8)
         """
-        for layer in self._layers():
-            dynamics.check_gates(self.op, layer.rnn_cell)
         return self._of_moments((inputs, hx, timespans), options, dynamics.gates)
 
 

@@ -27,7 +27,7 @@ from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
 from .neurons import Neurons
 from .stateful import Stateful
-from .watched import watched
+from .watched import ACTIVE, watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
@@ -204,7 +204,7 @@ class SequenceLayer(Configurable, Neurons, Stateful):
         cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
             return None
-        if not isinstance(cell, LiquidCell) or watched.runs is not None:
+        if not isinstance(cell, LiquidCell) or (ACTIVE and watched.runs is not None):
             return None
         if state is None and self._kept:
             state = self._kept["states"][0]
