@@ -203,6 +203,18 @@ FUNCTIONS = {
     ],
     "to_torch": [lambda: {"layer": _layer(), "direction": None, "numpy": True}],
     "save_torch": [lambda: {"layer": _layer(), "path": saved(_layer()), "direction": None}],
+    "from_mlx_port": [
+        lambda: {"source": _port_arrays(), "prefix": "", "activation": "lecun_tanh"},
+        lambda: {
+            "source": _port_arrays(),
+            "layer": m.CfC(I, H, backbone_units=K, variant="keras"),
+        },
+    ],
+    "summary": [lambda: {"module": _layer(), "depth": 1}],
+    "save_pretrained": [lambda: {"model": _layer(), "folder": "model"}],
+    "from_pretrained": [
+        lambda: {"folder": m.save_pretrained(_layer(), "model"), "download": False}
+    ],
     "from_keras": [
         lambda: {"source": _keras_arrays(), "activation": "lecun_tanh"},
         lambda: {
@@ -224,6 +236,12 @@ def _of_ncps():
     import ncps.wirings
 
     return ncps.wirings.AutoNCP(9, 2)
+
+
+def _port_arrays():
+    cell = m.CfCCell(I, H, backbone_units=K, variant="keras")
+    names = {f"rnn_cell.{name}": value for name, value in _pairs(cell)}
+    return {name.replace("backbone.", "backbone.layers."): a for name, a in names.items()}
 
 
 def _keras_arrays():

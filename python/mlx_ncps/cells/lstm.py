@@ -15,6 +15,7 @@ from ..layers.linear import Linear, check_linear, float32_map, weight_and_bias, 
 from ..ops import LSTMParams, orthogonal, shapeless, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
+from ..shown import Shown
 from .base import first_state
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..options import Check
 
 
-class LSTMCell(NCPLayer):
+class LSTMCell(Shown, NCPLayer):
     """LSTM cell: `cell(inputs [B, I], state (h, c)) -> (output, (h', c'))`, output = h', all
     [B, H].
 
@@ -91,6 +92,9 @@ class LSTMCell(NCPLayer):
         self.input_map.bias = uniform(-0.1, 0.1, (rows,))
         self.recurrent_map = Linear(hidden, rows, bias=False)
         self.recurrent_map.weight = orthogonal((rows, hidden))
+
+    def _shown(self) -> dict:
+        return {"inputs": self.sensory_size, "units": self.hidden_size}
 
     def _parts(self) -> dict:
         return {"input_map": self.input_map, "recurrent_map": self.recurrent_map}

@@ -52,7 +52,7 @@ class WiredCfCCell(NCPRNNCell):
         ((8, 4), (8, 28))
     """
 
-    op = "cfc"
+    op, _WIDTH = "cfc", "input_size"
     _checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
     _fixed_options = frozenset((*_checked_options, "backbone_options"))
 

@@ -12,7 +12,7 @@ import numpy as np
 from .._fork import check_process
 from ..at_once import EVERY, LAST, STEP, More, attempt, linear
 from ..cells import LiquidCell
-from ..checks import FLOATS, flag, is_array
+from ..checks import FLOATS, flag, is_array, kind_of
 from ..config import Configurable
 from ..layers.drawing import drawing_from
 from ..layers.linear import is_plain
@@ -27,7 +27,7 @@ from .merge import MERGE_MODES, backwards, merge
 from .neurons import Neurons
 from .own_steps import steps_of
 from .stateful import Stateful
-from .watched import watched
+from .watched import ACTIVE, watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
@@ -176,7 +176,7 @@ class SequenceLayer(Configurable, Neurons, Stateful):
             option = "bidirectional" if self.bidirectional else "go_backwards"
             raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
         if _ndim(x) not in (1, 2):
-            got = x.shape if is_array(x) else type(x).__name__
+            got = x.shape if is_array(x) else kind_of(x)
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
         if resets is not None or reset_state is not None:
             state = self._started_anew(x, state, resets, reset_state)
@@ -204,7 +204,7 @@ class SequenceLayer(Configurable, Neurons, Stateful):
         cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
             return None
-        if watched.runs is not None:
+        if ACTIVE and watched.runs is not None:
             return None
         root = None
         if not isinstance(cell, LiquidCell):
