@@ -1,142 +1,12 @@
 // Step programs by the kernels: arguments captured arrays, inputs of steps, states.
 #include "csrc/cpu/thread_pool.h"
-#include "tests/native/step_program.h"
+#include "tests/native/program_call.h"
 
 namespace {
 
 using namespace mlx_ncps;
 using namespace kernel_tests;
 using enum ProgramOp;
-
-struct Sizes {
-  long B, T;
-};
-
-// What a check draws: numbers of [low, high], `whole`: whole numbers, at which values jump.
-struct Range {
-  double low = -1.5, high = 1.5;
-  bool whole = false;
-};
-
-// Of every result, states then outputs: [B, T, n] each.
-std::vector<Numbers> results_of(const StepProgram& p, const Sizes& n, const std::vector<Numbers>& a,
-                                const Numbers& resets) {
-  std::vector<int> ids = p.next;
-  ids.insert(ids.end(), p.outputs.begin(), p.outputs.end());
-  std::vector<Numbers> results(ids.size()), values(p.sizes.size());
-  for (long id = 0; id < p.captured; ++id) values[id] = a[id];
-  for (auto [id, value] : p.constants) values[id] = {value};
-  for (const auto& i : p.once) run_in_double(i, p, values);
-  const auto row = [&](int id, long r) {
-    const auto at = a[id].begin() + r * p.sizes[id];
-    return Numbers(at, at + p.sizes[id]);
-  };
-  for (long b = 0; b < n.B; ++b)
-    for (long t = 0; t < n.T; ++t) {
-      std::vector<Numbers> carried;
-      for (int id : p.next) carried.push_back(values[id]);
-      const bool anew = t == 0 || (!resets.empty() && resets[b * n.T + t] != 0);
-      for (long s = 0; s < p.states; ++s)
-        values[p.state(s)] = anew ? row(p.state(s), b) : carried[s];
-      for (long s = 0; s < p.inputs; ++s) values[p.input(s)] = row(p.input(s), b * n.T + t);
-      for (const auto& i : p.step) run_in_double(i, p, values);
-      for (size_t r = 0; r < ids.size(); ++r)
-        results[r].insert(results[r].end(), values[ids[r]].begin(), values[ids[r]].end());
-    }
-  return results;
-}
-
-// The arrays of a call, of their exact sizes, and the call.
-struct Call {
-  std::vector<Numbers> a, cotangents;
-  std::vector<Exact> in, gradients, out, dout;
-  std::vector<const float*> in_at, dout_at;
-  std::vector<float*> gradients_at, out_at;
-  Numbers resets;
-  Exact resets_in{0};
-  StepPlan plan;
-  ProgramProblem problem{};
-
-  Call(const StepProgram& p, const Sizes& n, const Range& range, bool with_resets)
-      : plan(p, kernels().lanes) {
-    Draw draw{std::mt19937(unsigned(n.B + 100 * n.T + 7 * p.sizes.size()))};
-    for (long id = 0; id < p.captured + p.inputs + p.states; ++id) {
-      const long rows = id < p.captured ? 1 : id < p.captured + p.inputs ? n.B * n.T : n.B;
-      a.push_back(draw(rows * p.sizes[id], range.low, range.high));
-      if (range.whole)
-        for (auto& v : a.back()) v = std::round(v);
-      in.emplace_back(a.back()), gradients.emplace_back(a.back().size());
-    }
-    for (const auto* ids : {&p.next, &p.outputs})
-      for (int id : *ids) {
-        cotangents.push_back(draw(n.B * n.T * p.sizes[id], -1, 1));
-        dout.emplace_back(cotangents.back()), out.emplace_back(cotangents.back().size());
-      }
-    if (with_resets) resets = draw(n.B * n.T, -1, 1);
-    for (auto& each : resets) each = each > 0.3 ? 2.5 : 0;
-    resets_in = Exact(resets);
-    for (const auto& each : in) in_at.push_back(each.get());
-    for (const auto& each : gradients) gradients_at.push_back(each.get());
-    for (const auto& each : out) out_at.push_back(each.get());
-    for (const auto& each : dout) dout_at.push_back(each.get());
-    auto& q = problem;
-    q.plan = &plan.view, q.B = n.B, q.T = n.T;
-    q.captured = in_at.data(), q.dcaptured = gradients_at.data();
-    q.steps = q.captured + p.captured, q.dsteps = q.dcaptured + p.captured;
-    q.states = q.steps + p.inputs, q.dstates = q.dsteps + p.inputs;
-    q.next = out_at.data(), q.outputs = q.next + p.states;
-    q.dnext = dout_at.data(), q.doutputs = q.dnext + p.states;
-    q.resets = with_resets ? resets_in.get() : nullptr;
-  }
-  Call(const Call&) = delete;
-};
-
-void check_packed(const std::string& name, Call& call) {
-  std::vector<Numbers> before;
-  for (const auto& each : call.out) {
-    before.emplace_back(each.get(), each.get() + each.size);
-    std::fill_n(each.get(), each.size, std::numeric_limits<float>::quiet_NaN());
-  }
-  void* packed = kernels().new_packed_program(call.problem);
-  auto of_call = call.problem;
-  of_call.captured = nullptr;
-  kernels().run_packed_program(packed, of_call);
-  kernels().free_packed_program(packed);
-  for (size_t n = 0; n < before.size(); ++n)
-    for (size_t i = 0; i < before[n].size(); ++i)
-      require(call.out[n].data[i] == float(before[n][i]) || std::isnan(before[n][i]),
-              name + ": packed, another result " + std::to_string(n));
-}
-
-void check_program(const std::string& what, const StepProgram& p, const Sizes& n,
-                   const Range& range = {}, bool resets = false) {
-  Call call(p, n, range, resets);
-  const auto run = [&] {
-    kernels().program_forward(call.problem);
-    kernels().program_backward(call.problem);
-  };
-  run();
-  const std::string name = std::string(kernels().name) + " program " + what + " B" +
-                           std::to_string(n.B) + " T" + std::to_string(n.T) +
-                           (resets ? " resets" : "");
-  const auto want = results_of(p, n, call.a, call.resets);
-  for (size_t r = 0; r < want.size(); ++r)
-    check_close(name + " result " + std::to_string(r), call.out[r], Exact(0), want[r]);
-  if (range.whole) return;
-  check_gradient(name + " gradient", call.a, call.gradients, {}, [&](const auto& x) {
-    const auto results = results_of(p, n, x, call.resets);
-    double loss = 0;
-    for (size_t r = 0; r < results.size(); ++r) loss += dot(results[r], call.cotangents[r]);
-    return loss;
-  });
-  check_packed(name, call);
-  std::vector<const Exact*> arguments, outputs;
-  for (long id = p.captured; id < p.captured + p.inputs + p.states; ++id)
-    arguments.push_back(&call.in[id]), outputs.push_back(&call.gradients[id]);
-  for (const auto& each : call.dout) arguments.push_back(&each);
-  for (const auto& each : call.out) outputs.push_back(&each);
-  check_rows_apart(name, n.B, arguments, outputs, run);
-}
 
 // The ops that take one, two or three operands.
 std::vector<std::pair<ProgramOp, int>> elementwise() {
@@ -218,7 +88,7 @@ static StepProgram of_blocks() {
 NATIVE_TEST(programs_of_moves_sums_and_softmax_equal_the_equations) {
   for_each_isa([] {
     const auto p = of_blocks();
-    for (const Sizes& n : {Sizes{1, 1}, {3, 5}, {16, 2}, {17, 14}, {0, 3}, {3, 0}})
+    for (const ProgramSizes& n : {ProgramSizes{1, 1}, {3, 5}, {16, 2}, {17, 14}, {0, 3}, {3, 0}})
       for (bool resets : {false, true}) check_program("blocks", p, n, {}, resets);
   });
 }
@@ -242,7 +112,8 @@ static StepProgram of_products(long X, long H) {
 
 NATIVE_TEST(programs_of_products_equal_the_equations) {
   for_each_isa([] {
-    for (const Sizes& n : {Sizes{1, 1}, {1, 70}, {2, 3}, {17, 13}, {40, 5}, {0, 2}, {2, 0}})
+    for (const ProgramSizes& n :
+         {ProgramSizes{1, 1}, {1, 70}, {2, 3}, {17, 13}, {40, 5}, {0, 2}, {2, 0}})
       for (bool resets : {false, true})
         check_program("products", of_products(3, 5), n, {-.8, .8}, resets);
     check_program("products", of_products(17, 16), {5, 4}, {-.4, .4}, true);
@@ -280,7 +151,7 @@ static Numbers by_program(ProgramOp op, const Numbers& a, const Numbers& b) {
   p.next = {p.state(0)};
   p.outputs = {op < ADD ? p.in_step(op, n, {p.input(0)})
                         : p.in_step(op, n, {p.input(0), p.input(1)})};
-  Call call(p, {1, 1}, {}, false);
+  ProgramCall call(p, {1, 1}, {}, false);
   for (long i = 0; i < n; ++i) call.in[0].data[i] = float(a[i]), call.in[1].data[i] = float(b[i]);
   kernels().program_forward(call.problem);
   return {call.out[1].get(), call.out[1].get() + n};
