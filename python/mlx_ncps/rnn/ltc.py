@@ -18,8 +18,8 @@ class LTC(SequenceLayer):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `LTC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. `return_sequences`
-    and `return_state`, when given, win in both.
+    `LTC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. Set
+    `return_sequences` or `return_state` to override these defaults.
 
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or an
