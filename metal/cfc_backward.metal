@@ -32,8 +32,7 @@
 //   out float  dz [B, T, kept_width]       : of the layers, then of the heads
 //   out float  shares [B, T, 3, H] if PURE : of dw_tau, dA, dts
 constexpr int OWN = ROWS > PARTS ? ROWS / PARTS : 1;  // rows of a thread, ROWS < PARTS: or none
-constexpr int LAYER = (1 + HEADS) * UNITS;
-threadgroup float buffer[LAYER + 2 * WIDTH][ROWS];  // dL/dh, of the heads, of two layers
+threadgroup float buffer[UNITS + HEADS * UNITS + 2 * WIDTH][ROWS];  // dL/dh, of heads, of layers
 #if ON_CHIP
 threadgroup float weights[CHIP];
 #endif
@@ -100,7 +99,7 @@ for (uint t = T; t-- > 0u;) {
   uint from = uint(UNITS);  // of the buffer's lines, what a stage reads
   for (int stage = LAYERS; stage >= 0; --stage) {
     const uint depth = stage == 0 ? H : uint(sizes[4 + stage]);
-    const uint to = stage == 0 ? 0u : uint(LAYER) + uint(stage % 2) * uint(WIDTH);
+    const uint to = stage == 0 ? 0u : uint(UNITS + HEADS * UNITS) + uint(stage % 2) * uint(WIDTH);
     if (stage > 0) kept_at -= depth;
     for (uint base = 0u; base < depth; base += slots) {
       const uint i = base + slot;

@@ -118,14 +118,16 @@ for (uint t = 0u; t < T; ++t) {
       for (int r = 0; r < ROWS; ++r) sum[head][r] = 0.0f;
     }
     for (uint i = part; i < depth; i += uint(PARTS)) {
-      float in[ROWS];
-      NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) in[r] = buffer[from + i][r];
+      float w[HEADS];
       NCPS_UNROLL
       for (int head = 0; head < HEADS; ++head) {
-        const float w = weights[weight_at + (i * uint(HEADS) + uint(head)) * H + (live ? j : 0u)];
+        w[head] = weights[weight_at + (i * uint(HEADS) + uint(head)) * H + (live ? j : 0u)];
+      }
+      NCPS_UNROLL
+      for (int r = 0; r < ROWS; ++r) {
+        const float in = buffer[from + i][r];
         NCPS_UNROLL
-        for (int r = 0; r < ROWS; ++r) sum[head][r] += w * in[r];
+        for (int head = 0; head < HEADS; ++head) sum[head][r] += w[head] * in;
       }
     }
     NCPS_UNROLL

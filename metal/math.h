@@ -42,29 +42,35 @@ inline float ncps_select(bool c, float a, float b) { return c ? a : b; }
     sum[q] = (odd ? b : a) + simd_shuffle_xor(odd ? a : b, ushort(2));            \
   }
 
+// y in [-1, 1], and exactly +-1 beyond x = end, whatever the last places of the division there, of
+// infinities too.
+inline float ncps_saturated(float y, float x, float end) {
+  const float held = y > 1.0f ? 1.0f : y < -1.0f ? -1.0f : y;
+  return ncps_abs(x) > end ? (x > 0.0f ? 1.0f : -1.0f) : held;
+}
+
 // x P(x^2) / Q(x^2), minimax with P(0) = Q(0) = 1: relative error 1.1e-8 before rounding, exact
-// slope at 0. Beyond 8.4 it grows past tanh: exactly +-1 from 8.8 on, where the slope is then 0. As
-// in csrc/cpu, and held in front too: the division is of finite numbers.
-inline float ncps_tanh(float z) {
-  const float x = z > 9.011f ? 9.011f : z < -9.011f ? -9.011f : z, square = x * x;
+// slope at 0; beyond 8.4 it grows past tanh, and from 9.011 on float rounds tanh to 1, where the
+// slope is then 0. As in csrc/cpu.
+inline float ncps_tanh(float x) {
+  const float z = x * x;
   float p = 1.4523163e-8f;
-  p = p * square + 2.142858e-5f;
-  p = p * square + 3.5446728e-3f;
-  p = p * square + 1.3422188e-1f;
-  p = p * square + 1.0f;
+  p = p * z + 2.142858e-5f;
+  p = p * z + 3.5446728e-3f;
+  p = p * z + 1.3422188e-1f;
+  p = p * z + 1.0f;
   float q = 8.247155e-7f;
-  q = q * square + 3.3663578e-4f;
-  q = q * square + 2.606317e-2f;
-  q = q * square + 4.6755515e-1f;
-  q = q * square + 1.0f;
-  const float y = ncps_divide(x * p, q);
-  return y > 1.0f ? 1.0f : y < -1.0f ? -1.0f : y;
+  q = q * z + 3.3663578e-4f;
+  q = q * z + 2.606317e-2f;
+  q = q * z + 4.6755515e-1f;
+  q = q * z + 1.0f;
+  return ncps_saturated(ncps_divide(x * p, q), x, 9.011f);
 }
 
 // x P(x^2) / Q(x^2), minimax: relative error 1.4e-8 before rounding; beyond 3.7 it grows past erf,
 // so that it is exactly +-1 from 3.85 on. As in csrc/cpu.
 inline float ncps_erf(float x) {
-  const float square = x * x, z = square > 15.360175f ? 15.360175f : square;
+  const float z = x * x;
   float p = 2.285169e-4f;
   p = p * z + 3.209229e-3f;
   p = p * z + 5.0341306e-2f;
@@ -77,6 +83,5 @@ inline float ncps_erf(float x) {
   q = q * z + 1.088628e-1f;
   q = q * z + 4.9273935e-1f;
   q = q * z + 1.0f;
-  const float y = ncps_divide(x * p, q);
-  return y > 1.0f ? 1.0f : y < -1.0f ? -1.0f : y;
+  return ncps_saturated(ncps_divide(x * p, q), x, 3.919f);
 }
