@@ -1,13 +1,27 @@
 """What a step costs as compiled: the loops of a kernel's machine code, each with the turns that a
-call gives it. `python -m tools.agx.loops` in the place of tools/agx/run's last step prints the table
-of docs/agx.md.
+call gives it. `tools/agx/run --loops` stores those of NAMES.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
+
+from .judge import MESA, Root
+
+FILE = Path(__file__).with_name("loops.json")
+_CFC = "LAYERS=1 HEADS=3 MODE=0 ACTIVATION=0 HEAD_ACTIVATION=1"
+NAMES = (
+    *(f"cfc_forward_save {_CFC} ROWS={n} PARTS=4 THREADS=512" for n in (1, 8, 16)),
+    *(f"cfc_backward {_CFC} ROWS={n} PARTS=4 THREADS=512" for n in (1, 8)),
+    "ltc_dense_forward_save PER=16 PARTS=4 THREADS=256",
+    "ltc_dense_backward PER=8 PARTS=8 THREADS=512",
+    "ltc_streamed_forward_save ROWS=8 PARTS=4 THREADS=512",
+    "ltc_streamed_backward ROWS=8 PARTS=4 THREADS=512",
+)
 
 # Cycles that an instruction keeps a scheduler (metal-benchmarks); of all others 1.
 CYCLES = {"exp2": 4, "rcp": 6, "imul": 4, "imadd": 4, "wait": 0}
@@ -22,13 +36,18 @@ class Loop(NamedTuple):
     bytes: int  # with those within
 
     @property
+    def instructions(self) -> int:
+        """Of the code, those within too."""
+        return sum(self.mix.values()) + sum(one.instructions for one in self.inner)
+
+    @property
     def cycles(self) -> int:
         """Of one turn of a SIMD group, without the loops within."""
         return sum(count * CYCLES.get(name, 1) for name, count in self.mix.items())
 
     def cost(self, turns) -> float:
-        """Cycles with the loops within, of (turns, [the same of these]). Raises ValueError where the
-        code has other loops.
+        """Cycles with the loops within, of (turns, [the same of these]). Raises ValueError where
+        the code has other loops.
         """
         count, inner = turns
         if len(inner) != len(self.inner):
@@ -68,3 +87,26 @@ def _loop(code, span, ends) -> Loop:
     )
     inner = [_loop(code, e, within) for e in sorted(outer)]
     return Loop(Counter(own), inner, span[1] - span[0])
+
+
+def of(root: Root, text: str) -> Loop:
+    """The loops of a variant, compiled for an M1."""
+    root.spirv({"loops": text})
+    debug = {"AGX_CHIP": "m1", **MESA, "AGX_MESA_DEBUG": "shaders"}
+    done = root.run(["/agx/judge", "compile", "loops.spv"], **debug)
+    return read(done.stdout)  # of all that it prints, ours is the largest
+
+
+def save(found: dict[str, Loop], file: Path = FILE) -> None:
+    """Store loops, a line for each variant."""
+    rows = (f"{json.dumps(name)}: {json.dumps(one)}" for name, one in found.items())
+    file.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
+
+
+def load(file: Path = FILE) -> dict[str, Loop]:
+    """The stored loops."""
+
+    def loop(mix, inner, size):
+        return Loop(Counter(mix), [loop(*one) for one in inner], size)
+
+    return {name: loop(*one) for name, one in json.loads(file.read_text("utf-8")).items()}
