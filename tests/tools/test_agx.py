@@ -268,7 +268,9 @@ def test_only_shuffles_within_four_lanes_become_swaps():
     constants = [[4 << 16 | 43, 2, 3, 2], [4 << 16 | 43, 2, 4, 16]]  # ids 3 and 4: masks 2 and 16
     shuffles = [[6 << 16 | 346, 1, 5, 6, 7, 3], [6 << 16 | 346, 1, 8, 6, 7, 4]]
     body = [*constants, [1 << 16 | 54], *shuffles]
-    words = array("I", quads.swapped(array("I", [*head, *sum(body, [])]).tobytes())).tolist()
+    words = array(
+        "I", quads.swapped(array("I", [*head, *(w for one in body for w in one)]).tobytes())
+    ).tolist()
     assert words[3] == 10
     assert words[5:7] == [2 << 16 | 17, 68]
     assert words[15:19] == [4 << 16 | 43, 2, 9, 1]  # vertical, before the function
