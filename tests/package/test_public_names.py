@@ -3,10 +3,10 @@
 import mlx.nn as nn
 import mlx_ncps
 import pytest
-from mlx_ncps import cells, config, convert, layers, ops, rnn, weights, wirings
+from mlx_ncps import cells, config, convert, export, layers, ops, rnn, weights, wirings
 from mlx_ncps.wirings import AutoNCP
 
-MODULES = (mlx_ncps, cells, layers, rnn, ops, ops.numpy, wirings, convert, config, weights)
+MODULES = (mlx_ncps, cells, layers, rnn, ops, ops.numpy, wirings, convert, config, export, weights)
 
 LAYER = """
     build compute_output_shape from_config from_pretrained get_config op push_to_hub redraw

@@ -409,3 +409,23 @@ def test_a_stack_tells_the_time_constants_of_each_layer():
     assert_close("first", first, stack.layers[0].time_constants(x, timespans=0.5), SAME)
     between = stack.layers[0](x, timespans=0.5)[0]
     assert_close("second", second, stack.layers[1].time_constants(between, timespans=0.5), SAME)
+
+
+@all_memories
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("name", ["ltc", "cfc"])
+def test_at_a_reset_time_constants_are_of_the_state_from_which_it_starts(name, backwards, mixed):
+    layer = make(name, mixed_memory=mixed, go_backwards=backwards)
+    x, hx = normal(B, T, I), states_like(layer) if not mixed else None
+    resets = np.zeros((B, T), int)
+    resets[1, 2] = 1
+    got = layer.time_constants(x, hx, resets=resets, reset_state=0)
+    first, second = (x[1:2, :2], x[1:2, 2:]) if not backwards else (x[1:2, 2:], x[1:2, :2])
+    parts = [
+        layer.time_constants(first, None if hx is None else hx[1:2]),
+        layer.time_constants(second),
+    ]
+    want = mx.concatenate(parts, axis=1)
+    assert_close("row with a reset", got[1:2], want, SAME)
+    rest = layer.time_constants(x, hx)
+    assert_close("others", got[::2], rest[::2], SAME)

@@ -40,6 +40,12 @@ class LiquidCell(Shown, NCPLayer):
     The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the
     sizes, `_create(width)` or `build(input_shape)`, `sequence` and `readout`, and `calls` if it
     makes any.
+
+    Example:
+        >>> [isinstance(cell, LiquidCell) for cell in (CfCCell(3, 4), LTCCell(4, 3))]
+        [True, True]
+        >>> CfCCell(3, 4).state_size, LTCCell(AutoNCP(8, 2), 3).output_size
+        (4, 2)
     """
 
     op = "cell"

@@ -23,6 +23,20 @@ class NCPRNNCell(DrawnCell, LiquidCell):
     A user's own cell calls `super().__init__(wiring)`, makes its weights in `build(input_shape)`
     after `super().build(input_shape)`, which builds the wiring, and reads `wiring.adjacency` and
     `wiring.sensory_adjacency` as masks.
+
+    Example:
+        >>> class Wired(NCPRNNCell):
+        ...     def build(self, input_shape):
+        ...         super().build(input_shape)
+        ...         self.weight = mx.ones(self.wiring.adjacency.shape)
+        ...     def sequence(self, inputs, state, ts):
+        ...         drive = inputs @ mx.abs(self.wiring.sensory_adjacency)
+        ...         return mx.cumsum(drive * ts, axis=1) + (state @ self.weight)[:, None]
+        ...     def readout(self, states):
+        ...         return states[..., : self.output_size]
+        >>> cell = Wired(AutoNCP(8, 2))
+        >>> [array.shape for array in cell(mx.ones((5, 3)), mx.zeros((5, 8)))]
+        [(5, 2), (5, 8)]
     """
 
     _WIDTH = "in_features"  # the constructor's argument for the number of inputs
@@ -146,7 +160,7 @@ class NCPRNNCell(DrawnCell, LiquidCell):
 
     @property
     def units(self) -> int:
-        """Number of neurons, H, as the MLX guides call it."""
+        """Number of neurons, H, as earlier MLX ports call it."""
         return self.state_size
 
     @property

@@ -21,7 +21,7 @@ class LTC(SequenceLayer, Conducting):
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
     `LTC(wiring=wiring, ...)` or `LTC(wiring, ...)`, as in earlier MLX ports, returns the output of
-    the whole sequence alone; `LTC(cell, ...)`, as in the MLX guides, the last output [B, O] alone.
+    the whole sequence alone; `LTC(cell, ...)` the last output [B, O] alone.
     `return_sequences` and `return_state`, when given, override this.
 
     Args:
@@ -42,9 +42,16 @@ class LTC(SequenceLayer, Conducting):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        cell: another spelling of `input_size` for a cell, as in the MLX guides.
+        cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         wiring: another spelling of `units` for a `Wiring`, as in earlier MLX ports.
         ode_solver, initialization_ranges: as in `LTCCell`.
+
+    Example:
+        >>> layer = LTC(20, AutoNCP(28, 4))  # 20 inputs, 28 neurons, 4 of them outputs
+        >>> x, dt = mx.random.normal((8, 50, 20)), mx.random.uniform(0.1, 2.0, (8, 50))
+        >>> output, state = layer(x, timespans=dt)
+        >>> output.shape, state.shape
+        ((8, 50, 4), (8, 28))
     """
 
     op = "ltc"

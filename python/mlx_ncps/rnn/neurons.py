@@ -213,10 +213,10 @@ def _names_of(half: Any) -> Any:
 def _moment(run: Run) -> Moment:
     """All steps of a run, side by side in N = B T rows."""
     ts = run.ts.reshape(-1, 1) if is_spans(run.ts) else run.ts
+    read = _read(run)
     if not run.half.mixed_memory:
-        return Moment(_rows(run.x), _before(run.states, run.before), _rows(run.states), ts)
-    h, c = map(_before, run.states, run.before)
-    h, _ = run.half.lstm(_rows(run.x), (h, c))  # which the cell reads as its state
+        return Moment(_rows(run.x), read, _rows(run.states), ts)
+    h, _ = run.half.lstm(_rows(run.x), read)  # which the cell reads as its state
     return Moment(_rows(run.x), h, _rows(run.states[0]), ts)
 
 
@@ -226,10 +226,15 @@ def _rows(array: mx.array) -> mx.array:
     return array.reshape(batch * steps, width).astype(mx.float32)
 
 
-def _before(states: mx.array, first: mx.array) -> mx.array:
-    """The states before each step, from those after it and the first, as `_rows`."""
-    earlier = mx.concatenate([first[:, None].astype(states.dtype), states], axis=1)
-    return _rows(earlier[:, : states.shape[1]])
+def _read(run: Run) -> Any:
+    """The states that the steps read, as `_rows`."""
+
+    def before(states: mx.array, first: mx.array) -> mx.array:
+        earlier = mx.concatenate([first[:, None].astype(states.dtype), states], axis=1)
+        return earlier[:, : states.shape[1]]
+
+    states = tree_map(before, run.states, run.before)
+    return tree_map(_rows, states if run.resets is None else run.resets.read(states))
 
 
 def _steps(values: mx.array, run: Run) -> mx.array:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from .resets import Resets
+
 
 class Run(NamedTuple):
     """One direction's run, in the order in which it read."""
@@ -18,6 +20,7 @@ class Run(NamedTuple):
     before: Any  # the state before the first step, [B, H]
     ts: Any  # a number, [] or [B, T]
     mask: mx.array | None  # [B, T]
+    resets: Resets | None
     states: Any  # [B, T, H]
 
 
