@@ -85,6 +85,11 @@ def from_pretrained(
     Only registered classes are made, and nothing in the files is executed. Raises
     FileNotFoundError for a missing folder or file, ValueError for a configuration that is none of
     this package or weights that don't fit it, ImportError when `huggingface_hub` is not installed.
+
+    Example:
+        >>> from mlx_ncps import CfC, from_pretrained, save_pretrained
+        >>> from_pretrained(save_pretrained(CfC(3, 8), "model")).state_size
+        8
     """
     if flag("from_pretrained", "download", download):
         folder = _downloaded(folder, revision)
