@@ -1,9 +1,5 @@
 """What layers and cells print, and `summary`."""
 
-import doctest
-import importlib
-import pkgutil
-
 import mlx.nn as nn
 import mlx_ncps
 import pytest
@@ -110,26 +106,3 @@ def test_summary_of_a_frozen_model_and_of_one_that_is_not_built():
 def test_summary_refuses_what_it_does_not_know(module, depth):
     with pytest.raises(ValueError, match=r"\[summary\] (module|depth) must be"):
         summary(module, depth)
-
-
-def modules_of_package():
-    names = [info.name for info in pkgutil.walk_packages(mlx_ncps.__path__, "mlx_ncps.")]
-    return [name for name in names if not name.endswith(("__main__", "_ext", ".alias"))]
-
-
-def examples():
-    finder = doctest.DocTestFinder(recurse=True)
-    for name in modules_of_package():
-        for test in finder.find(importlib.import_module(name)):
-            if test.examples:
-                yield pytest.param(test, id=test.name)
-
-
-@pytest.mark.parametrize("example", list(examples()))
-def test_every_example_in_a_docstring_runs(example, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    example.globs = {}
-    runner = doctest.DocTestRunner(verbose=False)
-    text = []
-    runner.run(example, out=text.append)
-    assert runner.failures == 0, "".join(text)
