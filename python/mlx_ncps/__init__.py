@@ -9,7 +9,7 @@ from . import _mlx  # noqa: F401  before all that imports MLX
 
 # isort: split
 from . import cells, config, layers, ops, rnn, wirings
-from .backends.cpu import (
+from .backends.cpu_settings import (
     get_instruction_set,
     get_num_threads,
     instruction_sets,
