@@ -13,6 +13,16 @@ namespace {
 constexpr int SENSORY_STEPS = LTC_ROWS;  // as in ltc_dense.inl: registers
 constexpr int KEPT_UNFOLDS = 3;          // half the default number; 2 and 6 take as long
 
+// n and d of a neuron, as a forward saves them. Lanes past the batch read 0, so that stages stay
+// where they are; but 1 as d where they divide by cm + k d, for cm may be 0.
+struct SavedSums {
+  vf n, d;
+};
+template <bool STAGED>
+static inline SavedSums load_sums(const float* at, long live) {
+  return {load_partial(at, live), load_partial(at + live, live, STAGED ? 0.0f : 1.0f)};
+}
+
 // Sums of half the lanes of a and b, side by side: in every four lanes those of neighbouring pairs
 // as [a b a b] (D = 1), those of such sums as [a a b b] (D = 2).
 constexpr int half_lane(int lane, int d) {
@@ -55,7 +65,7 @@ struct ListsStep {
     const long at = u * H + j;
     const float* n_at = saved + at * 2 * live;
     if (more) __builtin_prefetch(n_at - steps_apart), __builtin_prefetch(n_at - steps_apart + live);
-    const vf n = load_partial(n_at, live), d = load_partial(n_at + live, live);
+    const auto [n, d] = load_sums<STAGED>(n_at, live);
     if constexpr (STAGED) {
       vf dcm_now = load(dcm + j * W), dp;
       const auto sums = stage_backward(stage_of(p, u), dv_next, load(v + at * W), n, d, cm[j], rate,

@@ -19,12 +19,14 @@ from tests.support.cases import (
     MODES,
     CfcCase,
     LtcCase,
+    assert_all_close,
     assert_close,
     make,
     named_leaves,
     to_mlx,
     tolerance,
 )
+from tests.support.running import problem
 from tests.support.simulated_metal import simulated
 
 NAN, INF = np.float32("nan"), np.float32("inf")
@@ -198,3 +200,19 @@ def test_metal_in_the_simulator(case, name, value):
     assert_same(got[~np.isnan(want)], want[~np.isnan(want)])
     if np.isnan(value):
         assert_same(got, want)
+
+
+@pytest.mark.parametrize("synapses", [False, True])
+@pytest.mark.parametrize("batch", [1, 5, 20])  # no whole number of vectors
+def test_neurons_without_capacity_have_their_gradients(backend, batch, synapses):
+    case = LtcCase(batch=batch, density=0.4, timespans="per_batch")
+    call = copy.deepcopy(make(case))
+    call.params.cm[:] = 0
+    call.ts[:] += 0.1
+    f, leaves, cotangents = problem(case, call=call, synapses=synapses)
+    _, got = mx.vjp(f, list(leaves.values()), [cotangents])
+    want = truth.ltc_sequence_backward(call.cotangents, *call.arguments, **call.keywords)
+    names = zip(("inputs", "state", "ts", "params"), want, strict=True)
+    wanted = {k: v for name, tree in names for k, v in named_leaves(tree, name).items()}
+    got = dict(zip(leaves, got, strict=True))
+    assert_all_close(got, wanted, tolerance(case.dtype, "gradient"))

@@ -104,6 +104,17 @@ def test_order_is_the_seed_s_and_lets_every_operator_come_early():
     assert {m.edit.operator for m in first[: len(present)]} == present
 
 
+# Texts of the CPU's kernels that are no arithmetic of a kernel's: lists of the others, and loops
+# that only benchmarks or tests run.
+NO_KERNELS = {"formulas", "kernels", "limits", "maths"}
+
+
+def test_every_text_of_the_cpu_s_kernels_is_broken():
+    root = Path(select.__file__).parents[2]
+    texts = {path.stem for path in root.glob("csrc/cpu/*.inl")}
+    assert {Path(path).stem for path in select.CPU_FILES} == texts - NO_KERNELS
+
+
 def test_mutant_names_its_line_and_its_text():
     text = "void f() {\n  x = a +\n      b;\n}\n"
     (m,) = [m for m in select.order("f.inl", text, 1) if m.edit.operator == "sign"]

@@ -1,5 +1,5 @@
 """Judges a mutant of the CPU kernels by the C++ tests: compiles the one kernels_<isa>.cpp that has
-the mutated text, links it with objects built once, and runs tests/native/test_kernels.cpp.
+the mutated text, links it with objects built once, and runs the tests of kernels in tests/native.
 
 Without optimisation, which takes a fraction of a second; SameCode compares optimised code.
 """
@@ -26,8 +26,9 @@ KERNELS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SUPPORT = (
     *("csrc/cpu/interrupt.cpp", "csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),
-    *("tests/native/main.cpp", "tests/native/test_kernels.cpp"),
+    "tests/native/main.cpp",
 )
+OTHER_TESTS = ("tests/native/test_thread_pool.cpp",)  # run no kernel
 
 
 class Kernels:
@@ -88,7 +89,7 @@ class Native(Kernels):
         """Build everything but the kernels, and see the tests pass. Raises RuntimeError."""
         if self.ready:
             return
-        for source in SUPPORT:
+        for source in self.sources():
             must(self.compile(source, self._support(source), self.support_flags))
         # The tests run every instruction set that isa.cpp finds; `blind` finds the baseline alone.
         blind = "-D__builtin_cpu_supports(x)=0"
@@ -119,18 +120,24 @@ class Native(Kernels):
         self.object(isa).unlink()
         return ("survived", "") if result.code == 0 else ("killed", _cause(result))
 
+    def sources(self) -> list[str]:
+        """What is built once: the C++ tests and all that they need but kernels."""
+        found = self.tree.folder.glob("tests/native/test_*.cpp")
+        tests = sorted(str(path.relative_to(self.tree.folder)) for path in found)
+        return [*SUPPORT, *(test for test in tests if test not in OTHER_TESTS)]
+
     def _support(self, source: str) -> Path:
         return self.objects / f"{Path(source).stem}.o"
 
     def _tests(self, isa: str) -> Run:
         """Link and run."""
         isas = ["baseline"] if isa == "baseline" else list(ISA_FLAGS)
-        parts = [self._support(source) for source in SUPPORT]
+        parts = [self._support(source) for source in self.sources()]
         parts += [self.objects / ("isa_baseline.o" if isa == "baseline" else "isa_all.o")]
         parts += [self.object(i) for i in isas]
         binary = str(self.objects / f"tests_{isa}")
         must(self.run([*self.flags, *map(str, parts), "-pthread", "-o", binary], 120))
-        command = [binary, "kernels"]
+        command = [binary]
         bounded = not self.flags
         return run(command, limit=self.limit, cwd=self.tree.folder, bounded=bounded)
 

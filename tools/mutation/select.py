@@ -14,7 +14,8 @@ CPU_FILES = tuple(
     for stem in (
         "ltc_dense", "ltc_dense_backward", "ltc_lists", "ltc_lists_backward",
         "gemm", "cfc", "cfc_backward", "lstm", "lstm_backward", "packed", "simd", "memory",
-        "activation", "ltc_lists_synapses", "ltc_stages",
+        "activation", "ltc_lists_synapses", "ltc_stages", "dropout", "program",
+        "program_backward", "program_maths",
     )
 )  # fmt: skip
 SHARED_FILES = ("metal/activations.h", "metal/ltc.h", "metal/cfc.h")

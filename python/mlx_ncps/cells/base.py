@@ -116,6 +116,13 @@ class LiquidCell(NCPLayer):
 
     # --- shared ---
 
+    def state_names(self) -> Any:
+        """The name of each entry of the state, a list of H; a tuple of such for a tuple of arrays.
+
+        "motor_0" is neuron 0 of a wiring, a motor neuron; without a wiring "neuron_0", ....
+        """
+        return [f"neuron_{n}" for n in range(self.state_size)]
+
     def get_initial_state(
         self, inputs: mx.array | None = None, batch_size: int | None = None
     ) -> mx.array:

@@ -15,9 +15,10 @@ from ..checks import at_most, size, sizes
 from ..layers.linear import Linear
 from ..ops import shapeless
 from ..ops.checks import check_array
+from ..ops.resets import checked_resets, started_anew
 from ..ops.timespans import normalise_timespans
 from ..options import positive
-from ..programs import Declined, run_program
+from ..programs import Declined, float32_weights, run_program
 from .base import first_state
 from .lstm import LSTMCell
 from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
@@ -78,6 +79,12 @@ class CTGRUCell(DenseCell):
     def state_size(self) -> int:
         """Numbers in a state, H M."""
         return self.hidden_size * self.scales
+
+    def state_names(self) -> Any:
+        """The name of each entry of the state: "neuron_0_trace_0", ..., in the order [H, M]."""
+        return [
+            f"neuron_{n}_trace_{m}" for n in range(self.hidden_size) for m in range(self.scales)
+        ]
 
     def _create(self, width: int) -> None:
         self.input_size = width
@@ -219,6 +226,11 @@ class ODELSTMCell(FieldCell):
         """The sizes of h and c."""
         return (self.hidden_size, self.hidden_size)
 
+    def state_names(self) -> Any:
+        """The names of the entries of h and of c."""
+        numbers = range(self.hidden_size)
+        return [f"neuron_{n}" for n in numbers], [f"memory_neuron_{n}" for n in numbers]
+
     def _create(self, width: int) -> None:
         self.input_size = width
         self.lstm = LSTMCell(width, self.hidden_size)
@@ -248,10 +260,16 @@ class ODELSTMCell(FieldCell):
         return h, (h, c)
 
     def sequence(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, inputs: mx.array, state: StateLike, ts: TimespansLike
+        self,
+        inputs: mx.array,
+        state: StateLike,
+        ts: TimespansLike,
+        resets: mx.array | None = None,
+        reset_state: StateLike | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Run over a sequence: inputs [B, T, I], state (h, c), ts None, a number or [B, T] -> all
-        h and all c, each [B, T, H], in the dtype of the inputs.
+        h and all c, each [B, T, H], in the dtype of the inputs.  resets, reset_state: as in
+        `ops.cfc_mixed_sequence`.
         """
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
@@ -266,17 +284,21 @@ class ODELSTMCell(FieldCell):
             kind = type(self.lstm).__name__
             raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
-        made = run_program(self, [self], self._program, inputs, ts, state)
+        anew = checked_resets(self.op, resets, reset_state, state, batch, steps).get("resets")
+        at, *first = anew or [None]
+        made = run_program(self, [self], self._program, inputs, ts, state, at, first or None)
         if not isinstance(made, Declined):
             h, c = made[0]
             return h, c
         h, c = (part.astype(mx.float32) for part in state)
-        drive, states = self.lstm._drive(inputs), [(h, c)]
-        for t in range(steps):
-            span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
-            h, c = self.lstm._gates(drive[:, t], h, c)
-            h = self._evolve(h, span)
-            states.append((h, c))
+        with float32_weights([self]):
+            drive, states = self.lstm._drive(inputs), [(h, c)]
+            for t in range(steps):
+                h, c = started_anew(anew, t, h, c)
+                span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
+                h, c = self.lstm._gates(drive[:, t], h, c)
+                h = self._evolve(h, span)
+                states.append((h, c))
         h, c = (mx.stack(list(part), axis=1)[:, 1:] for part in zip(*states, strict=True))
         return h.astype(inputs.dtype), c.astype(inputs.dtype)
 

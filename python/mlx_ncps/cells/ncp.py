@@ -12,10 +12,11 @@ from ..checks import refused, size
 from ..options import optional
 from ..wirings import Wiring
 from .base import LiquidCell
+from .computed import DrawnCell
 from .wiring_tie import WiringTie
 
 
-class NCPRNNCell(LiquidCell):
+class NCPRNNCell(DrawnCell, LiquidCell):
     """Base of the cells that follow a wiring: `wiring` is the cell's own copy, saved and never
     trained.
 
@@ -141,6 +142,15 @@ class NCPRNNCell(LiquidCell):
             self.build(width)
             wiring.build_by_layer(width)
 
+    def state_names(self) -> Any:
+        """The name of each entry of the state: type and number of its neuron in the wiring, as
+        "motor_0"; in the order of these numbers.
+        """
+        return self._names_of(range(self.state_size))
+
+    def _names_of(self, neurons: Any) -> list[str]:
+        return [f"{self['wiring'].get_type_of_neuron(n)}_{n}" for n in neurons]
+
     @property
     def state_size(self) -> int:
         """Number of neurons, H."""
@@ -148,7 +158,7 @@ class NCPRNNCell(LiquidCell):
 
     @property
     def units(self) -> int:
-        """Number of neurons, H, as the MLX guides call it."""
+        """Number of neurons, H, as earlier MLX ports call it."""
         return self.state_size
 
     @property

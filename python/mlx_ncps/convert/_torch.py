@@ -63,7 +63,7 @@ def from_torch(
             be given.
         prefix: what stands before the layer's names in the state dict of a larger model, with the
             dot: "policy.rnn.".
-        options: of the new layer, over what the source tells. A state dict doesn't tell `mode`
+        options: of the new layer, over what the source tells. A state dict doesn't hold `mode`
             ("default" is taken, or "pure" where w_tau is found), `activation`, `batch_first`,
             `backbone_dropout`, `ode_unfolds`, `epsilon` and `implicit_param_constraints`.
 

@@ -16,6 +16,7 @@ from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_variant
 from .dropout import first_dropped
 from .params import CfCParams
+from .resets import checked_resets
 from .timespans import normalise_step_timespans, normalise_timespans
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def cfc_sequence(
     mode: str = "default",
     activation: str = "lecun_tanh",
     variant: str = "torch",
+    resets: mx.array | None = None,
+    reset_state: mx.array | None = None,
     training: bool = True,
     dropout: mx.array | None = None,
 ) -> mx.array:
@@ -50,6 +53,9 @@ def cfc_sequence(
             and gate sigmoid(a ts + b), as ncps.torch. "keras": heads f1, f2 and gate
             sigmoid(b - a ts), as ncps.tf and ncps.keras. "paper": as keras with heads
             lecun_tanh(f1), lecun_tanh(f2), as the paper's code.
+        resets: [B, T], not 0 where the state starts anew before a step; None: nowhere.
+        reset_state: from which it does, as `state`, and None for the same. On a backend whose
+            kernels don't (`RESETS`) such a call runs step by step.
         training: save what the gradient needs; False saves memory, and a gradient still comes out
             the same.
         dropout: factors [B, T, D] of what the backbone's layers give at each step, side by side: of
@@ -73,10 +79,12 @@ def cfc_sequence(
         mode=mode,
         activation=activation,
         variant=variant,
+        resets=resets,
+        reset_state=reset_state,
         training=training,
         dropout=dropout,
     )
-    done = None if training else attempt_call(call)
+    done = None if training or resets is not None else attempt_call(call)
     return call.run() if done is None else done
 
 
@@ -91,6 +99,8 @@ def prepare_cfc(
     variant: str,
     training: bool,
     dropout: mx.array | None = None,
+    resets: Any = None,
+    reset_state: Any = None,
     op: str = "cfc_sequence",
 ) -> Call:
     """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
@@ -123,6 +133,7 @@ def prepare_cfc(
         "variant": variant,
         "training": training if type(training) is bool else flag("cfc", "training", training),
     }
+    keywords |= checked_resets("cfc", resets, reset_state, state, B, T)
     if dropout is not None:
         keywords["dropout"] = dropout
     state, params = state.astype(mx.float32), _float32(params, mode)

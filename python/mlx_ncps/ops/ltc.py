@@ -13,6 +13,7 @@ from . import shapeless
 from .calls import Call
 from .checks import check_array, check_ltc, check_ltc_options
 from .params import LTCParams
+from .resets import checked_resets
 from .synapses import SynapseLists
 from .timespans import normalise_step_timespans, normalise_timespans
 
@@ -31,6 +32,8 @@ def ltc_sequence(
     implicit_param_constraints: bool = False,
     ode_solver: str = "semi_implicit",
     synapses: SynapseLists | None = None,
+    resets: mx.array | None = None,
+    reset_state: mx.array | None = None,
     training: bool = True,
 ) -> mx.array:
     """LTC over a sequence -> states [B, T, H], the membrane potentials after each step.
@@ -52,6 +55,9 @@ def ltc_sequence(
             are fused on the CPU, and on GPUs the reference backend runs them.
         synapses: SynapseLists of the masks, lets fused backends skip the zeros; None: dense. It
             never replaces a mask.
+        resets: [B, T], not 0 where the state starts anew before a step; None: nowhere.
+        reset_state: from which it does, as `state`, and None for the same. On a backend whose
+            kernels don't (`RESETS`) such a call runs step by step.
         training: save what the gradient needs; False saves memory, and a gradient still comes out
             the same.
 
@@ -70,7 +76,8 @@ def ltc_sequence(
         implicit_param_constraints=implicit_param_constraints,
         ode_solver=ode_solver,
     )
-    return prepare_ltc(inputs, state, ts, params, options, synapses, training).run()
+    anew = resets, reset_state
+    return prepare_ltc(inputs, state, ts, params, options, synapses, training, *anew).run()
 
 
 def prepare_ltc(
@@ -81,6 +88,8 @@ def prepare_ltc(
     options: dict,
     synapses: SynapseLists | None,
     training: bool,
+    resets: Any = None,
+    reset_state: Any = None,
     op: str = "ltc_sequence",
 ) -> Call:
     """The checked call of `ltc_sequence` with its backend; `options`: all of LTC_OPTIONS, checked;
@@ -106,6 +115,7 @@ def prepare_ltc(
     keywords = options | {"synapses": synapses, "training": training}
     if options["ode_solver"] == "semi_implicit":
         del keywords["ode_solver"]
+    keywords |= checked_resets("ltc", resets, reset_state, state, B, T)
     arrays: Any = [p if p is None else p.astype(mx.float32) for p in params]
     params = LTCParams(*arrays)
     state = state.astype(mx.float32)

@@ -9,15 +9,16 @@ from ..cells import CfCCell, LiquidCell, WiredCfCCell
 from ..checks import flag
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Gated
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
 
-class CfC(SequenceLayer):
+class CfC(SequenceLayer, Gated):
     """Closed-form continuous-time network.
 
     `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `CfC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. Set
+    `CfC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
     `return_sequences` or `return_state` to override these defaults.
 
     Args:
@@ -39,7 +40,7 @@ class CfC(SequenceLayer):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        cell: another spelling of `input_size` for a cell, as in the MLX guides.
+        cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         variant: "torch", "keras" or "paper", as in `CfCCell`.
         fully_recurrent: with a wiring, neurons of one layer all read each other, whatever it says;
             False: only along its synapses (`WiredCfCCell`).

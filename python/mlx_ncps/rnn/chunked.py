@@ -70,16 +70,19 @@ def chunked_value_and_grad(
             mx.eval(starts[-1])
         total: Any = 0.0
         gradients: Any = None
+        dtypes: Any = None
         end, cotangent = None, None
         for seed, chunk, start in reversed(list(zip(seeds, chunks, starts, strict=False))):
             mx.random.seed(seed)
             value, after, (new, cotangent) = _one_chunk(model, loss, chunk, start, cotangent)
             total = total + value
+            dtypes = tree_map(lambda g: g.dtype, new)
+            new = tree_map(lambda g: g.astype(mx.float32), new)  # halves would round every sum
             gradients = new if gradients is None else tree_map(mx.add, gradients, new)
             end = after if end is None else end
             mx.eval(total, gradients, end, cotangent)
         mx.random.seed(seeds[-1])
-        return total, gradients, end
+        return total, tree_map(lambda g, d: g.astype(d), gradients, dtypes), end
 
     return value_and_grad
 

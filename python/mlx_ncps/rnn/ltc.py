@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..cells import LiquidCell, LTCCell
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Conducting
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from .._types import Ranges
 
 
-class LTC(SequenceLayer):
+class LTC(SequenceLayer, Conducting):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `LTC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. Set
+    `LTC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
     `return_sequences` or `return_state` to override these defaults.
 
     Args:
@@ -39,7 +40,7 @@ class LTC(SequenceLayer):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        cell: another spelling of `input_size` for a cell, as in the MLX guides.
+        cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         ode_solver, initialization_ranges: as in `LTCCell`.
 
     Example:

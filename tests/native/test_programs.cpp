@@ -1,0 +1,327 @@
+// Step programs by the kernels: arguments captured arrays, inputs of steps, states.
+#include "csrc/cpu/thread_pool.h"
+#include "tests/native/step_program.h"
+
+namespace {
+
+using namespace mlx_ncps;
+using namespace kernel_tests;
+using enum ProgramOp;
+
+struct Sizes {
+  long B, T;
+};
+
+// What a check draws: numbers of [low, high], `whole`: whole numbers, at which values jump.
+struct Range {
+  double low = -1.5, high = 1.5;
+  bool whole = false;
+};
+
+// Of every result, states then outputs: [B, T, n] each.
+std::vector<Numbers> results_of(const StepProgram& p, const Sizes& n, const std::vector<Numbers>& a,
+                                const Numbers& resets) {
+  std::vector<int> ids = p.next;
+  ids.insert(ids.end(), p.outputs.begin(), p.outputs.end());
+  std::vector<Numbers> results(ids.size()), values(p.sizes.size());
+  for (long id = 0; id < p.captured; ++id) values[id] = a[id];
+  for (auto [id, value] : p.constants) values[id] = {value};
+  for (const auto& i : p.once) run_in_double(i, p, values);
+  const auto row = [&](int id, long r) {
+    const auto at = a[id].begin() + r * p.sizes[id];
+    return Numbers(at, at + p.sizes[id]);
+  };
+  for (long b = 0; b < n.B; ++b)
+    for (long t = 0; t < n.T; ++t) {
+      std::vector<Numbers> carried;
+      for (int id : p.next) carried.push_back(values[id]);
+      const bool anew = t == 0 || (!resets.empty() && resets[b * n.T + t] != 0);
+      for (long s = 0; s < p.states; ++s)
+        values[p.state(s)] = anew ? row(p.state(s), b) : carried[s];
+      for (long s = 0; s < p.inputs; ++s) values[p.input(s)] = row(p.input(s), b * n.T + t);
+      for (const auto& i : p.step) run_in_double(i, p, values);
+      for (size_t r = 0; r < ids.size(); ++r)
+        results[r].insert(results[r].end(), values[ids[r]].begin(), values[ids[r]].end());
+    }
+  return results;
+}
+
+// The arrays of a call, of their exact sizes, and the call.
+struct Call {
+  std::vector<Numbers> a, cotangents;
+  std::vector<Exact> in, gradients, out, dout;
+  std::vector<const float*> in_at, dout_at;
+  std::vector<float*> gradients_at, out_at;
+  Numbers resets;
+  Exact resets_in{0};
+  StepPlan plan;
+  ProgramProblem problem{};
+
+  Call(const StepProgram& p, const Sizes& n, const Range& range, bool with_resets)
+      : plan(p, kernels().lanes) {
+    Draw draw{std::mt19937(unsigned(n.B + 100 * n.T + 7 * p.sizes.size()))};
+    for (long id = 0; id < p.captured + p.inputs + p.states; ++id) {
+      const long rows = id < p.captured ? 1 : id < p.captured + p.inputs ? n.B * n.T : n.B;
+      a.push_back(draw(rows * p.sizes[id], range.low, range.high));
+      if (range.whole)
+        for (auto& v : a.back()) v = std::round(v);
+      in.emplace_back(a.back()), gradients.emplace_back(a.back().size());
+    }
+    for (const auto* ids : {&p.next, &p.outputs})
+      for (int id : *ids) {
+        cotangents.push_back(draw(n.B * n.T * p.sizes[id], -1, 1));
+        dout.emplace_back(cotangents.back()), out.emplace_back(cotangents.back().size());
+      }
+    if (with_resets) resets = draw(n.B * n.T, -1, 1);
+    for (auto& each : resets) each = each > 0.3 ? 2.5 : 0;
+    resets_in = Exact(resets);
+    for (const auto& each : in) in_at.push_back(each.get());
+    for (const auto& each : gradients) gradients_at.push_back(each.get());
+    for (const auto& each : out) out_at.push_back(each.get());
+    for (const auto& each : dout) dout_at.push_back(each.get());
+    auto& q = problem;
+    q.plan = &plan.view, q.B = n.B, q.T = n.T;
+    q.captured = in_at.data(), q.dcaptured = gradients_at.data();
+    q.steps = q.captured + p.captured, q.dsteps = q.dcaptured + p.captured;
+    q.states = q.steps + p.inputs, q.dstates = q.dsteps + p.inputs;
+    q.next = out_at.data(), q.outputs = q.next + p.states;
+    q.dnext = dout_at.data(), q.doutputs = q.dnext + p.states;
+    q.resets = with_resets ? resets_in.get() : nullptr;
+  }
+  Call(const Call&) = delete;
+};
+
+void check_packed(const std::string& name, Call& call) {
+  std::vector<Numbers> before;
+  for (const auto& each : call.out) {
+    before.emplace_back(each.get(), each.get() + each.size);
+    std::fill_n(each.get(), each.size, std::numeric_limits<float>::quiet_NaN());
+  }
+  void* packed = kernels().new_packed_program(call.problem);
+  auto of_call = call.problem;
+  of_call.captured = nullptr;
+  kernels().run_packed_program(packed, of_call);
+  kernels().free_packed_program(packed);
+  for (size_t n = 0; n < before.size(); ++n)
+    for (size_t i = 0; i < before[n].size(); ++i)
+      require(call.out[n].data[i] == float(before[n][i]) || std::isnan(before[n][i]),
+              name + ": packed, another result " + std::to_string(n));
+}
+
+void check_program(const std::string& what, const StepProgram& p, const Sizes& n,
+                   const Range& range = {}, bool resets = false) {
+  Call call(p, n, range, resets);
+  const auto run = [&] {
+    kernels().program_forward(call.problem);
+    kernels().program_backward(call.problem);
+  };
+  run();
+  const std::string name = std::string(kernels().name) + " program " + what + " B" +
+                           std::to_string(n.B) + " T" + std::to_string(n.T) +
+                           (resets ? " resets" : "");
+  const auto want = results_of(p, n, call.a, call.resets);
+  for (size_t r = 0; r < want.size(); ++r)
+    check_close(name + " result " + std::to_string(r), call.out[r], Exact(0), want[r]);
+  if (range.whole) return;
+  check_gradient(name + " gradient", call.a, call.gradients, {}, [&](const auto& x) {
+    const auto results = results_of(p, n, x, call.resets);
+    double loss = 0;
+    for (size_t r = 0; r < results.size(); ++r) loss += dot(results[r], call.cotangents[r]);
+    return loss;
+  });
+  check_packed(name, call);
+  std::vector<const Exact*> arguments, outputs;
+  for (long id = p.captured; id < p.captured + p.inputs + p.states; ++id)
+    arguments.push_back(&call.in[id]), outputs.push_back(&call.gradients[id]);
+  for (const auto& each : call.dout) arguments.push_back(&each);
+  for (const auto& each : call.out) outputs.push_back(&each);
+  check_rows_apart(name, n.B, arguments, outputs, run);
+}
+
+// The ops that take one, two or three operands.
+std::vector<std::pair<ProgramOp, int>> elementwise() {
+  std::vector<std::pair<ProgramOp, int>> out;
+#define NCPS_OP(NAME, name, operands) \
+  if (NAME < MOVE) out.emplace_back(NAME, operands);
+  NCPS_PROGRAM_OPS(NCPS_OP)
+#undef NCPS_OP
+  return out;
+}
+
+bool wants_positive(ProgramOp op) {
+  return op == LOG || op == LOG1P || op == SQRT || op == RSQRT || op == DIV;
+}
+
+// An elementwise instruction of every kind of operands: rows and numbers, of a step and fixed.
+StepProgram of_elementwise(ProgramOp op, int operands, long n) {
+  StepProgram p({n, 1}, {n, 1}, {n});
+  const int zero = p.constant(0.1f);
+  const int kinds[] = {p.in_step(ADD, n, {p.input(0), p.state(0)}), p.input(1), 0, 1};
+  int conditions[4];  // 0 and 1, which no small change of a number changes
+  for (int i = 0; i < 4; ++i)
+    conditions[i] = i < 2 ? p.in_step(GT, p.sizes[kinds[i]], {kinds[i], zero})
+                          : p.at_once(GT, p.sizes[kinds[i]], {kinds[i], zero});
+  int all = 1;
+  for (int i = 0; i < operands; ++i) all *= 4;
+  for (int which = 0; which < all; ++which) {
+    std::vector<int> in;
+    bool fixed = true;
+    long size = 1;
+    for (int i = 0, rest = which; i < operands; ++i, rest /= 4) {
+      in.push_back(op == SELECT && i == 0 ? conditions[rest % 4] : kinds[rest % 4]);
+      fixed = fixed && rest % 4 > 1, size = std::max(size, p.sizes[in.back()]);
+    }
+    p.outputs.push_back(p.in_step(op, size, in));
+    if (fixed) p.outputs.push_back(p.at_once(op, size, in));
+  }
+  p.next = {p.in_step(SIGMOID, n, {p.outputs[0]})};
+  return p;
+}
+
+}  // namespace
+
+NATIVE_TEST(programs_of_every_elementwise_instruction_equal_the_equations) {
+  for_each_isa([] {
+    for (auto [op, operands] : elementwise())
+      for (long n : {1, 5, 16, 33}) {
+        const auto p = of_elementwise(op, operands, n);
+        const auto name = "op " + std::to_string(int(op)) + " n" + std::to_string(n);
+        const Range range = wants_positive(op) ? Range{.3, 1.2} : Range{};
+        check_program(name, p, {3, 2}, range);
+        if (!wants_positive(op)) check_program(name + " whole", p, {5, 3}, {-2, 2, true});
+      }
+  });
+}
+
+// Moves, sums and softmax of steps and of fixed values, with products before and behind them.
+static StepProgram of_blocks() {
+  StepProgram p({12, 5, 12 * 7}, {12, 1}, {12, 3});
+  const int shares = p.at_once(SOFTMAX, 12, {0}, {3, 4}),
+            folded = p.at_once(SUM, 4, {0}, {1, 3, 4}), column = p.at_once(SUM, 3, {0}, {3, 4, 1}),
+            moved = p.at_once(MOVE, 12, {1}, {0, 1, 4, 1, 4, 2, 8, 0}),
+            x = p.in_step(ADD, 12, {p.input(0), p.state(0)}),
+            soft = p.in_step(SOFTMAX, 12, {x}, {2, 6}), one = p.in_step(SOFTMAX, 12, {x}, {1, 12}),
+            turned = p.in_step(MOVE, 12, {soft}, {0, 6, 6, 1, 6, 0, 6, 1}),
+            wide = p.in_step(MOVE, 40, {p.input(1)}, {0, 0, 40, 0}), joined = p.add(15, true);
+  p.step.push_back({MOVE, joined, {turned}, {0, 0, 12, 1}});
+  p.step.push_back({MOVE, joined, {p.state(1)}, {12, 0, 3, 1}});
+  const int rows = p.in_step(SUM, 3, {joined}, {3, 5, 1}),
+            columns = p.in_step(SUM, 5, {joined}, {1, 3, 5}),
+            middle = p.in_step(SUM, 6, {x}, {3, 2, 2}), all = p.in_step(SUM, 1, {wide}, {1, 40, 1}),
+            mixed = p.matmul(soft, 2, 12, 7, false), scaled = p.in_step(MUL, 12, {one, shares}),
+            shifted = p.in_step(ADD, 12, {scaled, moved});
+  p.next = {p.in_step(TANH, 12, {shifted}), p.in_step(ADD, 3, {rows, column})};
+  p.outputs = {columns, middle, all, mixed, folded, soft, joined, p.input(0), p.state(1), 1};
+  return p;
+}
+
+NATIVE_TEST(programs_of_moves_sums_and_softmax_equal_the_equations) {
+  for_each_isa([] {
+    const auto p = of_blocks();
+    for (const Sizes& n : {Sizes{1, 1}, {3, 5}, {16, 2}, {17, 14}, {0, 3}, {3, 0}})
+      for (bool resets : {false, true}) check_program("blocks", p, n, {}, resets);
+  });
+}
+
+// Products of captured matrices and of computed ones, as they are and transposed, several of one.
+static StepProgram of_products(long X, long H) {
+  StepProgram p({X * H, H, H * H, H * H, 1}, {X, 1}, {H, H});
+  const int masked = p.at_once(MUL, H * H, {2, 3}), h = p.state(0), c = p.state(1),
+            z = p.matmul(p.input(0), 0, X, H, false, 1), u = p.matmul(h, masked, H, H, true, 1),
+            v = p.matmul(c, masked, H, H, false), w = p.matmul(h, 2, H, H, true),
+            again = p.matmul(c, masked, H, H, true), sum = p.in_step(ADD, H, {z, u}),
+            gate = p.in_step(SIGMOID, H, {sum}), other = p.in_step(TANH, H, {v}),
+            difference = p.in_step(SUB, H, {other, h}),
+            part = p.in_step(MUL, H, {gate, difference}),
+            timed = p.in_step(MUL, H, {part, p.input(1)}), bent = p.in_step(TANH, H, {w}),
+            more = p.in_step(TANH, H, {again}), both = p.in_step(MUL, H, {bent, more});
+  p.next = {p.in_step(ADD, H, {h, timed}), p.in_step(MUL, H, {both, 4})};
+  p.outputs = {p.in_step(SUM, 1, {both}, {1, int(H), 1}), z, 2};
+  return p;
+}
+
+NATIVE_TEST(programs_of_products_equal_the_equations) {
+  for_each_isa([] {
+    for (const Sizes& n : {Sizes{1, 1}, {1, 70}, {2, 3}, {17, 13}, {40, 5}, {0, 2}, {2, 0}})
+      for (bool resets : {false, true})
+        check_program("products", of_products(3, 5), n, {-.8, .8}, resets);
+    check_program("products", of_products(17, 16), {5, 4}, {-.4, .4}, true);
+    check_program("products", of_products(1, 1), {3, 3}, {}, true);
+    check_program("products", of_products(33, 65), {3, 3}, {-.2, .2});
+  });
+}
+
+// More floats in a row than a block of several rows may fill.
+NATIVE_TEST(programs_of_wide_rows_equal_the_equations) {
+  for_each_isa([] {
+    const long n = 9000;
+    StepProgram p({n}, {n}, {n});
+    const int sum = p.in_step(ADD, n, {p.input(0), p.state(0)}),
+              scaled = p.in_step(MUL, n, {sum, 0});
+    p.next = {p.in_step(TANH, n, {scaled})};
+    p.outputs = {p.in_step(SUM, 1, {scaled}, {1, int(n), 1})};
+    check_program("wide", p, {5, 3}, {-.1, .1}, true);
+  });
+}
+
+NATIVE_TEST(programs_hold_with_any_number_of_threads) {
+  const auto p = of_products(9, 33);
+  for (const int threads : {1, 3}) {
+    set_num_threads(threads);
+    check_program("threads", p, {90, 30}, {-.3, .3}, true);
+  }
+  set_num_threads(0);
+}
+
+// f of every number, by a program of one row.
+static Numbers by_program(ProgramOp op, const Numbers& a, const Numbers& b) {
+  const long n = long(a.size());
+  StepProgram p({}, {n, n}, {1});
+  p.next = {p.state(0)};
+  p.outputs = {op < ADD ? p.in_step(op, n, {p.input(0)})
+                        : p.in_step(op, n, {p.input(0), p.input(1)})};
+  Call call(p, {1, 1}, {}, false);
+  for (long i = 0; i < n; ++i) call.in[0].data[i] = float(a[i]), call.in[1].data[i] = float(b[i]);
+  kernels().program_forward(call.problem);
+  return {call.out[1].get(), call.out[1].get() + n};
+}
+
+NATIVE_TEST(programs_maths_are_accurate_to_their_ends) {
+  const double inf = std::numeric_limits<double>::infinity(), nan = std::nan("");
+  Numbers z{0,         -0.0,           1,    -1,    inf, -inf, nan,        0x1p-126,   0x1p-149,
+            0x1p-130,  0x1.fffffep127, 100,  -100,  88,  -87,  0.70710678, 0.70710683, 1.4142135,
+            1.4142137, -0.99999994,    1e-8, -1e-8, 3e-5};
+  Draw draw{std::mt19937(3)};
+  for (double scale : {1e-30, 1e-6, 0.1, 1.0, 1.5, 10.0, 1e10}) {
+    const auto more = draw(200, -scale, scale);
+    z.insert(z.end(), more.begin(), more.end());
+  }
+  for (auto& v : z) v = float(v);
+  for_each_isa([&] {
+    for (auto op :
+         {EXP, LOG, LOG1P, SQRT, RSQRT, SIGMOID, TANH, ERF, SIGN, ABS, LOGADDEXP, MAX, MIN})
+      for (size_t turn : {0, 1, 7, 300}) {
+        if (op < ADD && turn > 0) continue;
+        Numbers b = z;
+        std::rotate(b.begin(), b.begin() + long(turn), b.end());
+        const auto got = by_program(op, z, b);
+        for (size_t i = 0; i < z.size(); ++i) {
+          double want = program_value(op, z[i], b[i], 0);
+          if (op == LOGADDEXP && (std::isnan(z[i]) || std::isnan(b[i]))) want = nan;
+          // 2^z of a rounded z has the error of z. Below 2^-126, and 0 instead.
+          const bool powers = op == EXP || op == SIGMOID;
+          const double relative = 5e-7 * (powers ? std::clamp(std::abs(z[i]), 1.0, 200.0) : 1),
+                       least = powers            ? 0x1p-126
+                               : op == LOGADDEXP ? 2e-7
+                                                 : 0x1p-149;
+          const bool holds = std::isnan(want) ? std::isnan(got[i])
+                             : std::isinf(float(want))
+                                 ? got[i] == float(want)
+                                 : std::abs(got[i] - want) <= relative * std::abs(want) + least;
+          require(holds, std::string(kernels().name) + " op " + std::to_string(int(op)) + " of " +
+                             std::to_string(z[i]) + ", " + std::to_string(b[i]) + ": got " +
+                             std::to_string(got[i]) + ", want " + std::to_string(want));
+        }
+      }
+  });
+}
