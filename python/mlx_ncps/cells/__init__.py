@@ -10,8 +10,8 @@ from .lstm import LSTMCell
 from .ltc import LTCCell
 from .ltc_backbone import BackboneLTCCell
 from .ncp import NCPRNNCell
-from .wired_cfc import WiredCfCCell
 from .ode_lstm import ODELSTMCell
+from .wired_cfc import WiredCfCCell
 
 __all__ = [
     "BackboneLTCCell",
