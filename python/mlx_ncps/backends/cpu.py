@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from .. import _loader
-from ..checks import choice, integer
 from . import shapeless
 from .activations import first_dropped
 from .fold import fold_cfc

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import numpy as np
 
-from .. import limits
 from .._fork import check_process
 from ..at_once import BATCH, attempt
-from ..checks import at_most, size, sizes
-from ..layers.linear import Linear
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.resets import checked_resets, started_anew
 from ..ops.timespans import normalise_timespans
-from ..options import positive
 from ..programs import Declined, float32_weights, run_program
 from .base import first_state
+from .gated import FieldCell
 from .lstm import LSTMCell
-from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
 
 if TYPE_CHECKING:
     from .._types import StateLike, TimespansLike

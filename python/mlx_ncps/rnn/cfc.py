@@ -19,10 +19,10 @@ class CfC(SequenceLayer, Gated):
     """Closed-form continuous-time network.
 
     `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-        `CfC(wiring=wiring, ...)` or `CfC(wiring, ...)`, as in earlier MLX ports, returns the output of
-    the whole sequence alone; `CfC(cell, ...)` the last output [B, O] alone.
-    Set `return_sequences` or `return_state` to override these defaults.
-    
+    `CfC(wiring=wiring, ...)` or `CfC(wiring, ...)`, as in earlier MLX ports, returns the output of
+    the whole sequence alone; `CfC(cell, ...)` the last output [B, O] alone. Set `return_sequences`
+    or `return_state` to override these defaults.
+
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or a
             cell; or a wiring.

@@ -20,10 +20,10 @@ class LTC(SequenceLayer, Conducting):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-        `LTC(wiring=wiring, ...)` or `LTC(wiring, ...)`, as in earlier MLX ports, returns the output of
-    the whole sequence alone; `LTC(cell, ...)` the last output [B, O] alone.
-    Set `return_sequences` or `return_state` to override these defaults.
-    
+    `LTC(wiring=wiring, ...)` or `LTC(wiring, ...)`, as in earlier MLX ports, returns the output of
+    the whole sequence alone; `LTC(cell, ...)` the last output [B, O] alone. Set `return_sequences`
+    or `return_state` to override these defaults.
+
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or an
             `LTCCell`; or a wiring.
