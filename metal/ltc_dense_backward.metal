@@ -134,3 +134,4 @@ for (int q = 0; q < PER; ++q) {
     slabs[slab + 3u * H * uint(PER * PARTS)] = own[q].we;
   }
 }
+#undef NCPS_OF

@@ -101,3 +101,4 @@ for (uint t = 0u; t < T; ++t) {
   }
   if (writes) states[row * H + j] = v;
 }
+#undef NCPS_V

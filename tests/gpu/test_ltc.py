@@ -38,7 +38,6 @@ EDGES = [
 STREAMED = LtcCase(batch=17, steps=2, units=9, unfolds=2, timespans="per_batch")
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("last_places", [-2, 2])
 def test_ltc_sequence_holds_with_a_rough_division(last_places):
     def change(text):
@@ -50,6 +49,7 @@ def test_ltc_sequence_holds_with_a_rough_division(last_places):
             check_gradients(case, "metal")
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("case", EDGES, ids=str)
 def test_ltc_sequence_equals_numpy_at_the_edges(case, order):
     with simulated(order):

@@ -231,7 +231,8 @@ def test_an_unfold_of_the_dense_ltc_is_within_one_and_a_half_of_its_floor():
     """exp2, the reciprocal with the three instructions by which Mesa refines it, and three
     multiply-adds of each gate; without loads, shuffles and the update.
     """
-    (step,) = loops.load()["ltc_dense_forward_save PER=16 PARTS=4 THREADS=256"].inner
+    kept = loops.load()["ltc_dense_forward_save PER=16 PARTS=4 THREADS=256"]
+    (step,) = kept.inner
     (unfold,) = step.inner
     assert unfold.mix["exp2"] == 16
     assert unfold.cycles <= 1.5 * 16 * (4 + 6 + 3 + 3)

@@ -19,7 +19,7 @@ from .backbone import backbone_options
 from .base import LiquidCell
 from .cfc import CFC_OPTIONS, DROPOUT, CfCCell
 from .cfc_params import params_of
-from .mask_blocks import OWN, PAIRS, SOURCES, Block
+from .mask_blocks import OWN, PAIRS, SOURCES, Block, synapses_into
 from .ncp import NCPRNNCell
 
 
@@ -191,21 +191,12 @@ class WiredCfCCell(NCPRNNCell):
         """
         layer = integer(self.op, "layer", layer, 0, self.num_layers)
         wiring = self["wiring"]
-        neurons = wiring.get_neurons_of_layer(layer)
-        adjacency = wiring.adjacency
         if layer == 0 and not wiring.is_built():
             raise ValueError(
                 f"[{self.op}] synapses_into(0) wants a cell that is built, got one that isn't: "
                 "call it once before, or build(input_size)."
             )
-        if layer == 0:
-            incoming = wiring.sensory_adjacency[:, neurons]
-        else:
-            incoming = adjacency[np.ix_(wiring.get_neurons_of_layer(layer - 1), neurons)]
-        own = adjacency[np.ix_(neurons, neurons)]
-        if self.fully_recurrent:
-            own = np.ones_like(own)
-        return np.concatenate([incoming, own]).astype(np.float32)
+        return synapses_into(wiring, layer, self.fully_recurrent)
 
     def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
