@@ -189,8 +189,7 @@ class WiredCfCCell(NCPRNNCell):
         """How layer n's sources [inputs of the layer, own neurons] reach its neurons: [in + H_n,
         H_n] of -1, 0, 1.
         """
-        layer = integer(self.op, "layer", layer, 0, self.num_layers)
-        wiring = self["wiring"]
+        layer, wiring = integer(self.op, "layer", layer, 0, self.num_layers), self["wiring"]
         if layer == 0 and not wiring.is_built():
             raise ValueError(
                 f"[{self.op}] synapses_into(0) wants a cell that is built, got one that isn't: "
@@ -259,8 +258,7 @@ class WiredCfCCell(NCPRNNCell):
         masks = [f"source_mask_{n}" for n in range(len(layers))]
         arrays += [self[mask] for mask in masks if mask in self]
         last = layers[-1].hidden_size
-        outputs = last if len(layers) > 1 else self.output_size
-        readout = Readout(self.state_size - last, outputs)
+        readout = Readout(self.state_size - last, last if len(layers) > 1 else self.output_size)
         stages = tuple(plan.stages[0] for plan in plans)
         return StepPlan(stages, arrays, readout, self._layers_params)
 
