@@ -7,6 +7,7 @@
 # make mac-report on a Mac: all of it, in one file for an issue   MAC_REPORT_ARGS=--short
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make agx        machine code of Apple's GPUs, on Linux as root (docs/agx.md); AGX_ARGS=--check
+# make docs       the documentation site: build/docs/index.html
 # make lint       ruff, clang-format and pyright, changing nothing; `make format` applies them
 # make fuzz       fuzz-arguments and fuzz-files
 # make fuzz-arguments  hostile arguments for every public callable    FUZZ_ARGS="--seed 5"
@@ -29,6 +30,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 MLX := cpu
+DOCS := build/venv-docs
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find build_backend cmake csrc metal python src -type f \
@@ -38,7 +40,7 @@ NATIVE_FILES = $(shell find csrc metal simulator src tests -name '*.h' -o -name 
 SANITIZERS := address,undefined thread
 
 .PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu mac-report \
-  guard agx lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
+  guard agx docs lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(PYTEST) $(PYTEST_ARGS)
@@ -82,6 +84,12 @@ guard: $(VENV)/tools
 
 agx: $(VENV)/test
 	PYTHON=$(CURDIR)/$(BIN)/python tools/agx/run $(AGX_ARGS)
+
+# Everything is made anew: Sphinx warns only of the pages that it reads.
+docs: $(DOCS)/created
+	rm -rf build/docs
+	$(DOCS)/bin/sphinx-build -W --keep-going -n -q -b html docs build/docs
+	$(DOCS)/bin/python docs/_sphinx/check_site.py build/docs
 
 fuzz: fuzz-arguments fuzz-files
 
@@ -154,6 +162,13 @@ $(VENV)/tools: $(VENV)/created .ci/requirements.txt
 $(VENV)/mlx: $(VENV)/created pyproject.toml
 	$(PIP) install numpy "mlx[$(MLX)]$$($(BIN)/python -c 'import sys; \
 	  sys.path.insert(0, "build_backend"); import native_requirements as n; print(n.allowed_mlx())')"
+	touch $@
+
+# Pages are made from the sources; without the native module nothing is compiled for them.
+$(DOCS)/created: pyproject.toml
+	$(PYTHON) -m venv --clear $(DOCS)
+	MLX_NCPS_NO_NATIVE=1 $(DOCS)/bin/python -m pip --disable-pip-version-check -q install \
+	  ".[$(MLX),docs]"
 	touch $@
 
 # One wheel, which the tests and the demo share.

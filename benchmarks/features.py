@@ -166,7 +166,8 @@ def path(case: LayerCase) -> str:
     layer, inputs, arguments = case.run()
     shape = (case.batch, case.steps, I)  # also of a mask over features, which are read with it
     scalar = "timespans" not in arguments
-    plan = layer.explain(shape, dtype=inputs.dtype, scalar_timespans=scalar)
+    options = {"scalar_timespans": scalar, "resets": "resets" in arguments}
+    plan = layer.explain(shape, dtype=inputs.dtype, **options)
     if plan.program:
         return "sequence: step program"
     backends = dict.fromkeys(choice.backend for _, choice in plan.calls)

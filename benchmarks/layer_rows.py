@@ -115,6 +115,12 @@ KINDS = (
     Kind("CfC no_gate", _cfc(mode="no_gate"), _cfc()),
     Kind("CfC pure", _cfc(mode="pure"), _cfc()),
     Kind("CfC wired", lambda **o: CfC(I, AutoNCP(H, O), **o), _cfc(**_NO_BACKBONE)),
+    Kind(
+        "CfC wired dropout",
+        lambda **o: CfC(I, AutoNCP(H, O), **{"backbone_units": K} | _DROP | o),
+        _cfc(**_TWO),
+        training=True,
+    ),
     Kind("LTC", _ltc(), _ltc(), stacked=lambda **o: LTCRNN(I, H, 2, **o)),
     Kind("LTC wired", lambda **o: LTC(I, AutoNCP(H, O), **o), _ltc()),
     Kind("LTC explicit", _ltc(ode_solver="explicit", **_STABLE), _ltc()),

@@ -108,6 +108,7 @@ FORMS = (
     Form("step [I]", _step),
     Form("step [B, I]", _step, (1, I)),
     Form("time span", lambda layer, x, state: layer.step(x, state, 0.1)),
+    Form("resets", lambda layer, x, state: layer.step(x, state, resets=False)),
     Form("session", _session),
     Form("cell", _cell, (1, I)),
     Form("call, T = 1", _call, (1, 1, I), options=_PAIR),

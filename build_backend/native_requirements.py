@@ -39,9 +39,9 @@ def installed_mlx(folders: list[str] | None = None) -> str | None:
 
 def allowed_mlx() -> str:
     """The range of MLX releases in pyproject.toml, e.g. ">=0.32.1,<0.33"."""
-    match = re.search(r'^dependencies = \[.*"mlx([<>=][^"]*)"', _PYPROJECT.read_text(), re.M)
+    match = re.search(r'^mlx = "([<>=][^"]*)"', _PYPROJECT.read_text(), re.M)
     if match is None:
-        raise SystemExit("[mlx-ncps build] pyproject.toml has no dependency on mlx.")
+        raise SystemExit("[mlx-ncps build] pyproject.toml has no range of mlx.")
     return match[1]
 
 

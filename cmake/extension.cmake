@@ -14,12 +14,16 @@ nanobind_add_module(_ext NB_STATIC FREE_THREADED LTO NOMINSIZE NB_DOMAIN mlx NB_
   csrc/dropout.cpp
   csrc/any_dtype.cpp
   csrc/fold.cpp
+  csrc/guard.cpp
+  csrc/pairs.cpp
   csrc/at_once.cpp
   csrc/loose_call.cpp
   csrc/mappable.cpp
   csrc/mapped.cpp
   csrc/metallib.cpp
   csrc/program.cpp
+  csrc/program_plan.cpp
+  csrc/program_sequence.cpp
   csrc/step_cell.cpp
   csrc/primitive.cpp)
 target_link_libraries(_ext PRIVATE mlx_ncps_cpu mlx)

@@ -29,11 +29,12 @@ struct CfcOp {
 
   int layers, mode, activation, head_activation, heads;
   int first_dropped;  // layer whose output dropout multiplies, and later ones; `layers`: none
+  bool resets = false;
 
   bool operator==(const CfcOp&) const = default;
   bool timed() const { return heads != 3; }
   bool dropped() const { return first_dropped < layers; }
-  int first_weight() const { return 2 + timed() + dropped(); }
+  int first_weight() const { return 2 + timed() + dropped() + 2 * resets; }
   int inputs() const { return count_fields(*this, shaped()); }
   int batched() const { return first_weight(); }
   CfcOp of_mapped(int) const { return *this; }
@@ -50,6 +51,7 @@ struct CfcOp {
     f("x", "[B, T, I]", {p.B, p.T, p.I}, p.x, p.dx);
     f("h0", "[B, H]", {p.B, p.H}, p.h0, p.dh0);
     if (timed()) f("ts", "[B, T]", {p.B, p.T}, p.ts, p.dts);
+    if (resets) resets_fields(p.resets, p.B, p.T, p.H, f);
     if (dropped())
       f("dropout", "[B, T, dropped units]", {p.B, p.T, p.dropped_width}, p.dropout, p.ddropout);
     long fan_in = p.I + p.H;
@@ -175,17 +177,20 @@ States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional
                     const Arrays& weights, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation, bool merged,
                     const std::optional<Arrays>& memory, const std::optional<mx::array>& dropout,
-                    int first_dropped, bool save, mx::StreamOrDevice s_) {
+                    int first_dropped, const std::optional<Arrays>& resets, bool save,
+                    mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
-  const auto op =
+  auto op =
       op_of(mode, activation, head_activation, layers, merged, dropout ? first_dropped : layers);
   op.check_count(weights);
+  op.resets = resets.has_value();
   Arrays inputs{x, h0};
   if (op.timed() && !ts) fail("ts [B, T] is needed unless the time heads are merged.");
   if (op.timed()) inputs.push_back(*ts);
+  add_resets(CfcOp::CALL, resets, memory.has_value(), inputs);
   if (op.dropped()) inputs.push_back(mx::stop_gradient(*dropout, s));
   inputs.insert(inputs.end(), weights.begin(), weights.end());
-  if (memory) return mixed_states(op, inputs, *memory, save, s);
+  if (memory) return mixed_states(op, inputs, *memory, resets, save, s);
   return sequence_states(op, inputs, save, x.dtype(), s)[0];
 }
 

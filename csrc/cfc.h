@@ -22,11 +22,14 @@ namespace mlx_ncps {
 // of the cell (MATHS 4); c comes out beside h.
 // dropout [B, T, units of layers first_dropped, ... side by side]: factors of what those layers
 // give; it has no gradient.
+// resets: [B, T], not 0 where a step starts anew, and the h [B, H] to start from; with memory the
+// c, too.
 States cfc_sequence(const mx::array& x, const mx::array& h0, const std::optional<mx::array>& ts,
                     const Arrays& weights, int layers, const std::string& mode,
                     const std::string& activation, const std::string& head_activation, bool merged,
                     const std::optional<Arrays>& memory, const std::optional<mx::array>& dropout,
-                    int first_dropped, bool save, mx::StreamOrDevice s);
+                    int first_dropped, const std::optional<Arrays>& resets, bool save,
+                    mx::StreamOrDevice s);
 
 // The cell alone, of evaluated weights with four heads, or in pure mode one.
 CfcProblem cfc_cell(const Arrays& weights, int inputs, int layers, const std::string& mode,

@@ -10,6 +10,7 @@
 #include <array>
 #include <string>
 
+#include "csrc/cpu/kernels.h"
 #include "csrc/primitive.h"
 
 namespace mlx_ncps {
@@ -27,6 +28,13 @@ struct Sizes {
     return shape;
   }
 };
+
+// The arrays of a sequence that starts anew at some steps: `resets` [B, T], and from which state.
+template <typename F>
+void resets_fields(ResetsProblem& r, long B, long T, long H, const F& f) {
+  f("resets", "[B, T]", {B, T}, r.at, r.dat);
+  f("reset_state", "[B, H]", {B, H}, r.state, r.dstate);
+}
 
 template <typename Op>
 int count_fields(const Op& op, typename Op::Problem p) {

@@ -63,10 +63,11 @@ struct LtcOp {
   // One table for forward and backward: `saved` depends on its lanes.
   const Kernels* kernels = &mlx_ncps::kernels();
   std::shared_ptr<const SynapseLists> synapses{};  // set where LISTS
+  bool resets = false;
 
   bool operator==(const LtcOp&) const = default;
   int inputs() const { return count_fields(*this, shaped()); }
-  int batched() const { return 3; }
+  int batched() const { return 3 + 2 * int(resets); }
   LtcOp of_mapped(int rows) const {
     auto op = *this;
     if (element == 0) op.element = rows;
@@ -79,6 +80,7 @@ struct LtcOp {
     f("x", "[B, T, I]", {p.B, p.T, p.I}, p.x, p.dx);
     f("v0", "[B, H]", {p.B, p.H}, p.v0, p.dv0);
     f("ts", "[B, T]", {p.B, p.T}, p.ts, p.dts);
+    if (resets) resets_fields(p.resets, p.B, p.T, p.H, f);
     f("cm", "[H]", {p.H}, p.cm, p.dcm);
     f("leak_num", "[H]", {p.H}, p.leak_num, p.dleak_num);
     f("leak_den", "[H]", {p.H}, p.leak_den, p.dleak_den);
@@ -282,11 +284,16 @@ LtcKernel choose_ltc_kernel(int B, int I, int H, long evaluations, const Synapse
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
                     const Arrays& folded, int unfolds, const std::string& solver,
                     std::shared_ptr<const SynapseLists> synapses,
-                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s_) {
+                    const std::optional<Arrays>& memory, const std::optional<Arrays>& resets,
+                    bool save, mx::StreamOrDevice s_) {
   const auto s = mx::to_stream(s_, mx::Device::cpu);
   Arrays inputs{x, v0, ts};
+  add_resets(LtcOp::CALL, resets, memory.has_value(), inputs);
   inputs.insert(inputs.end(), folded.begin(), folded.end());
-  LtcOp op{.unfolds = unfolds, .solver = solver_number(solver), .synapses = synapses};
+  LtcOp op{.unfolds = unfolds,
+           .solver = solver_number(solver),
+           .synapses = synapses,
+           .resets = resets.has_value()};
   check_count(op, inputs);
   check_inputs(op, inputs);
   const int B = x.shape(0), I = x.shape(2), H = v0.shape(1);
@@ -295,7 +302,7 @@ States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts
     op.synapses = nullptr;
   else if (!synapses)
     op.synapses = all_synapses(I, H);
-  if (memory) return mixed_states(std::move(op), inputs, *memory, save, s);
+  if (memory) return mixed_states(std::move(op), inputs, *memory, resets, save, s);
   return sequence_states(std::move(op), inputs, save, x.dtype(), s)[0];
 }
 

@@ -40,13 +40,15 @@ struct SynapseLists {
 // solver: a name of NCPS_LTC_SOLVERS (metal/ltc.h).
 // Returns v after every step [B, T, H], of x's dtype.
 // memory: c0 [B, H], input_weight [4H, I], bias [4H], recurrent_weight [4H, H] of an LSTM in front
-// of the cell (MATHS 4); c comes out beside v.
-// With `save` the forward keeps what the backward reads; without, a backward runs the forward
-// again.
+// of the cell (MATHS 4), and [B, T, M] if it reads that in place of x; c comes out beside v.
+// resets: [B, T], not 0 where a step starts anew, and the v [B, H] to start from; with memory the
+// c, too. With `save` the forward keeps what the backward reads; without, a backward runs the
+// forward again.
 States ltc_sequence(const mx::array& x, const mx::array& v0, const mx::array& ts,
                     const Arrays& folded, int unfolds, const std::string& solver,
                     std::shared_ptr<const SynapseLists> synapses,
-                    const std::optional<Arrays>& memory, bool save, mx::StreamOrDevice s);
+                    const std::optional<Arrays>& memory, const std::optional<Arrays>& resets,
+                    bool save, mx::StreamOrDevice s);
 
 // The cell alone, of the same folded arrays, which must be evaluated.
 LtcProblem ltc_cell(const Arrays& folded, int unfolds, const std::string& solver,

@@ -66,9 +66,11 @@ class Program {
 
 // The program over a sequence -> states [B, T, n] each, then outputs [B, T, n] each, in the dtype
 // of the first input. steps: inputs [B, T, n] of each step; states [B, n]; captured: the arrays of
-// the text, in float32; resets: [B, T], not 0 where the states start anew before a step.
+// the text, in float32; resets: [B, T], not 0 where the states start anew before a step, from
+// reset_states [B, n] or, without, from `states`.
 Arrays program_sequence(std::shared_ptr<const Program> program, const Arrays& steps,
                         const Arrays& states, const Arrays& captured,
-                        const std::optional<mx::array>& resets, mx::StreamOrDevice s);
+                        const std::optional<mx::array>& resets,
+                        const std::optional<Arrays>& reset_states, mx::StreamOrDevice s);
 
 }  // namespace mlx_ncps

@@ -15,9 +15,11 @@
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/dropout.h"
 #include "csrc/fold.h"
+#include "csrc/guard.h"
 #include "csrc/ltc.h"
 #include "csrc/mappable.h"
 #include "csrc/metallib.h"
+#include "csrc/pairs.h"
 #include "csrc/seen.h"
 #include "metal/activations.h"
 #include "metal/cfc.h"
@@ -49,7 +51,8 @@ NB_MODULE(_ext, m) {
 
   m.def("ltc_sequence", &mlx_ncps::ltc_sequence, "x"_a, "v0"_a, "ts"_a, "folded"_a, nb::kw_only(),
         "unfolds"_a, "solver"_a = "semi_implicit", "synapses"_a.none() = nb::none(),
-        "memory"_a.none() = nb::none(), "save"_a = true, "stream"_a = nb::none());
+        "memory"_a.none() = nb::none(), "resets"_a.none() = nb::none(), "save"_a = true,
+        "stream"_a = nb::none());
   m.def(
       "ltc_kernel",
       [](int B, int I, int H, int unfolds, std::shared_ptr<const SynapseLists> synapses,
@@ -66,7 +69,8 @@ NB_MODULE(_ext, m) {
   m.def("cfc_sequence", &mlx_ncps::cfc_sequence, "x"_a, "h0"_a, "ts"_a.none(), "weights"_a,
         nb::kw_only(), "layers"_a, "mode"_a, "activation"_a, "head_activation"_a = "tanh",
         "merged"_a = false, "memory"_a.none() = nb::none(), "dropout"_a.none() = nb::none(),
-        "first_dropped"_a = 0, "save"_a = true, "stream"_a = nb::none());
+        "first_dropped"_a = 0, "resets"_a.none() = nb::none(), "save"_a = true,
+        "stream"_a = nb::none());
   m.def("dropout_factors", &mlx_ncps::dropout_factors, "key"_a, "shape"_a, "rate"_a,
         "stream"_a = nb::none(),
         "float32 [shape]: 0 with probability `rate`, else 1 / (1 - rate), from bits of an "
@@ -75,6 +79,19 @@ NB_MODULE(_ext, m) {
   m.def("fold_ltc", &mlx_ncps::fold_ltc, "weights"_a, nb::kw_only(), "mask"_a.none() = nb::none(),
         "sensory_mask"_a.none() = nb::none(), "input_w"_a.none() = nb::none(),
         "input_b"_a.none() = nb::none(), "implicit"_a, "epsilon"_a, "stream"_a = nb::none());
+  m.def("products", &mlx_ncps::products, "x"_a, "y"_a, "stream"_a = nb::none(),
+        "x[i] * y[i] of float32 arrays of equal shapes, in one primitive.");
+  m.def("scaled_sums", &mlx_ncps::scaled_sums, "x"_a, "y"_a, "factor"_a, "stream"_a = nb::none(),
+        "factor * x[i] + y[i] of such arrays, each rounded by itself.");
+  nb::class_<mlx_ncps::Rule>(m, "Rule", "What must hold among arrays: see csrc/guard.h.")
+      .def(
+          "__init__",
+          [](mlx_ncps::Rule* self, Indices at, Indices of, int width, bool own) {
+            new (self) mlx_ncps::Rule{vector_of(at), vector_of(of), width, own};
+          },
+          "at"_a, "of"_a, "width"_a, "own"_a);
+  m.def("guarded", &mlx_ncps::guarded, "a"_a, "arrays"_a, "rules"_a, "stream"_a = nb::none(),
+        "`a`, float32, or NaN throughout where one of the rules doesn't hold among the arrays.");
 
 #ifdef MLX_NCPS_LOCK_GUARD
   bind_lock_guard(m);

@@ -56,7 +56,8 @@ void bind_program(nb::module_& m) {
           "work", [](const Shared<Program>& p) { return p.object->work(); },
           "Of one row and step, in multiply-adds.");
   m.def("program_sequence", &mlx_ncps::program_sequence, "program"_a, "steps"_a, "states"_a,
-        "captured"_a, "resets"_a.none() = nb::none(), nb::kw_only(), "stream"_a = nb::none(),
+        "captured"_a, "resets"_a.none() = nb::none(), "reset_states"_a.none() = nb::none(),
+        nb::kw_only(), "stream"_a = nb::none(),
         "A step program over a sequence: its states, then its outputs, [B, T, n] each.");
   m.def(
       "array_id", [](const mlx::core::array& a) { return a.id(); }, "a"_a,

@@ -200,6 +200,7 @@ static void cfc_forward_step(const Cfc& k, const CfcBuffers& f, const LstmRows& 
       {{p.x + after * p.I, p.T * p.I, p.I},
        {p.h + after * p.H, p.T * p.H, p.H},
        {p.saved + after * p.saved_width, p.T * p.saved_width, p.saved ? p.saved_width : 0}}};
+  start_anew(p.resets, p.resets.state, p.T, p.H, b, rows, t, f.h, k.Hn);
   if (p.lstm.on) lstm_step(lstm, t, f.h, k.Hn);
   gemm(f.h, k.Hn, 1, rows, k.h_panels, p.H, k.width[0], z, z_row, true,
        p.layers == 0 ? &ahead : nullptr);

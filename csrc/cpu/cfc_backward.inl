@@ -151,6 +151,7 @@ static void cfc_backward_step(const Cfc& k, const CfcTransposed& w, const CfcSla
   gemm(dz(0), steps * k.stride[0], 1, rows, w.panels[0], k.width[0], p.H, f.dh, k.Hn, false,
        p.layers == 0 ? &ahead : nullptr);
   if (p.lstm.on) lstm_backward_step(f.lstm, t, t - t0, f.dh, k.Hn);
+  start_anew_backward(p.resets, p.resets.dstate, p.T, p.H, b, rows, t, f.dh, k.Hn);
 }
 
 // dweight [width][columns, whole panels] += dz^T in, over all rows and steps of the chunk; in(d):
@@ -174,7 +175,7 @@ static void cfc_backward_chunk(const Cfc& k, const CfcTransposed& w, const CfcSl
     lstm_recall(k.lstm, b + d / steps, 1, t0 + d % steps, f.rows + d * k.Hn, k.Hn);
   const auto h_row = [&](long d) {
     return p.lstm.on ? f.rows + d * k.Hn
-                     : state_before(k.lstm, p.h, p.h0, b + d / steps, t0 + d % steps);
+                     : state_read(k.lstm, p.h, p.h0, p.resets.state, b + d / steps, t0 + d % steps);
   };
   long kept_at = 0;
   for (int s = 0; s <= p.layers; ++s) {
@@ -208,6 +209,7 @@ static void cfc_backward_rows(const Cfc& k, const CfcTransposed& w, const CfcSla
   const Slabs buffers([&](Carver& memory) { return make_buffers(k, lstm, b, rows, chunk, memory); },
                       1);
   const CfcBackwardBuffers f = buffers.cleared(0);
+  clear_resets(p.resets, p.lstm.dc_anew, p.T, p.H, b, rows);
   for (long end = p.T; end > 0; end -= chunk) {
     const long t0 = end > chunk ? end - chunk : 0, steps = end - t0;
     for (long t = end - 1; t >= t0; --t) cfc_backward_step(k, w, g, f, b, rows, t, t0, steps);

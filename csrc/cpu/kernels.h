@@ -26,12 +26,24 @@ struct SynapseGradients {
 // input_weight [4H, I], bias [4H] and recurrent_weight [4H, H] are split in the order i, ig, fg,
 // og.
 struct LstmProblem {
-  bool on;                                                   // without: all else is unset
+  bool on;      // without: all else is unset
+  long inputs;  // what it reads in place of the cell's x: [B, T, inputs]; x null where it is that
+  const float* x;
+  float* dx;
   const float *c0, *input_weight, *bias, *recurrent_weight;  // c0 [B, H]
   float* c;                                                  // [B, T, H], as the states of the cell
   float* gates;     // [B, T, 4, H]: tanh(i), sigma(ig), sigma(fg + 1), sigma(og); null as `saved`
   const float* dc;  // [B, T, H]
   float *dc0, *dinput_weight, *dbias, *drecurrent_weight;
+  const float* c_anew;  // [B, H]: c of a step that starts anew
+  float* dc_anew;
+};
+
+// Steps that start anew: where `at` [B, T] is not 0, a step reads `state` [B, H] in place of the
+// state before it. Without such steps all is null.
+struct ResetsProblem {
+  const float *at, *state;
+  float *dat, *dstate;  // dat: zeros
 };
 
 // DENSE: lanes are neurons, all synapses. LISTS: lanes are batch rows, the synapses of the lists.
@@ -57,6 +69,7 @@ struct LtcProblem {
   float *dcm, *dleak_num, *dleak_den;
   SynapseGradients drecurrent, dsensory;
   LstmProblem lstm;
+  ResetsProblem resets;
 };
 
 constexpr int MAX_CFC_LAYERS = 15;                  // of a backbone
@@ -88,6 +101,7 @@ struct CfcProblem {
   float *dweight[MAX_CFC_LAYERS], *dbias[MAX_CFC_LAYERS], *dhead_weight[4], *dhead_bias[4], *dw_tau,
       *dA;
   LstmProblem lstm;
+  ResetsProblem resets;
 };
 
 // Factors of dropout from random bits as MLX draws them (csrc/dropout.h): out [n] is `factor` where

@@ -6,6 +6,7 @@
 
 #include "csrc/cpu/formulas.inl"
 #include "csrc/cpu/gemm.inl"
+#include "csrc/cpu/resets.inl"
 
 namespace mlx_ncps {
 namespace {
@@ -20,6 +21,7 @@ struct Lstm {
   float *x_panels = nullptr, *h_panels = nullptr, *bias = nullptr;
   // backward: depth 4H, I and H columns
   float *x_back = nullptr, *h_back = nullptr;
+  ResetsProblem resets;
 };
 
 template <typename Problem>
@@ -27,13 +29,14 @@ static Lstm make_lstm(const Problem& p, const float* h0, const float* h, bool ba
                       Carver& memory) {
   Lstm k{.p = p.lstm,
          .T = p.T,
-         .I = p.I,
+         .I = p.lstm.x ? p.lstm.inputs : p.I,
          .H = p.H,
          .Z = round_up(4 * p.H, NR),
-         .x = p.x,
+         .x = p.lstm.x ? p.lstm.x : p.x,
          .h0 = h0,
          .h = h,
-         .dx = p.dx};
+         .dx = p.lstm.x ? p.lstm.dx : p.dx,
+         .resets = p.resets};
   if (!k.p.on) return k;
   if (backward) {
     k.x_back = memory.take(panel_floats(4 * k.H, k.I));
@@ -61,22 +64,29 @@ static Lstm make_lstm(const Problem& p, const float* h0, const float* h, bool ba
 
 static inline long lstm_chunk(const Lstm& k, long rows) { return min_of(k.T, CHUNK_ROWS / rows); }
 
-// Row b of a state before step t: of [B, T, H] and of its first value [B, H].
+// Row b of a state before step t, wherever it starts anew: of [B, T, H] and of its first value
+// [B, H].
 static inline const float* state_before(const Lstm& k, const float* states, const float* first,
                                         long b, long t) {
   return t > 0 ? states + (b * k.T + t - 1) * k.H : first + b * k.H;
+}
+// And of what a step reads, `anew` [B, H] where it starts anew.
+static inline const float* state_read(const Lstm& k, const float* states, const float* first,
+                                      const float* anew, long b, long t) {
+  return starts_anew(k.resets, k.T, b, t) ? anew + b * k.H : state_before(k, states, first, b, t);
 }
 
 // The rows of one task.
 struct LstmRows {
   const Lstm& k;
   long b, rows, chunk;
-  float* z;  // [chunk][rows][Z]
+  float* z;  // [chunk][rows][Z]; with resets then h of rows of which some start anew, [rows][H]
 };
 
 // Their z.
 static inline float* take_lstm(const Lstm& k, long rows, Carver& memory) {
-  return memory.take(k.p.on ? lstm_chunk(k, rows) * rows * k.Z : 0);
+  const long z = lstm_chunk(k, rows) * rows * k.Z, h = k.resets.at ? rows * k.H : 0;
+  return memory.take(k.p.on ? z + h : 0);
 }
 
 // The half of z that reads x, of all steps of a chunk.
@@ -94,11 +104,18 @@ static void lstm_step(const LstmRows& m, long t, float* out, long stride) {
   const long H = k.H, slot = t % m.chunk;
   if (slot == 0) lstm_drive(m, t, min_of(m.chunk, k.T - t));
   float* z = m.z + slot * m.rows * k.Z;
-  gemm(state_before(k, k.h, k.h0, m.b, t), t > 0 ? k.T * H : H, 1, m.rows, k.h_panels, H, 4 * H, z,
-       k.Z, true);
+  const float* before = state_before(k, k.h, k.h0, m.b, t);
+  long apart = t > 0 ? k.T * H : H;
+  if (any_starts_anew(k.resets, k.T, m.b, m.rows, t)) {
+    float* h = m.z + m.chunk * m.rows * k.Z;
+    for (long r = 0; r < m.rows; ++r)
+      copy(h + r * H, state_read(k, k.h, k.h0, k.resets.state, m.b + r, t), H);
+    before = h, apart = H;
+  }
+  gemm(before, apart, 1, m.rows, k.h_panels, H, 4 * H, z, k.Z, true);
   for (long r = 0; r < m.rows; ++r, z += k.Z) {
     const long at = (m.b + r) * k.T + t;
-    const float* c = state_before(k, k.p.c, k.p.c0, m.b + r, t);
+    const float* c = state_read(k, k.p.c, k.p.c0, k.p.c_anew, m.b + r, t);
     float* gates = k.p.gates ? k.p.gates + at * 4 * H : nullptr;
     for (long q = 0; q < H; q += W) {
       const long live = H - q;

@@ -77,7 +77,8 @@ static LstmBackwardRows make_lstm_rows(const Lstm& k, const LstmSlab& g, long b,
 static void lstm_gates_backward(const Lstm& k, long b, long t, const float* dh, float* dc,
                                 float* dz) {
   const long H = k.H, at = b * k.T + t;
-  const float *gates = k.p.gates + at * 4 * H, *before = state_before(k, k.p.c, k.p.c0, b, t);
+  const float *gates = k.p.gates + at * 4 * H,
+              *before = state_read(k, k.p.c, k.p.c0, k.p.c_anew, b, t);
   for (long q = 0; q < H; q += W) {
     const long live = H - q;
     const auto gate = [&](long n) { return load_partial(gates + n * H + q, live); };
@@ -104,24 +105,29 @@ static void lstm_backward_step(const LstmBackwardRows& m, long t, long slot, flo
     lstm_gates_backward(k, m.b + r, t, dh + r * stride, m.dc + r * m.Hn, dz + r * k.Z);
   gemm(dz, k.Z, 1, m.rows, k.h_back, 4 * k.H, k.H, m.dh, m.Hn, false);
   for (long r = 0; r < m.rows; ++r) copy(dh + r * stride, m.dh + r * m.Hn, k.H);
+  start_anew_backward(k.resets, k.p.dc_anew, k.T, k.H, m.b, m.rows, t, m.dc, m.Hn);
 }
 
-// After the cell has written dx of these steps.
+// After the cell has written dx of these steps, to which the LSTM's is added where both read one x.
 static void lstm_backward_chunk(const LstmBackwardRows& m, long t0, long steps) {
   const Lstm& k = m.k;
   const long depth = steps * m.rows, In = round_up(k.I, NR);
   const auto row = [&](long d) { return m.b + d % m.rows; };
   const auto time = [&](long d) { return t0 + d / m.rows; };
   const auto x_row = [&](long d) { return k.x + (row(d) * k.T + time(d)) * k.I; };
-  const auto h_row = [&](long d) { return state_before(k, k.h, k.h0, row(d), time(d)); };
+  const auto h_row = [&](long d) {
+    return state_read(k, k.h, k.h0, k.resets.state, row(d), time(d));
+  };
   pack_panels(x_row, depth, k.I, 1, m.columns);
   gemm(m.dz, 1, k.Z, 4 * k.H, m.columns, depth, k.I, m.g.input_weight, In, true);
   pack_panels(h_row, depth, k.H, 1, m.columns);
   gemm(m.dz, 1, k.Z, 4 * k.H, m.columns, depth, k.H, m.g.recurrent_weight, m.Hn, true);
   gemm(m.dz, k.Z, 1, depth, k.x_back, 4 * k.H, k.I, m.products, In, false);
   add_column_sums(m.dz, depth, k.Z, 4 * k.H, m.g.bias);
-  for (long d = 0; d < depth; ++d)
-    add_to(k.dx + (row(d) * k.T + time(d)) * k.I, m.products + d * In, k.I);
+  for (long d = 0; d < depth; ++d) {
+    float* dx = k.dx + (row(d) * k.T + time(d)) * k.I;
+    k.p.x ? copy(dx, m.products + d * In, k.I) : add_to(dx, m.products + d * In, k.I);
+  }
 }
 
 // Both, where dx of step t is written already; chunks start at multiples of their length.

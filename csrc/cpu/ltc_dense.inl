@@ -181,6 +181,7 @@ static void ltc_dense_forward_rows(const LtcDense& k, long b, long t0, long end,
     stop_if_interrupted();
     float rate[ROWS];
     for (int r = 0; r < ROWS; ++r) rate[r] = p.ts[(b + r) * T + t] / float(U);
+    start_anew(p.resets, p.resets.state, T, H, b, ROWS, t, v, Hp);
     if (p.lstm.on) lstm_step(lstm, t, v, Hp);
     for (long q = 0; q < Hp; q += W) {
       vf n[ROWS], d[ROWS];

@@ -113,7 +113,7 @@ static inline void replay_step(const LtcDense& k, long b, long t, const float* r
   const long H = p.H, Hp = k.Hp, T = p.T, E = STAGED ? evaluations_of(p) : p.U;
   if (p.lstm.on) lstm_recall(k.lstm, b, ROWS, t, v, Hp);
   for (int r = 0; r < ROWS && !p.lstm.on; ++r)
-    copy(v + r * Hp, t > 0 ? p.v + ((b + r) * T + t - 1) * H : p.v0 + (b + r) * H, H);
+    copy(v + r * Hp, state_read(k.lstm, p.v, p.v0, p.resets.state, b + r, t), H);
   for (long e = 0; e < E; ++e) {
     const LtcStage stage = STAGED ? stage_of(p, e) : LtcStage{};
     for (int r = 0; r < ROWS; ++r) {
@@ -181,6 +181,7 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
   const LstmBackwardRows& lstm = own->lstm;
   fill(v, (E + 1) * row, 0.0f);
   for (float* one : {dv, dn, dd}) fill(one, row, 0.0f);
+  clear_resets(p.resets, p.lstm.dc_anew, T, H, b, ROWS);
   for (long t = T - 1; t >= 0; --t) {
     stop_if_interrupted();
     float rate[ROWS];
@@ -209,6 +210,7 @@ static void ltc_dense_backward_rows(const LtcDense& k, long b, const LtcSlab& su
       add_to(sums.neurons + 2 * Hp, step_dd + r * Hp, Hp);
     }
     if (p.lstm.on) lstm_backward_after_dx(lstm, t, dv, Hp);
+    start_anew_backward(p.resets, p.resets.dstate, T, H, b, ROWS, t, dv, Hp);
     if (t % FLUSH_STEPS == 0) flush(totals.recurrent, sums.recurrent, slab_floats);
   }
   if (p.lstm.on) lstm_finish(lstm);

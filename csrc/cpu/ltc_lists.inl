@@ -73,6 +73,16 @@ static inline void scatter_rows(const float* in, long columns, long live, float*
     for (long lane = 0; lane < live; ++lane) rows[lane * stride + c] = in[c * W + lane];
 }
 
+// The lanes that start anew at step t: [H][W] states as `start_anew` has rows of them.
+static inline void start_lanes_anew(const LtcProblem& p, long b, long live, long t, float* v) {
+  if (!any_starts_anew(p.resets, p.T, b, live, t)) return;
+  for (long lane = 0; lane < W; ++lane) {  // lanes past the batch repeat the last one
+    const long row = b + min_of(lane, live - 1);
+    if (!starts_anew(p.resets, p.T, row, t)) continue;
+    for (long j = 0; j < p.H; ++j) v[j * W + lane] = p.resets.state[row * p.H + j];
+  }
+}
+
 static inline void accumulate_run(const SynapseRuns& runs, long target, const float* v, vf* num,
                                   vf* den) {
   vf n = *num, d = *den;
@@ -141,6 +151,8 @@ static void ltc_lists_forward_rows(const LtcProblem& p, const SynapseRuns& recur
     if (p.lstm.on) {
       lstm_step(lstm, t, rows, Hp);
       gather_rows(rows, Hp, H, live, v);
+    } else {
+      start_lanes_anew(p, b, live, t, v);
     }
     for (long j = 0; j < H; ++j) {
       vf n = splat(p.leak_num[j]), d = splat(p.leak_den[j]);

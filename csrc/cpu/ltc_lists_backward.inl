@@ -43,6 +43,17 @@ static ListsBackwardRows take_lists_backward(const LtcProblem& p, const LtcLists
           .lstm = make_lstm_rows(k.lstm, lstm, block.b, block.live, memory)};
 }
 
+// The twin of start_lanes_anew.
+static void start_lanes_anew_backward(const LtcProblem& p, long b, long live, long t, float* dv) {
+  for (long lane = 0; lane < live; ++lane) {
+    if (!starts_anew(p.resets, p.T, b + lane, t)) continue;
+    for (long j = 0; j < p.H; ++j) {
+      p.resets.dstate[(b + lane) * p.H + j] += dv[j * W + lane];
+      dv[j * W + lane] = 0.0f;
+    }
+  }
+}
+
 // Not inlined: GCC keeps less of the loops in registers within its caller.
 template <bool STAGED>
 __attribute__((noinline)) static void ltc_lists_backward_rows(
@@ -57,6 +68,7 @@ __attribute__((noinline)) static void ltc_lists_backward_rows(
         *ts = own->ts, *dts = own->dts, *rows = own->rows;
   const LstmBackwardRows& lstm = own->lstm;
   fill(dv, row, 0.0f);
+  clear_resets(p.resets, p.lstm.dc_anew, T, H, b, live);
   const auto starts = [&](long t) {  // a run of steps whose sensory synapses are evaluated together
     return t % SENSORY_STEPS == 0 || (p.lstm.on && t % lstm.chunk == 0);
   };
@@ -71,6 +83,7 @@ __attribute__((noinline)) static void ltc_lists_backward_rows(
       gather_rows(rows, Hp, H, live, v);
     } else {
       gather_rows(state_before(k, p.v, p.v0, b, t), t > 0 ? T * H : H, H, live, v, t > 1 ? -H : 0);
+      start_lanes_anew(p, b, live, t, v);
     }
     gather_rows(p.dv + (b * T + t) * H, T * H, H, live, now, t > 0 ? -H : 0);
     for (long j = 0; j < H; ++j)  // lanes past the batch stay 0
@@ -124,6 +137,7 @@ __attribute__((noinline)) static void ltc_lists_backward_rows(
       for (long lane = 0; lane < live; ++lane)  // lanes past the batch stay 0
         for (long j = 0; j < H; ++j) dv[j * W + lane] = rows[lane * Hp + j];
     }
+    if (any_starts_anew(p.resets, T, b, live, t)) start_lanes_anew_backward(p, b, live, t, dv);
     if (t % FLUSH_STEPS == 0) flush(totals.recurrent, sums.recurrent, slab_floats);
   }
   if (p.lstm.on) lstm_finish(lstm);

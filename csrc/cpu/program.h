@@ -38,6 +38,7 @@ namespace mlx_ncps {
   X(SELECT, select, 3)       \
   X(MOVE, move, 1)           \
   X(SUM, sum, 1)             \
+  X(EXPAND, expand, 1)       \
   X(SOFTMAX, softmax, 1)     \
   X(MATMUL, matmul, 3)
 
@@ -56,8 +57,8 @@ struct ProgramValue {
   long slab_at;  // of a fixed one in a task's gradients, -1: steps read it in products alone
 };
 
-// ints: MOVE runs of (to, from, length, 0 or 1: what `from` advances by); SUM outer, mid, inner;
-// SOFTMAX outer, n. MATMUL: in[1] is the matrix, in[2] the bias or -1.
+// ints: MOVE runs of (to, from, length, 0 or 1: what `from` advances by); SUM and EXPAND outer,
+// mid, inner; SOFTMAX outer, n. MATMUL: in[1] is the matrix, in[2] the bias or -1.
 struct ProgramInstruction {
   ProgramOp op;
   int out, in[3];
@@ -92,9 +93,10 @@ struct ProgramProblem {
   long B, T;
   const float *const *captured, *const *steps, *const *states;  // steps [B, T, n], states [B, n]
   const float* resets;                  // [B, T], not 0 where the states start anew; or null
+  const float* const* reset_states;     // from these; may be `states`
   float *const *next, *const *outputs;  // [B, T, n] each
   const float *const *dnext, *const *doutputs;
-  float *const *dcaptured, *const *dsteps, *const *dstates;
+  float *const *dcaptured, *const *dsteps, *const *dstates, *const *dreset_states;
 };
 
 }  // namespace mlx_ncps

@@ -4,6 +4,7 @@
 
 #include "csrc/cpu/activation.inl"
 #include "csrc/cpu/gemm.inl"
+#include "csrc/cpu/program_blocks.inl"
 #include "csrc/cpu/program_maths.inl"
 
 namespace mlx_ncps {
@@ -140,48 +141,20 @@ static void program_move(const ProgramPlan& k, const ProgramInstruction& i, cons
   }
 }
 
+// Of SUM and, the other way round, EXPAND.
 static void program_sum(const ProgramPlan& k, const ProgramInstruction& i, const ProgramMemory& m,
                         long rows) {
   const Place from = place_of(k, m, i.in[0], 0), to = place_of(k, m, i.out, 0);
-  const long outer = i.ints[0], mid = i.ints[1], inner = i.ints[2];
-  for (long r = 0; r < rows; ++r) {
-    const float* in = from.at + r * from.row;
-    float* out = to.at + r * to.row;
-    for (long o = 0; o < outer; ++o, in += mid * inner, out += inner) {
-      if (inner == 1) {
-        vf sum = vf{};
-        for (long q = 0; q < mid; q += W) sum += load_partial(in + q, mid - q);
-        *out = horizontal_sum(sum);
-        continue;
-      }
-      copy(out, in, inner);
-      for (long j = 1; j < mid; ++j) add_to(out, in + j * inner, inner);
-      if (mid == 0) fill(out, inner, 0.0f);
-    }
-  }
+  const auto run = i.op == ProgramOp::SUM ? reduce_blocks<false> : expand_blocks<false>;
+  for (long r = 0; r < rows; ++r)
+    run(from.at + r * from.row, to.at + r * to.row, i.ints[0], i.ints[1], i.ints[2]);
 }
 
 static void program_softmax(const ProgramPlan& k, const ProgramInstruction& i,
                             const ProgramMemory& m, long rows) {
   const Place from = place_of(k, m, i.in[0], 0), to = place_of(k, m, i.out, 0);
-  const long outer = i.ints[0], n = i.ints[1];
-  for (long r = 0; r < rows; ++r) {
-    const float* in = from.at + r * from.row;
-    float* out = to.at + r * to.row;
-    for (long o = 0; o < outer; ++o, in += n, out += n) {
-      float most = in[0];
-      for (long q = 1; q < n; ++q) most = in[q] > most || in[q] != in[q] ? in[q] : most;
-      vf sum = vf{};
-      for (long q = 0; q < n; q += W) {
-        const vf e = ncps_exp(load_partial(in + q, n - q, -__builtin_inff()) - most);
-        store_partial(out + q, e, n - q);
-        sum += q + W <= n ? e : load_partial(out + q, n - q);
-      }
-      const float all = horizontal_sum(sum);
-      for (long q = 0; q < n; q += W)
-        store_partial(out + q, load_partial(out + q, n - q) / all, n - q);
-    }
-  }
+  for (long r = 0; r < rows; ++r)
+    softmax_rows(from.at + r * from.row, to.at + r * to.row, i.ints[0], i.ints[1]);
 }
 
 // The matrices of products, packed.
@@ -211,6 +184,7 @@ static void run_instruction(const ProgramPlan& k, const ProgramInstruction& i,
     case ProgramOp::MOVE:
       return program_move(k, i, m, rows);
     case ProgramOp::SUM:
+    case ProgramOp::EXPAND:
       return program_sum(k, i, m, rows);
     case ProgramOp::SOFTMAX:
       return program_softmax(k, i, m, rows);
@@ -253,12 +227,16 @@ static void fill_fixed(const ProgramProblem& p, const ProgramFixed& f, bool forw
   if (back) pack_matrices(k, m, f.back_panels, true);
 }
 
+static inline bool starts_anew(const ProgramProblem& p, long b, long t) {
+  return p.resets && p.resets[b * p.T + t] != 0.0f;
+}
+
 // The state of row b that step t reads, of state s.
 static inline const float* state_of_step(const ProgramProblem& p, int s, long b, long t) {
   const ProgramPlan& k = *p.plan;
   const long n = k.value[k.captured + k.steps + s].size;
-  const bool anew = t == 0 || (p.resets && p.resets[b * p.T + t] != 0.0f);
-  return anew ? p.states[s] + b * n : p.next[s] + (b * p.T + t - 1) * n;
+  if (starts_anew(p, b, t)) return p.reset_states[s] + b * n;
+  return t == 0 ? p.states[s] + b * n : p.next[s] + (b * p.T + t - 1) * n;
 }
 
 // Runs step t of some rows: reads inputs and states, leaves every value in memory.

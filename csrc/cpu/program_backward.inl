@@ -88,34 +88,17 @@ static void move_backward(const ProgramPlan& k, const ProgramInstruction& i,
 static void sum_backward(const ProgramPlan& k, const ProgramInstruction& i,
                          const ProgramGradients& g, long rows) {
   const Place to = g.of(k, i.in[0], 0), from = g.of(k, i.out, 0);
-  const long outer = i.ints[0], mid = i.ints[1], inner = i.ints[2];
-  for (long r = 0; r < rows && to.at; ++r) {
-    float* in = to.at + r * to.row;
-    const float* out = from.at + r * from.row;
-    for (long o = 0; o < outer; ++o, in += mid * inner, out += inner) {
-      if (inner == 1)
-        for (long j = 0; j < mid; ++j) in[j] += *out;
-      else
-        for (long j = 0; j < mid; ++j) add_to(in + j * inner, out, inner);
-    }
-  }
+  const auto run = i.op == ProgramOp::SUM ? expand_blocks<true> : reduce_blocks<true>;
+  for (long r = 0; r < rows && to.at; ++r)
+    run(from.at + r * from.row, to.at + r * to.row, i.ints[0], i.ints[1], i.ints[2]);
 }
 
 static void softmax_backward(const ProgramPlan& k, const ProgramInstruction& i,
                              const ProgramMemory& m, const ProgramGradients& g, long rows) {
-  const Place to = g.of(k, i.in[0], 0), value = place_of(k, m, i.out, 0), from = g.of(k, i.out, 0);
-  const long outer = i.ints[0], n = i.ints[1];
-  for (long r = 0; r < rows && to.at; ++r) {
-    float* in = to.at + r * to.row;
-    const float *y = value.at + r * value.row, *dy = from.at + r * from.row;
-    for (long o = 0; o < outer; ++o, in += n, y += n, dy += n) {
-      vf sum = vf{};
-      for (long q = 0; q < n; q += W)
-        sum += load_partial(y + q, n - q) * load_partial(dy + q, n - q);
-      const float all = horizontal_sum(sum);
-      for (long q = 0; q < n; ++q) in[q] += y[q] * (dy[q] - all);
-    }
-  }
+  const Place to = g.of(k, i.in[0], 0), y = place_of(k, m, i.out, 0), dy = g.of(k, i.out, 0);
+  for (long r = 0; r < rows && to.at; ++r)
+    softmax_rows_backward(y.at + r * y.row, dy.at + r * dy.row, to.at + r * to.row, i.ints[0],
+                          i.ints[1]);
 }
 
 // What a task works in: values and gradients of its rows, the gradients that go on to the step
@@ -206,6 +189,7 @@ static void instruction_backward(const ProgramPlan& k, const ProgramInstruction&
     case ProgramOp::MOVE:
       return move_backward(k, i, g, rows);
     case ProgramOp::SUM:
+    case ProgramOp::EXPAND:
       return sum_backward(k, i, g, rows);
     case ProgramOp::SOFTMAX:
       return softmax_backward(k, i, m, g, rows);
@@ -258,15 +242,15 @@ static void program_backward_step(const ProgramProblem& p, const ProgramFixed& f
     const Place d = g.of(k, id, 0);
     const long n = k.value[id].size;
     for (long r = 0; r < rows; ++r) {
-      const bool anew = t == 0 || (p.resets && p.resets[(b + r) * p.T + t] != 0.0f);
+      const bool anew = starts_anew(p, b + r, t);
       const float* from = d.at + r * d.row;
       float* carry = task.carry[s] + r * n;
-      if (!anew) {
+      if (!anew && t > 0) {
         copy(carry, from, n);
         continue;
       }
       fill(carry, n, 0.0f);
-      add_to(p.dstates[s] + (b + r) * n, from, n);
+      add_to((anew ? p.dreset_states : p.dstates)[s] + (b + r) * n, from, n);
     }
   }
 }
@@ -280,6 +264,7 @@ static void program_backward_rows(const ProgramProblem& p, const ProgramFixed& f
   for (int s = 0; s < k.states; ++s) {
     const long n = k.value[k.captured + k.steps + s].size;
     fill(p.dstates[s] + b * n, rows * n, 0.0f);
+    fill(p.dreset_states[s] + b * n, rows * n, 0.0f);
   }
   for (long t = p.T - 1; t >= 0; --t) program_backward_step(p, f, task, slab, b, rows, rows, t);
   for (int n = 0; n < k.matrices; ++n) add_gathered(k, n, task, slab);

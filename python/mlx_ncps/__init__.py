@@ -32,7 +32,7 @@ from .cells import (
 )
 from .config import register
 from .dispatch import available_backends, describe, last_backend, use_backend
-from .export import export_function
+from .function_files import export_function
 from .layers import NCPDense, NCPLayer
 from .rnn import (
     LTC,
@@ -48,7 +48,7 @@ from .rnn import (
 )
 
 if TYPE_CHECKING:
-    from . import convert  # imported when it is used first
+    from . import convert, export  # imported when they are used first
 
 config._LATER.append(lambda: import_module("mlx_ncps.convert"))  # which has a cell of its own
 
@@ -85,6 +85,7 @@ __all__ = [
     "config",
     "convert",
     "describe",
+    "export",
     "export_function",
     "get_instruction_set",
     "get_num_threads",
@@ -105,8 +106,8 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         """Submodules that few need, imported when they are used first."""
-        if name == "convert":
-            return import_module("mlx_ncps.convert")  # which sets the attribute
+        if name in ("convert", "export"):
+            return import_module(f"mlx_ncps.{name}")  # which sets the attribute
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -60,14 +60,59 @@ def _native_lines() -> Iterator[str]:
     yield f"  threads          {native.num_threads()}"
 
 
+def _version_lines() -> Iterator[str]:
+    mlx = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]  its stub lacks it
+    yield f"mlx-ncps {__version__}"
+    yield f"mlx {mlx}"
+    name, runs, reason, _ = next(row for row in dispatch.describe() if row.chosen)
+    yield f"backend: {name}" if runs else f"backend: {name}, which can't run here: {reason}"
+    kinds = [kind for kind in (mx.cpu, mx.gpu) if mx.is_available(kind)]
+    default = mx.default_device().type
+    devices = [f"{kind.name}{' (default)' * (kind == default)}" for kind in kinds]
+    yield f"devices: {', '.join(devices)}"
+    if _loader.native is None:
+        yield f"native module: not in use, {_loader.reason}"
+        return
+    from . import _build_info  # pyright: ignore[reportAttributeAccessIssue]  the build writes it
+
+    yield f"native module: in use, built for mlx {_build_info.MLX_VERSION}"
+
+
+def version(arguments: argparse.Namespace) -> int:
+    """Print the versions, the backend and devices, and whether the native module is in use."""
+    print("\n".join(_version_lines()))
+    return 0
+
+
 def status(arguments: argparse.Namespace) -> int:
     """Print what is installed, what runs, and why."""
     print("\n".join(_status_lines()))
     return 0
 
 
+_SAMPLES = ("cfc", "ltc")  # explained for the sizes of _SAMPLE where nothing is asked
+_SAMPLE = ("B32", "T64", "I16", "H32")
+
+
 def explain(arguments: argparse.Namespace) -> int:
-    """Print what a call of this shape would run and why: backend, kernels, launches."""
+    """Print what a call of this shape would run and why: backend, kernels, launches. Without
+    arguments that of two sample calls.
+    """
+    if arguments.op is not None:
+        return _explain_one(arguments)
+    sizes = " ".join(_SAMPLE)
+    print(f"Two sample calls with {sizes}: 32 sequences of 64 steps, 16 inputs, 32 neurons.")
+    print("Name a call for another: python -m mlx_ncps explain ltc B1 T1 I3 H19 --training")
+    for op in _SAMPLES:
+        print(f"\n{op} {sizes}")
+        arguments.op, arguments.sizes = op, _SAMPLE
+        if code := _explain_one(arguments):
+            return code
+    return 0
+
+
+def _explain_one(arguments: argparse.Namespace) -> int:
+    """One call's plan printed -> the exit code."""
     options = {"training": arguments.training}
     try:
         sizes = plans.parse_sizes(arguments.sizes, plans.LETTERS[arguments.op])
@@ -85,7 +130,7 @@ def explain(arguments: argparse.Namespace) -> int:
 def _add_explain(commands: Any) -> None:
     parser = commands.add_parser("explain", help=explain.__doc__)
     parser.set_defaults(run=explain)
-    parser.add_argument("op", choices=tuple(plans.LETTERS))
+    parser.add_argument("op", nargs="?", choices=tuple(plans.LETTERS))
     plans.add_sizes(parser)
 
 
@@ -95,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(run=status)
     commands = parser.add_subparsers(metavar="command")
     commands.add_parser("status", help=status.__doc__).set_defaults(run=status)
+    commands.add_parser("version", help=version.__doc__).set_defaults(run=version)
     _add_explain(commands)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)

@@ -13,7 +13,7 @@ class SynapseLists:
 
     def __init__(self, source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_source: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], sensory_target: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], inputs: int, units: int) -> None: ...
 
-def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, folded: Sequence[mlx.core.array], *, unfolds: int, solver: str = 'semi_implicit', synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
+def ltc_sequence(x: mlx.core.array, v0: mlx.core.array, ts: mlx.core.array, folded: Sequence[mlx.core.array], *, unfolds: int, solver: str = 'semi_implicit', synapses: SynapseLists | None = None, memory: Sequence[mlx.core.array] | None = None, resets: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
 def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | None = None, solver: str = 'semi_implicit') -> str:
     """Which LTC kernel runs this shape: 'dense' or 'lists'."""
@@ -21,7 +21,7 @@ def ltc_kernel(B: int, I: int, H: int, unfolds: int, synapses: SynapseLists | No
 def synapse_lists_made() -> int:
     """How many lists of synapses were made so far."""
 
-def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, dropout: mlx.core.array | None = None, first_dropped: int = 0, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
+def cfc_sequence(x: mlx.core.array, h0: mlx.core.array, ts: mlx.core.array | None, weights: Sequence[mlx.core.array], *, layers: int, mode: str, activation: str, head_activation: str = 'tanh', merged: bool = False, memory: Sequence[mlx.core.array] | None = None, dropout: mlx.core.array | None = None, first_dropped: int = 0, resets: Sequence[mlx.core.array] | None = None, save: bool = True, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array] | mlx.core.array: ...
 
 def dropout_factors(key: mlx.core.array, shape: Sequence[int], rate: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> mlx.core.array:
     """
@@ -29,6 +29,22 @@ def dropout_factors(key: mlx.core.array, shape: Sequence[int], rate: float, stre
     """
 
 def fold_ltc(weights: Sequence[mlx.core.array], *, mask: mlx.core.array | None = None, sensory_mask: mlx.core.array | None = None, input_w: mlx.core.array | None = None, input_b: mlx.core.array | None = None, implicit: bool, epsilon: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]: ...
+
+def products(x: Sequence[mlx.core.array], y: Sequence[mlx.core.array], stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
+    """x[i] * y[i] of float32 arrays of equal shapes, in one primitive."""
+
+def scaled_sums(x: Sequence[mlx.core.array], y: Sequence[mlx.core.array], factor: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
+    """factor * x[i] + y[i] of such arrays, each rounded by itself."""
+
+class Rule:
+    """What must hold among arrays: see csrc/guard.h."""
+
+    def __init__(self, at: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], of: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], width: int, own: bool) -> None: ...
+
+def guarded(a: mlx.core.array, arrays: Sequence[mlx.core.array], rules: Sequence[Rule], stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> mlx.core.array:
+    """
+    `a`, float32, or NaN throughout where one of the rules doesn't hold among the arrays.
+    """
 
 class Program:
     """A step program, checked."""
@@ -39,7 +55,7 @@ class Program:
     def work(self) -> int:
         """Of one row and step, in multiply-adds."""
 
-def program_sequence(program: Program, steps: Sequence[mlx.core.array], states: Sequence[mlx.core.array], captured: Sequence[mlx.core.array], resets: mlx.core.array | None = None, *, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
+def program_sequence(program: Program, steps: Sequence[mlx.core.array], states: Sequence[mlx.core.array], captured: Sequence[mlx.core.array], resets: mlx.core.array | None = None, reset_states: Sequence[mlx.core.array] | None = None, *, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]:
     """
     A step program over a sequence: its states, then its outputs, [B, T, n] each.
     """

@@ -37,6 +37,17 @@ def register(cls: Class) -> Class:
     A decorator for cells that are plain classes or modules; subclasses of `NCPLayer`, `LiquidCell`,
     the layers and `Wiring` are registered when they are defined. A name of this package stays its
     own; of two other classes of one name the later counts.
+
+    Example:
+        >>> @register
+        ... class Double(nn.Module):
+        ...     def get_config(self):
+        ...         return {}
+        ...     @classmethod
+        ...     def from_config(cls, config):
+        ...         return cls()
+        >>> config.to_config(Double())
+        {'class': 'Double', 'config': {}}
     """
     if not inspect.isclass(cls):
         raise refused("register", "cls", "a class", cls)
@@ -57,6 +68,12 @@ class Configurable:
     dicts of these. Wirings are copied when they are recorded, so a configuration is that of the
     object as it was made, and of the number of inputs that it was built for; only of a wiring that
     was edited in the object since it tells the synapses of now (`_argument_now`).
+
+    Example:
+        >>> layer = CfC(20, AutoNCP(28, 4))  # layers, cells and wirings are all Configurable
+        >>> twin = CfC.from_config(layer.get_config())
+        >>> twin.output_size, isinstance(twin, config.Configurable)
+        (4, True)
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -165,6 +182,10 @@ def to_config(value: Any) -> dict[str, Any]:
     """{"class": name, "config": configuration} of `value`, a cell, layer or wiring.
 
     Raises ValueError when its class is not registered.
+
+    Example:
+        >>> config.to_config(AutoNCP(28, 4))["class"]
+        'AutoNCP'
     """
     name = type(value).__name__
     if _CLASSES.get(name) is not type(value):
@@ -177,6 +198,11 @@ def from_config(config: dict[str, Any]) -> Any:
     """The cell, layer or wiring of `config`, which `to_config` gave, with new weights.
 
     Raises ValueError when it isn't of that form or names a class that is not registered.
+
+    Example:
+        >>> layer = config.from_config(config.to_config(CfC(20, 16)))
+        >>> layer(mx.zeros((8, 50, 20)))[0].shape
+        (8, 50, 16)
     """
     if type(config) is not dict or set(config) != {"class", "config"}:
         raise ValueError(f"[from_config] config must hold class and config, got {brief(config)}.")

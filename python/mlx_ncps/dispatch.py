@@ -79,10 +79,19 @@ class use_backend:
     """Use the backend `name` from now on, in the whole process: `use_backend("reference")`;
     or for a block, in this thread alone: `with use_backend("reference"): ...`.
 
-    name: "auto" (the fastest that can run on the default device), "reference", "cpu", "metal",
-    "metallib" (the kernels of "metal", compiled ahead of time) or "cuda". The innermost block wins,
-    then the last call, then the environment's MLX_NCPS_BACKEND, then "auto".
+    Args:
+        name: "auto" (the fastest that can run on the default device), "reference", "cpu", "metal",
+            "metallib" (the kernels of "metal", compiled ahead of time) or "cuda". The innermost
+            block wins, then the last call, then the environment's MLX_NCPS_BACKEND, then "auto".
+
     Raises ValueError for another name, RuntimeError when that backend can't run here.
+
+    Example:
+        >>> layer, x = CfC(3, 4), mx.ones((2, 5, 3))
+        >>> with use_backend("reference"):  # to compare with the fastest
+        ...     plain, _ = layer(x)
+        >>> mx.allclose(layer(x)[0], plain, atol=1e-5).item()
+        True
     """
 
     def __init__(self, name: str):
@@ -114,13 +123,24 @@ def selected_backend() -> str:
 
 
 def available_backends() -> list[str]:
-    """The names of the backends that can run here, in the order of preference."""
+    """The names of the backends that can run here, in the order of preference.
+
+    Example:
+        >>> available_backends()[-1]  # MLX's own operations, which run anywhere
+        'reference'
+    """
     return [module.NAME for module, _ in _TABLE if module.available()[0]]
 
 
 def last_backend() -> str | None:
     """The name of the backend that this thread's latest call ran (under mx.compile: was traced
     with), or None.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     output, _ = CfC(3, 4)(mx.ones((2, 5, 3)))
+        >>> last_backend()
+        'reference'
     """
     return getattr(_last, "name", None)
 
@@ -128,6 +148,10 @@ def last_backend() -> str | None:
 def describe() -> list[BackendStatus]:
     """Every backend: name, whether it can run here, why or why not, and whether it is the one
     chosen now.
+
+    Example:
+        >>> [status.name for status in describe() if status.name == "reference"]
+        ['reference']
     """
     chosen = explain(None)
     rows = []
@@ -192,6 +216,13 @@ def beside_gpu() -> bool:
     return _selected()[0] == "auto" and mx.default_device().type == mx.DeviceType.gpu
 
 
+def prepares_on_cpu() -> bool:
+    """Whether the CPU's primitives prepare what a call reads: where no GPU computes the rest, and
+    the reference, all of whose derivatives exist, is not asked for.
+    """
+    return runs_steps_on_cpu() and not beside_gpu()
+
+
 def stream_of_steps(calls: list[FusedCall]) -> contextlib.AbstractContextManager:
     """A context for a layer that makes these `calls`, (op, facts) each, at every step: the CPU's
     stream where `explain` with stepwise=True says cpu for all of them, else no other than now.
@@ -236,7 +267,7 @@ def _decide(op: str | None, facts: Facts | None, stepwise: bool = False) -> tupl
         if not why and shared and home == "gpu":
             why = _worse_than_cpu(module, op, stepwise)
         if not why:
-            first = _BESIDE if beside else f"the first that runs on the default device ({device})"
+            first = _BESIDE if beside else f"chosen for the default device ({device})"
             return module, Choice(module.NAME, "; ".join([*passed, first]))
         passed.append(f"not {module.NAME}: {why}")
     raise AssertionError("the backend reference runs everything")

@@ -106,7 +106,8 @@ def traced(
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """The arguments of a command that takes the sizes of a call."""
-    letters = "B batch, T steps, I inputs, H neurons, U unfolds; K units and L layers of a backbone"
+    letters = "letters and sizes: B sequences, T steps, I inputs, H neurons, U unfolds of an LTC; "
+    letters += "K units and L layers of a backbone"
     parser.add_argument("sizes", nargs="*", metavar="B64", help=letters)
     parser.add_argument("--training", action="store_true", help="with the gradient")
     parser.add_argument("--mode", choices=MODES, default="default", help="of a CfC")

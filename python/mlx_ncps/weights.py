@@ -62,6 +62,15 @@ def load_weights(module: Module, file_or_weights: WeightSource, strict: bool = T
     Floating arrays keep the dtype of the file (float64 becomes float32). Raises ValueError when a
     file is corrupt, truncated or claims sizes that it hasn't, when a name is missing, unknown or
     given twice, for a wrong shape and a wrong kind of dtype; FileNotFoundError.
+
+    Example:
+        >>> from mlx_ncps.weights import load_weights
+        >>> arrays = {"weight": mx.ones((1, 2)), "bias": mx.zeros(1)}
+        >>> load_weights(nn.Linear(2, 1), arrays)(mx.ones(2)).item()
+        2.0
+        >>> load_weights(nn.Linear(2, 1), {"weight": mx.ones((1, 2))})
+        Traceback (most recent call last):
+        ValueError: ...bias...
     """
     _check_module("load_weights", module)
     stored, strict = _entries(file_or_weights), flag("load_weights", "strict", strict)
@@ -81,6 +90,14 @@ def load_weights(module: Module, file_or_weights: WeightSource, strict: bool = T
 def save_weights(module: nn.Module, file: str | os.PathLike[str]) -> None:
     """Write all parameters of `module`, any `mlx.nn.Module`, to a `.safetensors` file, with
     checksums that `load_weights` checks, or to an `.npz` file, whose format has some.
+
+    Example:
+        >>> from mlx_ncps.weights import load_weights, save_weights
+        >>> layer = CfC(3, 4)
+        >>> save_weights(layer, "cfc.safetensors")
+        >>> twin = load_weights(CfC(3, 4), "cfc.safetensors")
+        >>> mx.array_equal(twin(mx.ones((2, 5, 3)))[0], layer(mx.ones((2, 5, 3)))[0]).item()
+        True
     """
     _check_module("save_weights", module)
     from .weight_files import save_arrays  # when it is needed first: zipfile, json

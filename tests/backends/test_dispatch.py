@@ -21,6 +21,7 @@ def fake(name, *, available=True, unsupported=""):
         available=lambda: (available, "it runs" if available else f"no {name} here"),
         unsupported=lambda op, facts: unsupported,
         MIXED_MEMORY=False,
+        RESETS=False,
     )
 
 
@@ -247,6 +248,7 @@ def test_every_backend_has_all_that_the_protocol_lists(monkeypatch, module):
     assert sorted(listed) == [
         "MIXED_MEMORY",
         "NAME",
+        "RESETS",
         "available",
         "cfc_sequence",
         "ltc_sequence",

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlx_ncps import LTC, LTCCell, config
+from mlx_ncps import LTC, LTCCell, available_backends, config, dispatch
 from mlx_ncps.cells import BackboneLTCCell
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP, FullyConnected
@@ -97,11 +97,69 @@ def test_layers_of_it_merge_restore_and_mix(mixed, tmp_path):
     layer.save_weights(str(tmp_path / "w.safetensors"))
     again.load_weights(str(tmp_path / "w.safetensors"))
     assert_close("restored", again(x), output, 0.0)
-    assert ("step by step" in str(layer.explain((B, T, I)))) == mixed
+    plan = layer.explain((B, T, I))
+    if mixed and "cpu" in available_backends():
+        assert "ltc_mixed_sequence over the whole sequence on cpu" in str(plan)
+    assert mixed or "step by step" not in str(plan)
     if not mixed:  # the forward half is the cell
         states = truth.ltc_sequence(backbone(cell, x), np.zeros((B, 10)), 1.0, cell.params())
         wanted = cell.readout(mx.array(states.astype(np.float32)))
         assert_close("forward", output[..., :2], wanted, FORWARD)
+
+
+CALLS = {
+    "plain": ({}, {}),
+    "masked": ({}, {"mask": mx.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]])}),
+    "feature_mask": ({}, {"mask": mx.random.uniform(shape=(B, T, I)) < 0.6}),
+    "bidirectional": ({"bidirectional": True}, {}),
+    "backwards": ({"go_backwards": True, "proj_size": 3}, {}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("neurons", ["wired", "dense"])
+def test_mixed_memory_equals_the_reference(call, neurons):
+    options, arguments = CALLS[call]
+    wiring = AutoNCP(10, 2) if neurons == "wired" else FullyConnected(7)
+    cell = LTCCell(wiring, backbone_units=[8, 6])
+    layer = LTC(cell, mixed_memory=True, return_sequences=True, return_state=True, **options)
+    features = 2 * I if call == "feature_mask" else I
+    layer.build((B, T, features))
+    x, ts = mx.random.normal((B, T, I)), mx.random.uniform(0.1, 2.0, (B, T))
+
+    def run(backend):
+        def loss(x, ts):
+            output, states = layer(x, timespans=ts, **arguments)
+            arrays = [output, *(a for _, a in tree_flatten(states))]
+            return sum((a * a).sum() for a in arrays), arrays
+
+        with dispatch.use_backend(backend):
+            (_, arrays), gradients = nn.value_and_grad(layer, loss)(x, ts)
+        return arrays, dict(tree_flatten(gradients))
+
+    states, gradients = run("auto")
+    wanted_states, wanted = run("reference")
+    for n, (got, want) in enumerate(zip(states, wanted_states, strict=True)):
+        assert_close(f"result {n}", got, want, FORWARD)
+    for name, want in wanted.items():
+        assert_close(name, gradients[name], want, GRADIENT)
+
+
+def test_mixed_memory_streams_and_takes_empty_inputs():
+    cell = LTCCell(AutoNCP(10, 2), backbone_units=6)
+    layer = LTC(cell, mixed_memory=True, return_sequences=True, return_state=True)
+    x = mx.random.normal((B, T, I))
+    outputs, state = layer(x)
+    h = tuple(mx.zeros((B, 10)) for _ in range(2))
+    for t in range(T):
+        output, h = layer.step(x[:, t], h)
+        assert_close(f"step {t}", output, outputs[:, t], FORWARD)
+    for name, got, want in zip("hc", h, state, strict=True):
+        assert_close(name, got, want, FORWARD)
+    for batch, steps in ((0, T), (B, 0), (0, 0)):
+        outputs, (h, c) = layer(mx.zeros((batch, steps, I)))
+        assert outputs.shape == (batch, steps, 2)
+        assert h.shape == c.shape == (batch, 10)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])

@@ -11,6 +11,9 @@ PAGES = [ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"]
 HOMES = [ROOT, ROOT / "python" / "mlx_ncps", ROOT / "python" / "mlx_ncps" / "backends"]
 FOLDERS = ("python", "csrc", "src", "metal", "tests", "simulator", "benchmarks", "tools")
 FOLDERS += ("build_backend", "cmake", "examples", "docs", ".github", ".ci")
+REPOSITORY = re.compile(
+    r"https://(?:github|raw\.githubusercontent)\.com/mlx-ncps/mlx-ncps/(?:(?:blob|tree|raw)/)?main/(.*)"
+)
 SUFFIXES = {".py", ".pyi", ".md", ".h", ".cpp", ".inl", ".metal", ".cmake", ".toml"}
 SUFFIXES |= {".json", ".yml"}
 
@@ -98,15 +101,18 @@ def test_a_path_or_name_that_does_not_exist_is_seen():
 
 
 @pytest.mark.parametrize(
-    "page", sorted((ROOT / "docs").glob("*.md")) + PAGES[1:], ids=lambda p: p.name
+    "page",
+    [*sorted((ROOT / "docs").rglob("*.md")), *PAGES[1:], ROOT / "README.md"],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
 )
 def test_links_between_pages_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("http"):
+        inside = REPOSITORY.fullmatch(target)
+        if target.startswith("http") and not inside:
             continue
-        path, _, anchor = target.partition("#")
-        other = (page.parent / path).resolve() if path else page
+        path, _, anchor = (inside[1] if inside else target).partition("#")
+        other = ((ROOT if inside else page.parent) / path).resolve() if path else page
         assert other.exists(), f"{page.name}: {target}"
         if anchor:
             titles = re.findall(r"(?m)^#+ (.*)$", other.read_text(encoding="utf-8"))

@@ -18,11 +18,13 @@ from mlx.utils import tree_flatten
 from tests.support import ROOT
 from tests.support.cases import assert_all_close, assert_close, tolerance
 
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
 PAGES = sorted(page for page in PAGES if page.name != "CHANGELOG.md")
 NEEDS = {  # text of a block -> the packages without which it is skipped
     "import keras": ("keras", "jax", "scipy", "ncps", "h5py"),
     "import matplotlib": ("matplotlib", "networkx"),
+    "import pandas": ("pandas",),
+    "import gymnasium": ("gymnasium",),
     "import torch": ("torch", "ncps"),
 }
 LISTS = r"\[[\w, ]*\](?:, \[[\w, ]*\])*"
@@ -140,7 +142,8 @@ CHECKS = {
         ("class Leaky", "output.shape == (8, 8)"),
         ("CTRNNCell(I, 16", "output.shape == (8, 20, 16)"),
         ("backbone_dropout=0.1", "'cfc_sequence over the whole sequence on' in printed"),
-        ("layer.step(", "output.shape == action.shape == (4,)"),
+        ("layer.step(mx.array(sample)", "output.shape == action.shape == (4,)"),
+        ("resets=starts", "output.shape == (8, 20, 16) and action.shape == (8, 16)"),
     ],
     "docs/training.md": [
         ("clip_grad_norm", "norm.item() > 0"),
@@ -176,6 +179,29 @@ CHECKS = {
         ("same =", "equal(same(two)[0], layer(two)[0])"),
     ],
     "docs/maths.md": [("", "equal(got, want)")],
+    "docs/guide/quickstart.md": [
+        ("3 * np.pi", "losses[-1] < 0.01 * losses[0]"),
+        ("def waves", "error < 0.1 * blind_error"),
+        ("again =", "same.item()"),
+    ],
+    "docs/guide/howto_irregular.md": [("import pandas", "right > 0.75")],
+    "docs/guide/howto_streaming.md": [
+        ("StreamingSession(layer)", "same"),
+        ("def teacher", "distance < 0.1"),
+    ],
+    "docs/guide/howto_rl.md": [("ROLLOUTS", "score > 200"), ("import gymnasium", "same")],
+    "docs/guide/howto_long_sequences.md": [
+        ("piece_loss", "equal and less < 0.5 * megabytes"),
+        ("reset_states", "last < 0.5 * variance"),
+    ],
+    "docs/guide/howto_interpret.md": [
+        ("time_constants", "loss.item() < 0.2 and correlation[0] > 0.8"),
+        ("weights < 0.8", "removed > 0 and change > 0"),
+        ("saliency", "far < 0.5 * reach.max().item()"),
+    ],
+    "docs/guide/migrate_torch.md": [("layer = from_torch", "same")],
+    "docs/guide/migrate_keras.md": [("layer = from_keras", "same")],
+    "docs/guide/migrate_mlx_ports.md": [("mlx_ncps.alias", "learned")],
 }
 
 

@@ -55,4 +55,32 @@ inline void draw_memory(Draw& draw, size_t B, size_t I, size_t H, std::vector<Nu
   for (const size_t size : {B * H, 4 * H * I, 4 * H, 4 * H * H}) a.push_back(draw(size, -1, 1));
 }
 
+// Steps that start anew, a third of them, with arrays of their exact sizes.
+struct Anew {
+  Numbers at, h, c;  // [B, T], [B, H], [B, H]; empty: none does
+  std::vector<Exact> in, out;
+  Anew() = default;
+  Anew(bool on, Draw& draw, size_t B, size_t T, size_t H) {
+    if (!on) return;
+    at = draw(B * T, 0, 1), h = draw(B * H, -1, 1), c = draw(B * H, -1, 1);
+    for (auto& each : at) each = each < 1. / 3;
+    for (const auto* each : {&at, &h, &c}) in.emplace_back(*each), out.emplace_back(each->size());
+  }
+  // The states that row b reads at step t of T, [H] each; c null without an LSTM.
+  void start(long b, long t, long T, long H, double* state, double* memory) const {
+    if (at.empty() || at[b * T + t] == 0) return;
+    std::copy_n(h.begin() + b * H, H, state);
+    if (memory) std::copy_n(c.begin() + b * H, H, memory);
+  }
+  void bind(ResetsProblem& p, LstmProblem& lstm) const {
+    if (in.empty()) return;
+    p = {in[0].get(), in[1].get(), out[0].get(), out[1].get()};
+    if (lstm.on) lstm.c_anew = in[2].get(), lstm.dc_anew = out[2].get();
+  }
+  void check_gradients(const std::string& name) const {
+    for (size_t i = 0; !in.empty() && i < in[0].size; ++i)
+      require(out[0].data[i] == 0, name + ": resets have a gradient");
+  }
+};
+
 }  // namespace kernel_tests

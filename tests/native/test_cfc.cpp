@@ -23,7 +23,7 @@ Numbers linear(const Numbers& W, const Numbers& b, const Numbers& z) {
 
 // factors: of dropout [B, T, dropped K].
 Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbers& factors,
-                   bool mixed) {
+                   bool mixed, const Anew& anew) {
   Numbers states((mixed ? 2 : 1) * n.B * n.T * n.H);
   const size_t memory = a.size() - 4;
   for (long b = 0; b < n.B; ++b) {
@@ -31,6 +31,7 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbe
     if (mixed) c.assign(a[memory].begin() + b * n.H, a[memory].begin() + (b + 1) * n.H);
     for (long t = 0; t < n.T; ++t) {
       const long to = (b * n.T + t) * n.H;
+      anew.start(b, t, n.T, n.H, h.data(), mixed ? c.data() : nullptr);
       if (mixed) {
         lstm_step(&a[memory], a[0].data() + (b * n.T + t) * n.I, n.I, h.data(), c.data(), n.H);
         std::copy(c.begin(), c.end(), states.begin() + n.B * n.T * n.H + to);
@@ -64,7 +65,7 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbe
   return states;
 }
 
-void check_cfc(const CfcSizes& n, bool mixed = false) {
+void check_cfc(const CfcSizes& n, bool mixed = false, bool resets = false) {
   Draw draw{std::mt19937(unsigned(n.H + 7 * n.K + n.mode))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H, K = n.K;
   std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),
@@ -81,14 +82,16 @@ void check_cfc(const CfcSizes& n, bool mixed = false) {
   for (const auto& each : in) out.emplace_back(each.size);
   const auto cotangents = draw((mixed ? 2 : 1) * B * T * H, -1, 1);
   const Memory memory(mixed, a, own, cotangents, B * T * H);
+  const Anew anew(resets, draw, B, T, H);
   auto factors = draw(B * T * n.dropped * K, -1, 2);
   for (auto& factor : factors) factor = std::max(factor, 0.0);
   const Exact dropout(factors);
   const auto states = [&](const std::vector<Numbers>& x) {
-    return cfc_states(n, x, factors, mixed);
+    return cfc_states(n, x, factors, mixed, anew);
   };
   CfcProblem p{};
   memory.bind(p.lstm);
+  anew.bind(p.resets, p.lstm);
   p.B = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.layers = n.layers, p.mode = n.mode,
   p.activation = n.activation, p.heads = n.heads, p.head_activation = n.head_activation;
   p.saved_width = n.layers * n.K + n.heads * n.H;
@@ -116,12 +119,14 @@ void check_cfc(const CfcSizes& n, bool mixed = false) {
     kernels().cfc_backward(p);
   };
   run();
-  const std::string name =
-      std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" + std::to_string(T) + " I" +
-      std::to_string(I) + " H" + std::to_string(H) + " K" + std::to_string(K) + " L" +
-      std::to_string(n.layers) + " mode " + std::to_string(n.mode) + " activation " +
-      std::to_string(n.activation) + " heads " + std::to_string(n.heads) + " of activation " +
-      std::to_string(n.head_activation) + " dropped " + std::to_string(n.dropped);
+  const std::string name = std::string(kernels().name) + " cfc B" + std::to_string(B) + " T" +
+                           std::to_string(T) + " I" + std::to_string(I) + " H" + std::to_string(H) +
+                           " K" + std::to_string(K) + " L" + std::to_string(n.layers) + " mode " +
+                           std::to_string(n.mode) + " activation " + std::to_string(n.activation) +
+                           " heads " + std::to_string(n.heads) + " of activation " +
+                           std::to_string(n.head_activation) + " dropped " +
+                           std::to_string(n.dropped) + (resets ? " resets" : "");
+  anew.check_gradients(name);
   check_close(name + " h", h, memory.c, states(a));
   check_gradient(name + " gradient", a, out, memory.out,
                  [&](const auto& x) { return dot(states(x), cotangents); });
@@ -202,4 +207,17 @@ NATIVE_TEST(cfc_kernels_hold_with_any_number_of_threads) {
     check_cfc(n);
   }
   set_num_threads(0);
+}
+
+NATIVE_TEST(cfc_kernels_start_anew_at_resets) {
+  for_each_isa([] {
+    for (const bool mixed : {false, true}) {
+      for (int mode = 0; mode < 3; ++mode) {
+        const int heads = mode == NCPS_CFC_PURE ? 1 : 4;
+        check_cfc({3, 6, 2, 5, 7, 2, mode, NCPS_SILU, heads, NCPS_TANH, 1}, mixed, true);
+        check_cfc({17, 40, 3, 9, 7, 0, mode, NCPS_SILU, heads}, mixed, true);
+      }
+      check_cfc({0, 3, 2, 4, 3, 1, NCPS_CFC_DEFAULT, NCPS_SILU, 4}, mixed, true);
+    }
+  });
 }

@@ -26,11 +26,13 @@ Numbers rows_first(const LtcSizes& n, const Numbers& states) {
   return ordered;
 }
 
-Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
+Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a, const Anew& anew) {
   const bool mixed = a.size() > 14;
   Numbers states, memories, v = a[1], c = mixed ? a[14] : Numbers();
   const auto gate = [](double z) { return 1 / (1 + std::exp2(z)); };
   for (long t = 0; t < n.T; ++t) {
+    for (long b = 0; b < n.B; ++b)
+      anew.start(b, t, n.T, n.H, v.data() + b * n.H, mixed ? c.data() + b * n.H : nullptr);
     for (long b = 0; mixed && b < n.B; ++b)
       lstm_step(&a[14], a[0].data() + (b * n.T + t) * n.I, n.I, v.data() + b * n.H,
                 c.data() + b * n.H, n.H);
@@ -89,7 +91,8 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a) {
 
 // Only every keep-th synapse is present, the others' weights are 0 and not in the lists; keep = 0:
 // none is.
-void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = false) {
+void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = false,
+               bool resets = false) {
   Draw draw{std::mt19937(unsigned(n.B + 10 * n.H))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H;
   std::vector<Numbers> a{draw(B * T * I, -1, 1), draw(B * H, -1, 1),  draw(B * T, 0, 2),
@@ -118,8 +121,10 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
   const Exact v(B * T * H), saved(B * T * n.evaluations() * 2 * H),
       dv(Numbers(cotangents.begin(), cotangents.begin() + long(B * T * H)));
   const Memory memory(mixed, a, 14, cotangents, B * T * H);
+  const Anew anew(resets, draw, B, T, H);
   LtcProblem p{};
   memory.bind(p.lstm);
+  anew.bind(p.resets, p.lstm);
   p.B = p.element = n.B, p.T = n.T, p.I = n.I, p.H = n.H, p.U = n.U, p.solver = n.solver;
   p.x = in[0].get(), p.v0 = in[1].get(), p.ts = in[2].get(), p.cm = in[3].get(),
   p.leak_num = in[4].get(), p.leak_den = in[5].get();
@@ -137,21 +142,22 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
     kernels().ltc_backward(p, kernel);
   };
   run();
-  const std::string name = std::string(kernels().name) +
-                           (kernel == LtcKernel::LISTS ? " lists" : " dense") + " B" +
-                           std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) +
-                           " H" + std::to_string(H) + " U" + std::to_string(n.U) + " solver " +
-                           std::to_string(n.solver) + (mixed ? " mixed" : "");
-  check_close(name + " v", v, memory.c, ltc_states(n, a));
+  const std::string name =
+      std::string(kernels().name) + (kernel == LtcKernel::LISTS ? " lists" : " dense") + " B" +
+      std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) + " H" +
+      std::to_string(H) + " U" + std::to_string(n.U) + " solver " + std::to_string(n.solver) +
+      (mixed ? " mixed" : "") + (resets ? " resets" : "");
+  anew.check_gradients(name);
+  check_close(name + " v", v, memory.c, ltc_states(n, a, anew));
   // An absent synapse has a gradient of its own in the dense kernel (its weight is a number like
   // any other), and none in the lists.
   if (keep == 1)
     check_gradient(name + " gradient", a, out, memory.out,
-                   [&](const auto& x) { return dot(ltc_states(n, x), cotangents); });
+                   [&](const auto& x) { return dot(ltc_states(n, x, anew), cotangents); });
   p.saved = p.lstm.gates = nullptr;  // no backward will follow
   std::fill_n(v.get(), v.size, std::numeric_limits<float>::quiet_NaN());
   kernels().ltc_forward(p, kernel);
-  check_close(name + " v without saved", v, memory.c, ltc_states(n, a));
+  check_close(name + " v without saved", v, memory.c, ltc_states(n, a, anew));
   p.saved = saved.get();
   memory.bind(p.lstm);
   check_rows_apart(name, B, memory.with({&in[0], &in[1], &in[2], &dv}, memory.in, memory.dc),
@@ -226,4 +232,23 @@ NATIVE_TEST(ltc_kernels_hold_with_any_number_of_threads) {
     check_ltc({40, 3, 3, 9, 2}, LtcKernel::LISTS, 1);
   }
   set_num_threads(0);
+}
+
+NATIVE_TEST(ltc_kernels_start_anew_at_resets) {
+  for_each_isa([] {
+    for (const bool mixed : {false, true})
+      for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
+        for (const LtcSizes& n : {LtcSizes{1, 1, 1, 1, 1},
+                                  {3, 6, 3, 5, 3},
+                                  {17, 4, 7, 17, 2},
+                                  {5, 40, 2, 3, 2},
+                                  {0, 3, 2, 4, 2},
+                                  {3, 0, 2, 4, 2}})
+          for (const int solver :
+               {NCPS_LTC_SEMI_IMPLICIT, NCPS_LTC_EXPLICIT, NCPS_LTC_RUNGE_KUTTA}) {
+            auto sizes = n;
+            sizes.solver = solver, sizes.U *= solver == NCPS_LTC_SEMI_IMPLICIT ? 1 : 8;
+            check_ltc(sizes, kernel, 1, mixed, true);
+          }
+  });
 }

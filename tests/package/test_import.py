@@ -55,7 +55,7 @@ def test_a_module_that_computes_is_found(run_python, tmp_path, fault):
     assert "at import" in done.stderr or "planted made an array" in done.stderr
 
 
-LATER = ("convert", "ops.numpy", "weight_files", "alias")
+LATER = ("convert", "export", "ops.numpy", "weight_files", "alias")
 
 
 def test_importing_the_package_leaves_what_few_need_for_later(run_python):

@@ -3,34 +3,35 @@
 import mlx.nn as nn
 import mlx_ncps
 import pytest
-from mlx_ncps import cells, config, convert, layers, ops, rnn, weights, wirings
+from mlx_ncps import cells, config, convert, export, layers, ops, rnn, weights, wirings
 from mlx_ncps.wirings import AutoNCP
 
-MODULES = (mlx_ncps, cells, layers, rnn, ops, ops.numpy, wirings, convert, config, weights)
+MODULES = (mlx_ncps, cells, layers, rnn, ops, ops.numpy, wirings, convert, config, export, weights)
 
 LAYER = "build compute_output_shape from_config get_config op redraw"
 LAZY = f"{LAYER} built built_width call fixed_keys"
 CELL = f"""
     {LAZY} calls get_initial_state motor_size output_size readout sensory_size sequence state_size
-    stepwise
+    stepwise state_names
 """
-WIRED = "sensory_synapse_count synapse_count synapse_weights units wiring"
+WIRED = "draw_graph get_graph sensory_synapse_count synapse_count synapse_weights units wiring"
 CONSTRAINED = "apply_constraints apply_weight_constraints"
 RECURRENT = f"""
     {LAYER} batch_first bidirectional cell explain go_backwards merge_mode merged_size mixed_memory
     motor_size output_size proj_size reset_states return_sequences return_state sensory_size
-    sensory_synapse_count state_size stateful step synapse_count
+    sensory_synapse_count state_names state_size stateful states step synapse_count
 """
-STACKED = f"{LAYER} explain reset_states return_state step"
+STACKED = f"{LAYER} explain reset_states return_state state_names states step"
+GATED, CONDUCTING = "gates time_constants", "conductances time_constants"
 DENSE = f"{CELL} hidden_size input_size"
 # Class: an object of it, and the names that it has beside those of mlx.nn.Module.
 OBJECTS = {
-    "CfC": (lambda: mlx_ncps.CfC(3, 4), RECURRENT),
-    "LTC": (lambda: mlx_ncps.LTC(3, 4), f"{RECURRENT} {CONSTRAINED}"),
+    "CfC": (lambda: mlx_ncps.CfC(3, 4), f"{RECURRENT} {GATED}"),
+    "LTC": (lambda: mlx_ncps.LTC(3, 4), f"{RECURRENT} {CONSTRAINED} {CONDUCTING}"),
     "LiquidRNN": (lambda: mlx_ncps.LiquidRNN(mlx_ncps.CTRNNCell(3, 4)), RECURRENT),
     "MMRNN": (lambda: mlx_ncps.MMRNN(mlx_ncps.CTRNNCell(3, 4)), RECURRENT),
-    "CfCRNN": (lambda: mlx_ncps.CfCRNN(3, 4), STACKED),
-    "LTCRNN": (lambda: mlx_ncps.LTCRNN(3, 4), f"{STACKED} {CONSTRAINED}"),
+    "CfCRNN": (lambda: mlx_ncps.CfCRNN(3, 4), f"{STACKED} {GATED}"),
+    "LTCRNN": (lambda: mlx_ncps.LTCRNN(3, 4), f"{STACKED} {CONSTRAINED} {CONDUCTING}"),
     "CfCCell": (
         lambda: mlx_ncps.CfCCell(3, 4),
         f"""{DENSE} layer_sizes mixed_sequence mode params sensory_synapse_count synapse_count units

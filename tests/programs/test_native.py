@@ -286,7 +286,7 @@ def test_wrong_arrays_are_refused():
     x, h, w = mx.zeros((2, 3, X)), mx.zeros((2, H)), mx.zeros((H, X))
     assert len(_ext.program_sequence(program, [x], [h], [w])) == 1
     for arrays, message in (
-        (([x, x], [h], [w]), "wants 1 inputs, 1 states and 1 captured"),
+        (([x, x], [h], [w]), "steps must be 1 arrays, got 2"),
         (([x[0]], [h], [w]), "2 dimensions"),
         (([x[..., :2]], [h], [w]), "an input must be"),
         (([x], [h[:, :2]], [w]), "a state must be"),

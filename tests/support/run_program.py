@@ -37,7 +37,7 @@ _BINARY = {
     "or": lambda a, b: (a != 0.0) | (b != 0.0),
 }
 ELEMENTWISE = {**_UNARY, **_BINARY, "select": lambda c, a, b: np.where(c != 0.0, a, b)}
-OPS = {*ELEMENTWISE, "move", "sum", "softmax", "matmul"}
+OPS = {*ELEMENTWISE, "move", "sum", "expand", "softmax", "matmul"}
 
 
 def run_program(program, steps, states):
@@ -71,6 +71,10 @@ def _run(program, values, instruction, rows):
         return
     if op == "sum":
         result = operands[0].reshape(rows, *ints).sum(axis=2).reshape(rows, -1)
+    elif op == "expand":
+        outer, mid, inner = ints
+        blocks = operands[0].reshape(rows, outer, 1, inner)
+        result = np.broadcast_to(blocks, (rows, outer, mid, inner)).reshape(rows, -1)
     elif op == "softmax":
         terms = operands[0].reshape(rows, *ints)
         terms = np.exp(terms - terms.max(axis=-1, keepdims=True))

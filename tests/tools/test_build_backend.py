@@ -1,5 +1,6 @@
 """build_backend/: which MLX and nanobind a build asks for, and the guard that they fit."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -86,6 +87,47 @@ def test_native_requirements_allow_what_the_package_allows(monkeypatch):
 def test_native_requirements_are_none_for_a_pure_python_wheel(monkeypatch):
     monkeypatch.setenv("MLX_NCPS_NO_NATIVE", "1")
     assert native_requirements.native_requirements() == []
+
+
+SETTINGS = {"mlx": ">=0.32.1,<0.33", "others": ["numpy>=1.26"]}
+
+
+@pytest.fixture
+def wheel_dependencies(monkeypatch):
+    """The module as a build imports it, from the folder itself."""
+    monkeypatch.syspath_prepend(str(BUILD_BACKEND))
+    return importlib.import_module("wheel_dependencies")
+
+
+def dependencies(module, state):
+    made = module.Dependencies()
+    made.build_state(state)
+    return made.dynamic_metadata(SETTINGS, {})["dependencies"]
+
+
+@pytest.mark.parametrize("state", ["wheel", "editable", "metadata_wheel", "metadata_editable"])
+def test_a_native_wheel_needs_the_mlx_that_it_was_built_against(
+    wheel_dependencies, monkeypatch, state
+):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.32.3+abc")
+    assert dependencies(wheel_dependencies, state) == ["mlx==0.32.3", "numpy>=1.26"]
+
+
+def test_a_source_and_a_pure_python_wheel_need_any_mlx_that_is_allowed(
+    wheel_dependencies, monkeypatch
+):
+    wanted = [f"mlx{SETTINGS['mlx']}", "numpy>=1.26"]
+    assert dependencies(wheel_dependencies, "sdist") == wanted
+    monkeypatch.setenv("MLX_NCPS_NO_NATIVE", "1")
+    assert dependencies(wheel_dependencies, "wheel") == wanted
+    assert wheel_dependencies.Dependencies().dynamic_wheel(SETTINGS) == {"dependencies": True}
+
+
+def test_the_settings_of_the_dependencies_are_those_that_the_build_asks_for():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'mlx = "{native_requirements.allowed_mlx()}"' in text
+    assert 'module = "wheel_dependencies:Dependencies"' in text
+    assert 'dynamic = ["version", "dependencies"]' in text
 
 
 @pytest.mark.parametrize(

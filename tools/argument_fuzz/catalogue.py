@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx_ncps as m
 import numpy as np
-from mlx_ncps import cells, config, convert, layers, ops, rnn, weights, wirings
+from mlx_ncps import cells, config, convert, export, layers, ops, rnn, weights, wirings
 
 from .constructors import CONSTRUCTORS
 from .functions import FUNCTIONS, OPS, RUNNERS
@@ -32,7 +32,7 @@ def targets(name: str):
 
 
 def _find(name: str):
-    modules = (m, ops, cells, layers, rnn, wirings, convert, weights, config)
+    modules = (m, ops, cells, layers, rnn, wirings, convert, export, weights, config)
     return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 

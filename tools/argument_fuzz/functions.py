@@ -174,6 +174,7 @@ FUNCTIONS = {
             "shapeless": False,
         }
     ],
+    "to_c": [lambda: {"layer": _layer(), "path": "cell.h", "name": "cell"}],
     "from_torch": [
         lambda: {"source": convert.to_torch(_layer(), numpy=True), "prefix": "", "mode": "default"},
         lambda: {"source": convert.to_torch(_layer(), numpy=True), "layer": _layer()},

@@ -125,6 +125,9 @@ METHODS = {
     },
 }
 METHODS["apply_constraints"] = METHODS["apply_weight_constraints"]
+METHODS["state_names"] = METHODS["reset_states"]
+for _name in ("states", "time_constants", "gates", "conductances"):
+    METHODS[_name] = _layer_call
 
 
 def method_arguments(kind: str, name: str, made) -> dict:

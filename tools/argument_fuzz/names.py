@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 
 import mlx_ncps
-from mlx_ncps import cells, config, convert, layers, ops, rnn, weights, wirings
+from mlx_ncps import cells, config, convert, export, layers, ops, rnn, weights, wirings
 
-MODULES = (mlx_ncps, cells, config, convert, layers, ops, ops.numpy, rnn, weights, wirings)
+MODULES = (mlx_ncps, cells, config, convert, export, layers, ops, ops.numpy, rnn, weights, wirings)
 
 # Methods that only layers and cells of this package call, with arguments that are checked already.
 INTERNAL = frozenset(

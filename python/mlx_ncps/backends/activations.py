@@ -12,37 +12,72 @@ import mlx.core as mx
 
 
 def sigmoid(x: mx.array) -> mx.array:
-    """1 / (1 + exp(-x)), elementwise, stable at both ends."""
+    """1 / (1 + exp(-x)), elementwise, stable at both ends.
+
+    Example:
+        >>> ops.sigmoid(0.0).item()
+        0.5
+    """
     return mx.sigmoid(x)
 
 
 def softplus(x: mx.array) -> mx.array:
-    """log(1 + exp(x)), elementwise, stable at both ends; for LTC's implicit parameters."""
+    """log(1 + exp(x)), elementwise, stable at both ends; for LTC's implicit parameters.
+
+    Example:
+        >>> round(ops.softplus(0.0).item(), 4)  # ln 2
+        0.6931
+    """
     return mx.logaddexp(x, 0)
 
 
 def lecun_tanh(x: mx.array) -> mx.array:
-    """1.7159 tanh(0.666 x), elementwise; 0.666 and not 2/3, as ncps has it (LeCun et al. 1998)."""
+    """1.7159 tanh(0.666 x), elementwise; 0.666 and not 2/3, as ncps has it (LeCun et al. 1998).
+
+    Example:
+        >>> ops.lecun_tanh(0.0).item()
+        0.0
+    """
     return 1.7159 * mx.tanh(0.666 * x)
 
 
 def tanh(x: mx.array) -> mx.array:
-    """The hyperbolic tangent of x, elementwise."""
+    """The hyperbolic tangent of x, elementwise.
+
+    Example:
+        >>> ops.tanh(0.0).item()
+        0.0
+    """
     return mx.tanh(x)
 
 
 def relu(x: mx.array) -> mx.array:
-    """The larger of x and 0, elementwise; its gradient at 0 is 0."""
+    """The larger of x and 0, elementwise; its gradient at 0 is 0.
+
+    Example:
+        >>> ops.relu(-1.0).item()
+        0.0
+    """
     return mx.maximum(x, 0)
 
 
 def gelu(x: mx.array) -> mx.array:
-    """Exact GELU x (1 + erf(x / sqrt 2)) / 2, elementwise (Hendrycks and Gimpel 2016)."""
+    """Exact GELU x (1 + erf(x / sqrt 2)) / 2, elementwise (Hendrycks and Gimpel 2016).
+
+    Example:
+        >>> ops.gelu(0.0).item()
+        0.0
+    """
     return 0.5 * x * (1.0 + mx.erf(x * math.sqrt(0.5)))
 
 
 def silu(x: mx.array) -> mx.array:
-    """The sigmoid unit x sigmoid(x), elementwise."""
+    """The sigmoid unit x sigmoid(x), elementwise.
+
+    Example:
+        >>> ops.silu(0.0).item()
+        0.0
+    """
     return x * mx.sigmoid(x)
 
 

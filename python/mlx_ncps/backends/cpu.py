@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "cpu"
 MIXED_MEMORY = True
+RESETS = True
 MAX_LAYERS: int = getattr(_loader.native, "max_cfc_layers", 0)  # of a CfC
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 
@@ -59,9 +60,10 @@ def ltc_sequence(
     training: bool,
     ode_solver: str = "semi_implicit",
     memory: list[mx.array] | None = None,
+    resets: list[mx.array] | None = None,
 ) -> Any:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient. `memory`: as `backends` says.
+    the gradient. `memory` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
         folded = _fold_ltc(params, implicit_param_constraints, epsilon, ode_solver)
@@ -74,6 +76,7 @@ def ltc_sequence(
             solver=ode_solver,
             synapses=_handle(synapses),
             memory=memory,
+            resets=_float32(resets),
             save=training,
             stream=mx.cpu,
         )
@@ -91,12 +94,13 @@ def cfc_sequence(
     training: bool,
     memory: list[mx.array] | None = None,
     dropout: mx.array | None = None,
+    resets: list[mx.array] | None = None,
 ) -> Any:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for
-    the gradient. `memory`, `dropout`: as `backends` says.
+    the gradient. `memory`, `dropout` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
-        folded = fold_cfc(params, ts, mode, variant)
+        folded = fold_cfc(params, ts, mode, variant, _merge)
         return _loader.native.cfc_sequence(
             inputs,
             state,
@@ -110,15 +114,41 @@ def cfc_sequence(
             memory=memory,
             dropout=dropout,
             first_dropped=first_dropped(variant),
+            resets=_float32(resets),
             save=training,
             stream=mx.cpu,
         )
+
+
+def _merge(time_a, time_b, ts, minus):
+    """A CfC's time heads (weight, bias) as one, to the bit as `fold_cfc` does it, in one
+    primitive.
+    """
+    factor = float(-ts if minus else ts)
+    return tuple(_loader.native.scaled_sums(time_a, time_b, factor, stream=mx.cpu))
+
+
+def products(x: list[mx.array], y: list[mx.array]) -> list[mx.array]:
+    """x[i] * y[i] of float32 arrays of equal shapes, in one primitive."""
+    return _loader.native.products(x, y, stream=mx.cpu)
+
+
+def guarded(array: mx.array, arrays: list[mx.array], rules: list) -> mx.array:
+    """`array`, float32, or NaN throughout where one of the rules (at, of [n, width], own) doesn't
+    hold among `arrays`, in one primitive; csrc/guard.h says what they mean.
+    """
+    made = [_loader.native.Rule(at, of.ravel(), of.shape[1], own) for at, of, own in rules]
+    return _loader.native.guarded(array, arrays, made, stream=mx.cpu)
 
 
 def dropout_factors(key: mx.array, shape: tuple[int, ...], rate: float) -> mx.array:
     """What mx.random.bernoulli(1 - rate, shape, key) / (1 - rate) is, bit for bit."""
     with mx.stream(mx.cpu):
         return _loader.native.dropout_factors(key, shape, rate, stream=mx.cpu)
+
+
+def _float32(resets):
+    return None if resets is None else [a.astype(mx.float32) for a in resets]
 
 
 def ltc_step_cell(
@@ -252,12 +282,23 @@ def set_num_threads(n: int) -> None:
     """Let the CPU kernels use `n` threads; 0 for the default: the cores that this process may use.
 
     Raises ValueError for a negative or fractional number, RuntimeError without the native module.
+
+    Example:
+        >>> set_num_threads(1)
+        >>> get_num_threads()
+        1
+        >>> set_num_threads(0)  # the default again
     """
     _native().set_num_threads(integer("set_num_threads", "n", n, 0))
 
 
 def get_num_threads() -> int:
-    """The number of threads of the CPU kernels. Raises RuntimeError without the native module."""
+    """The number of threads of the CPU kernels. Raises RuntimeError without the native module.
+
+    Example:
+        >>> get_num_threads() >= 1
+        True
+    """
     return _native().num_threads()
 
 
@@ -267,6 +308,12 @@ def set_instruction_set(name: str) -> None:
 
     Raises ValueError when this machine or this build can't run it, RuntimeError without the native
     module.
+
+    Example:
+        >>> set_instruction_set("baseline")
+        >>> get_instruction_set()
+        'baseline'
+        >>> set_instruction_set("auto")
     """
     able = instruction_sets()
     choice("set_instruction_set", "name", name, ["auto", *able])
@@ -276,6 +323,10 @@ def set_instruction_set(name: str) -> None:
 def get_instruction_set() -> str:
     """The instruction set that the CPU kernels use. Raises RuntimeError without the native
     module.
+
+    Example:
+        >>> get_instruction_set() in instruction_sets()
+        True
     """
     return _native().isa()
 
@@ -284,5 +335,9 @@ def instruction_sets() -> list[str]:
     """The instruction sets that can run here, best first.
 
     Raises RuntimeError without the native module.
+
+    Example:
+        >>> instruction_sets()[-1]  # for any processor
+        'baseline'
     """
     return list(_native().isas())

@@ -5,6 +5,7 @@ once per call; MLX takes the gradients of a kernel back to the raw parameters.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -80,12 +81,16 @@ class FoldedCfC(NamedTuple):
 
 
 def fold_cfc(
-    params: Any, ts: float | mx.array | None, mode: str, variant: str = "torch"
+    params: Any,
+    ts: float | mx.array | None,
+    mode: str,
+    variant: str = "torch",
+    merge: Callable[..., tuple] | None = None,
 ) -> FoldedCfC:
     """CfCParams -> FoldedCfC; a number `ts` is merged into the time heads, and the sign of time_a
     in the variants "keras" and "paper" into its weights. Not one that could make a weight infinite,
     and not an array, whose value isn't known, nor None, for any value: a ts of infinity makes a
-    gate of 0 or 1, not NaN.
+    gate of 0 or 1, not NaN.  merge: what merges the heads, in place of MLX operations.
     """
     p = params
     backbone = tuple(tuple(layer) for layer in p.backbone)
@@ -96,11 +101,13 @@ def fold_cfc(
         heads = (p.ff1, p.ff2, time_a, p.time_b)
         return FoldedCfC(backbone, heads, (), False, HEAD_ACTIVATIONS[variant])
     minus = variant != "torch"
-    time = tuple(_merge(a, b, ts, minus) for a, b in zip(p.time_a, p.time_b, strict=True))
+    time = (merge or _merge)(p.time_a, p.time_b, ts, minus)
     return FoldedCfC(backbone, (p.ff1, p.ff2, time), (), True, HEAD_ACTIVATIONS[variant])
 
 
-def _merge(a, b, ts, minus):
+def _merge(time_a, time_b, ts, minus):
     """The head ts a + b, or b - ts a, without a product when ts is the number 1."""
-    a = a if isinstance(ts, float) and ts == 1.0 else ts * a
-    return b - a if minus else a + b
+    if not (isinstance(ts, float) and ts == 1.0):
+        time_a = tuple(ts * a for a in time_a)
+    pairs = zip(time_a, time_b, strict=True)
+    return tuple(b - a if minus else a + b for a, b in pairs)

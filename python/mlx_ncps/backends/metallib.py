@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import mlx.core as mx
 
 from .. import _loader
-from .gpu import MIXED_MEMORY, functions  # noqa: F401  the names of a backend
+from .gpu import MIXED_MEMORY, RESETS, functions  # noqa: F401  the names of a backend
 from .gpu.geometry import APPLE
 from .gpu.runner import Runner
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from ..values import in_step_trace
 from . import shapeless
 from .activations import ACTIVATIONS, HEAD_ACTIVATIONS, TABLE, first_dropped, softplus
 from .types import Facts
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "reference"
 MIXED_MEMORY = False
+RESETS = True
 
 
 def available() -> tuple[bool, str]:
@@ -101,12 +103,15 @@ def cfc_sequence(
     variant: str = "torch",
     training: bool,
     dropout: mx.array | None = None,
+    resets: list[mx.array] | None = None,
 ) -> mx.array:
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
     step = partial(_cfc_step, params=params, **options)
-    factors = () if dropout is None else (mx.stop_gradient(dropout),)
-    return _scan("cfc", step, inputs, state, ts, *factors)
+    if dropout is not None and not in_step_trace():  # where they are inputs
+        dropout = mx.stop_gradient(dropout)
+    factors = () if dropout is None else (dropout,)
+    return _scan("cfc", step, inputs, state, ts, resets, *factors)
 
 
 # --- LTC, MATHS 3 ---------------------------------------------------------------------------------
@@ -198,6 +203,7 @@ def ltc_sequence(
     synapses: SynapseLists | None,
     training: bool,
     ode_solver: str = "semi_implicit",
+    resets: list[mx.array] | None = None,
 ) -> mx.array:
     """LTC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     step = partial(
@@ -208,7 +214,7 @@ def ltc_sequence(
         implicit=implicit_param_constraints,
         solver=ode_solver,
     )
-    return _scan("ltc", step, inputs, state, ts)
+    return _scan("ltc", step, inputs, state, ts, resets)
 
 
 def _scan(
@@ -217,6 +223,7 @@ def _scan(
     inputs: mx.array,
     state: mx.array,
     ts: Timespans,
+    resets: list[mx.array] | None,
     *more: mx.array,
 ) -> mx.array:
     """Run step(x, state, ts, *more) over the time axis in float32; the states in the dtype of the
@@ -227,6 +234,9 @@ def _scan(
     spans = ts if isinstance(ts, mx.array) and ts.ndim == 2 else None
     states = []
     for t in range(x.shape[1]):
+        if resets is not None:
+            at, anew = resets
+            state = mx.where(at[:, t, None], anew, state)
         span = ts if spans is None else spans[:, t, None]
         state = step(x[:, t], state, span, *[array[:, t] for array in more])
         states.append(state)

@@ -62,7 +62,14 @@ class Backend(Protocol):
 
     MIXED_MEMORY: bool
     """Whether both functions also take memory=[c0, input_weight, bias, recurrent_weight], run the
-    LSTM of MATHS 4 in front of the cell in the same call, and return [states, c].
+    LSTM of MATHS 4 in front of the cell in the same call, and return [states, c]. A fifth array is
+    what the LSTM reads in place of the inputs, [B, T, M].
+    """
+
+    RESETS: bool
+    """Whether both functions also take resets=[at, state], and before the steps where at [B, T] is
+    True the state starts anew from `state` [B, H]; with memory resets=[at, state, c]. Without,
+    `ops` calls them at every step.
     """
 
     def available(self) -> tuple[bool, str]:

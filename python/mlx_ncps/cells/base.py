@@ -39,6 +39,12 @@ class LiquidCell(NCPLayer):
     The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the
     sizes, `_create(width)` or `build(input_shape)`, `sequence` and `readout`, and `calls` if it
     makes any.
+
+    Example:
+        >>> [isinstance(cell, LiquidCell) for cell in (CfCCell(3, 4), LTCCell(4, 3))]
+        [True, True]
+        >>> CfCCell(3, 4).state_size, LTCCell(AutoNCP(8, 2), 3).output_size
+        (4, 2)
     """
 
     op = "cell"
@@ -109,6 +115,13 @@ class LiquidCell(NCPLayer):
         return None
 
     # --- shared ---
+
+    def state_names(self) -> Any:
+        """The name of each entry of the state, a list of H; a tuple of such for a tuple of arrays.
+
+        "motor_0" is neuron 0 of a wiring, a motor neuron; without a wiring "neuron_0", ....
+        """
+        return [f"neuron_{n}" for n in range(self.state_size)]
 
     def get_initial_state(
         self, inputs: mx.array | None = None, batch_size: int | None = None

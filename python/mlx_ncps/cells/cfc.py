@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checks import host_numbers, refused, size
 from ..dispatch import CfCFacts, FusedCall
-from ..layers.linear import Linear, arrays_of, weights_of, why_called
+from ..layers.linear import Linear, arrays_of, why_called
 from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
 from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
 from ..ops.dropout import drawn_factors
@@ -21,6 +21,7 @@ from ..step_plan import CfCStage, Readout, StepPlan
 from ..wirings import Wiring
 from .backbone import Backbone, backbone_options, linear_map
 from .base import LiquidCell, SignatureOfInit
+from .cfc_params import params_of
 from .cfc_steps import sequence_by_steps
 
 DROPOUT = "the dropout of the backbone draws anew at each step, which no packed cell does"
@@ -54,6 +55,12 @@ class CfCCell(LiquidCell):
     Parameters: `backbone.{n}`, `ff1`, `ff2`, `time_a`, `time_b` with `weight` [out, in] and `bias`
     [out]; in pure mode `ff1`, `w_tau` [1, H] and `A` [1, H]. A quantized map in place of one is
     used fused, any other module or function is called, step by step.
+
+    Example:
+        >>> cell = CfCCell(20, 16)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 16)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 16))
     """
 
     op = "cfc"
@@ -122,7 +129,7 @@ class CfCCell(LiquidCell):
 
     @property
     def units(self) -> int:
-        """Number of neurons, H, as the MLX guides call it."""
+        """Number of neurons, H, as earlier MLX ports call it."""
         return self.hidden_size
 
     @property
@@ -205,38 +212,28 @@ class CfCCell(LiquidCell):
 
         Raises ValueError when a part is no linear map.
         """
-        heads: dict[str, Any] = weights_of(self.op, self._parts())
-        backbone = tuple([heads.pop(f"backbone.{n}") for n in range(len(self.backbone))])
-        for name in ("ff1", "ff2") if "sparsity_mask" in self else ():
-            if name in heads:
-                heads[name] = self._masked(name, *heads[name])
-        if self.mode == "pure":
-            for name in ("w_tau", "A"):
-                check_array(self.op, name, self[name], "[1, H]", (1, self.hidden_size))
-                heads[name] = self[name].squeeze(0)
-        return CfCParams(backbone, **heads)
+        return params_of([self])[0]
 
-    def _masked(self, name: str, weight: mx.array, bias: mx.array) -> tuple[mx.array, mx.array]:
-        fan_in = (self.input_size + self.hidden_size, *self.backbone_options.sizes)[-1]
-        shape = (self.hidden_size, fan_in)
-        check_array(self.op, f"params.{name}[0]", weight, "[H, K]", shape)
-        check_array(self.op, "sparsity_mask", self.sparsity_mask, "[H, K]", shape, ())
-        return weight * self.sparsity_mask, bias
-
-    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H].
+        states [B, T, H].  anew: resets and reset_state of `ops.cfc_sequence`.
         """
         if why := self.stepwise():
-            return sequence_by_steps(self, inputs, state, ts, why)
-        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)}
-        return cfc_sequence(inputs, state, ts, self.params(), **keywords)
+            return sequence_by_steps(self, inputs, state, ts, why, **anew)
+        return self._fused(inputs, state, ts, self.params(), **anew)
+
+    def _fused(
+        self, inputs: mx.array, state: mx.array, ts: Any, params: CfCParams, **anew: Any
+    ) -> mx.array:
+        """`sequence` with `params()`."""
+        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)} | anew
+        return cfc_sequence(inputs, state, ts, params, **keywords)
 
     def mixed_sequence(
-        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
+        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams, **anew: Any
     ) -> tuple[mx.array, mx.array]:
         """`sequence` behind the LSTM of `memory`; a state is (h, c)."""
-        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)}
+        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)} | anew
         return cfc_mixed_sequence(inputs, state, ts, memory, self.params(), **keywords)
 
     def _keywords(self) -> dict:
@@ -258,10 +255,16 @@ class CfCCell(LiquidCell):
 
     def _dropout(self, inputs: mx.array) -> mx.array | None:
         """The factors of dropout [B, T, D] for inputs [B, T, I], drawn with one key; or None."""
-        if not (widths := self._dropped()):
+        if not (drops := self._drops()):
             return None
         check_array("cfc", "inputs", inputs, "[B, T, I]", (None, None, self.input_size))
-        return drawn_factors((*inputs.shape[:2], sum(widths)), self.backbone_options.dropout)
+        ((width, rate),) = drops
+        return drawn_factors((*inputs.shape[:2], width), rate)
+
+    def _drops(self) -> list[tuple[int, float]]:
+        """(D, rate) of each array of factors [B, T, D] that `sequence` draws now, in its order."""
+        widths = self._dropped()
+        return [(sum(widths), self.backbone_options.dropout)] if widths else []
 
     def _unpacked(self) -> str:
         """Why a cell that runs fused has no packed form now, or ""."""

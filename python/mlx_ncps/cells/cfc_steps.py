@@ -15,10 +15,19 @@ from ..layers.linear import float32_map, why_called
 from ..ops import cfc_update, cfc_update_pure, get_activation, shapeless
 from ..ops.checks import CFC_HEADS, check_array, check_cfc
 from ..ops.dropout import first_dropped
+from ..ops.resets import checked_resets, started_anew
 from ..ops.timespans import normalise_timespans
 
 
-def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why: str) -> mx.array:
+def sequence_by_steps(
+    cell: Any,
+    inputs: mx.array,
+    state: mx.array,
+    ts: Any,
+    why: str,
+    resets: mx.array | None = None,
+    reset_state: mx.array | None = None,
+) -> mx.array:
     """As `ops.cfc_sequence` with the parts of a CfCCell, each called as it is.
 
     why: the reason for coming here. Raises RuntimeError when another backend than the reference is
@@ -28,11 +37,13 @@ def sequence_by_steps(cell: Any, inputs: mx.array, state: mx.array, ts: Any, why
     shapeless.refuse("cfc", "a call of each step", length=False)
     B, T, H = _check(cell, inputs, state)
     ts = normalise_timespans("cfc", ts, B, T)
+    anew = checked_resets("cfc", resets, reset_state, state, B, T).get("resets")
     if 0 in (B, T):
         return mx.zeros((B, T, H), inputs.dtype)
     backbone, update = _backbone(cell, inputs), _heads(cell)
     x, h, states = inputs.astype(mx.float32), state.astype(mx.float32), []
     for t in range(T):
+        (h,) = started_anew(anew, t, h)
         z = backbone(mx.concatenate([x[:, t], h], axis=-1), t)
         h = update(z, ts[:, t] if getattr(ts, "ndim", 0) == 2 else ts)
         states.append(h)

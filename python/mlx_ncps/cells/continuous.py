@@ -47,6 +47,12 @@ class CTRNNCell(DenseCell):
         ode_solver: "explicit", "runge_kutta" or "semi_implicit" (the leak is implicit).
 
     Parameters: `input_map.{weight [H, I], bias [H]}`, `recurrent_map.weight` [H, H], `log_tau`.
+
+    Example:
+        >>> cell = CTRNNCell(20, 16, tau=2.0)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 16)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 16))
     """
 
     op = "ctrnn"
@@ -110,6 +116,12 @@ class NeuralODECell(DenseCell):
 
     Parameters: `input_map.{weight, bias}` and `recurrent_map.weight`, the first layer;
     `field.{n}.{weight, bias}`, those after it.
+
+    Example:
+        >>> cell = NeuralODECell(20, 16, field_units=[32])
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 16)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 16))
     """
 
     op = "neural_ode"
@@ -169,6 +181,12 @@ class ELTCCell(SteppedCell, NCPRNNCell):
 
     Parameters: `w` [H, H] and `sensory_w` [I, H], indexed [source, target], `b` [H].
     `sparsity_mask` [H, H] and `sensory_sparsity_mask` [I, H] are saved and never trained.
+
+    Example:
+        >>> cell = ELTCCell(AutoNCP(28, 4), 20)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     op = "eltc"

@@ -15,9 +15,10 @@ from ..checks import at_most, size, sizes
 from ..layers.linear import Linear
 from ..ops import shapeless
 from ..ops.checks import check_array
+from ..ops.resets import checked_resets, started_anew
 from ..ops.timespans import normalise_timespans
 from ..options import positive
-from ..programs import Declined, run_program
+from ..programs import Declined, float32_weights, run_program
 from .base import first_state
 from .lstm import LSTMCell
 from .stepwise import LEAKLESS_OPTIONS, DenseCell, dense, solve, tanh_network
@@ -48,6 +49,12 @@ class CTGRUCell(DenseCell):
         tau: the shortest time scale, a number > 0.
 
     Parameters: `retrieve`, `detect`, `store`, each with `weight` [H, I + H] and `bias` [H].
+
+    Example:
+        >>> cell = CTGRUCell(20, 16, scales=3)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 48)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 48))
     """
 
     op = "ctgru"
@@ -72,6 +79,12 @@ class CTGRUCell(DenseCell):
     def state_size(self) -> int:
         """Numbers in a state, H M."""
         return self.hidden_size * self.scales
+
+    def state_names(self) -> Any:
+        """The name of each entry of the state: "neuron_0_trace_0", ..., in the order [H, M]."""
+        return [
+            f"neuron_{n}_trace_{m}" for n in range(self.hidden_size) for m in range(self.scales)
+        ]
 
     def _create(self, width: int) -> None:
         self.input_size = width
@@ -153,6 +166,12 @@ class ODERNNCell(FieldCell):
 
     Parameters: `gates.{weight [2H, I + H], bias}`, `candidate.{weight [H, I + H], bias}`,
     `field.{n}.{weight, bias}`.
+
+    Example:
+        >>> cell = ODERNNCell(20, 16)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 16)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 16), (8, 16))
     """
 
     op = "ode_rnn"
@@ -189,6 +208,12 @@ class ODELSTMCell(FieldCell):
         ode_solver: "explicit" or "runge_kutta".
 
     Parameters: `lstm.{input_map.{weight, bias}, recurrent_map.weight}`, `field.{n}.{weight, bias}`.
+
+    Example:
+        >>> cell = ODELSTMCell(20, 16)
+        >>> output, (h, c) = cell(mx.ones((8, 20)), (mx.zeros((8, 16)), mx.zeros((8, 16))), 0.5)
+        >>> output.shape, c.shape
+        ((8, 16), (8, 16))
     """
 
     op = "ode_lstm"
@@ -200,6 +225,11 @@ class ODELSTMCell(FieldCell):
     ) -> tuple[int, int]:
         """The sizes of h and c."""
         return (self.hidden_size, self.hidden_size)
+
+    def state_names(self) -> Any:
+        """The names of the entries of h and of c."""
+        numbers = range(self.hidden_size)
+        return [f"neuron_{n}" for n in numbers], [f"memory_neuron_{n}" for n in numbers]
 
     def _create(self, width: int) -> None:
         self.input_size = width
@@ -230,10 +260,16 @@ class ODELSTMCell(FieldCell):
         return h, (h, c)
 
     def sequence(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, inputs: mx.array, state: StateLike, ts: TimespansLike
+        self,
+        inputs: mx.array,
+        state: StateLike,
+        ts: TimespansLike,
+        resets: mx.array | None = None,
+        reset_state: StateLike | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Run over a sequence: inputs [B, T, I], state (h, c), ts None, a number or [B, T] -> all
-        h and all c, each [B, T, H], in the dtype of the inputs.
+        h and all c, each [B, T, H], in the dtype of the inputs.  resets, reset_state: as in
+        `ops.cfc_mixed_sequence`.
         """
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
@@ -248,17 +284,21 @@ class ODELSTMCell(FieldCell):
             kind = type(self.lstm).__name__
             raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
-        made = run_program(self, [self], self._program, inputs, ts, state)
+        anew = checked_resets(self.op, resets, reset_state, state, batch, steps).get("resets")
+        at, *first = anew or [None]
+        made = run_program(self, [self], self._program, inputs, ts, state, at, first or None)
         if not isinstance(made, Declined):
             h, c = made[0]
             return h, c
         h, c = (part.astype(mx.float32) for part in state)
-        drive, states = self.lstm._drive(inputs), [(h, c)]
-        for t in range(steps):
-            span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
-            h, c = self.lstm._gates(drive[:, t], h, c)
-            h = self._evolve(h, span)
-            states.append((h, c))
+        with float32_weights([self]):
+            drive, states = self.lstm._drive(inputs), [(h, c)]
+            for t in range(steps):
+                h, c = started_anew(anew, t, h, c)
+                span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
+                h, c = self.lstm._gates(drive[:, t], h, c)
+                h = self._evolve(h, span)
+                states.append((h, c))
         h, c = (mx.stack(list(part), axis=1)[:, 1:] for part in zip(*states, strict=True))
         return h.astype(inputs.dtype), c.astype(inputs.dtype)
 

@@ -4,7 +4,6 @@ never from a tracer.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +12,7 @@ import numpy as np
 from ..ops import SynapseLists
 from ..ops.checks import check_array
 from ..values import seen
+from .guards import Rule, guarded
 
 
 class HostMasks:
@@ -55,14 +55,19 @@ class HostMasks:
         """Synapses in the mask; 0 before it is set."""
         return int(self._patterns[name].sum()) if name in self._patterns else 0
 
-    def guard(self, name: str, mask: mx.array, w: mx.array) -> mx.array:
-        """`w`, or NaN when `mask` is a tracer that turns out to have a synapse that the lists don't
-        know.
+    def guard(self, masks: dict[str, mx.array], w: mx.array) -> mx.array:
+        """`w`, or NaN when one of the masks is a tracer that turns out to have a synapse that the
+        lists don't know.
         """
-        if self.sync(name, mask) or self.lists is None:
+        traced = [name for name, mask in masks.items() if not self.sync(name, mask)]
+        if self.lists is None:
             return w
-        unknown = mx.any((mask != 0) & ~mx.array(self._patterns[name]))
-        return mx.where(unknown, mx.array(math.nan, w.dtype), w)
+        rules, start = [], 0
+        for name in traced:
+            at = start + np.flatnonzero(~self._patterns[name]).astype(np.int32)
+            rules.append(Rule(at, np.zeros((at.size, 0), np.int32)))
+            start += masks[name].size
+        return guarded(w, [masks[name] for name in traced], rules)
 
     def _update(self, name: str, mask: mx.array) -> bool:
         """Read `mask` unless it is a tracer; False if it is one."""

@@ -34,6 +34,12 @@ class LSTMCell(NCPLayer):
 
     Parameters: `input_map.weight` [4H, I], `input_map.bias` [4H], `recurrent_map.weight` [4H, H].
     A module or function in place of a map is called at each step.
+
+    Example:
+        >>> cell = LSTMCell(20, 16)
+        >>> output, (h, c) = cell(mx.ones((8, 20)), (mx.zeros((8, 16)), mx.zeros((8, 16))))
+        >>> output.shape, c.shape
+        ((8, 16), (8, 16))
     """
 
     op = "lstm"

@@ -54,6 +54,12 @@ class LTCCell(SolverCell):
     Parameters: gleak, vleak, cm [H]; w, sigma, mu, erev [H, H], indexed [source, target];
     sensory_{w,sigma,mu,erev} [I, H]; input_w, input_b [I]; output_w, output_b [O]. `sparsity_mask`
     [H, H] and `sensory_sparsity_mask` [I, H] are saved and never trained.
+
+    Example:
+        >>> cell = LTCCell(AutoNCP(28, 4), 20)
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     op = "ltc"
@@ -197,29 +203,29 @@ class LTCCell(SolverCell):
         known = self._sync_wiring()
         fields: dict[str, Any] = {name: self.get(name) for name in LTCParams._fields}
         fields["mask"], fields["sensory_mask"] = (self[name] for name in self.fixed_keys)
-        for name, mask in (("w", "sparsity_mask"), ("sensory_w", "sensory_sparsity_mask")):
-            fields[name] = self._host_masks.guard(mask, self[mask], self[name])
+        masks = {name: self[name] for name in self.fixed_keys}
+        fields["w"] = self._host_masks.guard(masks, self["w"])
         if not known:
             fields["w"] = self._tie.guard(self, fields["w"])
         return LTCParams(**fields)
 
-    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H].
+        states [B, T, H].  anew: resets and reset_state of `ops.ltc_sequence`.
         """
-        params = self.params()
+        params, options = self.params(), self._options()
         lists = self._host_masks.lists  # which `params` brought up to date
-        call = prepare_ltc(inputs, state, ts, params, self._options(), lists, self.training)
+        call = prepare_ltc(inputs, state, ts, params, options, lists, self.training, **anew)
         states = call.run()
         self._stability.check(self, ts)
         return states
 
     def mixed_sequence(
-        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams
+        self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams, **anew: Any
     ) -> tuple[mx.array, mx.array]:
         """`sequence` behind the LSTM of `memory`: state (h, c) -> (h, c), [B, T, H] each."""
         params, keywords = self.params(), self._options()
-        keywords |= {"synapses": self._host_masks.lists, "training": self.training}
+        keywords |= {"synapses": self._host_masks.lists, "training": self.training} | anew
         states = ltc_mixed_sequence(inputs, state, ts, memory, params, **keywords)
         self._stability.check(self, ts)
         return states

@@ -12,16 +12,31 @@ from ..checks import refused, size
 from ..options import optional
 from ..wirings import Wiring
 from .base import LiquidCell
+from .computed import DrawnCell
 from .wiring_tie import WiringTie
 
 
-class NCPRNNCell(LiquidCell):
+class NCPRNNCell(DrawnCell, LiquidCell):
     """Base of the cells that follow a wiring: `wiring` is the cell's own copy, saved and never
     trained.
 
     A user's own cell calls `super().__init__(wiring)`, makes its weights in `build(input_shape)`
     after `super().build(input_shape)`, which builds the wiring, and reads `wiring.adjacency` and
     `wiring.sensory_adjacency` as masks.
+
+    Example:
+        >>> class Wired(NCPRNNCell):
+        ...     def build(self, input_shape):
+        ...         super().build(input_shape)
+        ...         self.weight = mx.ones(self.wiring.adjacency.shape)
+        ...     def sequence(self, inputs, state, ts):
+        ...         drive = inputs @ mx.abs(self.wiring.sensory_adjacency)
+        ...         return mx.cumsum(drive * ts, axis=1) + (state @ self.weight)[:, None]
+        ...     def readout(self, states):
+        ...         return states[..., : self.output_size]
+        >>> cell = Wired(AutoNCP(8, 2))
+        >>> [array.shape for array in cell(mx.ones((5, 3)), mx.zeros((5, 8)))]
+        [(5, 2), (5, 8)]
     """
 
     def __init__(self, wiring: Wiring | None = None):
@@ -127,6 +142,15 @@ class NCPRNNCell(LiquidCell):
             self.build(width)
             wiring.build_by_layer(width)
 
+    def state_names(self) -> Any:
+        """The name of each entry of the state: type and number of its neuron in the wiring, as
+        "motor_0"; in the order of these numbers.
+        """
+        return self._names_of(range(self.state_size))
+
+    def _names_of(self, neurons: Any) -> list[str]:
+        return [f"{self['wiring'].get_type_of_neuron(n)}_{n}" for n in neurons]
+
     @property
     def state_size(self) -> int:
         """Number of neurons, H."""
@@ -134,7 +158,7 @@ class NCPRNNCell(LiquidCell):
 
     @property
     def units(self) -> int:
-        """Number of neurons, H, as the MLX guides call it."""
+        """Number of neurons, H, as earlier MLX ports call it."""
         return self.state_size
 
     @property

@@ -14,9 +14,10 @@ from ..checks import size
 from ..layers.linear import Linear
 from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
+from ..ops.resets import checked_resets, started_anew
 from ..ops.timespans import normalise_timespans
 from ..options import one_of, optional, unfolds
-from ..programs import Declined, run_program
+from ..programs import Declined, float32_weights, run_program
 from .base import LiquidCell
 
 if TYPE_CHECKING:
@@ -92,9 +93,17 @@ class SteppedCell(LiquidCell):
         """Outputs [..., H] of states [..., H]: the states."""
         return states
 
-    def sequence(self, inputs: mx.array, state: mx.array, ts: TimespansLike) -> mx.array:
+    def sequence(
+        self,
+        inputs: mx.array,
+        state: mx.array,
+        ts: TimespansLike,
+        resets: mx.array | None = None,
+        reset_state: mx.array | None = None,
+    ) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H], in the dtype of the inputs.
+        states [B, T, H], in the dtype of the inputs.  resets, reset_state: as in
+        `ops.cfc_sequence`.
         """
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
@@ -103,15 +112,19 @@ class SteppedCell(LiquidCell):
         self.build(width)
         self._check_state(state, batch)
         ts = normalise_timespans(self.op, ts, batch, steps)
-        made = run_program(self, [self], self._program, inputs, ts, [state])
+        anew = checked_resets(self.op, resets, reset_state, state, batch, steps).get("resets")
+        at, *first = anew or [None]
+        made = run_program(self, [self], self._program, inputs, ts, [state], at, first or None)
         if not isinstance(made, Declined):
             return made[0][0]
-        drive = self._drive(inputs.astype(mx.float32))
         state, states = state.astype(mx.float32), []
-        for t in range(steps):
-            span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
-            state = self._step(drive[:, t], state, span)
-            states.append(state)
+        with float32_weights([self]):
+            drive = self._drive(inputs.astype(mx.float32))
+            for t in range(steps):
+                (state,) = started_anew(anew, t, state)
+                span = ts[:, t : t + 1] if isinstance(ts, mx.array) and ts.ndim else ts
+                state = self._step(drive[:, t], state, span)
+                states.append(state)
         states = mx.stack(states, axis=1) if steps else state[:, None][:, :0]
         return states.astype(inputs.dtype)
 

@@ -18,6 +18,7 @@ from ..wirings._matrices import MATRICES
 from .backbone import backbone_options
 from .base import LiquidCell
 from .cfc import CFC_OPTIONS, DROPOUT, CfCCell
+from .cfc_params import params_of
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 from .ncp import NCPRNNCell
 
@@ -43,6 +44,12 @@ class WiredCfCCell(NCPRNNCell):
     `layer_{l}` is the CfCCell of layer l. The state is the concatenation of the layers' states in
     their order; the output is the last layer's state, or the first `output_dim` neurons of a wiring
     without layers.
+
+    Example:
+        >>> cell = WiredCfCCell(20, AutoNCP(28, 4))
+        >>> output, state = cell(mx.ones((8, 20)), mx.zeros((8, 28)), 0.5)
+        >>> output.shape, state.shape
+        ((8, 4), (8, 28))
     """
 
     op = "cfc"
@@ -77,6 +84,11 @@ class WiredCfCCell(NCPRNNCell):
         if self.backbone_options.sizes and not self.fully_recurrent:
             raise ValueError("[cfc] fully_recurrent=False wants no backbone, got one.")
         self._set_wiring(wiring, input_size)  # pyright: ignore[reportArgumentType]  checks it
+
+    def state_names(self) -> Any:
+        """As `NCPRNNCell` has it, but in the order of the layers."""
+        layers = map(self["wiring"].get_neurons_of_layer, range(self.num_layers))
+        return self._names_of(n for layer in layers for n in layer)
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -195,22 +207,33 @@ class WiredCfCCell(NCPRNNCell):
             own = np.ones_like(own)
         return np.concatenate([incoming, own]).astype(np.float32)
 
-    def sequence(self, inputs: mx.array, state: mx.array, ts: Any) -> mx.array:
+    def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H], layer after layer.
+        states [B, T, H], layer after layer.  anew: resets and reset_state of `ops.cfc_sequence`.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
-        states, start = [], 0
-        for n, layer in enumerate(self._layers()):
+        first = anew.get("reset_state")
+        if first is not None:
+            check_array(self.op, "reset_state", first, "[B, H]", state.shape)
+        states, start, layers = [], 0, self._layers()
+        fused = [layer for layer in layers if type(layer) is CfCCell and not layer.stepwise()]
+        params = dict(zip(map(id, fused), params_of(fused), strict=True))
+        for n, layer in enumerate(layers):
             hidden = layer.state_size
             if self.backbone_options.sizes:
                 inputs = inputs * self._source_mask(n, inputs.shape[-1])
             layer_state = shapeless.columns(state, start, hidden)
-            inputs = layer.sequence(inputs, layer_state, ts)  # [B, T, H_n]
+            if first is not None:
+                anew["reset_state"] = shapeless.columns(first, start, hidden)
+            if id(layer) in params:
+                own = params[id(layer)]
+                inputs = layer._fused(inputs, layer_state, ts, own, **anew)  # [B, T, H_n]
+            else:
+                inputs = layer.sequence(inputs, layer_state, ts, **anew)
             states.append(inputs)
             start += hidden
         return mx.concatenate(states, axis=-1).astype(dtype)
@@ -274,6 +297,11 @@ class WiredCfCCell(NCPRNNCell):
         """As `CfCCell._unpacked`."""
         drops = self.training and self.backbone_options.dropped(self.variant)
         return DROPOUT if drops else ""
+
+    def _drops(self) -> list[tuple[int, float]]:
+        """As `CfCCell._drops`, of one layer after the other."""
+        layers = self._layers() if self.built else ()
+        return [drop for layer in layers for drop in getattr(layer, "_drops", list)()]
 
     def calls(self) -> list[FusedCall]:
         """The fused calls of `sequence`, one per layer that has any."""

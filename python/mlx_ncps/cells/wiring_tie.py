@@ -4,11 +4,9 @@ made, reaches the other before anything is computed, counted or saved.
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +14,7 @@ import numpy as np
 
 from ..values import in_step_trace, is_tracer, seen
 from ..wirings._matrices import MATRICES
+from .guards import Rule, guarded
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 
 Masks = dict[tuple[str, str], np.ndarray]  # (part of the cell, key) -> values
@@ -110,37 +109,30 @@ class WiringTie:
 
     def guard(self, cell: Any, array: mx.array) -> mx.array:
         """`array`, or NaN where masks and wiring are tracers that turn out to disagree."""
-        masks, wiring = self._arrays_of_masks(cell), cell["wiring"]
-        of_mask, of_matrix, own = self._pairs()
-        differ = mx.array(False)
-        if own.size:
-            exists = _elements(masks.values(), of_mask) != 0
-            synapse = _elements([wiring[name] for name in MATRICES], of_matrix) != 0
-            differ = exists != synapse
-            differ = mx.any(differ & ~(mx.array(own) & exists) if own.any() else differ)
-        for block in self.blocks:
-            if block.kind == SOURCES:
-                driven = mx.any(block.at(wiring[block.matrix]) != 0, axis=1)
-                differ = differ | mx.any((block.of(masks[block.part, block.key]) != 0) != driven)
-        return mx.where(differ, mx.array(math.nan, array.dtype), array)
+        return guarded(array, self._arrays(cell), self._rules())
 
-    def _pairs(self) -> tuple:
-        """Of each synapse with a mask element: where it lies in all masks laid out one after the
-        other, in all matrices, and whether it may be missing in the wiring alone.
-        """
-        masks, matrices = {}, {}
-        for held, arrays in ((masks, self.masks), (matrices, self._matrices)):
-            offset = 0
-            for name, array in arrays.items():
-                held[name] = offset + np.arange(array.size).reshape(array.shape)
-                offset += array.size
-        of_mask, of_matrix, own = [], [], []
+    def _rules(self) -> list[Rule]:
+        """That each block's part of a mask and its synapses agree, in the order of `_arrays`."""
+        index, start = [], 0
+        for known in (*self.masks.values(), *self._matrices.values()):
+            index.append(start + np.arange(known.size, dtype=np.int32).reshape(known.shape))
+            start += known.size
+        masks = dict(zip(self.masks, index, strict=False))
+        matrices = dict(zip(self._matrices, index[len(masks) :], strict=True))
+        pairs: dict[bool, list] = {False: [], True: []}  # by whether elements may be 1 alone
+        rules = []
         for block in self.blocks:
-            if block.kind != SOURCES:
-                of_mask.append(block.of(masks[block.part, block.key]).ravel())
-                of_matrix.append(block.at(matrices[block.matrix]).ravel())
-                own.append(np.full(of_mask[-1].size, block.kind == OWN))
-        return tuple(np.concatenate(part or [[]]) for part in (of_mask, of_matrix, own))
+            at = block.of(masks[block.part, block.key])
+            of = block.at(matrices[block.matrix])
+            if block.kind == SOURCES:
+                rules.append(Rule(at, of))
+            else:
+                pairs[block.kind == OWN].append((at.ravel(), of.ravel()))
+        for own, several in pairs.items():
+            if several:
+                at, of = (np.concatenate(part) for part in zip(*several, strict=True))
+                rules.append(Rule(at, of[:, None], own))
+        return rules
 
     def _compare(self, cell: Any, edited: bool) -> None:
         wiring = cell["wiring"]
@@ -236,13 +228,6 @@ class WiringTie:
             owner = part.__dict__.get("_owner")
             if owner is None or not owner.is_one(cell):
                 part.__dict__["_owner"] = Owner(cell)
-
-
-def _elements(arrays: Iterable[mx.array], index: np.ndarray) -> mx.array:
-    """The elements at `index` of arrays laid out one after the other."""
-    flat = mx.concatenate([mx.flatten(array) for array in arrays])
-    everything = np.array_equal(index, np.arange(flat.size))
-    return flat if everything else flat[mx.array(index.astype(np.int32))]
 
 
 def _equal(these: dict, those: dict) -> bool:

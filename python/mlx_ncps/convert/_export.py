@@ -35,6 +35,10 @@ def to_torch(layer: Any, *, direction: str | None = None, numpy: bool = False) -
     ncps.torch can't compute: another variant or solver, a backbone of unequal widths or behind a
     wiring, `proj_size` of an LTC, other cells, quantized maps and other modules in place of linear
     maps. ImportError without PyTorch.
+
+    Example:
+        >>> sorted(convert.to_torch(CfC(3, 4), numpy=True))[:2]
+        ['rnn_cell.backbone.0.bias', 'rnn_cell.backbone.0.weight']
     """
     numpy = flag("to_torch", "numpy", numpy)
     arrays = {name: np.array(array) for name, array in _renamed("to_torch", layer, direction)}
@@ -50,6 +54,11 @@ def to_torch(layer: Any, *, direction: str | None = None, numpy: bool = False) -
 def save_torch(layer: Any, path: str | os.PathLike[str], *, direction: str | None = None) -> None:
     """Write `to_torch(layer, direction=direction)` to `path`: a `.pt` or `.pth` file, which needs
     PyTorch, or a `.safetensors` or `.npz` file.
+
+    Example:
+        >>> convert.save_torch(CfC(3, 4), "cfc.safetensors")
+        >>> convert.from_torch("cfc.safetensors").output_size
+        4
     """
     path = checks.path("save_torch", "path", path)
     if path.suffix in (".pt", ".pth"):

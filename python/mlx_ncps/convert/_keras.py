@@ -61,6 +61,12 @@ def from_keras(
     Raises ValueError when arrays are missing or left over, a shape is another than the layer's, a
     wiring has other synapses than the reversal potentials, a CfC to load into is of another
     variant, or a file is corrupt; the layer is then left as it was.
+
+    Example:
+        >>> head, backbone = [(8, 4), (4,)], [(7, 8), (8,)]  # as get_weights() of a Keras CfC
+        >>> layer = convert.from_keras([np.zeros(s) for s in 2 * head + backbone + 2 * head])
+        >>> layer(mx.ones((2, 5, 3))).shape
+        (2, 4)
     """
     parts, of_pair = read_source(source, name)
     if layer is not None:

@@ -63,13 +63,18 @@ def from_torch(
             be given.
         prefix: what stands before the layer's names in the state dict of a larger model, with the
             dot: "policy.rnn.".
-        options: of the new layer, over what the source tells. A state dict doesn't tell `mode`
+        options: of the new layer, over what the source tells. A state dict doesn't hold `mode`
             ("default" is taken, or "pure" where w_tau is found), `activation`, `batch_first`,
             `backbone_dropout`, `ode_unfolds`, `epsilon` and `implicit_param_constraints`.
 
     Raises ValueError when a name is missing or unknown, a shape is another than the layer's, the
     masks of a wired CfC are not those of the wiring, a CfC to load into is of another variant, or a
     file is corrupt; the layer is then left as it was.
+
+    Example:
+        >>> weights = convert.to_torch(CfC(3, 4), numpy=True)  # as a state dict of ncps.torch
+        >>> convert.from_torch(weights)(mx.ones((2, 5, 3)))[0].shape
+        (2, 5, 4)
     """
     module = source if hasattr(source, "state_dict") else None
     arrays = read_state_dict(OP, source, prefix)

@@ -28,6 +28,11 @@ class KerasMemoryCell(NCPLayer):
         input_size: number of inputs I; None: that of the first call.
 
     Parameters: `lstm` (an `LSTMCell`) and `cell`.
+
+    Example:
+        >>> layer = LiquidRNN(convert.KerasMemoryCell(CfCCell(4, 4)))
+        >>> layer(mx.ones((2, 5, 3))).shape
+        (2, 4)
     """
 
     op = "keras_memory"

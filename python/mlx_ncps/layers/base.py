@@ -32,6 +32,17 @@ class NCPLayer(Configurable, FixedArrays, LazyWeights, CheckedOptions):
 
     Attributes: `op`, the name in errors; `built`; `built_width`, the number of inputs or None.
     Array names in `fixed_keys` are saved with the weights and never trained.
+
+    Example:
+        >>> class Scale(NCPLayer):
+        ...     def build(self, input_shape):
+        ...         self.scale = mx.ones(input_shape[-1])
+        ...         super().build(input_shape)
+        ...     def call(self, inputs):
+        ...         return inputs * self.scale
+        >>> layer = Scale()
+        >>> layer(mx.ones((2, 3))).shape, layer.built_width
+        ((2, 3), 3)
     """
 
     op = "layer"

@@ -41,6 +41,12 @@ class NCPDense(NCPLayer):
     `build`, or at once when the wiring knows its number of inputs. The wiring is saved and never
     trained. The output has the dtype of the inputs.
     Raises ValueError for bad sizes, another activation, or inputs of another width.
+
+    Example:
+        >>> NCPDense(4, activation="tanh")(mx.ones((2, 3))).shape
+        (2, 4)
+        >>> NCPDense(wiring=AutoNCP(8, 2))(mx.ones((2, 3))).shape
+        (2, 8)
     """
 
     op = "dense"

@@ -51,7 +51,12 @@ tanh = _checked(table.tanh)
 
 
 def get_activation(name: str) -> Callable[[mx.array], mx.array]:
-    """The activation called `name`, one of ACTIVATIONS; ValueError for another name."""
+    """The activation called `name`, one of ACTIVATIONS; ValueError for another name.
+
+    Example:
+        >>> ops.get_activation("relu")(mx.array([-1.0, 2.0])).tolist()
+        [0.0, 2.0]
+    """
     return table.ACTIVATIONS[choice("activations", "activation", name, ACTIVATIONS)]
 
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ..backends import Backend
 from . import shapeless
+from .resets import run_by_steps
 
 
 class Call(NamedTuple):
@@ -23,6 +24,16 @@ class Call(NamedTuple):
     params: Any
     keywords: dict[str, Any]
 
+    def step(self, t: int, state: mx.array) -> Call:
+        """The call of step t alone, from `state`; what is between steps stays float32."""
+        now = slice(t, t + 1)
+        span = self.ts[:, now] if getattr(self.ts, "ndim", 0) == 2 else self.ts
+        keywords = self.keywords
+        if "dropout" in keywords:
+            keywords = keywords | {"dropout": keywords["dropout"][:, now]}
+        inputs = self.inputs[:, now].astype(mx.float32)
+        return self._replace(inputs=inputs, state=state, ts=span, keywords=keywords)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """B, T, H."""
@@ -34,5 +45,7 @@ class Call(NamedTuple):
         if 0 in self.inputs.shape[:2] or self.state.shape[1] == 0:
             shapeless.refuse(self.op, "an empty batch or sequence", length=False)
             return mx.zeros(self.shape, self.inputs.dtype)
+        if "resets" in self.keywords and not self.backend.RESETS:
+            return run_by_steps(self)
         sequence = getattr(self.backend, self.op)
         return sequence(self.inputs, self.state, self.ts, self.params, **self.keywords)

@@ -16,6 +16,7 @@ from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_variant
 from .dropout import first_dropped
 from .params import CfCParams
+from .resets import checked_resets
 from .timespans import normalise_step_timespans, normalise_timespans
 
 if TYPE_CHECKING:
@@ -31,31 +32,44 @@ def cfc_sequence(
     mode: str = "default",
     activation: str = "lecun_tanh",
     variant: str = "torch",
+    resets: mx.array | None = None,
+    reset_state: mx.array | None = None,
     training: bool = True,
     dropout: mx.array | None = None,
 ) -> mx.array:
     """CfC over a sequence -> states [B, T, H] after each step.
 
-    inputs: [B, T, I], float32, float16 or bfloat16; the result has this dtype, everything inside is
-        float32.
-    state: [B, H] before the first step.
-    ts: elapsed time per step, in the unit of the model's time: None (1.0), a number >= 0, or an
-        array of shape [], [T], [B, T] or [B, T, 1], in which negative elements give NaN from there
-        on.
-    params: CfCParams.  mode: "default", "no_gate" or "pure".
-    activation: of the backbone: one of `ops.ACTIVATIONS`; gelu is the exact one.
-    variant: of the model, without effect in the mode pure. "torch": heads tanh(f1), tanh(f2) and
-        gate sigmoid(a ts + b), as ncps.torch. "keras": heads f1, f2 and gate sigmoid(b - a ts), as
-        ncps.tf and ncps.keras. "paper": as keras with heads lecun_tanh(f1), lecun_tanh(f2), as the
-        paper's code.
-    training: save what the gradient needs; False saves memory, and a gradient still comes out the
-        same.
-    dropout: factors [B, T, D] of what the backbone's layers give at each step, side by side: of
-        layers 2, 3, ... in the variant "torch", of all in the others. None: nothing is dropped.
-        They have no gradient.
+    Args:
+        inputs: [B, T, I], float32, float16 or bfloat16; the result has this dtype, everything
+            inside is float32.
+        state: [B, H] before the first step.
+        ts: elapsed time per step, in the unit of the model's time: None (1.0), a number >= 0, or an
+            array of shape [], [T], [B, T] or [B, T, 1], in which negative elements give NaN from
+            there on.
+        params: CfCParams.
+        mode: "default", "no_gate" or "pure".
+        activation: of the backbone: one of `ops.ACTIVATIONS`; gelu is the exact one.
+        variant: of the model, without effect in the mode pure. "torch": heads tanh(f1), tanh(f2)
+            and gate sigmoid(a ts + b), as ncps.torch. "keras": heads f1, f2 and gate
+            sigmoid(b - a ts), as ncps.tf and ncps.keras. "paper": as keras with heads
+            lecun_tanh(f1), lecun_tanh(f2), as the paper's code.
+        resets: [B, T], not 0 where the state starts anew before a step; None: nowhere.
+        reset_state: from which it does, as `state`, and None for the same. On a backend whose
+            kernels don't (`RESETS`) such a call runs step by step.
+        training: save what the gradient needs; False saves memory, and a gradient still comes out
+            the same.
+        dropout: factors [B, T, D] of what the backbone's layers give at each step, side by side: of
+            layers 2, 3, ... in the variant "torch", of all in the others. None: nothing is dropped.
+            They have no gradient.
+
     Raises ValueError for wrong shapes, dtypes or options; RuntimeError when a forced backend can't
     run.
     Source: Hasani et al. 2022, "Closed-form continuous-time neural networks"; equal to ncps.torch.
+
+    Example:
+        >>> params = CfCCell(3, 4).params()  # 3 inputs, 4 neurons
+        >>> ops.cfc_sequence(mx.ones((2, 5, 3)), mx.zeros((2, 4)), 0.5, params).shape
+        (2, 5, 4)
     """
     call = prepare_cfc(
         inputs,
@@ -65,10 +79,12 @@ def cfc_sequence(
         mode=mode,
         activation=activation,
         variant=variant,
+        resets=resets,
+        reset_state=reset_state,
         training=training,
         dropout=dropout,
     )
-    done = None if training else attempt_call(call)
+    done = None if training or resets is not None else attempt_call(call)
     return call.run() if done is None else done
 
 
@@ -83,6 +99,8 @@ def prepare_cfc(
     variant: str,
     training: bool,
     dropout: mx.array | None = None,
+    resets: Any = None,
+    reset_state: Any = None,
     op: str = "cfc_sequence",
 ) -> Call:
     """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
@@ -115,6 +133,7 @@ def prepare_cfc(
         "variant": variant,
         "training": training if type(training) is bool else flag("cfc", "training", training),
     }
+    keywords |= checked_resets("cfc", resets, reset_state, state, B, T)
     if dropout is not None:
         keywords["dropout"] = dropout
     state, params = state.astype(mx.float32), _float32(params, mode)
@@ -132,9 +151,13 @@ def cfc_step(
 ) -> mx.array:
     """One step: inputs [B, I], state [B, H] -> state [B, H], in the dtype of the inputs.
 
-    ts: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1].
-    dropout: None, or factors [B, D].
-    The rest, and the keywords, are those of `cfc_sequence`.
+    `ts`: None (1.0), a number >= 0, or an array of shape [], [B] or [B, 1]. `dropout`: None, or
+    factors [B, D]. The rest, and the keywords, are those of `cfc_sequence`.
+
+    Example:
+        >>> params = CfCCell(3, 4).params()
+        >>> ops.cfc_step(mx.ones((2, 3)), mx.zeros((2, 4)), 0.5, params).shape
+        (2, 4)
     """
     check_array("cfc", "inputs", inputs, "[B, I]", (None, None))
     if dropout is not None:
@@ -155,12 +178,17 @@ def cfc_update(
     mode: str = "default",
     variant: str = "torch",
 ) -> mx.array:
-    """The pointwise update of one step from its heads, each [..., H] -> h' [..., H].
+    """The pointwise update of one step from its heads f1, f2, a, b, each [..., H] -> h' [..., H].
 
-    default: F1 (1 - g) + g F2;  no_gate: F1 + g F2.  Variant torch: F = tanh(f), g = sigmoid(a ts +
-    b);  keras: F = f, g = sigmoid(b - a ts);  paper: F = lecun_tanh(f), g as keras.
-    ts: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
+    `mode` "default": F1 (1 - g) + g F2; "no_gate": F1 + g F2. `variant` "torch": F = tanh(f),
+    g = sigmoid(a ts + b); "keras": F = f, g = sigmoid(b - a ts); "paper": F = lecun_tanh(f), g as
+    keras. `ts`: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
     Raises ValueError for another mode or variant, or heads of unequal shapes.
+
+    Example:
+        >>> one = mx.ones((2, 4))
+        >>> ops.cfc_update(0 * one, 0 * one, one, one, 0.5).tolist()[0]
+        [0.0, 0.0, 0.0, 0.0]
     """
     check_mode(mode, ("default", "no_gate"))
     check_variant(variant)
@@ -176,7 +204,11 @@ def cfc_update_pure(f1: mx.array, w_tau: mx.array, A: mx.array, ts: TimespansLik
     """The pointwise update of the mode pure from its head f1 [..., H], w_tau and A [H].
 
     Returns h' = A - A exp(-ts (|w_tau| + |f1|)) f1, [..., H].
-    ts: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
+    `ts`: None (1.0), a number >= 0, or an array of shape [], [...] or [..., 1].
+
+    Example:
+        >>> ops.cfc_update_pure(mx.zeros((2, 3)), mx.ones(3), mx.ones(3), 0.5).tolist()[0]
+        [1.0, 1.0, 1.0]
     """
     check_array("cfc", "f1", f1, "[..., H]", _head_shape(f1))
     for name, x in (("w_tau", w_tau), ("A", A)):

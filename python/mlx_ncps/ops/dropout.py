@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from math import prod
 from typing import Any
 
 import mlx.core as mx
@@ -15,12 +16,30 @@ from ..backends.activations import first_dropped as first_dropped
 from . import shapeless
 
 _own: ContextVar[list[mx.array] | None] = ContextVar("mlx_ncps_dropout_key", default=None)
+_given: ContextVar[list[mx.array] | None] = ContextVar("mlx_ncps_dropout_given", default=None)
 
 
 def drawn_factors(shape: tuple[int, ...], rate: float) -> mx.array:
-    """`dropout_factors` from the next key of MLX's global random state."""
+    """`dropout_factors` from the next key of MLX's global random state; within `given_factors` the
+    next of those.
+    """
+    given = _given.get()
+    if given and given[0].size == prod(shape):
+        return given.pop(0).reshape(shape)
     shapeless.refuse("cfc", "dropout", length=False)
     return dropout_factors(next_key(), shape, rate)
+
+
+@contextlib.contextmanager
+def given_factors(factors: list[mx.array]) -> Iterator[None]:
+    """Within it, in this thread, `drawn_factors` gives these, one after the other: those of a step,
+    drawn for the whole sequence before.
+    """
+    token = _given.set(list(factors))
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 @contextlib.contextmanager

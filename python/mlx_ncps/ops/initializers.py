@@ -26,7 +26,13 @@ def uniform(
     dtype: mx.Dtype | None = None,
     key: KeyLike = None,
 ) -> mx.array:
-    """Uniform in [low, high), of `shape`."""
+    """Uniform in [low, high), of `shape`; `dtype` None is float32. `key` is an `mx.random.key` or
+    its seed; None draws from MLX's random state.
+
+    Example:
+        >>> ops.uniform(-1.0, 1.0, (4, 3), key=0).shape
+        (4, 3)
+    """
     op = "uniform"
     low, high = (real(op, n, x, "a finite number") for n, x in (("low", low), ("high", high)))
     shape, dtype = sizes(op, "shape", shape), float_dtype(op, dtype)
@@ -36,7 +42,13 @@ def uniform(
 def xavier_uniform(
     shape: Sequence[int], *, gain: float = 1.0, dtype: mx.Dtype | None = None, key: KeyLike = None
 ) -> mx.array:
-    """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), shape [out, in] (Glorot and Bengio 2010)."""
+    """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), shape [out, in] (Glorot and Bengio 2010);
+    `dtype` and `key` as in `uniform`.
+
+    Example:
+        >>> ops.xavier_uniform((4, 3), key=0).shape
+        (4, 3)
+    """
     op = "xavier_uniform"
     bound = _gain(op, gain) * math.sqrt(6.0 / max(sum(_fans(op, shape)), 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
@@ -46,7 +58,11 @@ def xavier_normal(
     shape: Sequence[int], *, gain: float = 1.0, dtype: mx.Dtype | None = None, key: KeyLike = None
 ) -> mx.array:
     """Normal with variance gain^2 2 / (fan_in + fan_out), shape [out, in] (Glorot and Bengio
-    2010).
+    2010); `dtype` and `key` as in `uniform`.
+
+    Example:
+        >>> ops.xavier_normal((4, 3), key=0).shape
+        (4, 3)
     """
     op = "xavier_normal"
     scale = _gain(op, gain) * math.sqrt(2.0 / max(sum(_fans(op, shape)), 1))
@@ -56,7 +72,13 @@ def xavier_normal(
 def lecun_uniform(
     shape: Sequence[int], *, dtype: mx.Dtype | None = None, key: KeyLike = None
 ) -> mx.array:
-    """Uniform in +-sqrt(3 / fan_in), shape [out, in] (LeCun et al. 1998)."""
+    """Uniform in +-sqrt(3 / fan_in), shape [out, in] (LeCun et al. 1998); `dtype` and `key` as in
+    `uniform`.
+
+    Example:
+        >>> ops.lecun_uniform((4, 3), key=0).shape
+        (4, 3)
+    """
     bound = math.sqrt(3.0 / max(_fans("lecun_uniform", shape)[1], 1))
     return uniform(-bound, bound, shape, dtype=dtype, key=key)
 
@@ -64,7 +86,13 @@ def lecun_uniform(
 def lecun_normal(
     shape: Sequence[int], *, dtype: mx.Dtype | None = None, key: KeyLike = None
 ) -> mx.array:
-    """Normal with variance 1 / fan_in, shape [out, in] (LeCun et al. 1998)."""
+    """Normal with variance 1 / fan_in, shape [out, in] (LeCun et al. 1998); `dtype` and `key` as
+    in `uniform`.
+
+    Example:
+        >>> ops.lecun_normal((4, 3), key=0).shape
+        (4, 3)
+    """
     scale = math.sqrt(1.0 / max(_fans("lecun_normal", shape)[1], 1))
     return _normal("lecun_normal", shape, scale, dtype, key)
 
@@ -73,7 +101,12 @@ def orthogonal(
     shape: Sequence[int], *, gain: float = 1.0, dtype: mx.Dtype | None = None, key: KeyLike = None
 ) -> mx.array:
     """Rows or columns, whichever are fewer, orthogonal and of length `gain`; shape [out, in] (Saxe
-    et al. 2013).
+    et al. 2013); `dtype` and `key` as in `uniform`.
+
+    Example:
+        >>> w = ops.orthogonal((2, 3), key=0)
+        >>> mx.allclose(w @ w.T, mx.eye(2), atol=1e-5).item()
+        True
     """
     op = "orthogonal"
     (rows, columns), gain, dtype = _fans(op, shape), _gain(op, gain), float_dtype(op, dtype)

@@ -17,6 +17,7 @@ from .cfc import cfc_sequence, prepare_cfc
 from .checks import LTC_OPTIONS, check_array, check_ltc_options, check_memory, check_params
 from .ltc import ltc_sequence, prepare_ltc
 from .params import CfCParams, LSTMParams, LTCParams
+from .resets import checked_resets, started_anew
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
@@ -35,16 +36,30 @@ def cfc_mixed_sequence(
     Step t: z = W_input x + b + W_recurrent h, split into i, ig, fg, og; c' = c sigmoid(fg + 1) +
     tanh(i) sigmoid(ig); h* = tanh(c') sigmoid(og); h' = one step of the CfC from h*.
 
-    inputs: [B, T, I], float32, float16 or bfloat16; the results have this dtype, everything inside
-        is float32.
-    state: (h, c) before the first step, [B, H] each.
-    ts, params and the keywords are those of `cfc_sequence`, and so is what is raised.
+    Args:
+        inputs: [B, T, I], float32, float16 or bfloat16; the results have this dtype, everything
+            inside is float32.
+        state: (h, c) before the first step, [B, H] each.
+        ts: as in `cfc_sequence`.
+        memory: LSTMParams.
+        params: CfCParams.
+        **keywords: those of `cfc_sequence`, reset_state (h, c), and so is what is raised.
+
     One fused call where the backend has one (`mixed_memory_is_fused`), else step by step.
+
+    Example:
+        >>> memory = ops.LSTMParams(mx.ones((16, 3)), mx.zeros(16), mx.ones((16, 4)))
+        >>> state = (mx.zeros((2, 4)), mx.zeros((2, 4)))
+        >>> params = CfCCell(3, 4).params()
+        >>> h, c = ops.cfc_mixed_sequence(mx.ones((2, 5, 3)), state, 0.5, memory, params)
+        >>> h.shape, c.shape
+        ((2, 5, 4), (2, 5, 4))
     """
     h, c = _check("cfc", state)
     keywords = (cfc_sequence.__kwdefaults__ or {}) | keywords
+    anew = [keywords.pop(name) for name in ("resets", "reset_state")]
     call = prepare_cfc(inputs, h, ts, params, **keywords, op="cfc_mixed_sequence")
-    return _run("cfc", call, c, memory)
+    return _run("cfc", call, c, memory, anew)
 
 
 def ltc_mixed_sequence(
@@ -58,14 +73,36 @@ def ltc_mixed_sequence(
     """An LTC behind an LSTM over a sequence -> (h, c) after each step, [B, T, H] each; h are the
     membrane potentials.
 
-    The LSTM, inputs and state are as in `cfc_mixed_sequence`; ts, params and the keywords are those
-    of `ltc_sequence`.
+    The LSTM, its memory (LSTMParams), inputs, state and reset_state are as in `cfc_mixed_sequence`;
+    ts, params and the keywords are those of `ltc_sequence`.
+
+    Example:
+        >>> memory = ops.LSTMParams(mx.ones((16, 3)), mx.zeros(16), mx.ones((16, 4)))
+        >>> state = (mx.zeros((2, 4)), mx.zeros((2, 4)))
+        >>> params = LTCCell(4, 3).params()
+        >>> h, c = ops.ltc_mixed_sequence(mx.ones((2, 5, 3)), state, 0.5, memory, params)
+        >>> h.shape, c.shape
+        ((2, 5, 4), (2, 5, 4))
     """
+    return ltc_behind_memory(None, inputs, state, ts, memory, params, **keywords)
+
+
+def ltc_behind_memory(
+    own: mx.array | None,
+    inputs: mx.array,
+    state: Any,
+    ts: TimespansLike,
+    memory: LSTMParams,
+    params: LTCParams,
+    **keywords: Any,
+) -> tuple[mx.array, mx.array]:
+    """`ltc_mixed_sequence` whose LSTM reads inputs [B, T, M] of its own: `own`, if not None."""
     h, c = _check("ltc", state)
     keywords = (ltc_sequence.__kwdefaults__ or {}) | keywords
     options = check_ltc_options(**{name: keywords.pop(name) for name in LTC_OPTIONS})
+    anew = [keywords.pop(name) for name in ("resets", "reset_state")]
     call = prepare_ltc(inputs, h, ts, params, options, **keywords, op="ltc_mixed_sequence")
-    return _run("ltc", call, c, memory)
+    return _run("ltc", call, c, memory, anew, own)
 
 
 def mixed_memory_is_fused(op: str, facts: Facts) -> bool:
@@ -89,36 +126,40 @@ def _check(op: str, state: Any) -> Sequence[mx.array]:
     return state
 
 
-def _run(op: str, call: Call, c: mx.array, memory: Any) -> tuple[mx.array, mx.array]:
-    (B, _, H), I = call.shape, call.inputs.shape[2]
+def _run(
+    op: str, call: Call, c: mx.array, memory: Any, anew: list, own: mx.array | None = None
+) -> tuple[mx.array, mx.array]:
+    B, T, H = call.shape
+    read = call.inputs if own is None else own
     check_array(op, "state c", c, "[B, H]", (B, H))
+    check_array(op, "inputs of the memory", read, "[B, T, M]", (B, T, None))
     check_params(op, "memory", memory, LSTMParams)
-    check_memory(op, memory, I, H)
+    check_memory(op, memory, read.shape[2], H)
+    resets = checked_resets(op, *anew, (call.state, c), B, T)
     if 0 in call.shape:
         return call.run(), call.run()
     c, memory = c.astype(mx.float32), LSTMParams(*(a.astype(mx.float32) for a in memory))
-    if not call.backend.MIXED_MEMORY:
-        return _steps(call, c, memory)
-    keywords = call.keywords | {"memory": [c, *memory]}
+    backend = call.backend
+    if not backend.MIXED_MEMORY or (resets and not backend.RESETS):
+        return _steps(call, c, memory, read, resets.get("resets"))
+    arrays = [c, *memory] if own is None else [c, *memory, own]
+    keywords = call.keywords | {"memory": arrays} | resets
     h, c = call._replace(keywords=keywords).run()
     return h, c
 
 
-def _steps(call: Call, c: mx.array, memory: LSTMParams) -> tuple[mx.array, mx.array]:
-    """The same with one call of the backend for each step."""
+def _steps(
+    call: Call, c: mx.array, memory: LSTMParams, read: mx.array, resets: list | None
+) -> tuple[mx.array, mx.array]:
+    """The same with one call of the backend for each step; `read` is what the LSTM reads."""
     shapeless.refuse(call.op, "running step by step")
-    x, h, ts = call.inputs.astype(mx.float32), call.state, call.ts
-    drive = x @ memory.input_weight.T + memory.bias  # [B, T, 4H]
+    x, h = call.inputs.astype(mx.float32), call.state
+    drive = read.astype(mx.float32) @ memory.input_weight.T + memory.bias  # [B, T, 4H]
     states = []
     for t in range(x.shape[1]):
-        now = slice(t, t + 1)
-        span = ts[:, now] if getattr(ts, "ndim", 0) == 2 else ts
+        h, c = started_anew(resets, t, h, c)
         h, c = lstm_gates(drive[:, t] + h @ memory.recurrent_weight.T, c)
-        keywords = call.keywords
-        if "dropout" in keywords:
-            keywords = keywords | {"dropout": keywords["dropout"][:, now]}
-        step = call._replace(inputs=x[:, now], state=h, ts=span, keywords=keywords)
-        h = step.run()[:, 0]
+        h = call.step(t, h).run()[:, 0]
         states.append((h, c))
     h, c = (mx.stack(list(part), axis=1) for part in zip(*states, strict=True))
     return h.astype(call.inputs.dtype), c.astype(call.inputs.dtype)

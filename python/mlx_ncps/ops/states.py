@@ -16,8 +16,12 @@ from .checks import check_array
 def initial_state(
     batch_size: int, units: int | Sequence[int], *, dtype: mx.Dtype | None = None
 ) -> Any:
-    """Zeros [B, H], float32 unless `dtype` says another; a tuple of them when `units` is one, as
-    for the (h, c) of mixed memory.
+    """Zeros [B, H] of `batch_size` and `units`, float32 unless `dtype` says another; a tuple of
+    them when `units` is one, as for the (h, c) of mixed memory.
+
+    Example:
+        >>> ops.initial_state(8, 16).shape
+        (8, 16)
     """
     op = "initial_state"
     if isinstance(units, tuple | list):
@@ -27,13 +31,22 @@ def initial_state(
 
 
 def detach_state(state: Any) -> Any:
-    """The state, an array or a tuple of them, without its past: no gradient flows through it."""
+    """The state, an array or a tuple of them, without its past: no gradient flows through it.
+
+    Example:
+        >>> mx.grad(lambda state: ops.detach_state(state).sum())(mx.ones((1, 2))).tolist()
+        [[0.0, 0.0]]
+    """
     return tree_map(lambda part: mx.stop_gradient(_array("detach_state", part)), state)
 
 
 def reset_state(state: Any, done: mx.array) -> Any:
     """The state, [B, ...] or a tuple of such, with zeros in the rows where `done` [B] is true: the
     sequences that start anew in a batch of streams. Raises ValueError when `done` isn't [B].
+
+    Example:
+        >>> ops.reset_state(mx.ones((2, 2)), mx.array([True, False])).tolist()
+        [[0.0, 0.0], [1.0, 1.0]]
     """
     if isinstance(state, tuple | list):
         return tuple(reset_state(part, done) for part in state)

@@ -14,12 +14,19 @@ from ..checks import host_numbers
 class SynapseLists:
     """The synapses of a wiring, in the order target, source.
 
-    mask: [H, H] and sensory_mask: [I, H], indexed [source, target]; a synapse is where an element
-        is not 0.
+    Args:
+        mask: [H, H], indexed [source, target]; a synapse is where an element is not 0.
+        sensory_mask: [I, H], the same from the inputs.
+
     Fields: `source`, `target`, `sensory_source`, `sensory_target`, read-only int32 arrays; `units`
     = H, `inputs` = I. Equal lists are equal and hash alike. The lists never replace a mask: they
     only name its non-zero elements.
     Raises ValueError when a mask isn't a matrix or the two don't have the same number of targets.
+
+    Example:
+        >>> lists = ops.SynapseLists(np.eye(2), np.ones((3, 2)))
+        >>> lists.source.tolist(), lists.target.tolist(), lists.inputs
+        ([0, 1], [0, 1], 3)
     """
 
     def __init__(self, mask: Any, sensory_mask: Any) -> None:

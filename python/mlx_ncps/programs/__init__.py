@@ -4,6 +4,7 @@ extension runs over whole sequences.
 
 from . import computing, moving  # noqa: F401  they fill the table of handlers
 from .memo import Memo
+from .modules import float32_weights
 from .program import Declined, Instruction, Program
 from .run import is_too_large, programs_of, run_program, why_none
 from .steps import step_program
@@ -14,6 +15,7 @@ __all__ = [
     "Instruction",
     "Memo",
     "Program",
+    "float32_weights",
     "is_too_large",
     "programs_of",
     "run_program",

@@ -1,28 +1,41 @@
-"""What tracing does to modules: arrays of theirs become inputs, and everything is put back."""
+"""Modules whose arrays are others for a while: those that tracing makes inputs of, and half
+weights that many steps read. Everything is put back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from .. import _loader
 from ..values import is_tracer
 
+HALVES = (mx.float16, mx.bfloat16)
+# Of MLX: modules that a step leaves as they are, and that are what their arrays say. Others may
+# keep something, as nn.BatchNorm its means, and are traced as a user's.
+_PLAIN_MODULES = (nn.Linear, nn.QuantizedLinear)
+
+Item = tuple[Any, Any, Any]  # container, key, value
+
+
+def is_ours(value: Any) -> bool:
+    """Whether something is of this package, or a linear map of MLX."""
+    return type(value).__module__.split(".")[0] == "mlx_ncps" or type(value) in _PLAIN_MODULES
+
 
 class Places:
-    """Where modules keep arrays that must be inputs of the trace: tracers, whose gradients would
-    else be lost, and arrays without a value, whose history would else be traced too.
-    """
+    """Where modules keep the arrays that `wanted` is true of."""
 
-    def __init__(self, modules: Sequence[Any]) -> None:
+    def __init__(self, items: Iterator[Item], wanted: Callable[[mx.array], bool]) -> None:
         self.arrays: list[mx.array] = []
         self._places: list[tuple[Any, Any, int]] = []  # container, key, number of the array
         known: dict[int, int] = {}
-        for container, key, value in _items(modules):
-            if isinstance(value, mx.array) and (is_tracer(value) or not _has_value(value)):
+        for container, key, value in items:
+            if isinstance(value, mx.array) and wanted(value):
                 number = known.setdefault(id(value), len(self.arrays))
                 if number == len(self.arrays):
                     self.arrays.append(value)
@@ -37,10 +50,27 @@ class Places:
 
 @contextmanager
 def replaceable(modules: Sequence[Any]) -> Iterator[Places]:
-    """The places of modules, which have their own arrays again at the end."""
-    places = Places(modules)
+    """The places of arrays that must be inputs of a trace: tracers, whose gradients would else be
+    lost, and arrays without a value, whose history would else be traced too. The modules have
+    their own arrays again at the end.
+    """
+    places = Places(_items(modules), lambda a: is_tracer(a) or not _has_value(a))
     try:
         yield places
+    finally:
+        places.put(places.arrays)
+
+
+@contextmanager
+def float32_weights(modules: Sequence[Any]) -> Iterator[None]:
+    """While steps run one by one: half weights that a gradient is taken of, in float32. Each step
+    converts them else, and MLX rounds each step's gradient and sums them in half precision. Only of
+    modules all of whose parts are this package's, which compute in float32 anyway.
+    """
+    places = Places(_weights(modules), lambda a: a.dtype in HALVES and is_tracer(a))
+    places.put([array.astype(mx.float32) for array in places.arrays])
+    try:
+        yield
     finally:
         places.put(places.arrays)
 
@@ -109,7 +139,16 @@ def _containers(modules: Sequence[Any]) -> Iterator[Any]:
             waiting.append(attributes)
 
 
-def _items(modules: Sequence[Any]) -> Iterator[tuple[Any, Any, Any]]:
+def _weights(modules: Sequence[Any]) -> Iterator[Item]:
+    """All but the masks of the modules that are ours throughout."""
+    for module in modules:
+        parts = module.modules() if isinstance(module, nn.Module) else []
+        for part in parts if all(map(is_ours, parts)) else ():
+            fixed = getattr(part, "fixed_keys", ())
+            yield from ((part, key, value) for key, value in list(part.items()) if key not in fixed)
+
+
+def _items(modules: Sequence[Any]) -> Iterator[Item]:
     for container in _containers(modules):
         pairs = container.items() if isinstance(container, dict) else enumerate(container)
         for key, value in list(pairs):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..values import is_tracer
 from .program import Decline, Instruction
-from .views import View, is_packed, packed, runs, size_of
+from .views import View, is_packed, packed, repeats, runs, size_of
 
 MOST_RUNS = 1 << 16  # of a move
 
@@ -123,6 +123,9 @@ class Operands:
         if same and is_packed(view.shape, view.strides):
             return view.base
         key = (view.base, view.shape, view.strides, view.offset, varying)
+        if key not in self._moved and is_varying == varying:
+            if (blocks := repeats(view, self.sizes[view.base])) is not None:
+                self._moved[key] = self.compute("expand", size, [view.base], blocks)
         if key not in self._moved:
             flat = view.indices().reshape(-1)
             self._moved[key] = self.assemble([(view.base, flat, np.arange(size))], varying)

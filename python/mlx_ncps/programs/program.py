@@ -30,6 +30,7 @@ class Instruction(NamedTuple):
     | move | ints: runs of 4 (out offset, in offset, length, step 0 or 1); several moves may write \
 one value, each element once |
     | sum | ints: outer, mid, inner; [outer, mid, inner] summed over mid |
+    | expand | ints: outer, mid, inner; [outer, inner] repeated to [outer, mid, inner] |
     | softmax | ints: outer, n; over the last axis of [outer, n] |
     | matmul | a [k], b [k, n] or [n, k] if transposed, bias [n] or none; ints: k, n, transposed |
     """

@@ -13,14 +13,12 @@ from .. import _loader, dispatch
 from ..backends import shapeless
 from ..values import is_tracer, lies_plain, step_trace
 from .memo import Memo
+from .modules import is_ours
 from .program import Declined, Program
 from .trace import Step, trace, trace_checked
 
 _KEPT = 8  # programs of one cell: for inputs of other widths, other options
 _PLAIN = (int, float, str, type(None))
-# Of MLX: modules that a step leaves as they are, and that are what their arrays say. Others may
-# keep something, as nn.BatchNorm its means, and are traced as a user's.
-_PLAIN_MODULES = (nn.Linear, nn.QuantizedLinear)
 # Multiply-adds of one step from which an Apple GPU's own operations are quicker than the CPU.
 _LARGE_STEP = 50_000_000
 
@@ -138,7 +136,7 @@ class Leaves:
         elif isinstance(value, _PLAIN):
             self._signs.append(value)
         else:
-            self.ours = self.ours and _is_ours(value)
+            self.ours = self.ours and is_ours(value)
 
     def _array(self, value: mx.array) -> None:
         # Two places of one array are one captured array; a number is part of the program.
@@ -148,14 +146,10 @@ class Leaves:
         self.ours = self.ours and value.ndim > 0
 
     def _options(self, module: nn.Module) -> None:
-        self.ours = self.ours and _is_ours(module)
+        self.ours = self.ours and is_ours(module)
         for name, value in vars(module).items():
             if isinstance(value, _PLAIN) or (isinstance(value, tuple) and _is_plain(value)):
                 self._signs.append((name, value))
-
-
-def _is_ours(value: Any) -> bool:
-    return type(value).__module__.split(".")[0] == "mlx_ncps" or type(value) in _PLAIN_MODULES
 
 
 def _is_plain(value: tuple) -> bool:
@@ -213,20 +207,24 @@ def run_program(
     ts: Any,
     states: Sequence[mx.array],
     resets: mx.array | None = None,
+    reset_state: Sequence[mx.array] | None = None,
+    more: Sequence[mx.array] = (),
 ) -> tuple[list[mx.array], list[mx.array]] | Declined:
     """All states and outputs [B, T, n] of a cell over a sequence, in the dtype of x, by its step
     program on the CPU.
 
     owner: the module that keeps the program.
-    step: the function (x [N, I], ts [N, 1], *states [N, n]) -> (new states, outputs); modules: what
-    it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n] each.
-    resets: [B, T], True where the states start anew before a step.
+    step: the function (x [N, I], ts [N, 1], *more [N, n], *states [N, n]) -> (new states, outputs);
+    modules: what it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n]
+    each.  more: further inputs of each step, [B, T, n].
+    resets: [B, T], True where the states start anew before a step, from reset_state, [B, n] each,
+    or from `states` if it is None.
     """
     if why := why_none():
         return Declined(why)
     if any(s.ndim != 2 for s in states):
         return Declined("a state is no array [B, n]")
-    widths = [x.shape[-1], 1]
+    widths = [x.shape[-1], 1, *(a.shape[-1] for a in more)]
     bound = programs_of(owner).of(modules, step, widths, [s.shape[-1] for s in states])
     if isinstance(bound, Declined):
         return bound
@@ -239,7 +237,12 @@ def run_program(
     spans = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
     spans = spans[..., None] if spans.ndim else mx.broadcast_to(spans, (batch, length, 1))
     made = _loader.native.program_sequence(
-        bound.program, [x, spans], list(states), bound.captured, resets
+        bound.program,
+        [x, spans, *more],
+        list(states),
+        bound.captured,
+        resets,
+        None if reset_state is None else list(reset_state),
     )
     dispatch.record("cpu")
     return made[: len(states)], made[len(states) :]

@@ -124,6 +124,24 @@ def is_packed(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
+def repeats(view: View, size: int) -> tuple[int, int, int] | None:
+    """(outer, mid, inner) where a view repeats a whole value [outer, inner] of this size mid times;
+    or None.
+    """
+    pairs = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n != 1]
+    repeated = [axis for axis, (_, stride) in enumerate(pairs) if stride == 0]
+    if not repeated or view.offset != 0 or repeated[-1] - repeated[0] != len(repeated) - 1:
+        return None
+    first, end = repeated[0], repeated[-1] + 1
+    kept = pairs[:first] + pairs[end:]
+    shape, strides = tuple(n for n, _ in kept), tuple(s for _, s in kept)
+    if size_of(shape) != size or not is_packed(shape, strides):
+        return None
+    parts = pairs[:first], pairs[first:end], pairs[end:]
+    outer, mid, inner = (prod(n for n, _ in part) for part in parts)
+    return outer, mid, inner
+
+
 def runs(out: np.ndarray, source: np.ndarray) -> tuple[int, ...]:
     """The ints of a `move` of the elements `source` to `out`, both ascending in `out`."""
     n = len(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..cells import LiquidCell
+from ..cells import LiquidCell, WiredCfCCell
 
 
 def width_of(cell: Any) -> int | None:
@@ -22,6 +22,23 @@ def name_of(cell: Any) -> str:
 def runs_sequences(cell: Any) -> bool:
     """Whether a cell runs over a sequence itself; any other is called once for each step."""
     return isinstance(cell, LiquidCell) and not cell._has_own_call()
+
+
+def starts_anew(cell: Any) -> bool:
+    """Whether the method `sequence` of a cell takes resets, and `mixed_sequence` where it has one;
+    of a wired CfC that of each layer.
+    """
+    parts = [cell, *(cell._layers() if isinstance(cell, WiredCfCCell) else ())]
+    methods = [
+        getattr(part, name, None) for part in parts for name in ("sequence", "mixed_sequence")
+    ]
+    return all(_takes_keywords(method) for method in methods if method is not None)
+
+
+def _takes_keywords(method: Any) -> bool:
+    parameters = inspect.signature(method).parameters
+    kinds = [p.kind for p in parameters.values()]
+    return "resets" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def owner_of(cell: Any, name: str) -> type | None:

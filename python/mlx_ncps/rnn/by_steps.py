@@ -13,8 +13,10 @@ from mlx.utils import tree_map
 from .. import dispatch
 from ..cells import LSTMCell
 from ..ops import shapeless
+from ..ops.dropout import drawn_factors, given_factors
 from ..programs import (
     Declined,
+    float32_weights,
     is_too_large,
     programs_of,
     run_program,
@@ -22,6 +24,7 @@ from ..programs import (
     why_none,
 )
 from .any_cell import name_of, runs_sequences, takes_time, width_of
+from .resets import Resets
 
 _PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
 
@@ -38,29 +41,34 @@ def is_spans(ts: Any) -> bool:
     return isinstance(ts, mx.array) and ts.ndim == 2
 
 
-def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
+def last_state(states: Any, before: Any, steps: int) -> Any:
+    """The last of states [B, T, ...], `before` [B, ...] where there is none."""
+    if shapeless.length_varies():
+        return tree_map(shapeless.last_step, states, before)
+    if isinstance(states, mx.array):
+        return states[:, -1] if steps else before
+    return tree_map(lambda s: s[:, -1], states) if steps else before
+
+
+def last_output(outputs: mx.array) -> mx.array:
+    """The last of outputs [B, T, O]; zeros when there is none."""
+    if outputs.shape[1]:
+        return outputs[:, -1]
+    return mx.zeros((outputs.shape[0], *outputs.shape[2:]), outputs.dtype)
+
+
+def trace_by_steps(
+    layer: Any, x: mx.array, state: Any, ts: Any, resets: Resets | None = None
+) -> Trace:
     """The Trace of x [B, T, I], each step one call of the cell, in float32 with mixed memory."""
     shapeless.refuse(layer.op, "running step by step")
     dtype = x.dtype
-    memory: Any = None
-    made = _trace_by_program(layer, x, state, ts)
+    factors = _drawn(layer.rnn_cell, *x.shape[:2])
+    made = _trace_by_program(layer, x, state, ts, factors, resets)
     if made is not None:
         return made
-    if layer.mixed_memory:
-        x = x.astype(mx.float32)
-        state = tree_map(lambda s: s.astype(mx.float32), state)
-        memory = _memory(layer, x)
-    states, outputs = [], []
-    for t in range(x.shape[1]):
-        span = ts[:, t : t + 1] if is_spans(ts) else ts
-        if layer.mixed_memory:
-            h, c = memory(t, *state)
-            output, h = step_of(layer, x[:, t], h, span)
-            state = (h, c)
-        else:
-            output, state = step_of(layer, x[:, t], state, span)
-        states.append(state)
-        outputs.append(output)
+    with float32_weights(_modules(layer)):
+        states, outputs = _each_step(layer, x, state, ts, factors, resets)
     states = tree_map(lambda *parts: mx.stack(list(parts), axis=1), *states)
     if layer.mixed_memory:
         states = tree_map(lambda s: s.astype(dtype), states)
@@ -69,9 +77,44 @@ def trace_by_steps(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace:
     return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
 
 
-def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | None:
+def _drawn(cell: Any, batch: int, steps: int) -> list[mx.array]:
+    """The factors of dropout [B, T, D] that a cell reads, one key for all steps of an array."""
+    drops = getattr(cell, "_drops", list)()
+    return [mx.stop_gradient(drawn_factors((batch, steps, n), rate)) for n, rate in drops]
+
+
+def _each_step(
+    layer: Any, x: mx.array, state: Any, ts: Any, factors: list[mx.array], resets: Resets | None
+) -> tuple[list, list]:
+    """The states and outputs after each step."""
+    memory: Any = None
+    if layer.mixed_memory:
+        x = x.astype(mx.float32)
+        state = tree_map(lambda s: s.astype(mx.float32), state)
+        memory = _memory(layer, x)
+    states, outputs = [], []
+    for t in range(x.shape[1]):
+        span = ts[:, t : t + 1] if is_spans(ts) else ts
+        state = state if resets is None else resets.before(t, state)
+        with given_factors([f[:, t] for f in factors]):
+            if layer.mixed_memory:
+                h, c = memory(t, *state)
+                output, h = step_of(layer, x[:, t], h, span)
+                state = (h, c)
+            else:
+                output, state = step_of(layer, x[:, t], state, span)
+        states.append(state)
+        outputs.append(output)
+    return states, outputs
+
+
+def _trace_by_program(
+    layer: Any, x: mx.array, state: Any, ts: Any, factors: list[mx.array], resets: Resets | None
+) -> Trace | None:
     """The same by the step program of the cell and the LSTM; None where there is none."""
     cell, mixed = layer.rnn_cell, layer.mixed_memory
+    if runs_sequences(cell) and not mixed and not hasattr(cell, "_program"):
+        return None
     states = list(state) if isinstance(state, tuple | list) else [state]
     if not all(isinstance(s, mx.array) for s in states) or x.shape[1] < _PROGRAM_STEPS:
         return None
@@ -81,10 +124,12 @@ def _trace_by_program(layer: Any, x: mx.array, state: Any, ts: Any) -> Trace | N
         return None  # an error, raised where the step is called
     if not mixed and any(a.dtype != mx.float32 for a in (x, *states)):
         return None  # the cell computes in halves
-    if getattr(cell, "_unpacked", str)():  # it draws at each step
+    if not factors and getattr(cell, "_unpacked", str)():  # it draws at each step
         return None
-    step, modules = _step_function(layer, type(state)), _modules(layer)
-    made = run_program(layer, modules, step, x, ts, states)
+    step, modules = _step_function(layer, type(state), len(factors)), _modules(layer)
+    at, first = (None, None) if resets is None else resets
+    first = list(first) if isinstance(first, tuple | list) else first if at is None else [first]
+    made = run_program(layer, modules, step, x, ts, states, at, first, factors)
     if isinstance(made, Declined):
         return None
     all_states, outputs = made
@@ -114,10 +159,11 @@ def _program_of(layer: Any, sizes: Any) -> Any:
     widths = list(sizes.values()) if isinstance(sizes, dict) else [sizes]
     if width is None or not all(isinstance(n, int) for n in widths):
         return Declined("the sizes of the cell are not known before a call")
-    if why := getattr(layer.rnn_cell, "_unpacked", str)():
+    drops = [width for width, _ in getattr(layer.rnn_cell, "_drops", list)()]
+    if not drops and (why := getattr(layer.rnn_cell, "_unpacked", str)()):
         return Declined(why)
-    step = _step_function(layer, tuple if len(widths) > 1 else mx.array)
-    return programs_of(layer).of(_modules(layer), step, [width, 1], widths)
+    step = _step_function(layer, tuple if len(widths) > 1 else mx.array, len(drops))
+    return programs_of(layer).of(_modules(layer), step, [width, 1, *drops], widths)
 
 
 def _modules(layer: Any) -> list:
@@ -132,15 +178,16 @@ def _state_of(kind: type, parts: Any) -> Any:
     return kind(parts) if kind in (tuple, list) else parts[0]
 
 
-def _step_function(layer: Any, kind: type) -> Callable:
-    """(x [N, I], ts [N, 1], *states [N, n]) -> (new states, outputs), of a state that is an array,
-    a tuple or a list.
+def _step_function(layer: Any, kind: type, drops: int) -> Callable:
+    """(x [N, I], ts [N, 1], *factors [N, D], *states [N, n]) -> (new states, outputs), of a state
+    that is an array, a tuple or a list, and so many factors of dropout.
     """
     timed, mixed = _takes_spans(layer.rnn_cell), layer.mixed_memory
 
-    def step(x: mx.array, ts: mx.array, *states: mx.array) -> tuple[list, list]:
+    def step(x: mx.array, ts: mx.array, *arrays: mx.array) -> tuple[list, list]:
         span: Any = ts if timed else 1.0
-        with dispatch.use_backend("reference"):
+        factors, states = list(arrays[:drops]), arrays[drops:]
+        with dispatch.use_backend("reference"), given_factors(factors):
             if mixed:
                 h, c = _memory(layer, x[:, None])(0, *states)
                 output, h = step_of(layer, x, h, span)
@@ -180,7 +227,10 @@ def step_of(layer: Any, x: mx.array, state: Any, ts: Any) -> tuple:
     """
     if runs_sequences(layer.rnn_cell):
         with shapeless.one_step():
-            return None, layer.rnn_cell.sequence(x[:, None], state, ts)[:, 0]
+            states = layer.rnn_cell.sequence(x[:, None], state, ts)
+        if isinstance(states, mx.array):
+            return None, states[:, 0]
+        return None, tree_map(lambda s: s[:, 0], states)
     if takes_time(layer.rnn_cell):
         result = layer.rnn_cell(x, state, ts)
     elif is_spans(ts) or isinstance(ts, mx.array) or ts != 1.0:

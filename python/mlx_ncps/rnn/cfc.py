@@ -9,16 +9,17 @@ from ..cells import CfCCell, LiquidCell, WiredCfCCell
 from ..checks import flag
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Gated
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
 
-class CfC(SequenceLayer):
+class CfC(SequenceLayer, Gated):
     """Closed-form continuous-time network.
 
     `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `CfC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. `return_sequences`
-    and `return_state`, when given, win in both.
+    `CfC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
+    `return_sequences` or `return_state` to override these defaults.
 
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or a
@@ -39,10 +40,17 @@ class CfC(SequenceLayer):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        cell: another spelling of `input_size` for a cell, as in the MLX guides.
+        cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         variant: "torch", "keras" or "paper", as in `CfCCell`.
         fully_recurrent: with a wiring, neurons of one layer all read each other, whatever it says;
             False: only along its synapses (`WiredCfCCell`).
+
+    Example:
+        >>> layer = CfC(20, AutoNCP(28, 4))  # 20 inputs, 28 neurons, 4 of them outputs
+        >>> x, dt = mx.random.normal((8, 50, 20)), mx.random.uniform(0.1, 2.0, (8, 50))
+        >>> output, state = layer(x, timespans=dt)
+        >>> output.shape, state.shape
+        ((8, 50, 4), (8, 28))
     """
 
     op = "cfc"

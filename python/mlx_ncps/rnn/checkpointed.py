@@ -16,13 +16,22 @@ from ..ops.dropout import keys_from, next_key
 def checkpoint(module: nn.Module, fn: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """`nn.utils.checkpoint`, whose second computation drops the same units as the first.
 
-    module: an `mlx.nn.Module`.  fn: a function that calls it; None: the module itself.
+    Args:
+        module: an `mlx.nn.Module`.
+        fn: a function that calls it; None: the module itself.
 
     Returns fn as a function of the same arguments, arrays and trees of them, that keeps nothing of
     what it computes; a gradient computes it again. Each call draws one key from MLX's random state,
     and the `backbone_dropout` of the layers within it follows from that key; other functions that
     draw, such as `nn.Dropout`, draw anew. Under `mx.compile` name `mx.random.state` among the
     inputs and outputs. Raises ValueError for another module or fn.
+
+    Example:
+        >>> layer = CfC(3, 4)
+        >>> cheap = checkpoint(layer)
+        >>> loss = lambda x: cheap(x)[0].sum()
+        >>> mx.grad(loss)(mx.ones((2, 5, 3))).shape
+        (2, 5, 3)
     """
     if not isinstance(module, nn.Module):
         raise refused("checkpoint", "module", "an mlx.nn.Module", module)

@@ -19,8 +19,10 @@ def chunked_value_and_grad(
 ) -> Callable[[Sequence[Sequence[Any]], Any], tuple[mx.array, dict[str, Any], Any]]:
     """The exact gradients of a sum of losses over the chunks of a sequence, in little memory.
 
-    model: an `mlx.nn.Module`.  loss(model, state, *chunk) -> (scalar, state after the chunk); a
-    state is an array or a tree of them.
+    Args:
+        model: an `mlx.nn.Module`.
+        loss: loss(model, state, ...) -> (scalar, state after the chunk), called with the arrays of
+            a chunk; a state is an array or a tree of them.
 
     Returns a function (chunks, state) -> (sum of the losses, gradients as `nn.value_and_grad` gives
     them, state after the last chunk): `chunks` is a sequence of tuples of arrays, `state` the one
@@ -32,6 +34,17 @@ def chunked_value_and_grad(
     it costs one more forward pass and holds what one chunk saves. Each step is evaluated at once:
     it can't be within `mx.compile`. Both passes draw the same random numbers (dropout), from seeds
     that MLX's random state gives. Raises ValueError when there is no chunk.
+
+    Example:
+        >>> model = CfC(3, 4)
+        >>> def loss(model, state, x):
+        ...     output, state = model(x, state)
+        ...     return mx.square(output).sum(), state
+        >>> x = mx.ones((2, 8, 3))
+        >>> step = chunked_value_and_grad(model, loss)
+        >>> value, gradients, last = step([(x[:, :4],), (x[:, 4:],)], mx.zeros((2, 4)))
+        >>> value.shape, last.shape
+        ((), (2, 4))
     """
     if not isinstance(model, nn.Module):
         raise refused(OP, "model", "an mlx.nn.Module", model)
@@ -57,16 +70,19 @@ def chunked_value_and_grad(
             mx.eval(starts[-1])
         total: Any = 0.0
         gradients: Any = None
+        dtypes: Any = None
         end, cotangent = None, None
         for seed, chunk, start in reversed(list(zip(seeds, chunks, starts, strict=False))):
             mx.random.seed(seed)
             value, after, (new, cotangent) = _one_chunk(model, loss, chunk, start, cotangent)
             total = total + value
+            dtypes = tree_map(lambda g: g.dtype, new)
+            new = tree_map(lambda g: g.astype(mx.float32), new)  # halves would round every sum
             gradients = new if gradients is None else tree_map(mx.add, gradients, new)
             end = after if end is None else end
             mx.eval(total, gradients, end, cotangent)
         mx.random.seed(seeds[-1])
-        return total, gradients, end
+        return total, tree_map(lambda g, d: g.astype(d), gradients, dtypes), end
 
     return value_and_grad
 

@@ -14,7 +14,8 @@ from ..cells import LiquidCell
 from ..checks import flag, float_dtype, sizes
 from ..layers.base import output_shape
 from .direction import Direction
-from .plan import Plan, make_plan
+from .plan import Plan, kernels_without_resets, make_plan
+from .stepwise import why_steps_with_resets
 
 
 class Described(Direction):
@@ -88,14 +89,20 @@ class Described(Direction):
         return (shape, shape) if self.bidirectional and self.merge_mode is None else shape
 
     def explain(
-        self, shape: Sequence[int], *, dtype: mx.Dtype = mx.float32, scalar_timespans: bool = True
+        self,
+        shape: Sequence[int],
+        *,
+        dtype: mx.Dtype = mx.float32,
+        scalar_timespans: bool = True,
+        resets: bool = False,
     ) -> Plan:
-        """What a call with inputs of this shape would run and why, as a printable `Plan`; computes
-        nothing.
+        """What a call with inputs of this shape, and with `resets`, would run and why, as a
+        printable `Plan`; computes nothing.
         """
         shape = sizes(self.op, "shape", shape)
         float_dtype(self.op, dtype)
         scalar_timespans = flag(self.op, "scalar_timespans", scalar_timespans)
+        resets = flag(self.op, "resets", resets)
         if len(shape) not in (2, 3):
             raise ValueError(f"[{self.op}] shape must be [B, T, I] or [T, I], got {shape}.")
         batch, steps = (1, *shape)[-3:-1]
@@ -106,10 +113,16 @@ class Described(Direction):
         of_call = {"batch": batch, "steps": steps, "dtype": dtype, "scalar_ts": scalar_timespans}
         calls = [(op, facts._replace(**of_call)) for half in halves for op, facts in half._calls()]
         fused = [call for half in halves for call in half._fused_steps()]
-        graph = self._why_not_at_once(batch, steps)
+        graph, stepwise = self._why_not_at_once(batch, steps), self._stepwise()
+        if resets:
+            graph = "the call has resets"
         if all(half._has_program(batch, steps, dtype) for half in halves):
-            return Plan((), "", (graph,), (), self._stepwise())
-        return make_plan(calls, self._stepwise(), graph, own_steps=not fused)
+            return Plan((), "", (graph,), (), stepwise)
+        if resets:
+            stepwise = why_steps_with_resets(self)
+            if not stepwise and (stepwise := kernels_without_resets(calls)):
+                return make_plan(calls, stepwise, graph, own_steps=True)
+        return make_plan(calls, stepwise, graph, own_steps=not fused)
 
     def _why_not_at_once(self, batch: int, steps: int) -> str:
         """Why `__call__` leaves inputs of so many rows and steps to a graph, as it decides it."""

@@ -19,20 +19,25 @@ from ..layers.lazy import LazyWeights
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
-from ..ops.mixed_memory import mixed_memory_is_fused
 from ..options import CheckedOptions, optional
 from ..values import settle
-from .any_cell import name_of, owner_of, runs_sequences, width_of
-from .by_steps import Trace, has_program, is_spans, step_of, trace_by_steps
+from .any_cell import name_of, owner_of, runs_sequences, starts_anew, width_of
+from .by_steps import (
+    Trace,
+    has_program,
+    is_spans,
+    last_output,
+    last_state,
+    step_of,
+    trace_by_steps,
+)
 from .masks import Seen, Steps, masked_features, spread_states
+from .resets import Resets
+from .stepwise import cell_takes_memory, why_steps
+from .watched import Run, watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
-
-_MIXED = (
-    "the LSTM in front of the cell reads the state that the cell wrote one step before, and {} "
-    "has no kernel of both"
-)
 
 
 class Result(NamedTuple):
@@ -98,7 +103,7 @@ class Direction(LazyWeights, CheckedOptions):
 
     @property
     def cell(self) -> Any:
-        """`rnn_cell`, as the MLX guides call it."""
+        """`rnn_cell`, as earlier MLX ports call it."""
         return self.rnn_cell
 
     def redraw(self, key: mx.array | int | None = None) -> None:
@@ -135,36 +140,7 @@ class Direction(LazyWeights, CheckedOptions):
 
     def _stepwise(self) -> str:
         """Why this runs step by step; "" when it runs over the whole sequence."""
-        if self.mixed_memory:
-            return self._mixed_stepwise()
-        if runs_sequences(self.rnn_cell):
-            return self.rnn_cell.stepwise()
-        return f"{name_of(self.rnn_cell)} is called once for each step"
-
-    def _mixed_stepwise(self) -> str:
-        """The same of a cell behind the LSTM."""
-        if why := self._mixed_by_layer():
-            return why
-        for op, facts in self.rnn_cell.calls():
-            if not mixed_memory_is_fused(op, facts):
-                return _MIXED.format("its backend")
-        return ""
-
-    def _mixed_by_layer(self) -> str:
-        """Why it isn't the cell that runs both over the sequence, in whatever way; or ""."""
-        cell = self.rnn_cell
-        if type(self.lstm) is not LSTMCell:
-            return f"lstm is {name_of(self.lstm)}, no LSTMCell: each step calls it"
-        if why := self.lstm.stepwise():
-            return f"lstm: {why}"
-        if not runs_sequences(cell):
-            return f"{name_of(cell)} is called once for each step"
-        if why := cell.stepwise():
-            return why
-        owners = [owner_of(cell, name) for name in ("sequence", "mixed_sequence")]
-        if owners[1] is None or owners[0] is not owners[1]:
-            return _MIXED.format(name_of(cell))
-        return ""
+        return why_steps(self)
 
     def _has_program(self, *call: Any) -> bool:
         """Whether a step program runs in place of calls at each step."""
@@ -193,11 +169,12 @@ class Direction(LazyWeights, CheckedOptions):
         ts: float | mx.array,
         mask: mx.array | None,
         seen: Seen | None,
+        resets: Resets | None = None,
         *,
         sequences: bool,
     ) -> Result:
         """Run over x [B, T, I] from `state`; ts a number, [] or [B, T]; mask None, [B, T] or
-        [B, T, I]; `seen` what is known of each feature before.
+        [B, T, I]; `seen` what is known of each feature before; `resets` where an episode begins.
 
         `sequences`: the outputs of all steps; else that of the last.
         """
@@ -208,17 +185,20 @@ class Direction(LazyWeights, CheckedOptions):
         settle(self, x, ts, mask, *(state if isinstance(state, tuple | list) else (state,)))
         if mask is not None and mask.ndim == 3:
             width = self._input_width(x.shape[-1], True)
-            x, mask, seen = masked_features(self.op, x, mask, ts, width, seen)
+            begins = None if resets is None else resets.at
+            x, mask, seen = masked_features(self.op, x, mask, ts, width, seen, begins)
         if mask is None or x.shape[1] == 0:
-            trace = self._trace(x, state, ts)
+            trace = self._trace(x, state, ts, resets)
         else:
-            trace = self._masked_trace(x, state, ts, mask)
-        last = _last_state(trace.states, state, x.shape[1])
+            trace = self._masked_trace(x, state, ts, mask, resets)
+        if watched.runs is not None:
+            watched.runs.append(Run(self, x, state, ts, mask, resets, trace.states))
+        last = last_state(trace.states, state, x.shape[1])
         if trace.outputs is None:
             states = trace.states if sequences else last
             output = self.rnn_cell.readout(states[0] if self.mixed_memory else states)
         else:
-            output = trace.outputs if sequences else _last_output(trace.outputs)
+            output = trace.outputs if sequences else last_output(trace.outputs)
         return Result(self._project(output), last, seen)
 
     def _project(self, output):
@@ -233,33 +213,40 @@ class Direction(LazyWeights, CheckedOptions):
             check_array(self.op, "fc.bias", fc.bias, "[P]", sizes[:1])
         return shapeless.linear(fc, output).astype(output.dtype)
 
-    def _masked_trace(self, x: mx.array, state: Any, ts: Any, mask: Any) -> Trace:
-        """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are."""
+    def _masked_trace(
+        self, x: mx.array, state: Any, ts: Any, mask: Any, resets: Resets | None
+    ) -> Trace:
+        """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are, or
+        as they start where it begins an episode.
+        """
         steps = Steps.of(mask)
         ts = steps.take(ts, 1.0) if is_spans(ts) else ts
-        states, outputs = self._trace(steps.take(x, 0.0), state, ts)
+        moved = None if resets is None else resets.moved(steps)
+        states, outputs = self._trace(steps.take(x, 0.0), state, ts, moved)
+        states = spread_states(steps, states, state)
+        if resets is not None:
+            states = resets.spread(steps, mask, states, resets.state)
         if outputs is not None:
             nothing = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
             outputs = steps.spread(outputs, nothing)
-        return Trace(spread_states(steps, states, state), outputs)
+            if resets is not None:
+                outputs = resets.spread(steps, mask, outputs, nothing)
+        return Trace(states, outputs)
 
-    def _trace(self, x: mx.array, state: Any, ts: Any) -> Trace:
+    def _trace(self, x: mx.array, state: Any, ts: Any, resets: Resets | None) -> Trace:
         """Run over x [B, T, I] without a mask."""
         if x.shape[1] == 0:
             return self._empty_trace(x, state)
-        if runs_sequences(self.rnn_cell) and not self.mixed_memory:
-            return Trace(self.rnn_cell.sequence(x, state, ts), None)
-        if self.mixed_memory and self._takes_memory():
-            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, self.lstm.weights()), None)
-        return self._step_trace(x, state, ts)
-
-    def _takes_memory(self) -> bool:
-        """Whether the cell's `mixed_sequence` runs the LSTM too: where it is fused, and where it
-        draws dropout for the whole sequence, so that all backends draw the same.
-        """
-        if not self._mixed_stepwise():
-            return True
-        return bool(getattr(self.rnn_cell, "_dropped", tuple)()) and not self._mixed_by_layer()
+        whole, anew = True, {}
+        if resets is not None:
+            whole = starts_anew(self.rnn_cell)
+            anew = {"resets": resets.at, "reset_state": resets.state}
+        if whole and runs_sequences(self.rnn_cell) and not self.mixed_memory:
+            return Trace(self.rnn_cell.sequence(x, state, ts, **anew), None)
+        if whole and self.mixed_memory and cell_takes_memory(self):
+            memory = self.lstm.weights()
+            return Trace(self.rnn_cell.mixed_sequence(x, state, ts, memory, **anew), None)
+        return self._step_trace(x, state, ts, resets)
 
     def _empty_trace(self, x: mx.array, state: Any) -> Trace:
         outputs = None
@@ -269,28 +256,12 @@ class Direction(LazyWeights, CheckedOptions):
             outputs = mx.zeros((x.shape[0], 0, *output.shape[1:]), output.dtype)
         return Trace(tree_map(lambda s: s[:, None][:, :0], state), outputs)
 
-    def _step_trace(self, x: mx.array, state: Any, ts: Any) -> Trace:
+    def _step_trace(self, x: mx.array, state: Any, ts: Any, resets: Resets | None = None) -> Trace:
         """Run step by step, each with one call of the cell, in float32 with mixed memory."""
         with dispatch.stream_of_steps(self._fused_steps()):
-            return trace_by_steps(self, x, state, ts)
+            return trace_by_steps(self, x, state, ts, resets)
 
     def _fused_steps(self) -> list[FusedCall]:
         """The fused calls of each step where all of it but the LSTM is such; else none."""
         fused = runs_sequences(self.rnn_cell) and not self.rnn_cell.stepwise()
         return self.rnn_cell.calls() if fused else []
-
-
-def _last_state(states: Any, before: Any, steps: int) -> Any:
-    """The last of states [B, T, ...], `before` [B, ...] where there is none."""
-    if shapeless.length_varies():
-        return tree_map(shapeless.last_step, states, before)
-    if isinstance(states, mx.array):
-        return states[:, -1] if steps else before
-    return tree_map(lambda s: s[:, -1], states) if steps else before
-
-
-def _last_output(outputs):
-    """The last of outputs [B, T, O]; zeros when there is none."""
-    if outputs.shape[1]:
-        return outputs[:, -1]
-    return mx.zeros((outputs.shape[0], *outputs.shape[2:]), outputs.dtype)

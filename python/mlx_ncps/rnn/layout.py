@@ -13,6 +13,7 @@ from mlx.utils import tree_map
 from ..checks import flag, is_array, refused
 from ..ops import shapeless
 from ..ops.checks import check_array
+from ..values import is_tracer
 
 if TYPE_CHECKING:
     from .._types import TimespansLike
@@ -34,8 +35,9 @@ def _flag_or(op: str, name: str, given: bool | None, default: bool) -> bool:
 def call_contract(
     op: str, cell_first: bool, return_sequences: bool | None, return_state: bool | None
 ) -> Contract:
-    """The contract of a layer: a cell as first argument follows the MLX guides (last output alone),
-    sizes follow ncps.torch (whole sequence and state); an argument that is not None wins.
+    """The contract of a layer: a cell as first argument follows earlier MLX ports (the last
+    output alone), sizes follow ncps.torch (whole sequence and state); an argument that is not None
+    overrides either.
     """
     default = Contract(False, False) if cell_first else Contract(True, True)
     return Contract(
@@ -52,6 +54,33 @@ def one_of(op: str, **aliases: Any) -> Any:
             f"[{op}] one of {', '.join(aliases)} must be given, got {', '.join(given)}."
         )
     return aliases[given[0]] if given else None
+
+
+def truths(op: str, name: str, given: Any, symbols: str, shape: tuple) -> mx.array:
+    """True where the elements of an array of this shape, mx.array or NumPy's, are not 0."""
+    _check_grid(op, name, given, symbols, shape)
+    return _not_zero(op, name, given)
+
+
+def _check_grid(op: str, name: str, given: Any, symbols: str, shape: tuple) -> None:
+    if not (is_array(given) or isinstance(given, np.ndarray)):
+        raise refused(op, name, f"an array {symbols}", given)
+    if given.shape != shape:
+        raise ValueError(f"[{op}] {name} must be {symbols} = {shape}, got {given.shape}.")
+    _check_real(op, name, given)
+
+
+def _check_real(op: str, name: str, given: Any) -> None:
+    kind: Any = given.dtype
+    if not (kind != mx.complex64 if is_array(given) else kind.kind in "fiub"):
+        raise ValueError(f"[{op}] {name} must be of real numbers, got {given.dtype}.")
+
+
+def _not_zero(op: str, name: str, given: Any) -> mx.array:
+    _check_real(op, name, given)
+    if isinstance(given, np.ndarray):
+        given = mx.array(np.ascontiguousarray(given))  # MLX refuses negative strides
+    return given != 0
 
 
 class Layout(NamedTuple):
@@ -96,6 +125,22 @@ class Layout(NamedTuple):
         ts = ts if ts.shape == shape else ts.squeeze(-1)
         return ts.T if self.batched and not self.batch_first else ts
 
+    def resets(self, resets: Any, batch: int, steps: int) -> mx.array:
+        """Where an episode begins, [B, T], True where `resets` is not 0."""
+        return self.inputs(truths(self.op, "resets", resets, *self._grid(batch, steps)))
+
+    def resets_of_step(self, resets: Any, batch: int) -> Any:
+        """The same of one step, [B]; in NumPy where its values are known."""
+        if isinstance(resets, (bool, np.generic)):
+            resets = np.asarray(resets)
+        symbols, shape = ("[B]", (batch,)) if self.batched else ("[]", ())
+        _check_grid(self.op, "resets", resets, symbols, shape)
+        if is_array(resets) and not is_tracer(resets):
+            known = resets.astype(mx.float32) if resets.dtype == mx.bfloat16 else resets
+            resets = np.array(known)  # NumPy has no bfloat16
+        at = resets != 0
+        return at if self.batched else at[None]
+
     def mask(self, mask: Any, batch: int, steps: int, features: int) -> mx.array | None:
         """The mask, True where it is not 0, as None, [B, T] or [B, T, I]."""
         if mask is None:
@@ -111,12 +156,7 @@ class Layout(NamedTuple):
                 f"[{self.op}] mask must be {symbols} = {shape} or {wide} = {(*shape, features)}, "
                 f"got {mask.shape}."
             )
-        kind: Any = mask.dtype
-        if not (kind != mx.complex64 if is_array(mask) else kind.kind in "fiub"):
-            raise ValueError(f"[{self.op}] mask must be of real numbers, got {mask.dtype}.")
-        if isinstance(mask, np.ndarray):
-            mask = mx.array(np.ascontiguousarray(mask))  # MLX refuses negative strides
-        return self.inputs(mask != 0)
+        return self.inputs(_not_zero(self.op, "mask", mask))
 
     def state(self, hx: Any, sizes: StateSizes, x: mx.array, name: str = "hx") -> Any:
         """hx, or zeros, batched, for inputs x [B, T, F], whose dtype it takes."""
@@ -135,7 +175,7 @@ class Layout(NamedTuple):
             return tuple(self.state(h, n, x, f"{name}.{key}") for h, (key, n) in parts)
         if hx is None:
             return shapeless.zero_state(x, sizes, x.dtype)
-        if isinstance(hx, list) and len(hx) == 1:  # the list of one state of the MLX guides
+        if isinstance(hx, list) and len(hx) == 1:  # the list of one state of earlier MLX ports
             hx = hx[0]
         symbols, shape = ("[B, H]", (batch, sizes)) if self.batched else ("[H]", (sizes,))
         check_array(self.op, name, hx, symbols, shape)

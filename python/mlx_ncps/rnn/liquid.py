@@ -35,6 +35,11 @@ class LiquidRNN(SequenceLayer):
         bidirectional, merge_mode, go_backwards, stateful: as in `CfC`.
         backward_cell: the cell of the other direction; None: a copy of `cell`, with weights drawn
             anew if it has `redraw()`, as all cells of this package do.
+
+    Example:
+        >>> layer = LiquidRNN(CTRNNCell(20, 16), return_sequences=True)
+        >>> layer(mx.zeros((8, 50, 20)), timespans=0.5).shape
+        (8, 50, 16)
     """
 
     def __init__(
@@ -66,6 +71,12 @@ class LiquidRNN(SequenceLayer):
 class MMRNN(LiquidRNN):
     """Mixed memory for any cell: a `LiquidRNN` with an LSTM in front of the cell (MATHS 4, Lechner
     and Hasani 2020). The state is (h, c), each [B, H]; the arguments are those of `LiquidRNN`.
+
+    Example:
+        >>> layer = MMRNN(CTRNNCell(20, 16), return_state=True)
+        >>> output, (h, c) = layer(mx.zeros((8, 50, 20)))
+        >>> output.shape, h.shape, c.shape
+        ((8, 16), (8, 16), (8, 16))
     """
 
     op = "mmrnn"

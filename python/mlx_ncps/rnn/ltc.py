@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..cells import LiquidCell, LTCCell
 from ..wirings import Wiring
 from .layout import call_contract, one_of
+from .neurons import Conducting
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
 
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from .._types import Ranges
 
 
-class LTC(SequenceLayer):
+class LTC(SequenceLayer, Conducting):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `LTC(cell, ...)`, as in the MLX guides, returns the last output [B, O] alone. `return_sequences`
-    and `return_state`, when given, win in both.
+    `LTC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
+    `return_sequences` or `return_state` to override these defaults.
 
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or an
@@ -39,8 +40,15 @@ class LTC(SequenceLayer):
         go_backwards: read from the end; outputs come in the order of reading.
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
-        cell: another spelling of `input_size` for a cell, as in the MLX guides.
+        cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
         ode_solver, initialization_ranges: as in `LTCCell`.
+
+    Example:
+        >>> layer = LTC(20, AutoNCP(28, 4))  # 20 inputs, 28 neurons, 4 of them outputs
+        >>> x, dt = mx.random.normal((8, 50, 20)), mx.random.uniform(0.1, 2.0, (8, 50))
+        >>> output, state = layer(x, timespans=dt)
+        >>> output.shape, state.shape
+        ((8, 50, 4), (8, 28))
     """
 
     op = "ltc"

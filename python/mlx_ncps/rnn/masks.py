@@ -58,26 +58,49 @@ def _like(index: mx.array, x: mx.array) -> mx.array:
 
 
 class Seen(NamedTuple):
-    """What is known of each feature: its last seen value and the time since then, each [B, I]."""
+    """What is known of each feature: its last seen value and the time since then, each [B, I].
+
+    Example:
+        >>> x, seen = mx.array([[[1.0]], [[2.0]]]), mx.array([[[1.0]], [[0.0]]])
+        >>> _, _, last = carry_forward(x, seen, 0.5)
+        >>> last.value.tolist(), last.time.tolist()
+        ([[1.0], [0.0]], [[0.0], [0.5]])
+    """
 
     value: mx.array
     time: mx.array
 
 
 def carry_forward(
-    inputs: mx.array, mask: mx.array, ts: TimespansLike = None, *, last: Seen | None = None
+    inputs: mx.array,
+    mask: mx.array,
+    ts: TimespansLike = None,
+    *,
+    last: Seen | None = None,
+    resets: mx.array | None = None,
 ) -> tuple[mx.array, mx.array, Seen]:
     """Fill the gaps of irregular data with the last seen values -> (values [B, T, I], time since
     update [B, T, I], Seen after the last step).
 
     values = m x + (1 - m) values_before; time = 0 where m = 1, else time_before + ts.
 
-    inputs: [B, T, I]; what stands at masked places is never read.
-    mask: [B, T, I], 0 where a feature is missing.
-    ts: elapsed time per step: None (1.0), a number >= 0, or an array [], [T], [B, T] or [B, T, 1].
-    last: the Seen of the call before, to continue a sequence; None: zeros.
+    Args:
+        inputs: [B, T, I]; what stands at masked places is never read.
+        mask: [B, T, I], 0 where a feature is missing.
+        ts: elapsed time per step: None (1.0), a number >= 0, or an array [], [T], [B, T] or
+            [B, T, 1].
+        last: the Seen of the call before, to continue a sequence; None: zeros.
+        resets: [B, T], not 0 where an episode begins: there nothing is known, as at the start of
+            a sequence without `last`.
+
     A layer of 2 I or 3 I inputs reads [values, m] or [values, time, m] (Hasani et al. 2022).
     Raises ValueError for a wrong shape or dtype.
+
+    Example:
+        >>> x, mask = mx.array([[[3.0], [7.0]]]), mx.array([[[1.0], [0.0]]])
+        >>> values, time, last = carry_forward(x, mask, 0.5)
+        >>> values.tolist(), time.tolist()
+        ([[[3.0], [3.0]]], [[[0.0], [0.5]]])
     """
     op = "carry_forward"
     shapeless.refuse(op, "a mask of features", length=False)
@@ -90,22 +113,31 @@ def carry_forward(
     check_params(op, "last", last, Seen)
     for name, array in zip(Seen._fields, last, strict=True):
         check_array(op, f"last.{name}", array, "[B, I]", (B, I))
+    if resets is not None:
+        check_array(op, "resets", resets, "[B, T]", (B, T), ())
     if T == 0:
         return inputs, mx.zeros((B, T, I)), last
     t = mx.arange(1, T + 1)[:, None]
     latest = mx.cummax(mx.where(mask, t, 0), axis=1)  # [B, T, I] 0: not seen yet
     values = mx.concatenate([last.value[:, None].astype(inputs.dtype), inputs], axis=1)
     values = mx.take_along_axis(values, latest, axis=1)
-    time = _time_since(mask, ts[:, :, None], last.time)
+    anew = None if resets is None else (resets != 0)[:, :, None]
+    if anew is not None:
+        values = mx.where(latest < mx.cummax(mx.where(anew, t, 0), axis=1), 0, values)
+    time = _time_since(mask, ts[:, :, None], last.time, anew)
     return values, time, Seen(values[:, -1], time[:, -1])
 
 
-def _time_since(mask: mx.array, ts: mx.array, before: mx.array) -> mx.array:
+def _time_since(mask: mx.array, ts: mx.array, before: mx.array, anew: mx.array | None) -> mx.array:
     """time_t = (1 - m_t)(time_(t-1) + ts_t) in log2(T) passes, each of which doubles how far back a
-    sum reaches.
+    sum reaches; without time_(t-1) where anew [B, T, 1] is True.
     """
-    time = mx.concatenate([before[:, None] + ts[:, :1], mx.broadcast_to(ts, mask.shape)[:, 1:]], 1)
-    time, done = mx.where(mask, 0.0, time), mask  # [B, T, I]
+    before = before[:, None]
+    if anew is not None:
+        before = mx.where(anew[:, :1], 0.0, before)
+    time = mx.concatenate([before + ts[:, :1], mx.broadcast_to(ts, mask.shape)[:, 1:]], 1)
+    time = mx.where(mask, 0.0, time)  # [B, T, I]
+    done = mask if anew is None else mask | anew
     distance = 1
     while distance < mask.shape[1]:
         earlier = mx.pad(time[:, :-distance], [(0, 0), (distance, 0), (0, 0)])
@@ -117,7 +149,13 @@ def _time_since(mask: mx.array, ts: mx.array, before: mx.array) -> mx.array:
 
 
 def masked_features(
-    op: str, x: mx.array, mask: mx.array, ts: TimespansLike, width: int, last: Seen | None
+    op: str,
+    x: mx.array,
+    mask: mx.array,
+    ts: TimespansLike,
+    width: int,
+    last: Seen | None,
+    resets: mx.array | None,
 ) -> tuple[mx.array, mx.array, Seen]:
     """What a layer of `width` inputs reads of x [B, T, I] and its feature mask [B, T, I] ->
     ([B, T, width], row mask [B, T], Seen).
@@ -128,7 +166,7 @@ def masked_features(
             f"[{op}] a feature mask of {features} features wants a layer of {2 * features} inputs "
             f"[values, mask] or {3 * features} [values, time since update, mask], got {width}."
         )
-    values, time, last = carry_forward(x, mask, ts, last=last)
+    values, time, last = carry_forward(x, mask, ts, last=last, resets=resets)
     parts = [values, mask] if width == 2 * features else [values, time, mask]
     inputs = mx.concatenate([part.astype(x.dtype) for part in parts], axis=-1)
     return inputs, mx.any(mask, axis=-1), last

@@ -6,6 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from .resets import Resets
+
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
 
@@ -20,7 +22,10 @@ def merge(mode: str | None, first: mx.array, second: mx.array) -> Any:
     return (first + second) / 2 if mode == "ave" else (first, second)
 
 
-def backwards(x: mx.array, state: Any, ts: Any, mask: mx.array | None, seen: Any) -> tuple:
-    """Inputs, time spans and mask in the opposite order of time."""
+def backwards(
+    x: mx.array, state: Any, ts: Any, mask: mx.array | None, seen: Any, resets: Resets | None
+) -> tuple:
+    """Inputs, time spans, mask and episodes in the opposite order of time."""
     ts = ts[:, ::-1] if isinstance(ts, mx.array) and ts.ndim == 2 else ts
-    return x[:, ::-1], state, ts, None if mask is None else mask[:, ::-1], seen
+    mask = None if mask is None else mask[:, ::-1]
+    return x[:, ::-1], state, ts, mask, seen, None if resets is None else resets.backwards()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from .. import dispatch
 from ..dispatch import FusedCall
+from ..ops.resets import resets_are_fused
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where nothing is traced; else:"
 _PROGRAM = "step program over the whole sequence on cpu: the operations of a step, traced once"
@@ -46,6 +47,15 @@ class Plan(NamedTuple):
         if self.stepwise:
             lines.append(f"step by step: {self.stepwise}")
         return "\n".join(lines)
+
+
+def kernels_without_resets(calls: list[FusedCall]) -> str:
+    """Why calls that start anew at some steps are made step by step; "" where none is."""
+    for op, facts in calls:
+        if not resets_are_fused(op, facts):
+            name = dispatch.explain(op, facts).backend
+            return f"the kernels of {name} don't start anew within a sequence"
+    return ""
 
 
 def make_plan(calls: list[FusedCall], stepwise: str, graph: str, *, own_steps: bool) -> Plan:

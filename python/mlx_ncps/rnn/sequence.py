@@ -25,7 +25,9 @@ from ..values import with_batch
 from .direction import Direction
 from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
+from .neurons import Neurons
 from .stateful import Stateful
+from .watched import watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 Timespans = float | mx.array | np.ndarray | None
 
 
-class SequenceLayer(Configurable, Stateful):
+class SequenceLayer(Configurable, Neurons, Stateful):
     """A cell over sequences, in one direction or both: `rnn_cell`, `lstm`, `fc`, and the same under
     `backward` for the other direction.
     """
@@ -87,6 +89,8 @@ class SequenceLayer(Configurable, Stateful):
         timespans: Timespans = None,
         *,
         mask: mx.array | np.ndarray | None = None,
+        resets: mx.array | np.ndarray | None = None,
+        reset_state: Any = None,
         time_delta: Timespans = None,
         initial_state: Any = None,
         initial_states: Any = None,
@@ -105,20 +109,27 @@ class SequenceLayer(Configurable, Stateful):
             output of the step before it stay. Or [B, T, F] ([T, B, F], [T, F]) for inputs of F
             features, 0 where a feature is missing: the cell reads its last seen values and the
             mask, 2 F inputs, or also the time since each was seen, 3 F inputs (`carry_forward`).
+        resets: [B, T] ([T, B], [T]), not 0 at the first step of an episode: the state starts anew
+            before it, and nothing passes from one episode to another, gradients neither. A
+            direction that reads backwards starts anew before the last step of an episode.
+        reset_state: from which it starts anew, as hx; 0 for zeros. None: hx where it is given,
+            else zeros, never what `stateful` kept.
 
         Without any step (T = 0) the state is the initial one, and so is what the last output is
         read from. Raises ValueError for a wrong rank, width, kind or dtype, for timespans of
         another length, and for a number that is negative or NaN; such an element of an array gives
         NaN from its step on.
         """
+        # Long: what it is told of its arguments is what users read.
         if initial_state is not None or initial_states is not None:
             hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         if time_delta is not None:
             timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
-        form = EVERY if self.return_sequences else LAST
-        done = self._at_once(inputs, hx, timespans, form, mask)
-        if done is not None:
-            return done if self.return_state else done[0]
+        if resets is None and reset_state is None:
+            form = EVERY if self.return_sequences else LAST
+            done = self._at_once(inputs, hx, timespans, form, mask)
+            if done is not None:
+                return done if self.return_state else done[0]
         check_process(self.op)
         layout = Layout.of(self.op, inputs, self.batch_first)
         as_they_lie = layout.batched and self.batch_first
@@ -134,17 +145,28 @@ class SequenceLayer(Configurable, Stateful):
             timespans = layout.timespans(timespans, batch, steps)
         ts = normalise_timespans(self.op, timespans, batch, steps, x)
         states = self._states(layout, hx, x)
-        output, states = self._run(x, states, ts, mask)
+        episodes = self._episodes(layout, resets, hx, reset_state, x)
+        output, states = self._run(x, states, ts, mask, episodes)
         if not as_they_lie:
             output = layout.sequences(output) if self.return_sequences else layout.single(output)
             states = layout.single(states)
         return (output, states) if self.return_state else output
 
-    def step(self, x: mx.array, state: Any = None, ts: Timespans = None) -> tuple:
+    def step(
+        self,
+        x: mx.array,
+        state: Any = None,
+        ts: Timespans = None,
+        *,
+        resets: Any = None,
+        reset_state: Any = None,
+    ) -> tuple:
         """One step of a stream -> (output [B, O], new state), equal to a sequence cut into steps.
 
         x: [B, I] or [I].  state: as `hx` of a call; None: zeros, or the state that `stateful` kept.
         ts: time elapsed before the step: None (1.0), a number, or an array [], [B] or [B, 1].
+        resets: [B], or [] or a bool for one sample, not 0 where an episode begins: there the step
+        starts from `reset_state`, as `hx` of a call; None or 0: zeros.
         A CfC or an LTC computes the step at once on the CPU, without a graph, after it has
         evaluated what it reads: the result is evaluated too. Not where mx.compile, a gradient or
         mx.vmap traces it, and a large batch is an Apple GPU's.
@@ -156,6 +178,8 @@ class SequenceLayer(Configurable, Stateful):
         if _ndim(x) not in (1, 2):
             got = x.shape if is_array(x) else type(x).__name__
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
+        if resets is not None or reset_state is not None:
+            state = self._started_anew(x, state, resets, reset_state)
         done = self._at_once(x, state, ts, STEP)
         if done is not None:
             return done
@@ -180,7 +204,7 @@ class SequenceLayer(Configurable, Stateful):
         cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
         if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
             return None
-        if not isinstance(cell, LiquidCell):
+        if not isinstance(cell, LiquidCell) or watched.runs is not None:
             return None
         if state is None and self._kept:
             state = self._kept["states"][0]
@@ -212,11 +236,12 @@ class SequenceLayer(Configurable, Stateful):
         wrong = mapped is None or mapped.shape[-1] != self.proj_size
         return self._project(output) if wrong else mapped
 
-    def _run(self, x, states, ts, mask):
+    def _run(self, x, states, ts, mask, episodes):
         """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
         results = []
         for n, half in enumerate(self._directions if self.bidirectional else (self,)):
-            arguments: Any = (x, states[n], ts, mask, self._kept_seen(n) if self._kept else None)
+            seen = self._kept_seen(n) if self._kept else None
+            arguments: Any = (x, states[n], ts, mask, seen, episodes[n])
             if self.go_backwards != (n == 1):
                 shapeless.refuse(self.op, "reading backwards", length=False)
                 arguments = backwards(*arguments)

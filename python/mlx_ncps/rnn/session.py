@@ -11,7 +11,7 @@ import numpy as np
 from ..checks import is_array, refused
 
 if TYPE_CHECKING:
-    from .._types import StateLike, TimespansLike
+    from .._types import MaskLike, StateLike, TimespansLike
 
 
 class StreamingSession:
@@ -24,12 +24,21 @@ class StreamingSession:
         layer: any layer with `step`, one direction, in evaluation mode or not.
         state: where to start, as `layer.step` takes it. None: zeros.
 
-    `session(x, ts=None)`: x [I] or [B, I], an mx.array or a NumPy array, and the output [O] or
-    [B, O] is of the same kind; a NumPy array is read as float32. ts: the time elapsed before the
-    sample, as in `layer.step`. `session.state` is the state after the last sample.
+    `session(x, ts=None, resets=None)`: x [I] or [B, I], an mx.array or a NumPy array, and the
+    output [O] or [B, O] is of the same kind; a NumPy array is read as float32. ts: the time elapsed
+    before the sample, as in `layer.step`. resets: [B], or a bool for one sample, not 0 where an
+    episode begins with this sample: there the state starts anew, from that which the session began
+    with or was last reset to. `session.state` is the state after the last sample.
     Any thread may call it, one at a time: the layer's weights are evaluated here, since MLX
     computes an array only in the thread that made it. Who sets weights later evaluates them.
     Raises ValueError as `layer.step` does.
+
+    Example:
+        >>> session = StreamingSession(CfC(3, AutoNCP(16, 2)))
+        >>> for x in np.zeros((4, 3), np.float32):  # sample by sample
+        ...     action = session(x, 0.1)
+        >>> action.shape, session.state.shape
+        ((2,), (16,))
     """
 
     def __init__(self, layer: Any, state: StateLike | None = None) -> None:
@@ -39,12 +48,17 @@ class StreamingSession:
                 f"got {type(layer).__name__}."
             )
         self.layer = layer
-        self.state = state
+        self.state = self._first = state
         if isinstance(layer, nn.Module):
             mx.eval(layer.parameters())  # no other thread can compute what this one has begun
         mx.eval(_checked(state))
 
-    def __call__(self, x: mx.array | np.ndarray, ts: TimespansLike = None) -> mx.array | np.ndarray:
+    def __call__(
+        self,
+        x: mx.array | np.ndarray,
+        ts: TimespansLike = None,
+        resets: MaskLike | bool | None = None,
+    ) -> mx.array | np.ndarray:
         """One sample -> the output."""
         from_numpy = isinstance(x, np.ndarray)
         if from_numpy:
@@ -54,7 +68,11 @@ class StreamingSession:
                 )
             x = mx.array(x.astype(np.float32, copy=False))
         try:
-            output, state = self.layer.step(x, self.state, ts)
+            if resets is None:
+                output, state = self.layer.step(x, self.state, ts)
+            else:
+                anew = {"resets": resets, "reset_state": self._first}
+                output, state = self.layer.step(x, self.state, ts, **anew)
             mx.eval(output, state)
         except RuntimeError as error:
             if "There is no Stream" not in str(error):
@@ -70,7 +88,7 @@ class StreamingSession:
     def reset(self, state: StateLike | None = None) -> None:
         """Start anew, from zeros or from `state`."""
         mx.eval(_checked(state))
-        self.state = state
+        self.state = self._first = state
         if state is None and hasattr(self.layer, "reset_states"):
             self.layer.reset_states()
 

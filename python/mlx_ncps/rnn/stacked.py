@@ -15,6 +15,7 @@ from ..wirings import Wiring
 from .cfc import CfC
 from .layout import one_of
 from .ltc import LTC
+from .neurons import Conducting, Gated, Neurons
 from .options import OptionsSignature
 from .plan import Plan
 from .sequence import SequenceLayer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..options import Check
 
 
-class StackedRNN(Configurable, LazyWeights, CheckedOptions):
+class StackedRNN(Configurable, Neurons, LazyWeights, CheckedOptions):
     """Layers over a sequence, each reading the outputs of the one below; `layers` holds them.
 
     Args:
@@ -102,31 +103,42 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
         timespans: TimespansLike = None,
         *,
         mask: MaskLike | None = None,
+        resets: MaskLike | None = None,
+        reset_state: Any = None,
         time_delta: TimespansLike = None,
         initial_state: StateLike | None = None,
         initial_states: StateLike | None = None,
     ) -> Any:
         """The layers over a sequence; arguments as in a call of `CfC`, hx a tuple with one state
-        for each layer. Every layer gets the time spans and the mask; of a feature mask those above
-        the first get which steps had any feature.
+        for each layer, and so is reset_state. Every layer gets the time spans, the resets and the
+        mask; of a feature mask those above the first get which steps had any feature.
         """
         hx = one_of(self.op, hx=hx, initial_state=initial_state, initial_states=initial_states)
         timespans = one_of(self.op, timespans=timespans, time_delta=time_delta)
         output, states = inputs, []
-        for layer, state in zip(self._layers(), self._states(hx), strict=True):
-            output, state = layer(output, state, timespans, mask=mask)
+        firsts = self._states(reset_state, "reset_state")
+        for layer, state, first in zip(self._layers(), self._states(hx), firsts, strict=True):
+            anew = {"resets": resets, "reset_state": first}
+            output, state = layer(output, state, timespans, mask=mask, **anew)
             states.append(state)
             if mask is not None and len(states) == 1 and mask.ndim == inputs.ndim:
                 mask = (mask != 0).any(axis=-1)
         return (output, tuple(states)) if self.return_state else output
 
     def step(
-        self, x: mx.array, state: StateLike | None = None, ts: TimespansLike = None
+        self,
+        x: mx.array,
+        state: StateLike | None = None,
+        ts: TimespansLike = None,
+        *,
+        resets: Any = None,
+        reset_state: Any = None,
     ) -> tuple[mx.array, tuple[Any, ...]]:
         """One step of a stream -> (output [B, O], new states); arguments as in `CfC.step`."""
         states = []
-        for layer, below in zip(self._layers(), self._states(state), strict=True):
-            x, new_state = layer.step(x, below, ts)
+        firsts = self._states(reset_state, "reset_state")
+        for layer, below, first in zip(self._layers(), self._states(state), firsts, strict=True):
+            x, new_state = layer.step(x, below, ts, resets=resets, reset_state=first)
             states.append(new_state)
         return x, tuple(states)
 
@@ -140,14 +152,17 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
                 )
         return self.layers
 
-    def _states(self, hx: StateLike | None) -> Sequence[Any]:
-        """The state of each layer, None for each when hx is None."""
-        if hx is None:
-            return (None,) * len(self.layers)
+    def _one_or_all(self, answers: list[Any]) -> Any:
+        return tuple(answers)
+
+    def _states(self, hx: Any, name: str = "hx") -> Sequence[Any]:
+        """The state of each layer, None for each when hx is None, 0 when it is 0."""
+        if hx is None or (isinstance(hx, (int, float)) and hx == 0):
+            return (hx,) * len(self.layers)
         if not isinstance(hx, tuple | list) or len(hx) != len(self.layers):
             got = f"{len(hx)}" if isinstance(hx, tuple | list) else type(hx).__name__
             raise ValueError(
-                f"[{self.op}] hx must be a tuple of {len(self.layers)} states, one per layer, "
+                f"[{self.op}] {name} must be a tuple of {len(self.layers)} states, one per layer, "
                 f"got {got}."
             )
         return hx
@@ -187,27 +202,50 @@ class StackedRNN(Configurable, LazyWeights, CheckedOptions):
             layer.reset_states()
 
     def explain(
-        self, shape: Sequence[int], *, dtype: mx.Dtype = mx.float32, scalar_timespans: bool = True
+        self,
+        shape: Sequence[int],
+        *,
+        dtype: mx.Dtype = mx.float32,
+        scalar_timespans: bool = True,
+        resets: bool = False,
     ) -> Plan:
-        """What a call with inputs of this shape would run and why, as a printable `Plan`."""
+        """What a call with inputs of this shape, and with `resets`, would run and why, as a
+        printable `Plan`.
+        """
         calls, stepwise, graph, launches, program = (), "", (), (), ""
         for layer in self.layers:
-            plan = layer.explain(shape, dtype=dtype, scalar_timespans=scalar_timespans)
+            plan = layer.explain(
+                shape, dtype=dtype, scalar_timespans=scalar_timespans, resets=resets
+            )
             calls, stepwise, graph = calls + plan.calls, plan.stepwise, graph + plan.graph
             launches, program = launches + plan.launches, plan.program or program
             shape = (*tuple(shape)[:-1], layer.merged_size)
         return Plan(calls, stepwise, graph, launches, program)
 
 
-class CfCRNN(StackedRNN):
-    """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`."""
+class CfCRNN(StackedRNN, Gated):
+    """Stacked `CfC` layers; the arguments are those of `StackedRNN` and the options of `CfC`.
+
+    Example:
+        >>> stack = CfCRNN(20, 16, num_layers=2, bidirectional=True)
+        >>> output, states = stack(mx.zeros((8, 50, 20)))
+        >>> output.shape, len(states)
+        ((8, 50, 32), 2)
+    """
 
     _layer_class = CfC
     op = "cfc_rnn"
 
 
-class LTCRNN(StackedRNN):
-    """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`."""
+class LTCRNN(StackedRNN, Conducting):
+    """Stacked `LTC` layers; the arguments are those of `StackedRNN` and the options of `LTC`.
+
+    Example:
+        >>> stack = LTCRNN(20, 16, num_layers=2, return_sequences=False)
+        >>> output, states = stack(mx.zeros((8, 50, 20)))
+        >>> output.shape, [state.shape for state in states]
+        ((8, 16), [(8, 16), (8, 16)])
+    """
 
     _layer_class = LTC
     op = "ltc_rnn"

@@ -43,7 +43,7 @@ class Wiring(Synapses):
         input_dim: number of inputs I; given, the wiring is built at once.
 
     Attributes:
-        units, output_dim, input_dim: the sizes above, plain ints.
+        units: the number of neurons, as `output_dim` and `input_dim` a plain int.
         adjacency_matrix: ``mx.array`` int32 ``[H, H]``; never trained, always saved.
         sensory_adjacency_matrix: ``mx.array`` int32 ``[I, H]``; ``None`` before :meth:`build`.
 
@@ -54,6 +54,13 @@ class Wiring(Synapses):
 
     Raises:
         ValueError: a size is not a positive integer, or ``output_dim`` exceeds ``units``.
+
+    Example:
+        >>> wiring = Wiring(3, output_dim=1, input_dim=2)
+        >>> wiring.add_sensory_synapse(0, 2, 1)
+        >>> wiring.add_synapse(2, 0, -1)
+        >>> wiring.adjacency_matrix.tolist()
+        [[0, 0, 0], [0, 0, 0], [-1, 0, 0]]
     """
 
     output_dim: int | None

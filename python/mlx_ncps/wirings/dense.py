@@ -27,6 +27,10 @@ class FullyConnected(Wiring):
 
     Raises:
         ValueError: a size is not a positive integer, or ``output_dim`` exceeds ``units``.
+
+    Example:
+        >>> FullyConnected(8, 2, input_dim=3).synapse_count
+        64
     """
 
     def __init__(
@@ -87,6 +91,10 @@ class Random(Wiring):
     Raises:
         ValueError: a size is not a positive integer, ``output_dim`` exceeds ``units``, or
             ``sparsity_level`` is outside [0, 1).
+
+    Example:
+        >>> Random(8, 2, sparsity_level=0.5, input_dim=3).synapse_count
+        32
     """
 
     def __init__(

@@ -24,7 +24,8 @@ NEURON_COLORS = {
     "motor": "tab:orange",
     "sensory": "tab:olive",
 }
-SYNAPSE_COLORS = {"excitatory": "tab:green", "inhibitory": "tab:red"}
+SYNAPSE_COLORS = {"excitatory": "tab:green", "inhibitory": "tab:red", "unsigned": "tab:gray"}
+UNSIGNED = 2  # in the matrices of what a cell computes: a synapse without a polarity
 LAYOUTS = ("kamada", "circular", "random", "shell", "spring", "spectral", "spiral", "layered")
 
 
@@ -67,6 +68,8 @@ def graph_of(wiring: Drawn, include_sensory_neurons: bool = True) -> DiGraph:
 def _add_edges(graph: DiGraph, source_kind: str, matrix: np.ndarray) -> None:
     for src, dest in zip(*matrix.nonzero(), strict=True):
         polarity = "excitatory" if matrix[src, dest] > 0 else "inhibitory"
+        if matrix[src, dest] == UNSIGNED:
+            polarity = "unsigned"
         graph.add_edge(f"{source_kind}_{src}", f"neuron_{dest}", polarity=polarity)
 
 
@@ -87,7 +90,8 @@ def draw_graph(
         layout: ``kamada``, ``circular``, ``random``, ``shell``, ``spring``, ``spectral``,
             ``spiral``, or ``layered``: columns from the inputs to the motor neurons.
         neuron_colors: colour of each type of neuron; types left out keep their default.
-        synapse_colors: one colour, or those of ``excitatory`` (green) and ``inhibitory`` (red).
+        synapse_colors: one colour, or those of ``excitatory`` (green), ``inhibitory`` (red) and
+            ``unsigned`` (grey) synapses; only pictures of cells have the last.
         draw_labels: whether to write each node's name.
         ax: matplotlib axes; default the current ones.
         legend: whether to add the legend, below the axes.

@@ -41,6 +41,11 @@ def is_of_ncps(value: object) -> bool:
 def our_wiring(theirs: Any) -> Wiring | None:
     """`theirs`, a wiring of ncps, in our class of the same name, with its matrices as they are, and
     drawing as it would draw if it isn't built yet; None for a class with layers that we don't have.
+
+    Example:
+        >>> import ncps.wirings
+        >>> our_wiring(ncps.wirings.AutoNCP(28, 4)).units
+        28
     """
     if not is_of_ncps(theirs):
         raise refused("our_wiring", "theirs", "a wiring of the package ncps", theirs)

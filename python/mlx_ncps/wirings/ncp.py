@@ -36,6 +36,12 @@ class NCP(Wiring):
 
     Raises:
         ValueError: a layer is empty, or a fan-out or fan-in exceeds the layer that it draws from.
+
+    Example:
+        >>> wiring = NCP(10, 6, 2, sensory_fanout=4, inter_fanout=3, recurrent_command_synapses=8,
+        ...              motor_fanin=4, input_dim=5)
+        >>> wiring.units, wiring.output_dim
+        (18, 2)
     """
 
     def __init__(
@@ -172,6 +178,11 @@ class AutoNCP(NCP):
     Raises:
         ValueError: a size is not a positive integer, ``output_size`` or ``sparsity_level`` is out
             of range, or ``output_size`` is missing or given twice.
+
+    Example:
+        >>> wiring = AutoNCP(28, 4, input_dim=20)
+        >>> [len(wiring.get_neurons_of_layer(n)) for n in range(wiring.num_layers)]
+        [15, 9, 4]
     """
 
     def __init__(

@@ -14,7 +14,15 @@ from ._matrices import MATRICES, SynapseMatrices
 
 
 class Synapse(NamedTuple):
-    """From a neuron, or an input, to a neuron: polarity +1 (excitatory) or -1 (inhibitory)."""
+    """From a neuron, or an input, to a neuron: `source`, `target`, and the polarity +1 (excitatory)
+    or -1 (inhibitory).
+
+    Example:
+        >>> wiring = Wiring(3)
+        >>> wiring.add_synapse(2, 0, -1)
+        >>> list(wiring.get_synapses())
+        [Synapse(source=2, target=0, polarity=-1)]
+    """
 
     source: int
     target: int

@@ -16,6 +16,7 @@ from ..types import Facts
 from . import cfc, ltc
 
 MIXED_MEMORY = False
+RESETS = False
 
 
 class Operation(NamedTuple):

@@ -32,6 +32,7 @@ from .arrays import (
 )
 from .cfc_params import HEADS, params_as_float64, vector, zero_gradients
 from .checks import choice, shaped
+from .resets import resets_of
 
 VARIANTS = ("torch", "keras", "paper")
 _HEAD_ACTIVATIONS = {"torch": np.tanh, "keras": lambda f: f, "paper": lecun_tanh}
@@ -51,6 +52,8 @@ def cfc_sequence(
     mode: str = "default",
     activation: str = "lecun_tanh",
     variant: str = "torch",
+    resets: Any = None,
+    reset_state: Any = None,
     training: bool = True,
     dropout: Numbers | None = None,
 ) -> np.ndarray:
@@ -65,6 +68,8 @@ def cfc_sequence(
         mode: default, no_gate or pure.
         activation: of the backbone: one of `ops.ACTIVATIONS`.
         variant: torch, keras or paper.
+        resets: [B, T], not 0 where the state starts anew before a step; None: nowhere.
+        reset_state: [B, H], from which it does; None: from `state`.
         training: a hint to fused backends, without effect here.
         dropout: None, or factors [B, T, D] of what the layers of the backbone give, side by side:
             of layers 2, 3, ... in the variant torch, of all in the others.
@@ -73,7 +78,8 @@ def cfc_sequence(
     act = get_activation(activation)
     x, h, ts = _arguments(inputs, state, ts, p)
     factors = _factors(dropout, x, p, variant)
-    return _states(x, h, ts, p, act, factors, mode=mode, variant=variant)
+    anew = resets_of("cfc", resets, reset_state, x.shape[1], h)
+    return _states(x, h, ts, p, act, factors, anew, mode=mode, variant=variant)[0]
 
 
 def cfc_step(
@@ -144,17 +150,20 @@ def cfc_update_pure(f1: Numbers, w_tau: Numbers, A: Numbers, ts: Numbers) -> np.
     return A - A * np.exp(-ts * (np.abs(w_tau) + np.abs(f1))) * f1
 
 
-def _states(x, h, ts, p, act, factors, *, mode, variant):
+def _states(x, h, ts, p, act, factors, anew, *, mode, variant):
+    """The states after every step and those that it reads, [B, T, H] each."""
     _check_variant(variant)
-    states = np.empty((*x.shape[:2], h.shape[1]))
+    states, read = np.empty((2, *x.shape[:2], h.shape[1]))
     for t in range(x.shape[1]):
+        (h,) = anew.before(t, h)
+        read[:, t] = h
         heads = _heads(_backbone(x[:, t], h, p, act, factors, t)[-1], p)
         if mode == "pure":
             h = cfc_update_pure(heads["ff1"], p.w_tau, p.A, ts[:, t])
         else:
             h = cfc_update(*heads.values(), ts[:, t], mode=mode, variant=variant)
         states[:, t] = h
-    return states
+    return states, read
 
 
 def _backbone(x, h, p, act, factors, t):
@@ -197,6 +206,8 @@ def cfc_sequence_backward(
     mode: str = "default",
     activation: str = "lecun_tanh",
     variant: str = "torch",
+    resets: Any = None,
+    reset_state: Any = None,
     training: bool = True,
     dropout: Numbers | None = None,
 ) -> Any:
@@ -205,7 +216,8 @@ def cfc_sequence_backward(
     Args: cotangents [B, T, H], then those of `cfc_sequence`.
 
     Returns ``(dinputs, dstate, dts, dparams)``: shaped as inputs, state, ts (None for None), and a
-    CfCParams of gradients, with None for the fields that the mode does not read.
+    CfCParams of gradients, with None for the fields that the mode does not read. With a reset_state
+    dstate is the pair of the gradients of state and reset_state.
     """
     p = params_as_float64(params, mode)
     act, derivative = get_activation(activation), get_activation_derivative(activation)
@@ -213,13 +225,13 @@ def cfc_sequence_backward(
     x, h, ts = _arguments(inputs, state, ts, p)
     options = {"mode": mode, "variant": variant}
     factors = _factors(dropout, x, p, variant)
-    states = _states(x, h, ts, p, act, factors, **options)
-    before = np.concatenate([h[:, None], states], axis=1)  # [B, T + 1, H]
+    anew = resets_of("cfc", resets, reset_state, x.shape[1], h)
+    states, before = _states(x, h, ts, p, act, factors, anew, **options)
     cotangents = shaped("cfc", "cotangents", cotangents, (None, None, None))
-    check_cotangents("cfc", cotangents, before[:, 1:])
+    check_cotangents("cfc", cotangents, states)
 
     dh, dx, dts = np.zeros_like(h), np.zeros_like(x), np.zeros_like(ts)
-    grads = zero_gradients(p)
+    grads, dfirst = zero_gradients(p), anew.zeros()
     update_backward = _update_pure_backward if mode == "pure" else _update_backward
     for t in reversed(range(x.shape[1])):
         zs = _backbone(x[:, t], before[:, t], p, act, factors, t)
@@ -237,7 +249,8 @@ def cfc_sequence_backward(
             dy = dz * factor[:, t] * derivative(_linear(z, layer))
             dz = _linear_backward(dy, z, layer, dlayer)
         dx[:, t], dh = dz[:, : x.shape[2]], dz[:, x.shape[2] :]
-    return dx, dh, timespans_gradient(given_ts, dts), grads
+        (dh,) = anew.backward(t, dfirst, dh)
+    return dx, anew.gradient(dfirst, dh), timespans_gradient(given_ts, dts), grads
 
 
 def _update_backward(dh, heads, ts, p, grads, *, mode, variant):

@@ -37,6 +37,7 @@ from .ltc_solvers import (
     unfold,
     unfold_backward,
 )
+from .resets import resets_of
 
 MAX_UNFOLDS = 10_000  # the same as in mlx_ncps.limits, which imports MLX
 
@@ -72,6 +73,8 @@ def ltc_sequence(
     implicit_param_constraints: bool = False,
     ode_solver: str = "semi_implicit",
     synapses: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
     training: bool = True,
 ) -> np.ndarray:
     """Runs an LTC over a sequence and returns the state after every step, [B, T, H] float64.
@@ -88,12 +91,15 @@ def ltc_sequence(
         implicit_param_constraints: gleak, cm, w and sensory_w pass through softplus.
         ode_solver: semi_implicit, explicit or runge_kutta.
         synapses: a hint to fused backends, without effect here.
+        resets: [B, T], not 0 where the state starts anew before a step; None: nowhere.
+        reset_state: [B, H], from which it does; None: from `state`.
         training: another such hint.
     """
     p = _float64(params)
     cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints, ode_solver)
     x, v, ts = _arguments(inputs, state, ts, p)
-    return _states(_map_inputs(x, p), v, ts, cell)
+    anew = resets_of("ltc", resets, reset_state, x.shape[1], v)
+    return _states(_map_inputs(x, p), v, ts, cell, anew)[0]
 
 
 def ltc_step(
@@ -108,13 +114,17 @@ def ltc_step(
     return ltc_sequence(inputs[:, None], state, ts, params, **keywords)[:, 0]
 
 
-def _states(x, v, ts, cell):
-    """The state after every step [B, T, H], from mapped inputs [B, T, I]."""
-    states = np.empty((*x.shape[:2], v.shape[1]))
+def _states(x, v, ts, cell, anew):
+    """The states after every step and those that it reads, [B, T, H] each, from mapped inputs
+    [B, T, I].
+    """
+    states, read = np.empty((2, *x.shape[:2], v.shape[1]))
     for t in range(x.shape[1]):
+        (v,) = anew.before(t, v)
+        read[:, t] = v
         v = _unfold_step(x[:, t], v, ts[:, t], cell)[-1]
         states[:, t] = v
-    return states
+    return states, read
 
 
 def _unfold_step(x, v, ts, cell):
@@ -139,6 +149,8 @@ def ltc_sequence_backward(
     implicit_param_constraints: bool = False,
     ode_solver: str = "semi_implicit",
     synapses: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
     training: bool = True,
 ) -> Any:
     """The gradient of sum(cotangents * ltc_sequence(...)).
@@ -147,23 +159,26 @@ def ltc_sequence_backward(
 
     Returns ``(dinputs, dstate, dts, dparams)``: shaped as inputs, state, ts (None for None), and an
     LTCParams of gradients, with None for the masks, which are fixed, and for fields that are None.
+    With a reset_state dstate is the pair of the gradients of state and reset_state.
     """
     p = _float64(params)
     cell = _cell(p, ode_unfolds, epsilon, implicit_param_constraints, ode_solver)
     given_ts = ts
     x, v, ts = _arguments(inputs, state, ts, p)
     mapped = _map_inputs(x, p)
-    before = np.concatenate([v[:, None], _states(mapped, v, ts, cell)], axis=1)  # [B, T + 1, H]
+    anew = resets_of("ltc", resets, reset_state, x.shape[1], v)
+    states, before = _states(mapped, v, ts, cell, anew)
     cotangents = shaped("ltc", "cotangents", cotangents, (None, None, None))
-    check_cotangents("ltc", cotangents, before[:, 1:])
+    check_cotangents("ltc", cotangents, states)
 
     dv, dx, dts = np.zeros_like(v), np.zeros_like(x), np.zeros_like(ts)
-    grads = _zero_gradients(cell)
+    grads, dfirst = _zero_gradients(cell), anew.zeros()
     for t in reversed(range(x.shape[1])):
         potentials = _unfold_step(mapped[:, t], before[:, t], ts[:, t], cell)
         dv, dx[:, t], dts[:, t] = _unfold_step_backward(
             dv + cotangents[:, t], mapped[:, t], potentials, ts[:, t], cell, grads
         )
+        (dv,) = anew.backward(t, dfirst, dv)
     dparams = _raw_gradients(grads, p, implicit_param_constraints)
     if p.input_b is not None:
         dparams["input_b"] = dx.sum(axis=(0, 1))
@@ -172,7 +187,7 @@ def ltc_sequence_backward(
         dx = dx * p.input_w
     return (
         dx,
-        dv,
+        anew.gradient(dfirst, dv),
         timespans_gradient(given_ts, dts),
         LTCParams(**{f: dparams.get(f) for f in LTCParams._fields}),
     )

@@ -26,6 +26,7 @@ from .arrays import (
 from .cfc import cfc_sequence, cfc_sequence_backward
 from .checks import refused, shaped
 from .ltc import ltc_sequence, ltc_sequence_backward
+from .resets import resets_of
 
 
 class LSTMParams(NamedTuple):
@@ -48,9 +49,10 @@ def cfc_mixed_sequence(
     each.
 
     Args: inputs [B, T, I]; state (h, c), [B, H] each; memory an LSTMParams; ts, params and the
-    keywords are those of `cfc_sequence`.
+    keywords are those of `cfc_sequence`, reset_state (h, c).
     """
-    h, c, _ = _run("cfc", cfc_sequence, inputs, state, ts, memory, params, keywords)
+    arguments = inputs, state, ts, memory, params
+    h, c, *_ = _run("cfc", cfc_sequence, *arguments, *_anew(keywords))
     return h, c
 
 
@@ -66,9 +68,10 @@ def ltc_mixed_sequence(
     each.
 
     Args: inputs [B, T, I]; state (h, c), [B, H] each; memory an LSTMParams; ts, params and the
-    keywords are those of `ltc_sequence`.
+    keywords are those of `ltc_sequence`, reset_state (h, c).
     """
-    h, c, _ = _run("ltc", ltc_sequence, inputs, state, ts, memory, params, keywords)
+    arguments = inputs, state, ts, memory, params
+    h, c, *_ = _run("ltc", ltc_sequence, *arguments, *_anew(keywords))
     return h, c
 
 
@@ -108,17 +111,27 @@ def ltc_mixed_sequence_backward(
     return _run_backward("ltc", functions, cotangents, arguments, keywords)
 
 
-def _run(op, sequence, inputs, state, ts, memory, params, keywords):
-    """h, c and h* of every step, [B, T, H] each."""
+def _anew(keywords):
+    """The keywords of the cell and those of the resets."""
+    names = ("resets", "reset_state")
+    rest = {name: value for name, value in keywords.items() if name not in names}
+    return rest, {name: keywords.get(name) for name in names}
+
+
+def _run(op, sequence, inputs, state, ts, memory, params, keywords, resets):
+    """h, c and h* of every step, and the h and c that it reads, [B, T, H] each."""
     x, h, c, ts, m = _arguments(op, inputs, state, ts, memory)
-    states = np.empty((3, *x.shape[:2], h.shape[1]))
+    anew = resets_of(op, *resets.values(), x.shape[1], h, c)
+    states = np.empty((5, *x.shape[:2], h.shape[1]))
     for t in range(x.shape[1]):
+        h, c = anew.before(t, h, c)
+        states[3:, :, t] = h, c
         i, ig, fg, og = _gates(x[:, t], h, m)
         c = c * fg + i * ig
         driven = np.tanh(c) * og
         options = _at_step(keywords, t)
         h = sequence(x[:, t : t + 1], driven, ts[:, t : t + 1], params, **options)[:, 0]
-        states[:, :, t] = h, c, driven
+        states[:3, :, t] = h, c, driven
     return tuple(states)
 
 
@@ -138,14 +151,14 @@ def _gates(x, h, m):
 def _run_backward(op, functions, cotangents, arguments, keywords):
     sequence, sequence_backward = functions
     inputs, state, given_ts, memory, params = arguments
-    h, c, driven = _run(op, sequence, inputs, state, given_ts, memory, params, keywords)
+    keywords, resets = _anew(keywords)
+    h, c, driven, h_before, c_before = _run(op, sequence, *arguments, keywords, resets)
     x, h0, c0, ts, m = _arguments(op, inputs, state, given_ts, memory)
     dh_out, dc_out = _pair(op, "cotangents", cotangents)
     check_cotangents(op, dh_out, h)
     check_cotangents(op, dc_out, c)
-    h_before, c_before = (
-        np.concatenate([first[:, None], states], axis=1) for first, states in ((h0, h), (c0, c))
-    )
+    anew = resets_of(op, *resets.values(), x.shape[1], h0, c0)
+    dfirst = anew.zeros()
     dx, dts, dh, dc = np.zeros_like(x), np.zeros(ts.shape), np.zeros_like(h0), np.zeros_like(c0)
     dm = LSTMParams(*(np.zeros_like(w) for w in m))
     none = _at_step(keywords, x.shape[1])
@@ -163,8 +176,8 @@ def _run_backward(op, functions, cotangents, arguments, keywords):
         dm.bias[...] += dz.sum(axis=0)
         dm.recurrent_weight[...] += dz.T @ h_before[:, t]
         dx[:, t] += dz @ m.input_weight
-        dh = dz @ m.recurrent_weight
-    return dx, (dh, dc), timespans_gradient(given_ts, dts), dm, dparams
+        dh, dc = anew.backward(t, dfirst, dz @ m.recurrent_weight, dc)
+    return dx, anew.gradient(dfirst, dh, dc), timespans_gradient(given_ts, dts), dm, dparams
 
 
 def _gates_backward(ddriven, dc, gates, c_before, c):

@@ -24,17 +24,27 @@ def export_function(
 ) -> None:
     """As `mx.export_function`, in MLX's own operations, which any process that has MLX can import.
 
-    file: path of the file to write.
-    function: of arrays, positional or by keyword; it returns arrays. The layers that it calls
-        become constants, as they are now: call their `eval()` before.
-    args, kwargs: arrays of the shapes to export for.
-    shapeless: as MLX has it; a sequence keeps its number of steps.
+    Args:
+        file: path of the file to write.
+        function: of arrays, positional or by keyword; it returns arrays. The layers that it calls
+            become constants, as they are now: call their `eval()` before.
+        *args: arrays of the shapes to export for.
+        **kwargs: the same, by keyword.
+        shapeless: as MLX has it; a sequence keeps its number of steps.
 
     `mx.import_function(file)` gives the function back. The fused kernels are not in the file: it
     computes as the backend "reference" does. For several shapes use `mx.exporter` within
     `use_backend("reference")`.
     Raises ValueError for other arguments, and when the function captures an array that is a strided
     view, which MLX would write wrong.
+
+    Example:
+        >>> layer = CfC(3, 4)
+        >>> layer.eval()
+        CfC(...)
+        >>> export_function("cfc.mlxfn", lambda x: layer(x)[0], mx.zeros((2, 5, 3)))
+        >>> mx.import_function("cfc.mlxfn")(mx.ones((2, 5, 3)))[0].shape
+        (2, 5, 4)
     """
     op = "export_function"
     file, shapeless = path(op, "file", file), flag(op, "shapeless", shapeless)

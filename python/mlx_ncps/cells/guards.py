@@ -1,0 +1,51 @@
+"""What must hold among masks and wirings that are tracers, and so have no value before the trace
+runs: results are NaN where it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from ..backends import cpu
+from ..dispatch import prepares_on_cpu
+
+
+class Rule(NamedTuple):
+    """Of arrays laid out one after the other: element at[i] is not 0 exactly where one of the
+    elements of[i] is not 0.
+    """
+
+    at: np.ndarray  # [n] int32
+    of: np.ndarray  # [n, width] int32; without width the elements must be 0
+    own: bool = False  # element at[i] may also be not 0 alone
+
+
+def guarded(array: mx.array, arrays: list[mx.array], rules: list[Rule]) -> mx.array:
+    """`array`, or NaN throughout where the arrays break one of the rules."""
+    rules = [rule for rule in rules if rule.at.size]
+    if not rules:
+        return array
+    if prepares_on_cpu() and array.dtype == mx.float32:
+        return cpu.guarded(array, arrays, rules)
+    flat = mx.concatenate([mx.flatten(a != 0) for a in arrays])
+    broken = mx.array(False)
+    for rule in rules:
+        here = _elements(flat, rule.at)
+        there = mx.array(False)
+        if rule.of.size:
+            there = mx.any(_elements(flat, rule.of.ravel()).reshape(rule.of.shape), axis=1)
+        differ = here != there
+        broken = broken | mx.any(differ & ~here if rule.own else differ)
+    return mx.where(broken, mx.array(math.nan, array.dtype), array)
+
+
+def _elements(flat: mx.array, index: np.ndarray) -> mx.array:
+    """flat[index], without a gather where it is a range."""
+    first = int(index[0]) if index.size else 0
+    if np.array_equal(index, np.arange(first, first + index.size)):
+        return flat[first : first + index.size]
+    return flat[mx.array(index)]

@@ -1,0 +1,1 @@
+"""Exported C headers on a microcontroller's processor, under QEMU."""
