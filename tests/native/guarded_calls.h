@@ -130,6 +130,7 @@ inline void bind_program(Call& c, long B, long T) {
   auto* out = c.written_by_program.data();
   p.plan = &c.plan->view, p.B = B, p.T = T;
   p.captured = in, p.steps = in + steps, p.states = in + states;
+  p.reset_states = p.states, p.dreset_states = out + states;
   p.dcaptured = out, p.dsteps = out + steps, p.dstates = out + states;
   p.dnext = in + ends, p.doutputs = in + ends + text.states;
   p.next = out + ends, p.outputs = out + ends + text.states;

@@ -84,6 +84,11 @@ void sum(const StepInstruction& i, const Numbers& from, Numbers& to) {
   for (size_t q = 0; q < from.size(); ++q) to[q / (mid * inner) * inner + q % inner] += from[q];
 }
 
+void expand(const StepInstruction& i, const Numbers& from, Numbers& to) {
+  const int mid = i.ints[1], inner = i.ints[2];
+  for (size_t q = 0; q < to.size(); ++q) to[q] = from[q / (mid * inner) * inner + q % inner];
+}
+
 void softmax(const StepInstruction& i, const Numbers& from, Numbers& to) {
   Numbers all(i.ints[0], 0);
   for (size_t q = 0; q < from.size(); ++q) all[q / i.ints[1]] += std::exp(from[q]);
@@ -111,6 +116,7 @@ void run_in_double(const StepInstruction& i, const StepProgram& program,
   };
   if (i.op == ProgramOp::MOVE) return move(i, values[i.in[0]], to);
   if (i.op == ProgramOp::SUM) return sum(i, values[i.in[0]], to);
+  if (i.op == ProgramOp::EXPAND) return expand(i, values[i.in[0]], to);
   if (i.op == ProgramOp::SOFTMAX) return softmax(i, values[i.in[0]], to);
   if (i.op == ProgramOp::MATMUL) return matmul(i, values, to);
   for (size_t q = 0; q < to.size(); ++q) to[q] = program_value(i.op, at(0, q), at(1, q), at(2, q));

@@ -89,7 +89,45 @@ NATIVE_TEST(programs_of_moves_sums_and_softmax_equal_the_equations) {
   for_each_isa([] {
     const auto p = of_blocks();
     for (const ProgramSizes& n : {ProgramSizes{1, 1}, {3, 5}, {16, 2}, {17, 14}, {0, 3}, {3, 0}})
-      for (bool resets : {false, true}) check_program("blocks", p, n, {}, resets);
+      for (StartsAnew anew : {StartsAnew::NONE, StartsAnew::FROM_STATES, StartsAnew::FROM_OTHERS})
+        check_program("blocks", p, n, {}, anew);
+  });
+}
+
+// Sums, their counterparts and softmax over an axis of n, as the last one and before one of 3, of
+// steps and of fixed values.
+static StepProgram of_one_axis(long outer, long n) {
+  const int o = int(outer), m = int(n);
+  StepProgram p({outer * n, outer, outer * n * 3}, {outer * n, outer * n * 3}, {outer});
+  const int x = p.input(0), wide = p.input(1),
+            repeated = p.in_step(EXPAND, outer * n, {p.state(0)}, {o, m, 1}),
+            mixed = p.in_step(ADD, outer * n, {x, repeated}),
+            soft = p.in_step(SOFTMAX, outer * n, {mixed}, {o, m}),
+            sum = p.in_step(SUM, outer, {p.in_step(MUL, outer * n, {soft, x})}, {o, m, 1}),
+            last = p.in_step(SUM, outer * 3, {wide}, {o, m, 3}),
+            tiled = p.in_step(EXPAND, outer * n * 3, {last}, {o, m, 3}),
+            other = p.in_step(SUM, 3 * n, {wide}, {1, o, 3 * m}),
+            spread = p.in_step(EXPAND, outer * n * 3, {other}, {1, o, 3 * m}),
+            both = p.in_step(MUL, outer * n * 3, {tiled, spread}),
+            narrow = p.in_step(SUM, n * 3, {wide}, {3, o, m}),
+            grown = p.in_step(EXPAND, outer * n * 3, {narrow}, {3, o, m});
+  p.next = {p.in_step(TANH, outer, {sum})};
+  p.outputs = {soft,
+               both,
+               grown,
+               p.at_once(SOFTMAX, outer * n, {0}, {o, m}),
+               p.at_once(SUM, outer, {0}, {o, m, 1}),
+               p.at_once(EXPAND, outer * n, {1}, {o, m, 1}),
+               p.at_once(SUM, n * 3, {2}, {3, o, m})};
+  return p;
+}
+
+NATIVE_TEST(programs_over_an_axis_of_any_length_equal_the_equations) {
+  for_each_isa([] {
+    for (long n : {1, 2, 3, 4, 8, 16, 17, 32})
+      for (long outer : {1, 2, 3, 8, 19})
+        check_program("axis of " + std::to_string(n) + " of " + std::to_string(outer),
+                      of_one_axis(outer, n), {3, 2});
   });
 }
 
@@ -114,10 +152,10 @@ NATIVE_TEST(programs_of_products_equal_the_equations) {
   for_each_isa([] {
     for (const ProgramSizes& n :
          {ProgramSizes{1, 1}, {1, 70}, {2, 3}, {17, 13}, {40, 5}, {0, 2}, {2, 0}})
-      for (bool resets : {false, true})
-        check_program("products", of_products(3, 5), n, {-.8, .8}, resets);
-    check_program("products", of_products(17, 16), {5, 4}, {-.4, .4}, true);
-    check_program("products", of_products(1, 1), {3, 3}, {}, true);
+      for (StartsAnew anew : {StartsAnew::NONE, StartsAnew::FROM_STATES, StartsAnew::FROM_OTHERS})
+        check_program("products", of_products(3, 5), n, {-.8, .8}, anew);
+    check_program("products", of_products(17, 16), {5, 4}, {-.4, .4}, StartsAnew::FROM_OTHERS);
+    check_program("products", of_products(1, 1), {3, 3}, {}, StartsAnew::FROM_OTHERS);
     check_program("products", of_products(33, 65), {3, 3}, {-.2, .2});
   });
 }
@@ -131,7 +169,7 @@ NATIVE_TEST(programs_of_wide_rows_equal_the_equations) {
               scaled = p.in_step(MUL, n, {sum, 0});
     p.next = {p.in_step(TANH, n, {scaled})};
     p.outputs = {p.in_step(SUM, 1, {scaled}, {1, int(n), 1})};
-    check_program("wide", p, {5, 3}, {-.1, .1}, true);
+    check_program("wide", p, {5, 3}, {-.1, .1}, StartsAnew::FROM_OTHERS);
   });
 }
 
@@ -139,7 +177,7 @@ NATIVE_TEST(programs_hold_with_any_number_of_threads) {
   const auto p = of_products(9, 33);
   for (const int threads : {1, 3}) {
     set_num_threads(threads);
-    check_program("threads", p, {90, 30}, {-.3, .3}, true);
+    check_program("threads", p, {90, 30}, {-.3, .3}, StartsAnew::FROM_OTHERS);
   }
   set_num_threads(0);
 }
@@ -151,7 +189,7 @@ static Numbers by_program(ProgramOp op, const Numbers& a, const Numbers& b) {
   p.next = {p.state(0)};
   p.outputs = {op < ADD ? p.in_step(op, n, {p.input(0)})
                         : p.in_step(op, n, {p.input(0), p.input(1)})};
-  ProgramCall call(p, {1, 1}, {}, false);
+  ProgramCall call(p, {1, 1}, {}, StartsAnew::NONE);
   for (long i = 0; i < n; ++i) call.in[0].data[i] = float(a[i]), call.in[1].data[i] = float(b[i]);
   kernels().program_forward(call.problem);
   return {call.out[1].get(), call.out[1].get() + n};

@@ -104,8 +104,7 @@ def test_order_is_the_seed_s_and_lets_every_operator_come_early():
     assert {m.edit.operator for m in first[: len(present)]} == present
 
 
-# Texts of the CPU's kernels that are no arithmetic of a kernel's: lists of the others, and loops
-# that only benchmarks or tests run.
+# Texts that only list others, and what only benchmarks or tests run.
 NO_KERNELS = {"formulas", "kernels", "limits", "maths"}
 
 

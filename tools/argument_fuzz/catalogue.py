@@ -7,6 +7,7 @@ import mlx_ncps as m
 import numpy as np
 from mlx_ncps import cells, config, convert, export, layers, ops, rnn, weights, wirings
 
+from . import native
 from .constructors import CONSTRUCTORS
 from .functions import FUNCTIONS, OPS, RUNNERS
 from .methods import method_arguments
@@ -19,6 +20,8 @@ def targets(name: str):
     Raises KeyError, here or when a call is made, for a name without arguments here.
     """
     kind, _, method = name.partition(".")
+    if name.startswith(native.PREFIX):
+        return [_plain(native.call(method), made) for made in native.CALLS[method]]
     if kind == "numpy":
         return [_plain(getattr(ops.numpy, method), made, True) for made in OPS[method]]
     if method:

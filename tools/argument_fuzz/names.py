@@ -7,6 +7,8 @@ import inspect
 import mlx_ncps
 from mlx_ncps import cells, config, convert, export, layers, ops, rnn, weights, wirings
 
+from . import native
+
 MODULES = (mlx_ncps, cells, config, convert, export, layers, ops, ops.numpy, rnn, weights, wirings)
 
 # Methods that only layers and cells of this package call, with arguments that are checked already;
@@ -32,7 +34,9 @@ TUPLES = frozenset(["CfCParams", "LSTMParams", "LTCParams", "Seen", "Synapse"])
 
 
 def public_names(only: str = "") -> list[str]:
-    """`function`, `Class`, `Class.method` and `numpy.function`, each once, that hold `only`."""
+    """`function`, `Class`, `Class.method`, `numpy.function` and `native.operator`, each once, that
+    hold `only`.
+    """
     names = {}
     for module in MODULES:
         prefix = "numpy." if module is ops.numpy else ""
@@ -42,6 +46,7 @@ def public_names(only: str = "") -> list[str]:
                 names.update(dict.fromkeys([name, *_methods(thing)]))
             elif callable(thing) and not inspect.isclass(thing):
                 names[prefix + name] = None
+    names.update(dict.fromkeys(native.operators()))
     return [name for name in names if only in name]
 
 

@@ -17,6 +17,7 @@ from mlx_ncps import (
     set_num_threads,
 )
 
+from . import native
 from .catalogue import targets
 from .hostile import lazily, replaced
 from .names import public_names
@@ -111,7 +112,7 @@ def _outcome(case: Case, prepare) -> tuple[Outcome, list]:
             arrays = _arrays(made)
             mx.eval(arrays)
     except Exception as error:
-        kind = _kind(error, case.changed)
+        kind = _kind(error, case)
         outcome = Outcome(kind, case.name, case.changed, type(error).__name__, str(error)[:300])
         return outcome, []
     finally:
@@ -121,16 +122,26 @@ def _outcome(case: Case, prepare) -> tuple[Outcome, list]:
     return Outcome(ACCEPTED, case.name, case.changed), arrays
 
 
-def _kind(error: Exception, changed: str) -> str:
+def _kind(error: Exception, case: Case) -> str:
     message = str(error)
     if isinstance(error, TypeError) and _SIGNATURE.search(message):
         return SIGNATURE
-    if message.startswith("[eval]") and "tracer" in changed:
+    if message.startswith("[eval]") and "tracer" in case.changed:
         return CLEAR  # MLX's own, where a value is needed
+    if case.name.startswith(native.PREFIX):
+        return _kind_of_native(error, message)
     if isinstance(error, (ValueError, TypeError)):
         return CLEAR if _CLEAR.match(message) else UNCLEAR
     ours = isinstance(error, _OURS) or (isinstance(error, RuntimeError) and "backend" in message)
     return CLEAR if ours and re.match(r"\[\w+\] ", message) else UNCLEAR
+
+
+def _kind_of_native(error: Exception, message: str) -> str:
+    """What only this package calls need not say what it got."""
+    if isinstance(error, TypeError):
+        return SIGNATURE if "incompatible function arguments" in message else UNCLEAR
+    named = re.match(r"\[[\w. ]+\] ", message)
+    return CLEAR if named and isinstance(error, ValueError) else UNCLEAR
 
 
 def _arrays(made, depth=4) -> list:

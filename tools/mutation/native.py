@@ -24,11 +24,8 @@ ISA_FLAGS = {
 COMMON = ["-std=c++20", "-fPIC", "-I.", "-DMLX_NCPS_X86=1"]
 KERNELS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-SUPPORT = (
-    *("csrc/cpu/interrupt.cpp", "csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),
-    "tests/native/main.cpp",
-)
-OTHER_TESTS = ("tests/native/test_thread_pool.cpp",)  # run no kernel
+SUPPORT = (*("csrc/cpu/interrupt.cpp", "csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),)
+OTHER_TESTS = ("perf_guard.cpp", "test_thread_pool.cpp")  # have a main of their own, run no kernel
 
 
 class Kernels:
@@ -122,9 +119,8 @@ class Native(Kernels):
 
     def sources(self) -> list[str]:
         """What is built once: the C++ tests and all that they need but kernels."""
-        found = self.tree.folder.glob("tests/native/test_*.cpp")
-        tests = sorted(str(path.relative_to(self.tree.folder)) for path in found)
-        return [*SUPPORT, *(test for test in tests if test not in OTHER_TESTS)]
+        tests = sorted(path.name for path in self.tree.folder.glob("tests/native/*.cpp"))
+        return [*SUPPORT, *(f"tests/native/{name}" for name in tests if name not in OTHER_TESTS)]
 
     def _support(self, source: str) -> Path:
         return self.objects / f"{Path(source).stem}.o"

@@ -15,7 +15,7 @@ CPU_FILES = tuple(
         "ltc_dense", "ltc_dense_backward", "ltc_lists", "ltc_lists_backward",
         "gemm", "cfc", "cfc_backward", "lstm", "lstm_backward", "packed", "simd", "memory",
         "activation", "ltc_lists_synapses", "ltc_stages", "dropout", "program",
-        "program_backward", "program_maths",
+        "program_backward", "program_blocks", "program_maths", "resets",
     )
 )  # fmt: skip
 SHARED_FILES = ("metal/activations.h", "metal/ltc.h", "metal/cfc.h")
