@@ -10,7 +10,7 @@ from .._fork import check_process
 from ..at_once import BATCH, attempt
 from ..ops import shapeless
 from ..ops.checks import check_array
-from ..ops.resets import checked_resets, started_anew
+from ..ops.resets import checked_resets, started_anew, where_and_from
 from ..ops.timespans import normalise_timespans
 from ..programs import Declined, float32_weights, run_program
 from .base import first_state
@@ -118,8 +118,7 @@ class ODELSTMCell(FieldCell):
             raise ValueError(f"[{self.op}] lstm must be an LSTMCell, got {kind}.")
         ts = normalise_timespans(self.op, ts, batch, steps)
         anew = checked_resets(self.op, resets, reset_state, state, batch, steps).get("resets")
-        at, *first = anew or [None]
-        made = run_program(self, [self], self._program, inputs, ts, state, at, first or None)
+        made = run_program(self, [self], self._program, inputs, ts, state, *where_and_from(anew))
         if not isinstance(made, Declined):
             h, c = made[0]
             return h, c

@@ -125,7 +125,8 @@ class Watch:
         free = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         for name, cell in free:
             if name != "__class__":
-                self._value(name, self._hold(_Cell(cell), name))
+                held: Any = _Cell(cell)
+                self._value(name, self._hold(held, name))
 
     def _parts_of_code(self, code: types.CodeType, function: types.FunctionType) -> None:
         for instruction in dis.get_instructions(code):

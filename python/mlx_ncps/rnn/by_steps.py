@@ -127,9 +127,11 @@ def _trace_by_program(
     if not factors and getattr(cell, "_unpacked", str)():  # it draws at each step
         return None
     step, modules = step_function(layer, type(state), len(factors)), modules_of(layer)
-    at, first = (None, None) if resets is None else resets
-    first = list(first) if isinstance(first, tuple | list) else first if at is None else [first]
-    made = run_program(layer, modules, step, x, ts, states, at, first, factors)
+    anew: tuple[Any, Any] = (None, None)
+    if resets is not None:
+        first = resets.state
+        anew = resets.at, list(first) if isinstance(first, tuple | list) else [first]
+    made = run_program(layer, modules, step, x, ts, states, *anew, factors)
     if isinstance(made, Declined):
         return None
     all_states, outputs = made

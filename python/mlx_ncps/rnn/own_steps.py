@@ -44,7 +44,7 @@ class OwnSteps:
         if not isinstance(cell, nn.Module):
             raise Impure("the cell is no module")
         sizes = getattr(cell, "state_size", None)
-        self._sizes = [*sizes] if isinstance(sizes, tuple) else [sizes]
+        self._sizes: list[Any] = [*sizes] if isinstance(sizes, tuple) else [sizes]
         if layer.mixed_memory:
             self._sizes *= 2
         known = all(type(n) is int for n in self._sizes) and len({*self._sizes}) == 1
