@@ -63,11 +63,12 @@ std::vector<float> values(const std::optional<mx::array>& a, int count, const ch
   return {all.data<float>(), all.data<float>() + count};
 }
 
-// Puts the LSTM in front of a cell.
+// Puts the LSTM in front of a cell. own: how many inputs it reads that are not the cell's; 0:
+// those.
 template <typename Problem>
-void set_memory(Problem& p, const MemoryWeights& memory) {
+void set_memory(Problem& p, const MemoryWeights& memory, int own = 0) {
   if (memory.empty()) return;
-  const auto wanted = lstm_shapes("step_cell", int(p.I), int(p.H));
+  const auto wanted = lstm_shapes("step_cell", own ? own : int(p.I), int(p.H));
   if (memory.size() != 3) throw std::invalid_argument("[step_cell] memory must be 3 arrays.");
   for (int i = 0; i < 3; ++i)
     check_shape("step_cell", "memory", memory[i], wanted[i], "the LSTM's");
@@ -75,12 +76,14 @@ void set_memory(Problem& p, const MemoryWeights& memory) {
   p.lstm.on = true;
   p.lstm.input_weight = memory[0].data<float>(), p.lstm.bias = memory[1].data<float>();
   p.lstm.recurrent_weight = memory[2].data<float>();
+  if (own) p.lstm.x = p.lstm.input_weight, p.lstm.inputs = own;  // any x: those of a call follow
 }
 
 template <typename Problem>
 void set_call(Problem& p, const StepCell::Call& call, const float* x, float* c) {
   p.B = call.B, p.T = call.T, p.x = x, p.ts = call.ts;
   p.lstm.c0 = call.c, p.lstm.c = c;
+  if (p.lstm.x) p.lstm.x = call.x;
 }
 
 // to [rows, n] <- from, a row of n every `stride` floats; to's rows lie `apart`.
@@ -116,6 +119,7 @@ struct StepCell::Parts {
   std::shared_ptr<const Program> program;  // in place of stages
   std::shared_ptr<const Program::Plan> plan;
   Packed packed{nullptr, kernels().free_packed_program};
+  std::unique_ptr<const StepCell> front;
   std::vector<Stage> stages;
   long inputs = 0, units = 0, widest = 0, first = 0, outputs = 0, work = 0;
   float merged_ts = 1.0f;
@@ -132,6 +136,15 @@ struct StepCell::Parts {
     units += stage.units;
     if (stage.units > widest) widest = stage.units;
     stages.push_back(std::move(stage));
+  }
+  void put_in_front(const FrontLayers& layers) {
+    const int width = layers.program->text().states[0];
+    if (width != inputs)
+      throw std::invalid_argument("[step_cell] layers in front must give the cell's " +
+                                  std::to_string(size_t(inputs)) + " inputs, got " +
+                                  std::to_string(size_t(width)) + ".");
+    front = std::make_unique<StepCell>(layers.program, layers.captured, Readout{0, width, {}, {}});
+    inputs = front->inputs(), work = saturated_sum(work, front->work());
   }
   long last_units() const { return program ? units : stages.back().units; }
   void set(const Readout& r) {
@@ -174,12 +187,13 @@ struct StepCell::Parts {
 
 StepCell::StepCell(const Arrays& folded, int unfolds, const std::string& solver,
                    std::shared_ptr<const SynapseLists> synapses, const MemoryWeights& memory,
-                   const Readout& readout, double longest_ts) {
+                   const Readout& readout, double longest_ts,
+                   const std::optional<FrontLayers>& front) {
   check_evaluated(folded);
   auto parts = std::make_unique<Parts>();
   parts->longest_ts = longest_ts;
   auto p = ltc_cell(folded, unfolds, solver, synapses);
-  set_memory(p, memory);
+  set_memory(p, memory, front ? front->program->text().steps[0] : 0);
   const auto& table = parts->table;
   parts->add({p,
               {},
@@ -190,6 +204,7 @@ StepCell::StepCell(const Arrays& folded, int unfolds, const std::string& solver,
               synapses,
               ltc_evaluations(unfolds, solver)});
   parts->work = ltc_step_work(p.I, p.H, parts->stages[0].evaluations, !memory.empty());
+  if (front) parts->put_in_front(*front);
   parts->set(readout);
   parts_ = std::move(parts);
 }
@@ -327,6 +342,23 @@ void StepCell::run_program(const Call& call) const {
   }
 }
 
+std::vector<float> StepCell::through_front(const Call& call) const {
+  if (!parts_->front) return {};
+  const long rows = call.B * call.T, width = parts_->front->units();
+  std::vector<float> features(rows * width), before(rows * width);
+  parts_->front->run({.B = rows,
+                      .T = 1,
+                      .x = call.x,
+                      .ts = call.ts,
+                      .h = before.data(),
+                      .c = nullptr,
+                      .last_h = features.data(),
+                      .last_c = nullptr,
+                      .output = nullptr,
+                      .every = false});
+  return features;
+}
+
 void StepCell::read_out(const float* states, long B, mx::Dtype dtype, float* output) const {
   const auto& k = *parts_;
   k.read_out(states + k.units - k.last_units(), B, k.units, dtype, output);
@@ -343,7 +375,8 @@ void StepCell::run(const Call& call) const {
   const bool merged =
       std::all_of(call.ts, call.ts + B * T, [&](float ts) { return ts == k.merged_ts; });
   float* const all_c = c.empty() ? call.last_c : c.data();  // [B, T, H]
-  const float* in = call.x;
+  const auto features = through_front(call);
+  const float* in = features.empty() ? call.x : features.data();
   float* states = nullptr;  // of a stage, [B, T, H_l]
   long at = 0, n = 0, s = 0;
   for (const auto& stage : k.stages) {

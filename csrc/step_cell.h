@@ -31,6 +31,13 @@ struct CfcStage {
   std::string mode, activation, head_activation;
 };
 
+// Layers without a state in front of an LTC: a program of x [I] and ts [1] whose new state,
+// whatever the one before, is what the LTC reads; and the arrays that it captured.
+struct FrontLayers {
+  std::shared_ptr<const Program> program;
+  Arrays captured;
+};
+
 // The work of one row and step by sizes alone: multiply-adds, or what takes as long, 30 or so to
 // the ns; memory: behind an LSTM.
 long ltc_step_work(long inputs, long units, long evaluations, bool memory);
@@ -41,10 +48,11 @@ class StepCell {
  public:
   // folded: the eleven arrays of ltc_sequence, from cm on; synapses: their lists, or null. From the
   // elapsed time `longest_ts` on steps are left to a graph, whose code has something to say of
-  // them.
+  // them. Behind layers in front the LSTM reads what they read.
   StepCell(const Arrays& folded, int unfolds, const std::string& solver,
            std::shared_ptr<const SynapseLists> synapses, const MemoryWeights& memory,
-           const Readout& readout, double longest_ts);
+           const Readout& readout, double longest_ts,
+           const std::optional<FrontLayers>& front = std::nullopt);
   // A chain: each stage reads the new state of the one before; the states lie side by side. Memory
   // wants a chain of one. only_ts: the elapsed time of every step to come, if it is known; else
   // steps of length 1 are the quicker ones, for which a quarter of the heads' weights need not be
@@ -88,6 +96,8 @@ class StepCell {
  private:
   struct Parts;
   void run_program(const Call& call) const;
+  // What the layers in front give of a call's inputs, [B, T, K]; nothing without any.
+  std::vector<float> through_front(const Call& call) const;
   std::unique_ptr<const Parts> parts_;
 };
 

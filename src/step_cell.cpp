@@ -29,6 +29,7 @@ using mlx_ncps::array_of;
 using mlx_ncps::Arrays;
 using mlx_ncps::CfcStage;
 using mlx_ncps::Form;
+using mlx_ncps::FrontLayers;
 using mlx_ncps::Given;
 using mlx_ncps::LooseCall;
 using mlx_ncps::More;
@@ -252,6 +253,8 @@ void bind_step_cell(nb::module_& m) {
   nb::class_<CfcStage>(m, "CfcStage")
       .def(nb::init<Arrays, int, int, std::string, std::string, std::string>(), "weights"_a,
            nb::kw_only(), "inputs"_a, "layers"_a, "mode"_a, "activation"_a, "head_activation"_a);
+  nb::class_<FrontLayers>(m, "FrontLayers", "Layers without a state in front of an LTC.")
+      .def(nb::init<std::shared_ptr<const mlx_ncps::Program>, Arrays>(), "program"_a, "captured"_a);
   m.def("cfc_at_once", &cfc_at_once, "x"_a, "h0"_a, "ts"_a, "stage"_a, "no_gpu"_a,
         "(states, last state) of a short sequence, or None: a graph must compute it.");
   nb::class_<Stream>(m, "StepCell", nb::type_slots(stream_slots),
@@ -260,14 +263,16 @@ void bind_step_cell(nb::module_& m) {
           "ltc",
           [](const Arrays& folded, int unfolds, std::shared_ptr<const SynapseLists> synapses,
              const Arrays& memory, const Readout& readout, const Arrays& parameters,
-             const std::string& solver, double longest_ts) {
-            return new Stream{
-                StepCell(folded, unfolds, solver, std::move(synapses), memory, readout, longest_ts),
-                parameters,
-                {}};
+             const std::string& solver, double longest_ts,
+             const std::optional<FrontLayers>& front) {
+            return new Stream{StepCell(folded, unfolds, solver, std::move(synapses), memory,
+                                       readout, longest_ts, front),
+                              parameters,
+                              {}};
           },
           "folded"_a, "unfolds"_a, "synapses"_a.none(), "memory"_a, "readout"_a, "parameters"_a,
-          "solver"_a = "semi_implicit", "longest_ts"_a = std::numeric_limits<double>::infinity())
+          "solver"_a = "semi_implicit", "longest_ts"_a = std::numeric_limits<double>::infinity(),
+          "front"_a.none() = nb::none())
       .def_static(
           "cfc",
           [](const std::vector<CfcStage>& chain, const Arrays& memory, const Readout& readout,

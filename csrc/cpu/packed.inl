@@ -13,7 +13,7 @@ namespace {
 template <typename Problem>
 static Lstm lstm_of_call(Lstm k, const Problem& p, const float* h0, const float* h) {
   k.p.c0 = p.lstm.c0, k.p.c = p.lstm.c, k.p.gates = p.lstm.gates;
-  k.T = p.T, k.x = p.x, k.h0 = h0, k.h = h;
+  k.T = p.T, k.x = p.lstm.x ? p.lstm.x : p.x, k.h0 = h0, k.h = h;
   return k;
 }
 

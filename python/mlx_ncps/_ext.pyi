@@ -147,6 +147,11 @@ class Readout:
 class CfcStage:
     def __init__(self, weights: Sequence[mlx.core.array], *, inputs: int, layers: int, mode: str, activation: str, head_activation: str) -> None: ...
 
+class FrontLayers:
+    """Layers without a state in front of an LTC."""
+
+    def __init__(self, program: Program, captured: Sequence[mlx.core.array]) -> None: ...
+
 def cfc_at_once(x: object, h0: object, ts: object, stage: CfcStage, no_gpu: bool) -> object:
     """
     (states, last state) of a short sequence, or None: a graph must compute it.
@@ -156,7 +161,7 @@ class StepCell:
     """A cell for streams of single steps."""
 
     @staticmethod
-    def ltc(folded: Sequence[mlx.core.array], unfolds: int, synapses: SynapseLists | None, memory: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array], solver: str = 'semi_implicit', longest_ts: float = float('inf')) -> StepCell: ...
+    def ltc(folded: Sequence[mlx.core.array], unfolds: int, synapses: SynapseLists | None, memory: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array], solver: str = 'semi_implicit', longest_ts: float = float('inf'), front: FrontLayers | None = None) -> StepCell: ...
 
     @staticmethod
     def cfc(chain: Sequence[CfcStage], memory: Sequence[mlx.core.array], readout: Readout, parameters: Sequence[mlx.core.array]) -> StepCell: ...

@@ -45,6 +45,7 @@ class LTCStage(NamedTuple):
     epsilon: float
     implicit_param_constraints: bool
     ode_solver: str = "semi_implicit"
+    front: Any = None  # a program of the extension: of the layers that the inputs pass first
 
     @property
     def backbone(self) -> tuple[int, ...]:
@@ -54,7 +55,8 @@ class LTCStage(NamedTuple):
     def work(self, memory: bool) -> int:
         """Of one row and step, `memory`: behind an LSTM."""
         sizes = self.inputs, self.units, self.ode_unfolds
-        return _loader.native.ltc_step_work(*sizes, memory, self.ode_solver)
+        front = 0 if self.front is None else self.front.work
+        return _loader.native.ltc_step_work(*sizes, memory, self.ode_solver) + front
 
 
 class ProgramStage(NamedTuple):
@@ -81,7 +83,8 @@ class StepPlan(NamedTuple):
         step program.
     arrays: every array that a step depends on.
     readout: of the last stage's state.
-    weights: gives the checked parameters of each stage, of an LTC with its SynapseLists.
+    weights: gives the checked parameters of each stage, of an LTC with its SynapseLists and what
+        the program in front of it captured.
     """
 
     stages: tuple[CfCStage, ...] | tuple[LTCStage] | tuple[ProgramStage]

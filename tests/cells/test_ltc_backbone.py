@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlx_ncps import LTC, LTCCell, available_backends, config, dispatch
+from mlx_ncps import LTC, LTCCell, _loader, available_backends, config, dispatch
 from mlx_ncps.cells import BackboneLTCCell
 from mlx_ncps.ops import numpy as truth
 from mlx_ncps.wirings import AutoNCP, FullyConnected
@@ -204,3 +204,41 @@ def test_wrong_backbones_are_refused(make, message):
         LTCCell(4, I, activation="no", backbone_units=3)
     with pytest.raises(ValueError, match="backbone"):
         BackboneLTCCell(4, I)
+
+
+@pytest.mark.parametrize("rows", [None, 1, 5, 17])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("options", "sizes"), OPTIONS[:3])
+def test_steps_and_short_calls_equal_the_reference(options, sizes, mixed, rows):
+    layer = LTC(LTCCell(AutoNCP(10, 2), I, **options), mixed_memory=mixed, return_state=True)
+    shape = (I,) if rows is None else (rows, I)
+    _, state = layer.step(mx.zeros(shape))
+    mx.eval(layer.parameters(), state)
+    for n in range(3):
+        x, ts = mx.random.normal(shape), 0.5 + 0.5 * n
+        mx.eval(x)
+        with dispatch.use_backend("reference"):
+            want = layer.step(x, state, ts)
+        got = layer.step(x, state, ts)
+        for (name, a), (_, b) in zip(tree_flatten(got), tree_flatten(want), strict=True):
+            assert_close(name, a, b, FORWARD)
+        state = got[1]
+        first = layer.rnn_cell.backbone[0]  # what comes next must notice it
+        first.weight = 1.5 * first.weight
+    x, ts = mx.random.normal((2, 3, I)), mx.random.uniform(0.1, 1.0, (2, 3))
+    with dispatch.use_backend("reference"):
+        want = layer(x, None, ts)
+    for (name, a), (_, b) in zip(tree_flatten(layer(x, None, ts)), tree_flatten(want), strict=True):
+        assert_close(name, a, b, FORWARD)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_step_is_packed_with_the_backbone_in_front(mixed):
+    cell = LTCCell(AutoNCP(10, 2), I, backbone_units=7)
+    layer = LTC(cell, mixed_memory=mixed)
+    plan = layer.rnn_cell._step_plan(mixed)
+    assert plan.stages[0].front is not None
+    output, state = layer.step(mx.zeros(I))
+    values = [a for _, a in tree_flatten((output, state))]
+    assert all(_loader.native.has_values(a) for a in values)

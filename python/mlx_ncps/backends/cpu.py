@@ -134,18 +134,21 @@ def ltc_step_cell(
     stage: Any, weights: tuple, memory: Iterable[mx.array], arrays: list[mx.array], readout: tuple
 ) -> Any:
     """The extension's StepCell of an LTC, of its LTCStage and its (LTCParams, SynapseLists, the
-    elapsed time from which on it leaves steps to a graph).
+    elapsed time from which on it leaves steps to a graph, and what the program in front captured).
 
     memory: the LSTM's weights or none; arrays: what it must be made anew for.
     """
-    params, synapses, longest = weights
+    params, synapses, longest, *captured = weights
+    front = None
+    if stage.front is not None:
+        front = _loader.native.FrontLayers(stage.front, _plain(captured[0]))
     params = type(params)(*(p if p is None else p.astype(mx.float32) for p in params))
     constraints, solver = stage.implicit_param_constraints, stage.ode_solver
     folded = _plain(_fold_ltc(params, constraints, stage.epsilon, solver))
     mx.eval(arrays)
     lists, of_memory, outputs = _handle(synapses), _plain(memory), _readout(readout)
     return _loader.native.StepCell.ltc(
-        folded, stage.ode_unfolds, lists, of_memory, outputs, arrays, solver, longest
+        folded, stage.ode_unfolds, lists, of_memory, outputs, arrays, solver, longest, front
     )
 
 

@@ -236,8 +236,11 @@ class LTCCell(SolverCell):
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
-        plain = type(self) is LTCCell and self.built
-        if not plain or not self._sync_wiring():
+        return self._own_plan() if type(self) is LTCCell else None
+
+    def _own_plan(self) -> StepPlan | None:
+        """The plan of a cell that is built."""
+        if not self.built or not self._sync_wiring():
             return None
         sizes = self["wiring"].input_dim, self.state_size
         options = self.epsilon, self.implicit_param_constraints, self.ode_solver

@@ -12,6 +12,8 @@ from ..ops import LSTMParams, get_activation, shapeless
 from ..ops.checks import check_array
 from ..ops.mixed_memory import ltc_behind_memory
 from ..options import optional
+from ..programs import Declined, owned, programs_of, why_none
+from ..step_plan import StepPlan
 from ..wirings import Wiring
 from .backbone import linear_map
 from .ltc import LTCCell
@@ -75,6 +77,27 @@ class BackboneLTCCell(LTCCell):
         h, c = ltc_behind_memory(inputs, z, state, ts, memory, params, **keywords)
         self._stability.check(self, ts)
         return h.astype(inputs.dtype), c.astype(inputs.dtype)
+
+    def _step_plan(self, mixed: bool) -> StepPlan | None:
+        """As `LTCCell` has it, the backbone as a program in front."""
+        plan = self._own_plan() if type(self) is BackboneLTCCell else None
+        if plan is None or why_none() or not owned([self]):
+            return None
+        sizes = [self.sensory_size, 1], [self["wiring"].input_dim]
+        front = programs_of(self).of([self], self._front, *sizes)
+        if isinstance(front, Declined):
+            return None
+        stage = plan.stages[0]._replace(front=front.program)
+        arrays = [*plan.arrays, *front.captured]
+        return plan._replace(
+            stages=(stage,),
+            arrays=arrays,
+            weights=lambda: [(*self._checked_params(), front.captured)],
+        )
+
+    def _front(self, x: mx.array, ts: mx.array, z: mx.array) -> tuple[list, list]:
+        """The backbone as a step whose new state is what it gives."""
+        return [self._sensed(x)], []
 
     def _features(self, inputs: mx.array) -> mx.array:
         """Z [B, T, K] of inputs [B, T, I], float32."""

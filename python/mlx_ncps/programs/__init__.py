@@ -7,7 +7,7 @@ from .memo import Memo
 from .modules import float32_weights
 from .program import Declined, Instruction, Program
 from .pure import Impure, Watch
-from .run import is_too_large, programs_of, run_program, why_none
+from .run import is_too_large, owned, programs_of, run_program, why_none
 from .steps import step_program
 from .trace import trace, trace_checked
 
@@ -20,6 +20,7 @@ __all__ = [
     "Watch",
     "float32_weights",
     "is_too_large",
+    "owned",
     "programs_of",
     "run_program",
     "step_program",
