@@ -5,6 +5,7 @@
 # make bench      the benchmarks of ten minutes           BENCH_ARGS=--resume
 # make bench-full all of them: docs/results.md, docs/features.md; bench-apple, bench-nvidia: a GPU's
 # make mac-report on a Mac: all of it, in one file for an issue   MAC_REPORT_ARGS=--short
+# make notebooks  run docs/notebooks, and keep their outputs
 # make guard      instructions of the CPU kernels against their stored bounds; needs valgrind
 # make agx        machine code of Apple's GPUs, on Linux as root (docs/agx.md); AGX_ARGS=--check
 # make docs       the documentation site: build/docs/index.html
@@ -40,7 +41,7 @@ NATIVE_FILES = $(shell find csrc metal simulator src tests -name '*.h' -o -name 
 SANITIZERS := address,undefined thread
 
 .PHONY: test test-as-mac demo examples bench bench-full bench-apple bench-nvidia bench-gpu mac-report \
-  guard agx docs lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
+  notebooks guard agx docs lint format sanitize sanitize-python fuzz fuzz-arguments fuzz-files clean
 
 test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(PYTEST) $(PYTEST_ARGS)
@@ -75,6 +76,10 @@ bench-gpu: $(VENV)/bench
 
 mac-report: $(VENV)/created
 	$(BIN)/python -m tools.mac_report $(MAC_REPORT_ARGS)
+
+notebooks: $(VENV)/test
+	$(PIP) install nbclient ipykernel
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m tools.notebooks
 
 guard: $(VENV)/tools
 	$(BIN)/cmake -S . -B build/guard -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \

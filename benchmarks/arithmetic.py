@@ -11,7 +11,7 @@ GATE = 8  # multiply-adds that a gate of an LTC counts as
 # The matrices of a cell that its solver reads at every evaluation; the others are read once.
 _SOLVED = {
     "CTRNNCell": ("recurrent_map",),
-    "NeuralODECell": ("input_map", "recurrent_map"),
+    "NeuralODECell": ("recurrent_map", "field"),
     "ODERNNCell": ("field",),
     "ODELSTMCell": ("field",),
     "ELTCCell": ("w",),
@@ -35,7 +35,8 @@ def _of_cell(cell: Any) -> int:
         gates = evaluations * cell.synapse_count + cell.sensory_synapse_count
         backbone = sum(_matrices(linear) for linear in cell.get("backbone") or ())
         return GATE * gates + backbone
-    solved = _SOLVED.get(type(cell).__name__, ())
+    names = [kind.__name__ for kind in type(cell).__mro__]
+    solved = next((_SOLVED[name] for name in names if name in _SOLVED), ())
     return _matrices(cell) + (evaluations - 1) * _matrices(cell, solved)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import features, report, streaming, training
+from .layer_command import notes
 from .store import read
 
 INTRODUCTION = """\
@@ -55,11 +56,11 @@ def page(results: Path, part) -> str:
 
 
 def _features(document, markdown) -> list[str]:
-    return [markdown(features.table(document)), _indented(features.notes(document))]
+    return [markdown(features.table(document)), _indented(notes(document, features.is_beyond))]
 
 
 def _streaming(document, markdown) -> list[str]:
-    return [markdown(streaming.table(document)), _indented(streaming.notes(document))]
+    return [markdown(streaming.table(document)), _indented(notes(document, streaming.is_beyond))]
 
 
 def _training(document, markdown) -> list[str]:

@@ -16,15 +16,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_ncps import _loader, dispatch
+from mlx_ncps import dispatch
 
 from tests.support.cases import relative_error, tolerance
 
-from . import machine, report, worker
+from . import report
 from .arithmetic import multiply_adds
+from .layer_command import refusal, run_rows
 from .layer_rows import SEED, I, LayerCase, cases
 from .rounds import interleave
-from .store import Store
 
 MODES = ("fwd", "fwd+bwd")
 KEYS = ("plain", "ours", "reference")
@@ -72,44 +72,14 @@ class LayerProgram(NamedTuple):
 
 def run(options) -> int:
     """Measure and print. 1 when a result was wrong or a row failed, 130 when interrupted."""
-    if options.columns:
-        raise ValueError("[benchmarks] features has no --column: its rows compare all three.")
-    chosen = choose(options)
-    if options.list:
-        print("\n".join(case.name for case in chosen))
-        return 0
-    settle(options)
-    command = f"python -m benchmarks {options.typed}".strip()
-    store = Store(options.json, command, machine.header(options), options.resume)
-    with store.measuring():
-        for case in chosen:
-            for mode in MODES:
-                run_row(case, mode, options, store)
-    print(report.align(table(store.document)))
-    print(notes(store.document))
-    return 130 if store.interrupted else int(failed(store.document))
+    every = cases(**QUICK if options.quick else {})
+    return run_rows(options, "features", every, run_modes, table, is_beyond)
 
 
-def choose(options) -> list[LayerCase]:
-    """The cases whose names have one of the patterns. Raises ValueError when none has."""
-    wanted = [c for c in cases(**QUICK if options.quick else {}) if named(c.name, options.only)]
-    if not wanted:
-        raise ValueError("[benchmarks] --only must name a row of `--list`.")
-    return wanted
-
-
-def named(name: str, patterns) -> bool:
-    """Whether one of the patterns is a part of the name, or the whole where it begins with =."""
-    return not patterns or any(p[1:] == name if p[:1] == "=" else p in name for p in patterns)
-
-
-def settle(options) -> None:
-    """Threads and repeats of the rows."""
-    worker.pin(options.threads)
-    if _loader.native is not None:
-        _loader.native.set_num_threads(options.threads)
-    if options.quick:
-        options.repeats, options.slow_repeats = min(options.repeats, 2), 1
+def run_modes(case: LayerCase, options, store) -> None:
+    """Measure both rows of a case."""
+    for mode in MODES:
+        run_row(case, mode, options, store)
 
 
 def run_row(case: LayerCase, mode: str, options, store) -> None:
@@ -130,10 +100,8 @@ def run_row(case: LayerCase, mode: str, options, store) -> None:
         for key in programs:
             results[key] |= {"status": "ready", "samples": samples[key]}
     except Exception as error:
-        refused = isinstance(error, ValueError) and str(error).startswith("[")
-        status = {"status": "refused", "reason": str(error)} if refused else {"status": "error"}
         for result in results.values():
-            result |= {"reason": worker.failure()} | status | {"samples": []}
+            result |= refusal(error) | {"samples": []}
     store.row(name, facts)
     for key, result in results.items():
         store.add(name, key, result)
@@ -241,22 +209,3 @@ def cells(row: dict) -> list[str]:
         report.ratio_text(ratio(row, "reference")),
         "-" if errors is None else f"{errors:.1e}",
     ]
-
-
-def notes(document) -> str:
-    """How many rows are beyond their limit, and why cells have no time."""
-    rows = document["rows"].values()
-    beyond = sum(map(is_beyond, rows))
-    lines = [f"{beyond} of {len(rows)} rows beyond their limit."]
-    for row in rows:
-        cell = row["cells"]["ours"]
-        if cell["status"] != "ready":
-            reason = cell["reason"].strip().splitlines()[-1]
-            lines.append(f"{cell['status']}: {row['row']['name']}: {reason}")
-    return "\n".join(dict.fromkeys(lines))
-
-
-def failed(document) -> bool:
-    """Whether a result was wrong or a row failed."""
-    every = [cell for row in document["rows"].values() for cell in row["cells"].values()]
-    return any(cell["status"] in ("red", "error") for cell in every)

@@ -21,7 +21,7 @@ OURS = (
     Implementation("layer", "mlx-ncps", "layer_training:eager"),
     Implementation("layer_compiled", "mlx-ncps, mx.compile", "layer_training:compiled"),
 )
-COLUMNS = (*OURS, *(BY_KEY[key] for key in ("torch", "jax", "jax_by_hand")))
+COLUMNS = (*OURS, *(BY_KEY[key] for key in ("torch", "torch_compiled", "jax", "jax_by_hand")))
 OTHERS = tuple(i.key for i in COLUMNS if i not in OURS)
 
 

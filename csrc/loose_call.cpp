@@ -12,14 +12,17 @@ std::optional<mx::array> copy_of(const mx::array* a) {
   return a ? std::optional(*a) : std::nullopt;
 }
 
-// Steps whose mask [B, T] is 0 keep the state. call.x and call.ts of them are never read.
+// Steps whose mask [B, T] is 0 keep state and output. call.x and call.ts of them are never read. A
+// cell with an output of its own wants no first step that is left out.
 void run_masked(const StepCell& cell, const StepCell::Call& call, const float* mask) {
   const long B = call.B, T = call.T, I = cell.inputs(), H = cell.units(), O = cell.outputs();
-  std::vector<float> x(B * I), ts(B), h(B * H), c(cell.has_memory() ? B * H : 0), output(B * O);
+  const bool own = cell.has_output();
+  std::vector<float> x(B * I), ts(B), h(B * H), c(cell.has_memory() ? B * H : 0), output(B * O),
+      last_output(own ? B * O : 0);
   std::copy_n(call.h, B * H, call.last_h);
   if (!c.empty()) std::copy_n(call.c, B * H, call.last_c);
   auto step = call;
-  step.T = 1, step.every = false, step.output = nullptr;
+  step.T = 1, step.every = false, step.output = own ? output.data() : nullptr;
   step.x = x.data(), step.ts = ts.data(), step.last_h = h.data();
   step.last_c = c.empty() ? h.data() : c.data();
   step.h = call.last_h, step.c = call.last_c;
@@ -35,11 +38,13 @@ void run_masked(const StepCell& cell, const StepCell::Call& call, const float* m
       if (mask[b * T + t] == 0) continue;
       std::copy_n(&h[b * H], H, call.last_h + b * H);
       if (!c.empty()) std::copy_n(&c[b * H], H, call.last_c + b * H);
+      if (own) std::copy_n(&output[b * O], O, &last_output[b * O]);
     }
     if (!call.output || !(call.every || t + 1 == T)) continue;
-    cell.read_out(call.last_h, B, call.dtype, output.data());
+    if (!own) cell.read_out(call.last_h, B, call.dtype, output.data());
+    const auto& now = own ? last_output : output;
     for (long b = 0; b < B; ++b)
-      std::copy_n(&output[b * O], O, call.output + (call.every ? b * T + t : b) * O);
+      std::copy_n(&now[b * O], O, call.output + (call.every ? b * T + t : b) * O);
   }
 }
 
@@ -77,7 +82,6 @@ Readiness LooseCall::ready(bool no_gpu) const {
   if ((h_ && !is_float(h_->dtype())) || (c_ && !is_float(c_->dtype()))) return GRAPH;
   if (ts_ && !is_float(ts_->dtype()) && !is_integer(ts_->dtype())) return GRAPH;
   if (!from_zeros_ && pair_ != cell_.has_memory()) return GRAPH;
-  if (mask_ && cell_.has_output()) return GRAPH;  // a step that is left out has none
   const auto [B, T, single] = extent_of(*x_, form_, time_first_);
   if (B == 0 || T == 0) return GRAPH;
   const int features = x_->shape(-1), width = cell_.inputs();
@@ -119,8 +123,20 @@ bool LooseCall::read() {
   if (request_.read(cell_, given, form_, true) != NOW) return false;
   if (!mask_) return true;
   const mx::array mask = plain_mask(*mask_, swapped(*mask_));
-  if (of_features_) return read_features(values, mask);
-  rows_ = mask;
+  if (of_features_) {
+    if (!read_features(values, mask)) return false;
+  } else {
+    rows_ = mask;
+  }
+  return !cell_.has_output() || begins_with_steps();
+}
+
+// Whether no row's first step is left out.
+bool LooseCall::begins_with_steps() const {
+  const float* rows = rows_->data<float>();
+  const long steps = rows_->shape(-1);
+  for (long at = 0; at < long(rows_->size()); at += steps)
+    if (rows[at] == 0) return false;
   return true;
 }
 

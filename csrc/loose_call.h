@@ -38,6 +38,7 @@ class LooseCall {
  private:
   bool swapped(const mx::array& a) const { return time_first_ && a.ndim() > 1; }
   bool read_features(const mx::array& x, const mx::array& mask);
+  bool begins_with_steps() const;
   mx::array in_dtype_of_inputs(const mx::array& a) const;
   std::vector<const std::optional<mx::array>*> arrays() const;
 

@@ -1,6 +1,5 @@
 """Sphinx's configuration of the documentation site: `make docs` builds it into build/docs."""
 
-import logging
 import re
 import sys
 from pathlib import Path
@@ -28,10 +27,6 @@ extensions = [
     "repository_links",
 ]
 exclude_patterns = ["_*"]
-# A part of index.md whose pages are still to be written is empty.
-logging.getLogger("sphinx.sphinx.directives.other").addFilter(
-    lambda record: "didn't match any documents" not in record.msg
-)
 nitpick_ignore_regex = [
     ("py:obj", ".*"),  # single backticks, most of which are code
     ("py:func", r"mlx_ncps\.wirings\.draw\..*"),

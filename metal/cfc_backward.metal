@@ -31,9 +31,8 @@
 //   out float  dh0 [B, H]                  : dL/dh before the first step
 //   out float  dz [B, T, kept_width]       : of the layers, then of the heads
 //   out float  shares [B, T, 3, H] if PURE : of dw_tau, dA, dts
-threadgroup float dh_buffer[UNITS * ROWS];
-threadgroup float head_buffer[HEADS * UNITS * ROWS];
-threadgroup float z_buffer[2][WIDTH * ROWS];
+constexpr int OWN = ROWS > PARTS ? ROWS / PARTS : 1;  // rows of a thread, ROWS < PARTS: or none
+threadgroup float buffer[UNITS + HEADS * UNITS + 2 * WIDTH][ROWS];  // dL/dh, of heads, of layers
 #if ON_CHIP
 threadgroup float weights[CHIP];
 #endif
@@ -42,13 +41,6 @@ const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 
-uint batch[ROWS];
-bool mine[ROWS];
-NCPS_UNROLL
-for (int r = 0; r < ROWS; ++r) {
-  batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
-  mine[r] = uint(r) % uint(PARTS) == part;
-}
 uint weights_end = 0u, layers_width = 0u;
 for (int layer = 0; layer < LAYERS; ++layer) {
   weights_end += (layer == 0 ? H : uint(sizes[4 + layer])) * uint(sizes[5 + layer]);
@@ -60,25 +52,25 @@ for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
 }
 #endif
 for (uint j = slot; j < H; j += slots) {
-  NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) {
-    if (mine[r]) dh_buffer[j * uint(ROWS) + uint(r)] = 0.0f;
-  }
+  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) buffer[j][r] = 0.0f;
 }
 
 for (uint t = T; t-- > 0u;) {
   for (uint j = slot; j < H; j += slots) {
     NCPS_UNROLL
-    for (int r = 0; r < ROWS; ++r) {
-      if (mine[r]) {
-        const uint row = batch[r] * T + t, kept = row * kept_width + layers_width;
-        const float dh = dh_buffer[j * uint(ROWS) + uint(r)] + dstates[row * H + j];
+    for (int q = 0; q < OWN; ++q) {
+      const uint r = uint(q * PARTS) + part;
+      if (r < uint(ROWS)) {
+        const bool real = first + r < B;
+        const uint row = (real ? first + r : B - 1u) * T + t;
+        const uint kept = row * kept_width + layers_width;
+        const float dh = buffer[j][r] + dstates[row * H + j];
         float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #if PURE
         const CfcPureGradient<float> g = cfc_pure_backward(
             dh, float(saved[kept + j]), float(w_tau[j]), float(A[j]), float(ts[row]));
         d[0] = g.df;
-        if (first + uint(r) < B) {
+        if (real) {
           shares[row * 3u * H + j] = g.dw_tau;
           shares[(row * 3u + 1u) * H + j] = g.dA;
           shares[(row * 3u + 2u) * H + j] = g.dts;
@@ -95,8 +87,8 @@ for (uint t = T; t-- > 0u;) {
         NCPS_UNROLL
         for (int head = 0; head < HEADS; ++head) {
           const uint column = uint(head) * H + j;
-          head_buffer[column * uint(ROWS) + uint(r)] = d[head];
-          if (first + uint(r) < B) dz[kept + column] = d[head];
+          buffer[uint(UNITS) + column][r] = d[head];
+          if (real) dz[kept + column] = d[head];
         }
       }
     }
@@ -104,8 +96,10 @@ for (uint t = T; t-- > 0u;) {
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   uint weight_at = weights_end, kept_at = layers_width, columns = uint(HEADS) * H;
+  uint from = uint(UNITS);  // of the buffer's lines, what a stage reads
   for (int stage = LAYERS; stage >= 0; --stage) {
     const uint depth = stage == 0 ? H : uint(sizes[4 + stage]);
+    const uint to = stage == 0 ? 0u : uint(UNITS + HEADS * UNITS) + uint(stage % 2) * uint(WIDTH);
     if (stage > 0) kept_at -= depth;
     for (uint base = 0u; base < depth; base += slots) {
       const uint i = base + slot;
@@ -116,41 +110,32 @@ for (uint t = T; t-- > 0u;) {
       for (uint c = part; c < columns; c += uint(PARTS)) {
         const float w = weights[weight_at + c * depth + (live ? i : 0u)];
         NCPS_UNROLL
-        for (int r = 0; r < ROWS; ++r) {
-          const uint cell = c * uint(ROWS) + uint(r);
-          sum[r] += w * (stage == LAYERS ? head_buffer[cell] : z_buffer[(stage + 1) % 2][cell]);
-        }
+        for (int r = 0; r < ROWS; ++r) sum[r] += w * buffer[from + c][r];
       }
+      NCPS_SHARE_ROWS(sum)
       NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
-        if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
-      }
-      NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (live && mine[r]) {
-          const uint cell = i * uint(ROWS) + uint(r);
-          if (stage == 0) {
-            dh_buffer[cell] = sum[r];
-          } else {
-            const uint at = (batch[r] * T + t) * kept_width + kept_at + i;
-            const float d = sum[r] * ncps_activation_slope<ACTIVATION>(float(saved[at]));
-            z_buffer[stage % 2][cell] = d;
-            if (first + uint(r) < B) dz[at] = d;
+      for (int q = 0; q < OWN; ++q) {
+        const uint r = uint(q * PARTS) + part;
+        if (live && r < uint(ROWS)) {
+          float d = sum[q];
+          if (stage > 0) {
+            const bool real = first + r < B;
+            const uint at = ((real ? first + r : B - 1u) * T + t) * kept_width + kept_at + i;
+            d *= ncps_activation_slope<ACTIVATION>(float(saved[at]));
+            if (real) dz[at] = d;
           }
+          buffer[to + i][r] = d;
         }
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     weight_at -= stage > 0 ? depth * (stage == 1 ? H : uint(sizes[3 + stage])) : 0u;
     columns = depth;
+    from = to;
   }
 }
 for (uint j = slot; j < H; j += slots) {
-  NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) {
-    if (mine[r] && first + uint(r) < B) {
-      dh0[batch[r] * H + j] = dh_buffer[j * uint(ROWS) + uint(r)];
-    }
+  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {
+    if (first + r < B) dh0[(first + r) * H + j] = buffer[j][r];
   }
 }

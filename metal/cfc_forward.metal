@@ -35,8 +35,8 @@
 //   in float   w_tau, A [H] if PURE
 //   out float  states [B, T, H]
 //   out float  saved [B, T, kept_width] if SAVE : each layer's value or input, F1, F2, g(, a) or f
-threadgroup float h_buffer[2][UNITS * ROWS];
-threadgroup float z_buffer[2][WIDTH * ROWS];
+constexpr int OWN = ROWS > PARTS ? ROWS / PARTS : 1;    // rows of a thread, ROWS < PARTS: or none
+threadgroup float buffer[2 * UNITS + 2 * WIDTH][ROWS];  // h twice, the layers' outputs twice
 #if ON_CHIP
 threadgroup float weights[CHIP];
 #endif
@@ -46,22 +46,14 @@ const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(P
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 const uint first_width = LAYERS > 0 ? uint(sizes[LAYERS > 0 ? 5 : 0]) : uint(HEADS) * H;
 
-uint batch[ROWS];
-bool mine[ROWS];
-NCPS_UNROLL
-for (int r = 0; r < ROWS; ++r) {
-  batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
-  mine[r] = uint(r) % uint(PARTS) == part;
-}
 #if ON_CHIP
 for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
   weights[at] = streamed_weights[at];
 }
 #endif
 for (uint j = slot; j < H; j += slots) {
-  NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) {
-    if (mine[r]) h_buffer[0][j * uint(ROWS) + uint(r)] = h0[batch[r] * H + j];
+  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {
+    buffer[j][r] = h0[(first + r < B ? first + r : B - 1u) * H + j];
   }
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -69,8 +61,10 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 uint now = 0u;
 for (uint t = 0u; t < T; ++t) {
   uint weight_at = 0u, bias_at = 0u, kept_at = 0u, depth = H;
+  uint from = now * uint(UNITS);  // of the buffer's lines, what a stage reads
   for (int layer = 0; layer < LAYERS; ++layer) {
     const uint columns = uint(sizes[5 + layer]);
+    const uint to = uint(2 * UNITS) + uint(layer % 2) * uint(WIDTH);
     for (uint base = 0u; base < columns; base += slots) {
       const uint c = base + slot;
       const bool live = c < columns;
@@ -81,30 +75,25 @@ for (uint t = 0u; t < T; ++t) {
       for (uint i = part; i < depth; i += uint(PARTS)) {
         const float w = weights[weight_at + i * columns + column];
         NCPS_UNROLL
-        for (int r = 0; r < ROWS; ++r) {
-          const uint cell = i * uint(ROWS) + uint(r);
-          sum[r] += w * (layer == 0 ? h_buffer[now][cell] : z_buffer[(layer + 1) % 2][cell]);
-        }
+        for (int r = 0; r < ROWS; ++r) sum[r] += w * buffer[from + i][r];
       }
+      NCPS_SHARE_ROWS(sum)
       NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
-        if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
-      }
-      NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (live && mine[r]) {
-          const uint row = batch[r] * T + t;
-          float z = sum[r];
+      for (int q = 0; q < OWN; ++q) {
+        const uint r = uint(q * PARTS) + part;
+        if (live && r < uint(ROWS)) {
+          const bool real = first + r < B;
+          const uint row = (real ? first + r : B - 1u) * T + t;
+          float z = sum[q];
           if (layer == 0) {
             z += xz[row * first_width + c];
           } else {
             z += biases[bias_at + c];
           }
           const float value = ncps_activation<ACTIVATION>(z);
-          z_buffer[layer % 2][c * uint(ROWS) + uint(r)] = value;
+          buffer[to + c][r] = value;
 #if SAVE
-          if (first + uint(r) < B) {
+          if (real) {
             saved[row * kept_width + kept_at + c] = ncps_slope_from_value<ACTIVATION>() ? value : z;
           }
 #endif
@@ -116,6 +105,7 @@ for (uint t = 0u; t < T; ++t) {
     bias_at += layer == 0 ? 0u : columns;
     kept_at += columns;
     depth = columns;
+    from = to;
   }
 
   for (uint base = 0u; base < H; base += slots) {
@@ -128,36 +118,33 @@ for (uint t = 0u; t < T; ++t) {
       for (int r = 0; r < ROWS; ++r) sum[head][r] = 0.0f;
     }
     for (uint i = part; i < depth; i += uint(PARTS)) {
-      float in[ROWS];
-      NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        const uint cell = i * uint(ROWS) + uint(r);
-        in[r] = LAYERS == 0 ? h_buffer[now][cell] : z_buffer[(LAYERS + 1) % 2][cell];
-      }
+      float w[HEADS];
       NCPS_UNROLL
       for (int head = 0; head < HEADS; ++head) {
-        const float w = weights[weight_at + (i * uint(HEADS) + uint(head)) * H + (live ? j : 0u)];
+        w[head] = weights[weight_at + (i * uint(HEADS) + uint(head)) * H + (live ? j : 0u)];
+      }
+      NCPS_UNROLL
+      for (int r = 0; r < ROWS; ++r) {
+        const float in = buffer[from + i][r];
         NCPS_UNROLL
-        for (int r = 0; r < ROWS; ++r) sum[head][r] += w * in[r];
+        for (int head = 0; head < HEADS; ++head) sum[head][r] += w[head] * in;
       }
     }
     NCPS_UNROLL
     for (int head = 0; head < HEADS; ++head) {
-      NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (PARTS > 1) sum[head][r] += simd_shuffle_xor(sum[head][r], ushort(1));
-        if (PARTS > 2) sum[head][r] += simd_shuffle_xor(sum[head][r], ushort(2));
-      }
+      NCPS_SHARE_ROWS(sum[head])
     }
     NCPS_UNROLL
-    for (int r = 0; r < ROWS; ++r) {
-      if (live && mine[r]) {
-        const uint row = batch[r] * T + t;
+    for (int q = 0; q < OWN; ++q) {
+      const uint r = uint(q * PARTS) + part;
+      if (live && r < uint(ROWS)) {
+        const bool real = first + r < B;
+        const uint row = (real ? first + r : B - 1u) * T + t;
         float z[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         NCPS_UNROLL
         for (int head = 0; head < HEADS; ++head) {
           const uint column = uint(head) * H + j;
-          z[head] = sum[head][r];
+          z[head] = sum[head][q];
           if (LAYERS == 0) {
             z[head] += xz[row * first_width + column];
           } else {
@@ -175,8 +162,8 @@ for (uint t = 0u; t < T; ++t) {
         z[2] = ncps_sigmoid(u);
         h = cfc_blend<MODE>(z[0], z[1], z[2]);
 #endif
-        h_buffer[1u - now][j * uint(ROWS) + uint(r)] = h;
-        if (first + uint(r) < B) {
+        buffer[(1u - now) * uint(UNITS) + j][r] = h;
+        if (real) {
           states[row * H + j] = h;
 #if SAVE
           NCPS_UNROLL

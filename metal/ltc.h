@@ -1,5 +1,6 @@
 // The LTC's rule by value (MATHS 3 and 6): the synapse's gate, the update of every solver, and the
-// gradient of each; after "activations.h", whose contract for V holds here too.
+// gradient of each; after "activations.h", whose contract for V holds here too, with
+// ncps_divide(V, V) = a / b beside it.
 //
 // A synapse arrives folded: s2 = -sigma log2(e), m2 = sigma mu log2(e), w = pos(w)|mask|, we = w E.
 // With k = ts/U an unfold reads
@@ -31,7 +32,7 @@ inline V ltc_update_denominator(V d, C cm, K k) {
 
 template <typename V, typename C, typename K>
 inline V ltc_update(V v, V n, V d, C cm, K k) {
-  return (v * cm + n * k) / ltc_update_denominator(d, cm, k);
+  return ncps_divide(v * cm + n * k, ltc_update_denominator(d, cm, k));
 }
 
 // ---- backward of the update. All of it follows from g = dL/dv' / (cm + k d):
@@ -41,7 +42,7 @@ inline V ltc_update(V v, V n, V d, C cm, K k) {
 
 template <typename V, typename C, typename K>
 inline V ltc_update_backward(V dv_next, V d, C cm, K k) {  // g
-  return dv_next / ltc_update_denominator(d, cm, k);
+  return ncps_divide(dv_next, ltc_update_denominator(d, cm, k));
 }
 
 template <typename V>

@@ -26,10 +26,14 @@
 //   out float  dnum, dden [B, T, H]
 //   out float  dts [B, T, H]         : shares of the sum over neurons
 //   out float  dcm [groups, H]
-//   out float  slabs [groups, 4, H, H] if not LISTS : of s2, m2, w, we
-//   out float  slabs [groups, 4, H, PER * PARTS] if LISTS : the same
-threadgroup float dn_buffer[2][UNITS];
-threadgroup float dd_buffer[2][UNITS];
+//   out float  slabs [groups, 4, H, PER * PARTS] : of s2, m2, w, we, padding too
+#if LISTS
+threadgroup float dn_buffer[2][UNITS], dd_buffer[2][UNITS];
+#define NCPS_OF(buffer, j) buffer[now][j]
+#else
+threadgroup float dn_buffer[2][PARTS][PER], dd_buffer[2][PARTS][PER];  // a thread's side by side
+#define NCPS_OF(buffer, j) buffer[now][(j) % uint(PARTS)][(j) / uint(PARTS)]
+#endif
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint groups = uint(sizes[4]);
 const uint lane = thread_position_in_threadgroup.x, group = threadgroup_position_in_grid.x;
@@ -38,9 +42,9 @@ const bool live = i < H, writes = live && part == 0u;
 
 float s2[PER], m2[PER], w[PER], we[PER];
 LtcSynapseGradient<float> own[PER];
-uint target[PER];
 #if LISTS
-const uint columns = uint(PER * PARTS);  // of the synapses and of a slab
+uint target[PER];
+const uint columns = uint(PER * PARTS);  // of the synapses
 #else
 const uint columns = H;
 #endif
@@ -51,8 +55,6 @@ for (int q = 0; q < PER; ++q) {
   const uint at = on ? i * columns + j : 0u;
 #if LISTS
   target[q] = uint(targets[at]);
-#else
-  target[q] = j;
 #endif
   s2[q] = on ? float(synapse_s2[at]) : 0.0f;
   m2[q] = on ? float(synapse_m2[at]) : 0.0f;
@@ -80,8 +82,8 @@ for (uint b = group; b < B; b += groups) {
       const float g = live ? ltc_update_backward(dv, d, cm_i, k) : 0.0f;
       const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k);
       if (part == 0u && i < uint(UNITS)) {
-        dn_buffer[now][i] = sums.dn;
-        dd_buffer[now][i] = sums.dd;
+        NCPS_OF(dn_buffer, i) = sums.dn;
+        NCPS_OF(dd_buffer, i) = sums.dd;
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
       at -= at > 0u ? 1u : 0u;  // past the row's begin it is read but not used
@@ -95,7 +97,11 @@ for (uint b = group; b < B; b += groups) {
       float sum = 0.0f;
       NCPS_UNROLL
       for (int q = 0; q < PER; ++q) {
+#if LISTS
         const float dn_j = dn_buffer[now][target[q]], dd_j = dd_buffer[now][target[q]];
+#else
+        const float dn_j = dn_buffer[now][part][q], dd_j = dd_buffer[now][part][q];
+#endif
         const float gate = ltc_gate(v, s2[q], m2[q]);
         const float dz = ltc_gate_backward(gate, w[q], we[q], dn_j, dd_j);
         own[q] = ltc_synapse_backward(own[q], dz, v, gate, dn_j, dd_j);
@@ -120,11 +126,12 @@ if (writes) dcm[group * H + i] = dcm_i;
 NCPS_UNROLL
 for (int q = 0; q < PER; ++q) {
   const uint j = part + uint(q * PARTS);
-  if (live && j < columns) {
-    const uint slab = (group * 4u * H + i) * columns + j;
+  if (live) {  // padding too: a condition for each synapse would cost registers all along
+    const uint slab = (group * 4u * H + i) * uint(PER * PARTS) + j;
     slabs[slab] = ltc_folded_gradient(own[q].s2);
-    slabs[slab + H * columns] = ltc_folded_gradient(own[q].m2);
-    slabs[slab + 2u * H * columns] = own[q].w;
-    slabs[slab + 3u * H * columns] = own[q].we;
+    slabs[slab + H * uint(PER * PARTS)] = ltc_folded_gradient(own[q].m2);
+    slabs[slab + 2u * H * uint(PER * PARTS)] = own[q].w;
+    slabs[slab + 3u * H * uint(PER * PARTS)] = own[q].we;
   }
 }
+#undef NCPS_OF

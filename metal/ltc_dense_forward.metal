@@ -22,14 +22,22 @@
 //   in int     sources [H, PER * PARTS] if LISTS : of the targets' synapses
 //   out float  states [B, T, H]              : potentials after each step
 //   out float  saved [B, T, U, 2, H] if SAVE : n and d of every unfold
+#if LISTS
 threadgroup float v_buffer[2][UNITS];
+#define NCPS_V(at, i) v_buffer[at][i]
+#else
+threadgroup float v_buffer[2][PARTS][PER];  // a thread's sources side by side
+#define NCPS_V(at, i) v_buffer[at][(i) % uint(PARTS)][(i) / uint(PARTS)]
+#endif
 const uint T = uint(sizes[0]), U = uint(sizes[1]), H = uint(sizes[2]);
 const uint lane = thread_position_in_threadgroup.x, b = threadgroup_position_in_grid.x;
 const uint part = lane % uint(PARTS), j = lane / uint(PARTS);
 const bool live = j < H, writes = live && part == 0u;
 
 float s2[PER], m2[PER], w[PER], we[PER];
+#if LISTS
 uint source[PER];
+#endif
 NCPS_UNROLL
 for (int q = 0; q < PER; ++q) {
   const uint i = part + uint(q * PARTS);
@@ -40,7 +48,6 @@ for (int q = 0; q < PER; ++q) {
 #else
   const bool on = live && i < H;
   const uint at = on ? i * H + j : 0u;
-  source[q] = i;
 #endif
   s2[q] = on ? float(synapse_s2[at]) : 0.0f;
   m2[q] = on ? float(synapse_m2[at]) : 0.0f;
@@ -50,8 +57,8 @@ for (int q = 0; q < PER; ++q) {
 const float cm_j = live ? float(cm[j]) : 1.0f;
 float v = live ? float(v0[b * H + j]) : 0.0f;
 if (part == 0u && j < uint(UNITS)) {
-  v_buffer[0][j] = v;
-  v_buffer[1][j] = 0.0f;
+  NCPS_V(0, j) = v;
+  NCPS_V(1, j) = 0.0f;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -65,7 +72,12 @@ for (uint t = 0u; t < T; ++t) {
     float n = 0.0f, d = 0.0f;
     NCPS_UNROLL
     for (int q = 0; q < PER; ++q) {
-      const float gate = ltc_gate(v_buffer[now][source[q]], s2[q], m2[q]);
+#if LISTS
+      const float source_v = v_buffer[now][source[q]];
+#else
+      const float source_v = v_buffer[now][part][q];
+#endif
+      const float gate = ltc_gate(source_v, s2[q], m2[q]);
       n += gate * we[q];
       d += gate * w[q];
     }
@@ -77,7 +89,7 @@ for (uint t = 0u; t < T; ++t) {
     d += d0;
     v = ltc_update(v, n, d, cm_j, k);
     if (writes) {
-      v_buffer[1u - now][j] = v;
+      NCPS_V(1u - now, j) = v;
 #if SAVE
       const uint at = 2u * (row * U + u) * H + j;
       saved[at] = n;
@@ -89,3 +101,4 @@ for (uint t = 0u; t < T; ++t) {
   }
   if (writes) states[row * H + j] = v;
 }
+#undef NCPS_V

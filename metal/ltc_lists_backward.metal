@@ -24,9 +24,9 @@
 //   in int     targets [entries]     : of the entries
 //   out float  dv0 [B, H]            : dL/dv before the first step
 //   out float  grad [B, T, U, H]     : dL/dv' of each unfold over its denominator
-threadgroup float dn_buffer[SIMDS][UNITS * ROWS];
-threadgroup float dd_buffer[SIMDS][UNITS * ROWS];
-threadgroup float dv_buffer[SIMDS][UNITS * ROWS];
+threadgroup float dn_buffer[SIMDS][UNITS][ROWS];
+threadgroup float dd_buffer[SIMDS][UNITS][ROWS];
+threadgroup float dv_buffer[SIMDS][UNITS][ROWS];
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint slices = uint(sizes[4]);
 const uint lane = thread_position_in_threadgroup.x % 32u;
@@ -41,7 +41,7 @@ for (uint slice = 0u; slice < slices; ++slice) {
   const int neuron = neurons[32u * slice + lane];
   if (neuron >= 0) {
     NCPS_UNROLL
-    for (int r = 0; r < ROWS; ++r) dv_buffer[group][uint(neuron) * uint(ROWS) + uint(r)] = 0.0f;
+    for (int r = 0; r < ROWS; ++r) dv_buffer[group][neuron][r] = 0.0f;
   }
 }
 for (uint t = T; t-- > 0u;) {
@@ -56,17 +56,17 @@ for (uint t = T; t-- > 0u;) {
         const uint i = uint(neuron);
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const uint row = batch[r] * T + t, at = row * U + u, cell = i * uint(ROWS) + uint(r);
+          const uint row = batch[r] * T + t, at = row * U + u;
           float v_next = states[row * H + i];
           if (!last) v_next = before[(at + 1u) * H + i];
-          float dv = dv_buffer[group][cell];
+          float dv = dv_buffer[group][i][r];
           if (last) dv += dstates[row * H + i];
           const float d = saved[(2u * at + 1u) * H + i], cm_i = cm[i];
           const float g = ltc_update_backward(dv, d, cm_i, k[r]);
           const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[r]);
-          dn_buffer[group][cell] = sums.dn;
-          dd_buffer[group][cell] = sums.dd;
-          dv_buffer[group][cell] = g * cm_i;
+          dn_buffer[group][i][r] = sums.dn;
+          dd_buffer[group][i][r] = sums.dd;
+          dv_buffer[group][i][r] = g * cm_i;
           if (first + uint(r) < B) grad[at * H + i] = g;
         }
       }
@@ -82,13 +82,13 @@ for (uint t = T; t-- > 0u;) {
         sum[r] = 0.0f;
       }
       for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
-        const uint entry = 32u * e + lane, target = uint(targets[entry]) * uint(ROWS);
+        const uint entry = 32u * e + lane, target = uint(targets[entry]);
         const float s2 = synapse_s2[entry], m2 = synapse_m2[entry];
         const float w = synapse_w[entry], we = synapse_we[entry];
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const float dn = dn_buffer[group][target + uint(r)];
-          const float dd = dd_buffer[group][target + uint(r)];
+          const float dn = dn_buffer[group][target][r];
+          const float dd = dd_buffer[group][target][r];
           const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
           sum[r] = ltc_source_backward(sum[r], dz, s2);
         }
@@ -96,8 +96,7 @@ for (uint t = T; t-- > 0u;) {
       if (neuron >= 0) {
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const uint cell = i * uint(ROWS) + uint(r);
-          dv_buffer[group][cell] = ltc_dv(float(dv_buffer[group][cell]), sum[r]);
+          dv_buffer[group][i][r] = ltc_dv(float(dv_buffer[group][i][r]), sum[r]);
         }
       }
     }
@@ -110,7 +109,7 @@ for (uint slice = 0u; slice < slices; ++slice) {
     NCPS_UNROLL
     for (int r = 0; r < ROWS; ++r) {
       if (first + uint(r) < B) {
-        dv0[batch[r] * H + uint(neuron)] = dv_buffer[group][uint(neuron) * uint(ROWS) + uint(r)];
+        dv0[batch[r] * H + uint(neuron)] = dv_buffer[group][neuron][r];
       }
     }
   }

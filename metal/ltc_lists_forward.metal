@@ -24,7 +24,7 @@
 //   in int     sources [entries]             : of the entries
 //   out float  states [B, T, H]              : potentials after each step
 //   out float  saved [B, T, U, 2, H] if SAVE : n and d of every unfold
-threadgroup float v_buffer[SIMDS][2][UNITS * ROWS];
+threadgroup float v_buffer[SIMDS][2][UNITS][ROWS];
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint slices = uint(sizes[4]);
 const uint lane = thread_position_in_threadgroup.x % 32u;
@@ -38,7 +38,7 @@ for (int r = 0; r < ROWS; ++r) batch[r] = first + uint(r) < B ? first + uint(r) 
 for (uint j = lane; j < H; j += 32u) {
   NCPS_UNROLL
   for (int r = 0; r < ROWS; ++r) {
-    v_buffer[group][0][j * uint(ROWS) + uint(r)] = v0[batch[r] * H + j];
+    v_buffer[group][0][j][r] = v0[batch[r] * H + j];
   }
 }
 simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -53,12 +53,12 @@ for (uint t = 0u; t < T; ++t) {
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) n[r] = d[r] = 0.0f;
       for (uint e = uint(begins[slice]); e < uint(begins[slice + 1u]); ++e) {
-        const uint at = 32u * e + lane, i = uint(sources[at]) * uint(ROWS);
+        const uint at = 32u * e + lane, i = uint(sources[at]);
         const float s2 = synapse_s2[at], m2 = synapse_m2[at];
         const float w = synapse_w[at], we = synapse_we[at];
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const float gate = ltc_gate(v_buffer[group][now][i + uint(r)], s2, m2);
+          const float gate = ltc_gate(v_buffer[group][now][i][r], s2, m2);
           n[r] += gate * we;
           d[r] += gate * w;
         }
@@ -68,12 +68,12 @@ for (uint t = 0u; t < T; ++t) {
         const uint j = uint(neuron);
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const uint row = batch[r] * T + t, cell = j * uint(ROWS) + uint(r);
+          const uint row = batch[r] * T + t;
           n[r] += num[row * H + j];
           d[r] += den[row * H + j];
           const float v =
-              ltc_update(float(v_buffer[group][now][cell]), n[r], d[r], float(cm[j]), k[r]);
-          v_buffer[group][1u - now][cell] = v;
+              ltc_update(float(v_buffer[group][now][j][r]), n[r], d[r], float(cm[j]), k[r]);
+          v_buffer[group][1u - now][j][r] = v;
           if (first + uint(r) < B) {
 #if SAVE
             const uint at = 2u * (row * U + u) * H + j;

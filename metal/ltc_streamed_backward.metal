@@ -21,49 +21,48 @@
 //   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H]
 //   out float  dv0 [B, H]            : dL/dv before the first step
 //   out float  grad [B, T, U, H]     : dL/dv' of each unfold over its denominator
-threadgroup float dn_buffer[UNITS * ROWS];
-threadgroup float dd_buffer[UNITS * ROWS];
-threadgroup float dv_buffer[UNITS * ROWS];
+constexpr int OWN =
+    ROWS > PARTS ? ROWS / PARTS : 1;  // rows of a thread; where ROWS < PARTS, or none
+threadgroup float dn_buffer[UNITS][ROWS];
+threadgroup float dd_buffer[UNITS][ROWS];
+threadgroup float dv_buffer[UNITS][ROWS];
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 
-uint batch[ROWS];
-bool mine[ROWS];
+uint batch[OWN];  // of its rows
 NCPS_UNROLL
-for (int r = 0; r < ROWS; ++r) {
-  batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
-  mine[r] = uint(r) % uint(PARTS) == part;
+for (int q = 0; q < OWN; ++q) {
+  const uint row = first + uint(q * PARTS) + part;
+  batch[q] = row < B ? row : B - 1u;
 }
 for (uint i = slot; i < H; i += slots) {
-  NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) {
-    if (mine[r]) dv_buffer[i * uint(ROWS) + uint(r)] = 0.0f;
-  }
+  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) dv_buffer[i][r] = 0.0f;
 }
 for (uint t = T; t-- > 0u;) {
-  float k[ROWS];
+  float k[OWN];
   NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) k[r] = float(ts[batch[r] * T + t]) / float(U);
+  for (int q = 0; q < OWN; ++q) k[q] = float(ts[batch[q] * T + t]) / float(U);
   for (uint u = U; u-- > 0u;) {
     const bool last = u == U - 1u;
     for (uint i = slot; i < H; i += slots) {
       NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (mine[r]) {
-          const uint row = batch[r] * T + t, at = row * U + u, cell = i * uint(ROWS) + uint(r);
+      for (int q = 0; q < OWN; ++q) {
+        const uint r = uint(q * PARTS) + part;
+        if (r < uint(ROWS)) {
+          const uint row = batch[q] * T + t, at = row * U + u;
           float v_next = states[row * H + i];
           if (!last) v_next = before[(at + 1u) * H + i];
-          float dv = dv_buffer[cell];
+          float dv = dv_buffer[i][r];
           if (last) dv += dstates[row * H + i];
           const float d = saved[(2u * at + 1u) * H + i], cm_i = cm[i];
-          const float g = ltc_update_backward(dv, d, cm_i, k[r]);
-          const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[r]);
-          dn_buffer[cell] = sums.dn;
-          dd_buffer[cell] = sums.dd;
-          dv_buffer[cell] = g * cm_i;
-          if (first + uint(r) < B) grad[at * H + i] = g;
+          const float g = ltc_update_backward(dv, d, cm_i, k[q]);
+          const LtcSumsGradient<float> sums = ltc_sums_backward(g, v_next, k[q]);
+          dn_buffer[i][r] = sums.dn;
+          dd_buffer[i][r] = sums.dd;
+          dv_buffer[i][r] = g * cm_i;
+          if (first + r < B) grad[at * H + i] = g;
         }
       }
     }
@@ -75,7 +74,8 @@ for (uint t = T; t-- > 0u;) {
       float v[ROWS], sum[ROWS];
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) {
-        v[r] = before[((batch[r] * T + t) * U + u) * H + source];
+        const uint b = first + uint(r) < B ? first + uint(r) : B - 1u;
+        v[r] = before[((b * T + t) * U + u) * H + source];
         sum[r] = 0.0f;
       }
       for (uint j = part; j < H; j += uint(PARTS)) {
@@ -84,31 +84,23 @@ for (uint t = T; t-- > 0u;) {
         const float w = synapse_w[at], we = synapse_we[at];
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const float dn = dn_buffer[j * uint(ROWS) + uint(r)];
-          const float dd = dd_buffer[j * uint(ROWS) + uint(r)];
-          const float dz = ltc_gate_backward(ltc_gate(v[r], s2, m2), w, we, dn, dd);
+          const float gate = ltc_gate(v[r], s2, m2);
+          const float dz = ltc_gate_backward(gate, w, we, dn_buffer[j][r], dd_buffer[j][r]);
           sum[r] = ltc_source_backward(sum[r], dz, s2);
         }
       }
+      NCPS_SHARE_ROWS(sum)
       NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (PARTS > 1) sum[r] += simd_shuffle_xor(sum[r], ushort(1));
-        if (PARTS > 2) sum[r] += simd_shuffle_xor(sum[r], ushort(2));
-      }
-      NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        const uint cell = i * uint(ROWS) + uint(r);
-        if (live && mine[r]) dv_buffer[cell] = ltc_dv(float(dv_buffer[cell]), sum[r]);
+      for (int q = 0; q < OWN; ++q) {
+        const uint r = uint(q * PARTS) + part;
+        if (live && r < uint(ROWS)) dv_buffer[i][r] = ltc_dv(float(dv_buffer[i][r]), sum[q]);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
 }
 for (uint i = slot; i < H; i += slots) {
-  NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) {
-    if (mine[r] && first + uint(r) < B) {
-      dv0[batch[r] * H + i] = dv_buffer[i * uint(ROWS) + uint(r)];
-    }
+  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {
+    if (first + r < B) dv0[(first + r) * H + i] = dv_buffer[i][r];
   }
 }

@@ -19,32 +19,34 @@
 //   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H]
 //   out float  states [B, T, H]              : potentials after each step
 //   out float  saved [B, T, U, 2, H] if SAVE : n and d of every unfold
-threadgroup float v_buffer[2][UNITS * ROWS];
+constexpr int OWN =
+    ROWS > PARTS ? ROWS / PARTS : 1;  // rows of a thread; where ROWS < PARTS, or none
+threadgroup float v_buffer[2][UNITS][ROWS];
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 
-uint batch[ROWS];
-bool mine[ROWS];
+uint batch[OWN];  // of its rows
 NCPS_UNROLL
-for (int r = 0; r < ROWS; ++r) {
-  batch[r] = first + uint(r) < B ? first + uint(r) : B - 1u;
-  mine[r] = uint(r) % uint(PARTS) == part;
+for (int q = 0; q < OWN; ++q) {
+  const uint row = first + uint(q * PARTS) + part;
+  batch[q] = row < B ? row : B - 1u;
 }
 for (uint j = slot; j < H; j += slots) {
   NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) {
-    if (mine[r]) v_buffer[0][j * uint(ROWS) + uint(r)] = v0[batch[r] * H + j];
+  for (int q = 0; q < OWN; ++q) {
+    const uint r = uint(q * PARTS) + part;
+    if (r < uint(ROWS)) v_buffer[0][j][r] = v0[batch[q] * H + j];
   }
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
 uint now = 0u;
 for (uint t = 0u; t < T; ++t) {
-  float k[ROWS];
+  float k[OWN];
   NCPS_UNROLL
-  for (int r = 0; r < ROWS; ++r) k[r] = float(ts[batch[r] * T + t]) / float(U);
+  for (int q = 0; q < OWN; ++q) k[q] = float(ts[batch[q] * T + t]) / float(U);
   for (uint u = 0u; u < U; ++u) {
     for (uint base = 0u; base < H; base += slots) {
       const uint j = base + slot;
@@ -59,31 +61,27 @@ for (uint t = 0u; t < T; ++t) {
         const float w = synapse_w[at], we = synapse_we[at];
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const float gate = ltc_gate(v_buffer[now][i * uint(ROWS) + uint(r)], s2, m2);
+          const float gate = ltc_gate(v_buffer[now][i][r], s2, m2);
           n[r] += gate * we;
           d[r] += gate * w;
         }
       }
+      NCPS_SHARE_ROWS(n)
+      NCPS_SHARE_ROWS(d)
       NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (PARTS > 1) n[r] += simd_shuffle_xor(n[r], ushort(1));
-        if (PARTS > 1) d[r] += simd_shuffle_xor(d[r], ushort(1));
-        if (PARTS > 2) n[r] += simd_shuffle_xor(n[r], ushort(2));
-        if (PARTS > 2) d[r] += simd_shuffle_xor(d[r], ushort(2));
-      }
-      NCPS_UNROLL
-      for (int r = 0; r < ROWS; ++r) {
-        if (live && mine[r]) {
-          const uint row = batch[r] * T + t, cell = j * uint(ROWS) + uint(r);
-          n[r] += num[row * H + j];
-          d[r] += den[row * H + j];
-          const float v = ltc_update(float(v_buffer[now][cell]), n[r], d[r], float(cm[j]), k[r]);
-          v_buffer[1u - now][cell] = v;
-          if (first + uint(r) < B) {
+      for (int q = 0; q < OWN; ++q) {
+        const uint r = uint(q * PARTS) + part;
+        if (live && r < uint(ROWS)) {
+          const uint row = batch[q] * T + t;
+          n[q] += num[row * H + j];
+          d[q] += den[row * H + j];
+          const float v = ltc_update(float(v_buffer[now][j][r]), n[q], d[q], float(cm[j]), k[q]);
+          v_buffer[1u - now][j][r] = v;
+          if (first + r < B) {
 #if SAVE
             const uint at = 2u * (row * U + u) * H + j;
-            saved[at] = n[r];
-            saved[at + H] = d[r];
+            saved[at] = n[q];
+            saved[at + H] = d[q];
 #endif
             if (u == U - 1u) states[row * H + j] = v;
           }

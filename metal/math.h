@@ -12,26 +12,65 @@ inline float ncps_exp2(float z) { return metal::precise::exp2(z); }
 // 1 / (1 + 2^z). fast::divide: the precise one costs five times as much. A denominator of infinity
 // gives 0.
 inline float ncps_logistic(float z) { return metal::fast::divide(1.0f, ncps_exp2(z) + 1.0f); }
-// Exactly +-1 where float rounds to it, whatever the last place of Metal's own tanh: the slope is
-// 0.
-inline float ncps_tanh(float z) {
-  return metal::fabs(z) > 9.011f ? metal::copysign(1.0f, z) : metal::precise::tanh(z);
-}
+// Of finite numbers, the divisor between 2^-126 and 2^126: 3 units in the last place.
+inline float ncps_divide(float a, float b) { return metal::fast::divide(a, b); }
 inline float ncps_abs(float z) { return metal::fabs(z); }
 #else
 #define NCPS_UNROLL _Pragma("unroll")
 inline float ncps_exp2(float z) { return exp2f(z); }
 inline float ncps_logistic(float z) { return __fdividef(1.0f, exp2f(z) + 1.0f); }
-inline float ncps_tanh(float z) { return tanhf(z); }
+inline float ncps_divide(float a, float b) { return __fdividef(a, b); }
 inline float ncps_abs(float z) { return fabsf(z); }
 #endif
 
 inline float ncps_select(bool c, float a, float b) { return c ? a : b; }
 
+// Sums over the PARTS neighbouring threads of a column, of which each keeps its own rows: element q
+// of sum[ROWS] becomes that of row q PARTS + part. A thread hands one of two rows to its neighbour
+// and takes the other: half the shuffles of a sum that all keep, in the same order.
+#define NCPS_SHARE_ROWS(sum)                                                      \
+  NCPS_UNROLL                                                                     \
+  for (int q = 0; q < (PARTS > 1 ? (ROWS + 1) / 2 : 0); ++q) {                    \
+    const float a = sum[ROWS > 1 ? 2 * q : 0], b = sum[ROWS > 1 ? 2 * q + 1 : 0]; \
+    const bool odd = part % 2u == 1u;                                             \
+    sum[q] = (odd ? b : a) + simd_shuffle_xor(odd ? a : b, ushort(1));            \
+  }                                                                               \
+  NCPS_UNROLL                                                                     \
+  for (int q = 0; q < (PARTS > 2 ? (ROWS + 3) / 4 : 0); ++q) {                    \
+    const float a = sum[ROWS > 2 ? 2 * q : 0], b = sum[ROWS > 2 ? 2 * q + 1 : 0]; \
+    const bool odd = part / 2u == 1u;                                             \
+    sum[q] = (odd ? b : a) + simd_shuffle_xor(odd ? a : b, ushort(2));            \
+  }
+
+// y in [-1, 1], and exactly +-1 beyond x = end, whatever the last places of the division there, of
+// infinities too.
+inline float ncps_saturated(float y, float x, float end) {
+  const float held = y > 1.0f ? 1.0f : y < -1.0f ? -1.0f : y;
+  return ncps_abs(x) > end ? (x > 0.0f ? 1.0f : -1.0f) : held;
+}
+
+// x P(x^2) / Q(x^2), minimax with P(0) = Q(0) = 1: relative error 1.1e-8 before rounding, exact
+// slope at 0; beyond 8.4 it grows past tanh, and from 9.011 on float rounds tanh to 1, where the
+// slope is then 0. As in csrc/cpu.
+inline float ncps_tanh(float x) {
+  const float z = x * x;
+  float p = 1.4523163e-8f;
+  p = p * z + 2.142858e-5f;
+  p = p * z + 3.5446728e-3f;
+  p = p * z + 1.3422188e-1f;
+  p = p * z + 1.0f;
+  float q = 8.247155e-7f;
+  q = q * z + 3.3663578e-4f;
+  q = q * z + 2.606317e-2f;
+  q = q * z + 4.6755515e-1f;
+  q = q * z + 1.0f;
+  return ncps_saturated(ncps_divide(x * p, q), x, 9.011f);
+}
+
 // x P(x^2) / Q(x^2), minimax: relative error 1.4e-8 before rounding; beyond 3.7 it grows past erf,
 // so that it is exactly +-1 from 3.85 on. As in csrc/cpu.
 inline float ncps_erf(float x) {
-  const float square = x * x, z = square > 15.360175f ? 15.360175f : square;
+  const float z = x * x;
   float p = 2.285169e-4f;
   p = p * z + 3.209229e-3f;
   p = p * z + 5.0341306e-2f;
@@ -44,6 +83,5 @@ inline float ncps_erf(float x) {
   q = q * z + 1.088628e-1f;
   q = q * z + 4.9273935e-1f;
   q = q * z + 1.0f;
-  const float y = x * p / q;
-  return y > 1.0f ? 1.0f : y < -1.0f ? -1.0f : y;
+  return ncps_saturated(ncps_divide(x * p, q), x, 3.919f);
 }

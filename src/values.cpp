@@ -55,6 +55,13 @@ void bind_values(nb::module_& m) {
       },
       "a"_a.none(), "Whether an object is an array of floats with values that can be had now.");
   m.def(
+      "awaits_trace",
+      [](nb::handle a) {
+        const auto* array = array_of(a);
+        return array && mlx_ncps::is_tracing() && !mlx_ncps::has_any_values(*array);
+      },
+      "a"_a.none(), "Whether an object is an array without a value while a function is traced.");
+  m.def(
       "reshaped",
       [](const mx::array& a, const std::vector<int>& shape) -> std::optional<mx::array> {
         size_t size = 1;

@@ -4,102 +4,12 @@
 #pragma once
 
 #include "csrc/cpu/program.inl"
+#include "csrc/cpu/program_slopes.inl"
 
 namespace mlx_ncps {
 namespace {
 
 constexpr long GATHERED_ROWS = 64;  // of a product's inputs and gradients, before they are added
-
-// Where gradients are added up: of rows, and of fixed values, in a task's slab or of a whole call.
-struct ProgramGradients {
-  float *rows, *fixed;
-  long capacity;
-  bool of_call;
-
-  // Null where none is wanted.
-  Place of(const ProgramPlan& k, int id, long size) const {
-    const ProgramValue& v = k.value[id];
-    const long lane = v.size == 1 && size != 1 ? 0 : 1;
-    if (v.varying) return {rows + v.at * capacity, v.stride, lane};
-    const long at = of_call ? v.at : v.slab_at;
-    return {at < 0 ? nullptr : fixed + at, 0, lane};
-  }
-};
-
-template <int OP, int N>
-static void slope_rows(const Place (&in)[3], const Place& y, const Place& dy, const Place& out,
-                       long rows, long n) {
-  constexpr ProgramOp op = ProgramOp(OP);
-  for (long r = 0; r < rows; ++r) {
-    float* to = out.at + r * out.row;
-    vf sum = vf{};
-    for (long q = 0; q < n; q += W) {
-      const vf d = program_slope<op, N>(load_at(in[0], r, q), load_at(in[1], r, q),
-                                        load_at(y, r, q), load_at(dy, r, q));
-      if (out.lane) {
-        store(to + q, load(to + q) + d);
-      } else if (q + W <= n) {
-        sum += d;
-      } else {
-        float lanes[W];
-        store(lanes, d);
-        sum += load_partial(lanes, n - q);
-      }
-    }
-    if (!out.lane) *to += horizontal_sum(sum);
-  }
-}
-
-static void map_backward(const ProgramPlan& k, const ProgramInstruction& i, const ProgramMemory& m,
-                         const ProgramGradients& g, long rows) {
-  long n = k.value[i.out].size;
-  const long size = n;
-  Place in[3];
-  for (int j = 0; j < 3; ++j) in[j] = i.in[j] < 0 ? in[0] : place_of(k, m, i.in[j], n);
-  const Place y = place_of(k, m, i.out, n), dy = g.of(k, i.out, n);
-  if (i.flat) n *= rows, rows = 1;
-  with_elementwise(i.op, [&](auto op) {
-    const auto operand = [&](auto number) {
-      constexpr int N = decltype(number)::value;
-      if constexpr (has_slope<ProgramOp(decltype(op)::value)>(N)) {
-        const Place out = i.in[N] < 0 ? Place{} : g.of(k, i.in[N], size);
-        if (out.at) slope_rows<decltype(op)::value, N>(in, y, dy, out, rows, n);
-      }
-    };
-    operand(Constant<0>{}), operand(Constant<1>{}), operand(Constant<2>{});
-  });
-}
-
-static void move_backward(const ProgramPlan& k, const ProgramInstruction& i,
-                          const ProgramGradients& g, long rows) {
-  const Place to = g.of(k, i.in[0], 0), from = g.of(k, i.out, 0);
-  for (long r = 0; r < rows && to.at; ++r) {
-    float* in = to.at + r * to.row;
-    const float* out = from.at + r * from.row;
-    each_run(i, [&](long at, long source, long length, long advance) {
-      if (advance) return add_to(in + source, out + at, length);
-      vf sum = vf{};
-      for (long q = 0; q < length; q += W) sum += load_partial(out + at + q, length - q);
-      in[source] += horizontal_sum(sum);
-    });
-  }
-}
-
-static void sum_backward(const ProgramPlan& k, const ProgramInstruction& i,
-                         const ProgramGradients& g, long rows) {
-  const Place to = g.of(k, i.in[0], 0), from = g.of(k, i.out, 0);
-  const auto run = i.op == ProgramOp::SUM ? expand_blocks<true> : reduce_blocks<true>;
-  for (long r = 0; r < rows && to.at; ++r)
-    run(from.at + r * from.row, to.at + r * to.row, i.ints[0], i.ints[1], i.ints[2]);
-}
-
-static void softmax_backward(const ProgramPlan& k, const ProgramInstruction& i,
-                             const ProgramMemory& m, const ProgramGradients& g, long rows) {
-  const Place to = g.of(k, i.in[0], 0), y = place_of(k, m, i.out, 0), dy = g.of(k, i.out, 0);
-  for (long r = 0; r < rows && to.at; ++r)
-    softmax_rows_backward(y.at + r * y.row, dy.at + r * dy.row, to.at + r * to.row, i.ints[0],
-                          i.ints[1]);
-}
 
 // What a task works in: values and gradients of its rows, the gradients that go on to the step
 // before, and for each matrix the rows gathered so far.
@@ -180,22 +90,6 @@ static void product_backward(const ProgramPlan& k, const ProgramInstruction& i,
     copy(f.slopes[i.matrix] + (at + r) * x.n, dc.at + r * dc.row, x.n);
   }
   f.gathered[i.matrix] += rows;
-}
-
-// Of every instruction but products.
-static void instruction_backward(const ProgramPlan& k, const ProgramInstruction& i,
-                                 const ProgramMemory& m, const ProgramGradients& g, long rows) {
-  switch (i.op) {
-    case ProgramOp::MOVE:
-      return move_backward(k, i, g, rows);
-    case ProgramOp::SUM:
-    case ProgramOp::EXPAND:
-      return sum_backward(k, i, g, rows);
-    case ProgramOp::SOFTMAX:
-      return softmax_backward(k, i, m, g, rows);
-    default:
-      return map_backward(k, i, m, g, rows);
-  }
 }
 
 // to's gradient += [rows][T][n] at a step.

@@ -167,6 +167,8 @@ static inline vf ncps_logistic(vf z) {
 #endif
 }
 
+static inline vf ncps_divide(vf a, vf b) { return a / b; }
+
 // x P(x^2) / Q(x^2), minimax with P(0) = Q(0) = 1: relative error 1.1e-8 before rounding, exact
 // slope at 0. Beyond 8.4 it grows past tanh: exactly +-1 from 8.8 on, where the slope 1 - tanh^2 is
 // then 0.

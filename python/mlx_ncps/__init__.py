@@ -9,7 +9,7 @@ from . import _mlx  # noqa: F401  before all that imports MLX
 
 # isort: split
 from . import cells, config, layers, ops, rnn, wirings
-from .backends.cpu import (
+from .backends.cpu_settings import (
     get_instruction_set,
     get_num_threads,
     instruction_sets,
@@ -34,6 +34,7 @@ from .config import register
 from .dispatch import available_backends, describe, last_backend, use_backend
 from .function_files import export_function
 from .layers import NCPDense, NCPLayer
+from .pretrained import from_pretrained, save_pretrained
 from .rnn import (
     LTC,
     LTCRNN,
@@ -46,11 +47,14 @@ from .rnn import (
     checkpoint,
     chunked_value_and_grad,
 )
+from .shown import summary
 
 if TYPE_CHECKING:
     from . import convert, export  # imported when they are used first
 
-config._LATER.append(lambda: import_module("mlx_ncps.convert"))  # which has a cell of its own
+# which have classes of their own
+config._LATER.append(lambda: import_module("mlx_ncps.convert"))
+config._LATER.append(lambda: import_module("mlx_ncps.ports"))
 
 __version__ = "0.1.0"
 
@@ -87,6 +91,7 @@ __all__ = [
     "describe",
     "export",
     "export_function",
+    "from_pretrained",
     "get_instruction_set",
     "get_num_threads",
     "instruction_sets",
@@ -95,8 +100,10 @@ __all__ = [
     "ops",
     "register",
     "rnn",
+    "save_pretrained",
     "set_instruction_set",
     "set_num_threads",
+    "summary",
     "use_backend",
     "wirings",
 ]
@@ -106,8 +113,10 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         """Submodules that few need, imported when they are used first."""
-        if name in ("convert", "export"):
-            return import_module(f"mlx_ncps.{name}")  # which sets the attribute
+        if name == "convert":
+            return import_module("mlx_ncps.convert")  # which sets the attribute
+        if name == "export":
+            return import_module("mlx_ncps.export")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

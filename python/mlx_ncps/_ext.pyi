@@ -94,6 +94,11 @@ def may_be_read(a: object | None) -> bool:
     Whether an object is an array of floats with values that can be had now.
     """
 
+def awaits_trace(a: object | None) -> bool:
+    """
+    Whether an object is an array without a value while a function is traced.
+    """
+
 def reshaped(a: mlx.core.array, shape: Sequence[int]) -> mlx.core.array | None:
     """The values of an evaluated array in another shape, or None."""
 

@@ -4,6 +4,9 @@
 of `mlx_ncps` themselves, before or after `import ncps`, whether or not ncps is installed. An
 installed ncps stays as it is, `ncps.wirings` and `ncps.torch` included. Without one, a package
 `ncps` is made that has `ncps.mlx` and `ncps.wirings`, both of `mlx_ncps`, and no more.
+
+`CTRNN`, `CTGRU`, `ELTC` and `NODE` of `mlx_ncps.ports` are then in `ncps.mlx` too. Where no port is
+installed, its other names `ncps.neurons` and `ncps_mlx` are this package as well.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from . import ports
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -87,3 +92,7 @@ if sys.modules.get("ncps.mlx", sys.modules[_PACKAGE]) is not sys.modules[_PACKAG
     )
 _install(_Aliases("ncps.mlx", _PACKAGE), first=True)
 _install(_Absent(), first=False)
+for _name in ("ncps.neurons", "ncps_mlx"):
+    _install(_Aliases(_name, _PACKAGE), first=False)
+for _name in ports.__all__:
+    setattr(sys.modules[_PACKAGE], _name, getattr(ports, _name))

@@ -70,7 +70,14 @@ class Cell(Protocol):
 
 
 def attempt(
-    cell: Cell, lstm: Any, x: Any, state: Any, ts: Any, form: int, more: More | None = None
+    cell: Cell,
+    lstm: Any,
+    x: Any,
+    state: Any,
+    ts: Any,
+    form: int,
+    more: More | None = None,
+    root: Any = None,
 ) -> tuple | None:
     """(output, last state) of one step or a few, after a call with a mask of features also
     `More.seen`; None where a graph must compute it.
@@ -83,39 +90,54 @@ def attempt(
     if not dispatch.runs_steps_on_cpu():
         return None
     made = cell._step_cell.made
+    if root is None:
+        root = cell
     if made is None:
         done = False
     elif more is None:
-        done = made[0](cell, lstm, x, state, ts, form)
+        done = made[0](root, lstm, x, state, ts, form)
     else:
-        done = made[0].loosely(cell, lstm, x, state, ts, form, False, *more)
+        done = made[0].loosely(root, lstm, x, state, ts, form, False, *more)
     # True: large, or something to wait for. Asking for the device takes as long as a tenth of a
     # small step.
     if done is True and made is not None:
         done = (
-            None if dispatch.beside_gpu() else _run(made[0], cell, lstm, x, state, ts, form, more)
+            None if dispatch.beside_gpu() else _run(made[0], root, lstm, x, state, ts, form, more)
         )
     if done is False:  # what the parameters depend on may have changed
-        packed = _packed(cell, lstm, x, form, more)
+        if _await_trace(state, ts, more):
+            return None
+        packed = _packed(cell, root, lstm, x, form, more)
         if packed is None:
             return None
-        done = _run(packed, cell, lstm, x, state, ts, form, more, not dispatch.beside_gpu())
+        done = _run(packed, root, lstm, x, state, ts, form, more, not dispatch.beside_gpu())
     if done is None and isinstance(ts, (np.ndarray, np.generic)) and ts.dtype.kind in "fiu":
         spans: Any = ts.astype(np.float32)
-        return attempt(cell, lstm, x, state, mx.array(spans), form, more)
+        return attempt(cell, lstm, x, state, mx.array(spans), form, more, root)
     if not done or done is True:
         return None
     dispatch.record("cpu")
     return done
 
 
-def _run(packed, cell, lstm, x, state, ts, form, more, no_gpu=True):
+def _run(packed, root, lstm, x, state, ts, form, more, no_gpu=True):
     if more is None:
-        return packed(cell, lstm, x, state, ts, form, no_gpu)
-    return packed.loosely(cell, lstm, x, state, ts, form, no_gpu, *more)
+        return packed(root, lstm, x, state, ts, form, no_gpu)
+    return packed.loosely(root, lstm, x, state, ts, form, no_gpu, *more)
 
 
-def _packed(cell: Cell, lstm: Any, x: Any, form: int, more: More | None) -> Any:
+def _await_trace(state: Any, ts: Any, more: More | None) -> bool:
+    """Whether a graph will compute the call, as what is traced gives one of these, however the cell
+    is packed.
+    """
+    if not _loader.native.is_tracing():
+        return False
+    every = [*state] if isinstance(state, tuple) else [state]
+    every += [ts] if more is None else [ts, more.mask, *(more.seen or ())]
+    return any(map(_loader.native.awaits_trace, every))
+
+
+def _packed(cell: Cell, root: Any, lstm: Any, x: Any, form: int, more: More | None) -> Any:
     """The extension's StepCell of what the cell is made of now, or None: for too large a call, and
     among tracers.
     """
@@ -127,7 +149,7 @@ def _packed(cell: Cell, lstm: Any, x: Any, form: int, more: More | None) -> Any:
         if plan is None or not _fits(plan, mixed, x, form, more is not None and more.time_first):
             return None
         check_process(cell.op)  # packing waits for MLX
-        places = _loader.native.Places(cell, lstm)
+        places = _loader.native.Places(root, lstm)
         plan = _plan_of(cell, lstm)  # read when the places are known: no change is missed
         memory = _memory(lstm)
         if not places.complete or plan is None or memory is None:

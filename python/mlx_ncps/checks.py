@@ -38,7 +38,40 @@ def brief(value: Any, most: int = 100) -> str:
 
 def refused(op: str, name: str, wanted: str, got: object) -> ValueError:
     """The error of an argument; `got` is the value itself."""
+    if "mx.array" in wanted and (foreign := array_of_others(got)):
+        return ValueError(f"[{op}] {name} must be {wanted}, got {foreign}.")
     return ValueError(f"[{op}] {name} must be {wanted}, got {brief(got)}.")
+
+
+def kind_of(value: Any) -> str:
+    """The kind of what is no mx.array for a message: its type, and how to make an mx.array of it
+    where that is known.
+    """
+    return array_of_others(value) or type(value).__name__
+
+
+def array_of_others(value: Any) -> str:
+    """What an array of another framework, or a list of numbers, is and how to make an mx.array of
+    it; "" for anything else.
+    """
+    package = type(value).__module__.partition(".")[0]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return f"a NumPy array {value.shape}: wrap it in mx.array(...)"
+    if isinstance(value, (list, tuple)) and _numbers(value):
+        return f"a {type(value).__name__}: wrap it in mx.array(...)"
+    if package == "torch" and hasattr(value, "numpy"):
+        return f"a torch.{type(value).__name__}: wrap it in mx.array(tensor.numpy())"
+    if isinstance(value, mx.array) or not hasattr(value, "__array__"):
+        return ""
+    return f"an array of {package}: wrap it in mx.array(numpy.asarray(...))"
+
+
+def _numbers(values: list | tuple) -> bool:
+    """Whether nested lists begin with a number."""
+    first: Any = values
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    return isinstance(first, numbers.Real)
 
 
 def is_array(value: Any) -> TypeGuard[mx.array]:
@@ -199,3 +232,11 @@ def path(op: str, name: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         raise refused(op, name, "a path", value)
     return Path(value)
+
+
+def path_to_write(op: str, name: str, value: Any) -> Path:
+    """`value` as the Path of a file that is to be written, in a folder that exists."""
+    file = path(op, name, value)
+    if file.is_dir() or not file.parent.is_dir():
+        raise refused(op, name, "the path of a file in a folder that exists", value)
+    return file

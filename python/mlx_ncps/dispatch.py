@@ -216,13 +216,6 @@ def beside_gpu() -> bool:
     return _selected()[0] == "auto" and mx.default_device().type == mx.DeviceType.gpu
 
 
-def prepares_on_cpu() -> bool:
-    """Whether the CPU's primitives prepare what a call reads: where no GPU computes the rest, and
-    the reference, all of whose derivatives exist, is not asked for.
-    """
-    return runs_steps_on_cpu() and not beside_gpu()
-
-
 def stream_of_steps(calls: list[FusedCall]) -> contextlib.AbstractContextManager:
     """A context for a layer that makes these `calls`, (op, facts) each, at every step: the CPU's
     stream where `explain` with stepwise=True says cpu for all of them, else no other than now.

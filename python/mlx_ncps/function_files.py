@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from .checks import flag, is_array, path, refused
+from .checks import flag, is_array, path_to_write, refused
 from .dispatch import use_backend
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def export_function(
         (2, 5, 4)
     """
     op = "export_function"
-    file, shapeless = path(op, "file", file), flag(op, "shapeless", shapeless)
+    file, shapeless = path_to_write(op, "file", file), flag(op, "shapeless", shapeless)
     if not callable(function):
         raise refused(op, "function", "a function of arrays", function)
     for name, given in (*enumerate(args), *kwargs.items()):

@@ -41,6 +41,13 @@ def is_tracing() -> bool:
     return _loader.native is not None and _loader.native.is_tracing()
 
 
+def has_values(array: mx.array) -> bool:
+    """Whether an array is of evaluated, row-contiguous float32 numbers; False without the native
+    module.
+    """
+    return _loader.native is not None and _loader.native.has_values(array)
+
+
 def is_tracer(array: mx.array) -> bool:
     """Whether `array` stands for a value within mx.compile, a gradient or vmap; without the native
     module only whether it has none.

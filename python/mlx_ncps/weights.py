@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from .checks import brief, flag, is_array
+from .checks import brief, flag, is_array, kind_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -159,9 +159,7 @@ def _entries(source: WeightSource) -> dict[str, Stored]:
     entries = {}
     for name, value in _pairs(source):
         if not is_array(value):
-            raise ValueError(
-                f"[load_weights] {name} must be an mx.array, got {type(value).__name__}."
-            )
+            raise ValueError(f"[load_weights] {name} must be an mx.array, got {kind_of(value)}.")
         if name in entries:
             raise ValueError(f"[load_weights] {name} must be given once, got it twice.")
         if value.dtype == mx.float64:

@@ -9,11 +9,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlx_ncps import LTC, CfC, use_backend
-from mlx_ncps.backends import cpu
+from mlx_ncps import LTC, CfC, _loader, use_backend
+from mlx_ncps.backends import primitives as native
 from mlx_ncps.backends.fold import fold_cfc
-from mlx_ncps.cells.guards import Rule, guarded
 from mlx_ncps.ops import CfCParams
+from mlx_ncps.ops.masks import Rule, guarded
 from mlx_ncps.wirings import AutoNCP
 
 from benchmarks.launches import primitives
@@ -30,10 +30,10 @@ def drawn(count, seed=0):
 
 
 OPERATIONS = {
-    "products": (cpu.products, lambda x, y: [a * b for a, b in zip(x, y, strict=True)]),
+    "products": (native.products, lambda x, y: [a * b for a, b in zip(x, y, strict=True)]),
     **{
         f"sums {f}": (
-            lambda x, y, f=f: cpu._loader.native.scaled_sums(x, y, f, stream=mx.cpu),
+            lambda x, y, f=f: _loader.native.scaled_sums(x, y, f, stream=mx.cpu),
             lambda x, y, f=f: [f * a + b for a, b in zip(x, y, strict=True)],
         )
         for f in (1.0, -1.0, 0.3, 0.0, np.inf)
@@ -63,7 +63,7 @@ def test_pairs_and_their_gradients_are_the_operations_to_the_bit(name, count):
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("axes", [(0, 0), (1, None), (None, 1), (0, 1)], ids=str)
 def test_pairs_map(name, axes):
-    native, operations = OPERATIONS[name]
+    ours, operations = OPERATIONS[name]
     rng = np.random.default_rng(3)
     shapes = [(4,) if axis is None else (4, 4) for axis in axes]
     x, y = (mx.array(rng.normal(size=shape).astype("f")) for shape in shapes)
@@ -74,7 +74,7 @@ def test_pairs_map(name, axes):
 
         return lambda x, y: [f([x], [y])[0], *mx.grad(loss, argnums=(0, 1))(x, y)]
 
-    got, want = (mx.vmap(gradient(f), in_axes=axes)(x, y) for f in (native, operations))
+    got, want = (mx.vmap(gradient(f), in_axes=axes)(x, y) for f in (ours, operations))
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(np.array(a), np.array(b))
 
@@ -82,7 +82,7 @@ def test_pairs_map(name, axes):
 def test_pairs_of_any_layout():
     wide = mx.arange(24, dtype=mx.float32).reshape(4, 6)
     x, y = wide[:, ::2], wide.T[1::2].T
-    np.testing.assert_array_equal(np.array(cpu.products([x], [y])[0]), np.array(x * y))
+    np.testing.assert_array_equal(np.array(native.products([x], [y])[0]), np.array(x * y))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_pairs_of_any_layout():
 )
 def test_wrong_pairs_are_refused(x, y, why):
     with pytest.raises(ValueError, match=why):
-        cpu.products([mx.zeros(s) for s in x], [mx.zeros(s) for s in y])
+        native.products([mx.zeros(s) for s in x], [mx.zeros(s) for s in y])
     with pytest.raises(ValueError, match="must be float32"):
-        cpu.products([mx.zeros(2, mx.int32)], [mx.zeros(2)])
+        native.products([mx.zeros(2, mx.int32)], [mx.zeros(2)])
 
 
 @pytest.mark.parametrize("variant", ["torch", "keras", "paper"])
@@ -108,7 +108,7 @@ def test_a_cfc_folds_to_the_bit_as_with_the_operations(mode, ts, variant):
     head = [tuple(mx.array(rng.normal(size=s).astype("f")) for s in ((3, 5), (3,)))] * 4
     params = CfCParams((), *head, w_tau=mx.ones(3), A=mx.ones(3))
     want = fold_cfc(params, ts, mode, variant)
-    got = fold_cfc(params, ts, mode, variant, cpu._merge)
+    got = fold_cfc(params, ts, mode, variant, native.merge_heads)
     assert got.merged == want.merged
     for a, b in zip(got.arrays, want.arrays, strict=True):
         np.testing.assert_array_equal(np.array(a), np.array(b))
@@ -184,10 +184,9 @@ def test_a_guard_of_halves_or_without_rules_keeps_the_dtype():
     ("at", "of", "width"), [([3], [], 0), ([-1], [], 0), ([0], [], 1), ([0], [0], -1)], ids=str
 )
 def test_rules_outside_the_arrays_are_refused(at, of, width):
-    native = cpu._loader.native
-    rule = native.Rule(np.array(at, np.int32), np.array(of, np.int32), width, False)
+    rule = _loader.native.Rule(np.array(at, np.int32), np.array(of, np.int32), width, False)
     with pytest.raises(ValueError, match=r"\[guard\]"):
-        native.guarded(mx.zeros(1), [mx.zeros(3)], [rule])
+        _loader.native.guarded(mx.zeros(1), [mx.zeros(3)], [rule])
 
 
 # --- layers ---

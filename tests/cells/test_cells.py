@@ -457,7 +457,7 @@ def test_wrong_arguments_of_a_step_raise(name):
         (lambda: WiredCfCCell(I, AutoNCP(10, 2), "fast"), r"\[cfc\] mode must be one of"),
         (lambda: LTCCell("AutoNCP", I), r"\[ltc\] wiring must be a Wiring or an integer >= 1"),
         (lambda: LTCCell(0, I), r"\[ltc\] wiring must be a Wiring or an integer >= 1, got 0"),
-        (lambda: LTCCell(6, 0), r"\[ltc\] input_dim must be an integer >= 1, got 0"),
+        (lambda: LTCCell(6, 0), r"\[ltc\] in_features must be an integer >= 1, got 0"),
         (lambda: LTCCell(6, I, output_mapping="quad"), r"\[ltc\] output_mapping must be one of"),
     ],
 )

@@ -8,6 +8,7 @@ import io
 import re
 import tokenize
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -26,6 +27,8 @@ NEEDS = {  # text of a block -> the packages without which it is skipped
     "import pandas": ("pandas",),
     "import gymnasium": ("gymnasium",),
     "import torch": ("torch", "ncps"),
+    "import onnxruntime": ("onnx", "onnxruntime"),
+    "import coremltools": ("coremltools",),
 }
 LISTS = r"\[[\w, ]*\](?:, \[[\w, ]*\])*"
 SAME, GRADIENT = tolerance("float32", "forward"), tolerance("float32", "gradient")
@@ -129,6 +132,7 @@ def whole(model, x, ts, y):
 
 # {page: [(a text of a block, what holds after it)]}, in the names of the block and of HELPERS.
 HELPERS = {"equal": equal, "leaves": leaves, "whole": whole, "GRADIENT": GRADIENT, "mx": mx}
+HELPERS["Path"] = Path
 HELPERS["two"] = mx.ones((2, 5, 3))
 CHECKS = {
     "docs/layers.md": [
@@ -177,6 +181,10 @@ CHECKS = {
         ("back =", "equal(back(two)[0], layer(two)[0])"),
         ("strict=True", "equal(output.detach().numpy(), layer(two)[0])"),
         ("same =", "equal(same(two)[0], layer(two)[0])"),
+    ],
+    "docs/guide/deployment.md": [
+        ('"policy.h"', "'POLICY_STATE 19' in Path('policy.h').read_text()"),
+        ("export_sequence", "same and output.shape == (8, 70, 4)"),
     ],
     "docs/maths.md": [("", "equal(got, want)")],
     "docs/guide/quickstart.md": [

@@ -212,6 +212,24 @@ def test_what_c_cannot_have_is_refused(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+WRITERS = {
+    "to_c": export.to_c,
+    "to_onnx": export.to_onnx,
+    "to_coreml": export.to_coreml,
+    "export_step": export.export_step,
+    "export_sequence": lambda layer, path: export.export_sequence(layer, path, 2),
+    "export_function": lambda layer, path: export.export_function(path, layer, mx.ones((1, 2, 3))),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_path_that_can_be_no_file_is_refused(name, tmp_path):
+    for path in ("", tmp_path, tmp_path / "none" / "a.mlpackage", 3):
+        with pytest.raises(ValueError, match=rf"^\[{name}\] (path|file) must be .*, got "):
+            WRITERS[name](CfC(3, 4), path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["3d", "a b", "", "é", 3])
 def test_a_name_that_is_no_identifier_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=r"^\[to_c\] name must be a C identifier"):

@@ -14,11 +14,6 @@ from tests.support.export_cases import LAYERS, built, leaves, run, trial
 
 coremltools = pytest.importorskip("coremltools")
 
-# coremltools leaves its temporary folders to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 SAME = tolerance("float32", "forward")
 B, T = 2, 4
 

@@ -15,7 +15,7 @@ from mlx_ncps.backends.gpu.ltc_lists import lists_of
 
 from tests.support.cases import LTC_CASES, LTC_EMPTY_CASES, LTC_WIRED_CASES, LtcCase, make
 from tests.support.running import check_gradients, check_states, gradients, problem, states
-from tests.support.simulated_metal import ORDERS, cut, replaced, simulated
+from tests.support.simulated_metal import ORDERS, cut, replaced, rough_division, simulated
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 SIMD_BARRIER = "simdgroup_barrier(mem_flags::mem_threadgroup);"
@@ -36,6 +36,17 @@ EDGES = [
     LtcCase(batch=2, steps=1, inputs=3, units=200, unfolds=2, timespans="per_batch"),
 ]
 STREAMED = LtcCase(batch=17, steps=2, units=9, unfolds=2, timespans="per_batch")
+
+
+@pytest.mark.parametrize("last_places", [-2, 2])
+def test_ltc_sequence_holds_with_a_rough_division(last_places):
+    def change(text):
+        return rough_division(text, last_places)
+
+    for case in (LtcCase(units=9, steps=16, unfolds=6), LtcCase(batch=3, units=65, steps=2)):
+        with simulated(change=("math.h", change), metal_versions=(310,)):
+            check_states(case, "metal")
+            check_gradients(case, "metal")
 
 
 @pytest.mark.parametrize("order", ORDERS)

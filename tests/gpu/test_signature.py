@@ -22,7 +22,7 @@ BODIES = {path.stem: path for path in (ROOT / "metal").glob("*.metal")}
 KINDS = "sizes|flag|int|in float|in int|out float"
 ROW = re.compile(rf"^//   ({KINDS}) +([^:]+?)(?: +: .*)?$")
 BUFFER = re.compile(r"^([\w, ]+) \[(.*?)\](?: if (.+))?$")
-OWN = {"NCPS_UNROLL", "THREADS"}  # macros of every body
+OWN = {"NCPS_SHARE_ROWS", "NCPS_UNROLL", "THREADS"}  # macros of every body
 
 
 class Buffer(NamedTuple):
@@ -190,7 +190,7 @@ def test_a_body_reads_what_its_head_names_and_nothing_else(stem):
     for name, at in re.findall(r"(\w+) = uint\(sizes\[(\d+)\]\)", text):
         assert declared.sizes[int(at)].split("[")[0] == name
     macros = set(re.findall(r"\b[A-Z][A-Z_]+[A-Z0-9]*\b(?! = )", text))
-    own = OWN | set(re.findall(r"constexpr float (\w+)", text))
+    own = OWN | set(re.findall(r"(?:constexpr (?:float|int)|#define) (\w+)", text))
     assert macros - own <= {*declared.flags, *declared.template}
 
 

@@ -47,7 +47,9 @@ def test_op_refuses_wrong_inputs_and_state(case):
         run(case, state=mx.zeros((3, 7)))
     with refuses(f"[{op}] state must be [B, H] = (3, 8), got (8,)."):
         run(case, state=mx.zeros((8,)))
-    with refuses(f"[{op}] inputs must be an mx.array, got ndarray."):
+    with refuses(
+        f"[{op}] inputs must be an mx.array, got a NumPy array (3, 4, 3): wrap it in mx.array(...)."
+    ):
         run(case, inputs=np.zeros((3, 4, 3)))
     for dtype in ("int32", "bool_", "complex64"):
         inputs = mx.zeros((3, case.steps, 3)).astype(getattr(mx, dtype))

@@ -22,6 +22,7 @@ from tests.support.cases import (
     to_mlx,
     tolerance,
 )
+from tests.support.simulated_metal import rough_division
 
 ISAS = mlx_ncps.instruction_sets() if _loader.native else []
 NO_MODULE = pytest.param("", marks=pytest.mark.skip(reason="no native module"))
@@ -106,6 +107,36 @@ def on_gpu(function, kind, z):
         output_dtypes=[mx.float32],
     )
     return np.array(out)
+
+
+def on_rough_gpu(last_places):
+    """The same, of a GPU whose fast division is so many last places off."""
+
+    def run(function, kind, z):
+        header = runner.header
+        runner.header = lambda: rough_division(header(), last_places)
+        try:
+            return on_gpu(function, kind, z)
+        finally:
+            runner.header = header
+
+    return run
+
+
+DIVISIONS = [c for c in CHECKS if c[0] in ("tanh", "lecun_tanh", "erf", "gelu")]
+
+
+@pytest.mark.parametrize("last_places", [-2, 2])
+@pytest.mark.parametrize(("function", "kind"), DIVISIONS)
+def test_a_rough_division_adds_its_own_error_and_no_more(function, kind, last_places):
+    z = arguments(4000009)
+    got = on_rough_gpu(last_places)(function, kind, z)
+    error, at = worst(function, kind, z, got, want(function, kind, z.astype(np.float64)))
+    own = abs(last_places) * 2  # a number's last place is up to two of a product with it
+    assert error <= ULPS[function][kind] + own, f"{error:.3g} ulps at {at!r}"
+    truth, ends = TRUTH[function], np.abs(z) >= TRUTH[function].end
+    if truth.values == (-1, 1) and kind == "value":
+        assert np.array_equal(got[ends], np.sign(z[ends]))
 
 
 BACKENDS = [*((isa, on_cpu(isa), 20011) for isa in ISAS), ("metal", on_gpu, 400009)]

@@ -8,7 +8,10 @@ from mlx_ncps.wirings import AutoNCP
 
 MODULES = (mlx_ncps, cells, layers, rnn, ops, ops.numpy, wirings, convert, config, export, weights)
 
-LAYER = "build compute_output_shape from_config get_config op redraw"
+LAYER = """
+    build compute_output_shape from_config from_pretrained get_config op push_to_hub redraw
+    save_pretrained
+"""
 LAZY = f"{LAYER} built built_width call fixed_keys"
 CELL = f"""
     {LAZY} calls get_initial_state motor_size output_size readout sensory_size sequence state_size

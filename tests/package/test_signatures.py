@@ -16,6 +16,7 @@ MODULES = (mlx_ncps, cells, layers, rnn, wirings, convert, config, weights, ops,
 VARIADIC = {  # functions whose docstring says what the rest are; no class has any but these
     "export_function",
     "from_keras",
+    "from_mlx_port",
     "from_torch",
     *(f"{cell}_{kind}" for cell in ("cfc", "ltc") for kind in ("step", "mixed_sequence")),
     *(f"{cell}_mixed_sequence_backward" for cell in ("cfc", "ltc")),

@@ -119,7 +119,7 @@ def test_lists_and_strict_are_as_in_mlx():
         module.load_weights([*every, ("unknown", mx.ones((2,)))])
     with pytest.raises(ValueError, match=r"ff1\.bias must be given once, got it twice"):
         module.load_weights([*every, bias])
-    with pytest.raises(ValueError, match=r"ff1\.bias must be an mx\.array, got ndarray"):
+    with pytest.raises(ValueError, match=r"ff1\.bias must be an mx\.array, got a NumPy array"):
         module.load_weights([(bias[0], np.ones(4))], strict=False)
 
 

@@ -1,4 +1,4 @@
-"""Sums, repetitions and softmax over one axis of a step program: sizes that fit a vector, that don't
+"""Sums, repetitions and softmax over one axis of a step program: sizes that fit a vector or not
 and that leave a part of one, on every instruction set, against NumPy in float64.
 """
 

@@ -253,7 +253,7 @@ def test_wrong_masks_raise():
     for shape in ((T,), (B, T - 1), (T, B), (B, T, 1), (B, T, I + 1), (B,)):
         with pytest.raises(ValueError, match=wanted):
             layer(x, mask=mx.ones(shape))
-    with pytest.raises(ValueError, match=r"\[ltc\] mask must be an array \[B, T\] .*, got list"):
+    with pytest.raises(ValueError, match=r"\[ltc\] mask must be an array \[B, T\] .*, got a list"):
         layer(x, mask=[[True] * T] * B)
     layer.batch_first = False
     with pytest.raises(ValueError, match=r"\[ltc\] mask must be \[T, B\] = \(5, 3\)"):

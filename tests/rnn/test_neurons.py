@@ -337,8 +337,8 @@ def test_time_constants_and_gates_of_a_cfc_are_those_of_its_equation(mode, varia
     if mode == "pure":
         f1 = (params.A - ops.numpy.cfc_step(now, before, 0.0, params, **options)) / params.A
         assert_close("rates", rates, np.abs(params.w_tau) + np.abs(f1), SAME)
-        with pytest.raises(ValueError, match=r"\[cfc\] gates wants .*, got mode pure"):
-            layer.gates(x)
+        gates, tau = layer.gates(x, hx, ts), layer.time_constants(x, hx, ts)
+        assert_close("gates", gates, 1 - np.exp(-ts / np.array(tau, np.float64)), SAME)
         return
     want = cfc_gates(now, before, ts, params, options)
     states = np.array(layer.states(x, hx, ts))

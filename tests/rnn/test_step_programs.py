@@ -357,3 +357,32 @@ def test_several_threads():
         thread.join()
     assert len(found) == 60
     assert all(found)
+
+
+class ManyAxes(nn.Module):
+    """A step that reads a weight of so many axes."""
+
+    state_size = output_size = input_size = H
+
+    def __init__(self, axes):
+        super().__init__()
+        self.weight = mx.linspace(0.1, 0.9, H).reshape(*(1,) * (axes - 1), H)
+
+    def __call__(self, x, h):
+        h = mx.tanh(h * self.weight.reshape(-1) + x)
+        return h, h
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3, 4, 6])
+def test_weights_of_any_number_of_axes(axes):
+    layer, x = LiquidRNN(ManyAxes(axes), return_state=False), array(B, T, H)
+
+    def run(backend):
+        with use_backend(backend):
+            value, gradients = nn.value_and_grad(layer, lambda x: (layer(x) ** 2).sum())(x)
+        return value, gradients["rnn_cell"]["weight"]
+
+    assert "step program" in str(layer.explain((B, T, H)))
+    for name, got, want in zip(("loss", "gradient"), run("auto"), run("reference"), strict=True):
+        assert got.shape == want.shape
+        assert_close(name, got, want, GRADIENT)

@@ -103,7 +103,7 @@ def test_wrong_steps_raise():
         ValueError, match=r"\[ltc\] inputs must be \[B, I\] or \[I\], got \(3, 5, 4"
     ):
         layer.step(normal(B, T, I))
-    with pytest.raises(ValueError, match=r"\[ltc\] inputs must be \[B, I\] or \[I\], got ndarray"):
+    with pytest.raises(ValueError, match=r"inputs must be \[B, I\] or \[I\], got a NumPy array"):
         layer.step(np.zeros((B, I)))
     with pytest.raises(ValueError, match=r"\[ltc\] hx must be \[B, H\] = \(3, 6\), got \(2, 6\)"):
         layer.step(x, h[:2])

@@ -55,6 +55,16 @@ class _Cut(Geometry):
         return self.piece
 
 
+def rough_division(text: str, last_places: int) -> str:
+    """The text of math.h with a fast division that is so many last places off; Metal allows 2.5."""
+    exact = "return metal::fast::divide(a, b);"
+    off = f"as_type<float>(as_type<int>(y) + {last_places})"
+    rough = "const float y = metal::fast::divide(a, b); "
+    rough += f"return metal::fabs(y) > 1e-30f && metal::fabs(y) < 1e30f ? {off} : y;"
+    assert text.count(exact) == 1
+    return text.replace(exact, rough)
+
+
 def cut(piece: tuple[int, int], **changes) -> Geometry:
     """APPLE with these changes, whose launches take so many rows and steps at most."""
     return _Cut(piece=Piece(*piece), **changes)

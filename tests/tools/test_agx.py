@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from array import array
 from pathlib import Path
 
 import mslsim
@@ -14,7 +15,7 @@ from mlx_ncps.backends.gpu.runner import header, text
 from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 
 from tests.support import ROOT
-from tools.agx import report, variants
+from tools.agx import loops, quads, report, variants
 from tools.agx.judge import CHIPS, Figures, read
 
 FIGURES = Figures(104, 512, 0, 0, 0, 1000, 8000, 900, 100)
@@ -198,3 +199,80 @@ def test_save_and_load_keep_the_figures(tmp_path):
     kept = report.save({"k": variant(spills=2)}, "mesa 1", "abc", "2026-01-01", tmp_path / "f.json")
     assert kept["variants"] == {"k": variant(spills=2)}
     assert json.loads((tmp_path / "f.json").read_text())["compilers"] == "mesa 1"
+
+
+# ---- Bounds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_no_variant_of_a_plan_leaves_its_registers_or_the_instruction_cache(stored, chip):
+    outside = {
+        name: variant[chip]
+        for name, variant in stored["variants"].items()
+        if variant[chip].spills or variant[chip].scratch or variant[chip].code > report.CACHE
+    }
+    assert outside == {}
+
+
+def test_sixteen_rows_of_three_heads_fit_the_registers_of_512_threads_as_plans_assume(stored):
+    rows = [n for n in stored["variants"] if n.startswith("cfc_") and "ROWS=16" in n]
+    assert any("HEADS=3" in n and "PARTS=4 THREADS=512" in n for n in rows)
+    assert not [n for n in rows if "HEADS=4" in n]  # 115 registers, of 104
+
+
+def test_stored_loops_are_of_the_stored_code(stored):
+    kept = loops.load()
+    assert set(kept) == set(loops.NAMES)
+    for name, loop in kept.items():
+        assert loop.instructions == stored["variants"][name]["m1"].instructions, name
+
+
+def test_an_unfold_of_the_dense_ltc_is_within_one_and_a_half_of_its_floor():
+    """exp2, the reciprocal with the three instructions by which Mesa refines it, and three
+    multiply-adds of each gate; without loads, shuffles and the update.
+    """
+    kept = loops.load()["ltc_dense_forward_save PER=16 PARTS=4 THREADS=256"]
+    (step,) = kept.inner
+    (unfold,) = step.inner
+    assert unfold.mix["exp2"] == 16
+    assert unfold.cycles <= 1.5 * 16 * (4 + 6 + 3 + 3)
+
+
+LISTING = """
+   0: 1234   mov      r0, 1
+   2: 1234   exp2     r0, r0
+   4: 1234   ffma     r0, r0, r0, r0
+   6: 123456 wait     a
+   9: 1234   jmp_any  -5
+   b: 1234   imadd    r1, r1, r1, r1
+   d: 12     jmp_any  -11
+   e: 12     stop
+"""
+
+
+def test_loops_are_read_with_what_is_within():
+    code = loops.read(LISTING)
+    ((outer,), own) = code.inner, code.mix
+    assert own == {"mov": 1, "stop": 1}
+    assert outer.mix == {"exp2": 1, "imadd": 1, "jmp_any": 1}
+    assert (outer.cycles, outer.inner[0].cycles, outer.bytes) == (9, 2, 12)
+    assert outer.cost((10, [(3, [])])) == 10 * (9 + 3 * 2)
+    assert code.instructions == 8
+    with pytest.raises(ValueError, match="1 loops within, not 0"):
+        outer.cost((1, []))
+
+
+def test_only_shuffles_within_four_lanes_become_swaps():
+    head = [0x07230203, 0x10400, 0, 9, 0]
+    constants = [[4 << 16 | 43, 2, 3, 2], [4 << 16 | 43, 2, 4, 16]]  # ids 3 and 4: masks 2 and 16
+    shuffles = [[6 << 16 | 346, 1, 5, 6, 7, 3], [6 << 16 | 346, 1, 8, 6, 7, 4]]
+    body = [*constants, [1 << 16 | 54], *shuffles]
+    words = array(
+        "I", quads.swapped(array("I", [*head, *(w for one in body for w in one)]).tobytes())
+    ).tolist()
+    assert words[3] == 10
+    assert words[5:7] == [2 << 16 | 17, 68]
+    assert words[15:19] == [4 << 16 | 43, 2, 9, 1]  # vertical, before the function
+    assert words[-12:-6] == [6 << 16 | 366, 1, 5, 6, 7, 9]
+    assert words[-6:] == shuffles[1]
+    assert quads.swapped(array("I", head).tobytes()) == array("I", head).tobytes()

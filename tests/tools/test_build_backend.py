@@ -123,6 +123,31 @@ def test_a_source_and_a_pure_python_wheel_need_any_mlx_that_is_allowed(
     assert wheel_dependencies.Dependencies().dynamic_wheel(SETTINGS) == {"dependencies": True}
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_the_metadata_of_a_wheel_names_the_mlx_that_it_fits(tmp_path, native, monkeypatch):
+    """By scikit-build-core itself, as pip asks it."""
+    code = (
+        "import sys; sys.path.insert(0, 'build_backend')\n"
+        "from scikit_build_core.build import prepare_metadata_for_build_wheel as prepare\n"
+        "print('made', prepare(sys.argv[1]))\n"
+    )
+    if not native:
+        monkeypatch.setenv("MLX_NCPS_NO_NATIVE", "1")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    text = next(tmp_path.glob("*.dist-info/METADATA")).read_text(encoding="utf-8")
+    version = importlib.metadata.version("mlx").partition("+")[0]
+    wanted = {f"mlx=={version}"} if native else {"mlx<0.33", "mlx>=0.32.1"}
+    found = {line.split(": ")[1] for line in text.splitlines() if line.startswith("Requires-Dist")}
+    mlx = {part for line in found if line.startswith("mlx") and "[" not in line for part in [line]}
+    assert any(set(line.removeprefix("mlx").split(",")) == {w[3:] for w in wanted} for line in mlx)
+    assert "numpy>=1.26" in found
+    version = importlib.import_module("mlx_ncps").__version__
+    assert f"Version: {version}" in text
+
+
 def test_the_settings_of_the_dependencies_are_those_that_the_build_asks_for():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'mlx = "{native_requirements.allowed_mlx()}"' in text

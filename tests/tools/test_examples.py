@@ -20,7 +20,7 @@ NEEDED = ("sklearn", "scipy", "matplotlib", "networkx", "tqdm")
 def pyplot():
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
-            pytest.skip(f"examples need {name}: pip install 'mlx-ncps[demo]'")
+            pytest.skip(f"examples need {name}: pip install 'mlx-ncps[examples]'")
     return pytest.importorskip("matplotlib.pyplot")
 
 

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from .quads import swapped
+
 CHIPS = ("m1", "m2")
 FOLDER = "agx/work"  # in the root folder
 MESA = {
@@ -74,6 +76,8 @@ class Root:
             done = self.run(["/agx/compile.sh", f"{stem}.clcpp"])
             if done.returncode or "warning" in done.stderr:
                 raise RuntimeError(f"{stem}.clcpp is no SPIR-V:\n{done.stderr[-2000:]}")
+            file = self.work / f"{stem}.spv"
+            file.write_bytes(swapped(file.read_bytes()))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, texts.items()))

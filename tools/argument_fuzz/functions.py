@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import mlx.core as mx
 import mlx_ncps as m
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_ncps import config, convert, ops, rnn
+from mlx_ncps import config, convert, export, ops, rnn
 
 from .constructors import LTC_OPTIONS
 from .methods import saved
@@ -125,6 +127,16 @@ def run_export(file, function, inputs, state, shapeless):
     m.export_function(file, function, inputs, hx=state, shapeless=shapeless)
 
 
+def _if_installed(function):
+    """The function; nothing happens where the optional package that it needs is missing."""
+
+    def run(**arguments):
+        with contextlib.suppress(ImportError):
+            function(**arguments)
+
+    return run
+
+
 def _layer(units=H):
     return m.CfC(I, units, backbone_units=K)
 
@@ -174,13 +186,35 @@ FUNCTIONS = {
             "shapeless": False,
         }
     ],
+    "export_step": [
+        lambda: {"layer": _layer(), "path": "step.mlxfn", "batch": B},
+        lambda: {"layer": _layer(), "path": "step.mlxfn"},
+    ],
+    "export_sequence": [
+        lambda: {"layer": _layer(), "path": "sequence.mlxfn", "steps": T, "batch": B},
+        lambda: {"layer": _layer(), "path": "sequence.mlxfn", "steps": T},
+    ],
     "to_c": [lambda: {"layer": _layer(), "path": "cell.h", "name": "cell"}],
+    "to_onnx": [lambda: {"layer": _layer(), "path": "step.onnx", "sequence": True}],
+    "to_coreml": [lambda: {"layer": _layer(), "path": "step.mlpackage", "batch": B}],
     "from_torch": [
         lambda: {"source": convert.to_torch(_layer(), numpy=True), "prefix": "", "mode": "default"},
         lambda: {"source": convert.to_torch(_layer(), numpy=True), "layer": _layer()},
     ],
     "to_torch": [lambda: {"layer": _layer(), "direction": None, "numpy": True}],
     "save_torch": [lambda: {"layer": _layer(), "path": saved(_layer()), "direction": None}],
+    "from_mlx_port": [
+        lambda: {"source": _port_arrays(), "prefix": "", "activation": "lecun_tanh"},
+        lambda: {
+            "source": _port_arrays(),
+            "layer": m.CfC(I, H, backbone_units=K, variant="keras"),
+        },
+    ],
+    "summary": [lambda: {"module": _layer(), "depth": 1}],
+    "save_pretrained": [lambda: {"model": _layer(), "folder": "model"}],
+    "from_pretrained": [
+        lambda: {"folder": m.save_pretrained(_layer(), "model"), "download": False}
+    ],
     "from_keras": [
         lambda: {"source": _keras_arrays(), "activation": "lecun_tanh"},
         lambda: {
@@ -191,6 +225,7 @@ FUNCTIONS = {
 }
 
 RUNNERS = {"chunked_value_and_grad": run_chunks, "export_function": run_export}
+RUNNERS |= {"to_onnx": _if_installed(export.to_onnx), "to_coreml": _if_installed(export.to_coreml)}
 
 
 def _pairs(module):
@@ -201,6 +236,12 @@ def _of_ncps():
     import ncps.wirings
 
     return ncps.wirings.AutoNCP(9, 2)
+
+
+def _port_arrays():
+    cell = m.CfCCell(I, H, backbone_units=K, variant="keras")
+    names = {f"rnn_cell.{name}": value for name, value in _pairs(cell)}
+    return {name.replace("backbone.", "backbone.layers."): a for name, a in names.items()}
 
 
 def _keras_arrays():

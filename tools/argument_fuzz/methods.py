@@ -106,7 +106,7 @@ METHODS = {
     "set_output_dim": lambda o: {"output_dim": 3},
     "erev_initializer": lambda o: {"shape": (o.units, o.units), "dtype": mx.float32},
     "sensory_erev_initializer": lambda o: {"shape": (I, o.units), "dtype": mx.float16},
-    "get_graph": lambda o: {"include_sensory_neurons": True},
+    "get_graph": lambda o: _built(o) and {"include_sensory_neurons": True},
     "get_neurons_of_layer": lambda o: {"layer_id": 0},
     "get_neurons_of_type": lambda o: {"neuron_type": "motor"},
     "get_type_of_neuron": lambda o: {"neuron_id": 1},
@@ -116,16 +116,21 @@ METHODS = {
     "synapse_weights": lambda o: _built(o) and {"sensory": False},
     "synapses_into": lambda o: {"layer": 1},
     "reset": lambda o: {"state": array(H)},
-    "draw_graph": lambda o: {
-        "layout": "shell",
-        "neuron_colors": {"motor": "red"},
-        "synapse_colors": {"excitatory": "blue"},
-        "draw_labels": False,
-        "legend": True,
-    },
+    "draw_graph": lambda o: (
+        _built(o)
+        and {
+            "layout": "shell",
+            "neuron_colors": {"motor": "red"},
+            "synapse_colors": {"excitatory": "blue"},
+            "draw_labels": False,
+            "legend": True,
+        }
+    ),
 }
 METHODS["apply_constraints"] = METHODS["apply_weight_constraints"]
 METHODS["state_names"] = METHODS["reset_states"]
+METHODS["save_pretrained"] = lambda o: _built(o) and {"folder": "model"}
+METHODS["from_pretrained"] = lambda o: {"folder": m.save_pretrained(_built(o), "model")}
 for _name in ("states", "time_constants", "gates", "conductances"):
     METHODS[_name] = _layer_call
 

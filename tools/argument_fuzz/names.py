@@ -11,11 +11,13 @@ from . import native
 
 MODULES = (mlx_ncps, cells, config, convert, export, layers, ops, ops.numpy, rnn, weights, wirings)
 
-# Methods that only layers and cells of this package call, with arguments that are checked already.
+# Methods that only layers and cells of this package call, with arguments that are checked already;
+# and what needs a network.
 INTERNAL = frozenset(
     [
         *("build_by_layer", "call", "calls", "items", "layer_class", "mixed_sequence", "params"),
         *("readout", "stepwise", "unless_drawn_by", "weights"),
+        "push_to_hub",  # would upload
     ]
 )
 # A subclass's own code.

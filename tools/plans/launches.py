@@ -64,7 +64,7 @@ def _launch(kernel, call) -> tuple:
     moved = sum(array.size for array in call["inputs"])
     moved += sum(math.prod(shape) for shape in call["output_shapes"])
     cost = costs.of(kernel["name"], facts)._replace(bytes=4 * moved)
-    shared, own = _memory(kernel["source"], template)
+    shared, own = _memory(_chosen(kernel["source"], kernel["header"]), template)
     return kernel["name"], groups, math.prod(threads), shared, own + SCALARS, cost
 
 
@@ -89,6 +89,25 @@ def _memory(source: str, template: dict) -> tuple[int, int]:
 
 
 def _product(text: str, sizes: dict) -> int:
-    """The value of "2", "PER" or "PER * PARTS"."""
-    factors = (f.strip() for f in text.split("*"))
-    return math.prod(int(f) if f.isdigit() else sizes.get(f, 0) for f in factors)
+    """The value of "2", "PER" or "PER * PARTS + 2"."""
+    terms = [[f.strip() for f in term.split("*")] for term in text.split("+")]
+    return sum(
+        math.prod(int(f) if f.isdigit() else sizes.get(f, 0) for f in term) for term in terms
+    )
+
+
+def _chosen(source: str, header: str) -> str:
+    """The text that the header's macros of 0 and 1 leave; an #if of anything else stays."""
+    macros = dict(re.findall(r"^#define (\w+) ([01])$", header, re.MULTILINE))
+    kept, states = [], []
+    for line in source.splitlines():
+        word, _, name = line.partition(" ")
+        if word == "#if":
+            states.append(macros.get(name, "1") == "1")
+        elif word == "#else":
+            states[-1] = not states[-1]
+        elif word == "#endif":
+            states.pop()
+        elif all(states):
+            kept.append(line)
+    return "\n".join(kept)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from .. import _loader
-from ..checks import choice, integer
 from . import shapeless
 from .activations import first_dropped
 from .fold import fold_cfc
+from .primitives import merge_heads
 from .types import Facts, LTCFacts, Timespans
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def cfc_sequence(
     the gradient. `memory`, `dropout` and `resets`: as `backends` says.
     """
     with mx.stream(mx.cpu):
-        folded = fold_cfc(params, ts, mode, variant, _merge)
+        folded = fold_cfc(params, ts, mode, variant, merge_heads)
         return _loader.native.cfc_sequence(
             inputs,
             state,
@@ -118,27 +118,6 @@ def cfc_sequence(
             save=training,
             stream=mx.cpu,
         )
-
-
-def _merge(time_a, time_b, ts, minus):
-    """A CfC's time heads (weight, bias) as one, to the bit as `fold_cfc` does it, in one
-    primitive.
-    """
-    factor = float(-ts if minus else ts)
-    return tuple(_loader.native.scaled_sums(time_a, time_b, factor, stream=mx.cpu))
-
-
-def products(x: list[mx.array], y: list[mx.array]) -> list[mx.array]:
-    """x[i] * y[i] of float32 arrays of equal shapes, in one primitive."""
-    return _loader.native.products(x, y, stream=mx.cpu)
-
-
-def guarded(array: mx.array, arrays: list[mx.array], rules: list) -> mx.array:
-    """`array`, float32, or NaN throughout where one of the rules (at, of [n, width], own) doesn't
-    hold among `arrays`, in one primitive; csrc/guard.h says what they mean.
-    """
-    made = [_loader.native.Rule(at, of.ravel(), of.shape[1], own) for at, of, own in rules]
-    return _loader.native.guarded(array, arrays, made, stream=mx.cpu)
 
 
 def dropout_factors(key: mx.array, shape: tuple[int, ...], rate: float) -> mx.array:
@@ -269,75 +248,3 @@ def _handle(synapses):
             s.source, s.target, s.sensory_source, s.sensory_target, inputs=s.inputs, units=s.units
         )
     return handle
-
-
-def _native():
-    """The native module, or RuntimeError with the reason for its absence."""
-    if _loader.native is None:
-        raise RuntimeError(f"[mlx_ncps] the native module is not loaded: {_loader.reason}")
-    return _loader.native
-
-
-def set_num_threads(n: int) -> None:
-    """Let the CPU kernels use `n` threads; 0 for the default: the cores that this process may use.
-
-    Raises ValueError for a negative or fractional number, RuntimeError without the native module.
-
-    Example:
-        >>> set_num_threads(1)
-        >>> get_num_threads()
-        1
-        >>> set_num_threads(0)  # the default again
-    """
-    _native().set_num_threads(integer("set_num_threads", "n", n, 0))
-
-
-def get_num_threads() -> int:
-    """The number of threads of the CPU kernels. Raises RuntimeError without the native module.
-
-    Example:
-        >>> get_num_threads() >= 1
-        True
-    """
-    return _native().num_threads()
-
-
-def set_instruction_set(name: str) -> None:
-    """Let the CPU kernels use the instruction set `name`: of `instruction_sets()`, or "auto" for
-    the best.
-
-    Raises ValueError when this machine or this build can't run it, RuntimeError without the native
-    module.
-
-    Example:
-        >>> set_instruction_set("baseline")
-        >>> get_instruction_set()
-        'baseline'
-        >>> set_instruction_set("auto")
-    """
-    able = instruction_sets()
-    choice("set_instruction_set", "name", name, ["auto", *able])
-    _native().set_isa(able[0] if name == "auto" else name)
-
-
-def get_instruction_set() -> str:
-    """The instruction set that the CPU kernels use. Raises RuntimeError without the native
-    module.
-
-    Example:
-        >>> get_instruction_set() in instruction_sets()
-        True
-    """
-    return _native().isa()
-
-
-def instruction_sets() -> list[str]:
-    """The instruction sets that can run here, best first.
-
-    Raises RuntimeError without the native module.
-
-    Example:
-        >>> instruction_sets()[-1]  # for any processor
-        'baseline'
-    """
-    return list(_native().isas())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from ..values import in_step_trace
 from . import shapeless
 from .activations import ACTIVATIONS, HEAD_ACTIVATIONS, TABLE, first_dropped, softplus
 from .types import Facts
@@ -108,8 +107,6 @@ def cfc_sequence(
     """CfC over a sequence: inputs [B, T, I], state [B, H] -> states [B, T, H]."""
     options = {"mode": mode, "activation": ACTIVATIONS[activation], "variant": variant}
     step = partial(_cfc_step, params=params, **options)
-    if dropout is not None and not in_step_trace():  # where they are inputs
-        dropout = mx.stop_gradient(dropout)
     factors = () if dropout is None else (dropout,)
     return _scan("cfc", step, inputs, state, ts, resets, *factors)
 

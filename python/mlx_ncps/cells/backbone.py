@@ -10,7 +10,8 @@ import mlx.core as mx
 from .. import limits
 from ..checks import brief, integer, real, size
 from ..layers.linear import Linear
-from ..ops import get_activation, xavier_uniform
+from ..ops import xavier_uniform
+from ..ops.activations import activation_name
 from ..ops.dropout import first_dropped
 
 
@@ -37,8 +38,8 @@ def backbone_options(
 ) -> Backbone:
     """Check the backbone options of a cell; None stands for 128 units, `default_layers`, 0."""
     if alias is not None:
-        get_activation(alias)
-    get_activation(activation)
+        activation_name(op, "activation", alias)
+    activation_name(op, "backbone_activation" if op == "cfc" else "activation", activation)
     if alias is not None and activation not in ("lecun_tanh", alias):
         raise ValueError(
             f"[{op}] activation and backbone_activation must be the same, "

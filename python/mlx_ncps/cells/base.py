@@ -19,6 +19,7 @@ from ..dispatch import FusedCall
 from ..layers.base import NCPLayer, output_shape
 from ..ops import initial_state, shapeless
 from ..ops.checks import check_array
+from ..shown import Shown
 from ..step_plan import StepPlan
 from ..values import settle
 
@@ -33,7 +34,7 @@ class SignatureOfInit:
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-class LiquidCell(NCPLayer):
+class LiquidCell(Shown, NCPLayer):
     """Base of all cells: `cell(inputs [B, I], state [B, H], ts=1.0) -> (output, new state)`.
 
     The output is [B, O], the new state [B, H]. A subclass gives `op` (its name in errors), the

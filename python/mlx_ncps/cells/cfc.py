@@ -248,31 +248,26 @@ class CfCCell(LiquidCell):
         """Why `sequence` runs step by step now: for modules in place of the linear maps; or ""."""
         return why_called(self._parts())
 
-    def _dropped(self) -> tuple[int, ...]:
-        """The widths of the backbone's layers of whose outputs a share is dropped now."""
-        options = self.backbone_options
-        return options.dropped(self.variant) if options.dropout and self.training else ()
-
     def _dropout(self, inputs: mx.array) -> mx.array | None:
         """The factors of dropout [B, T, D] for inputs [B, T, I], drawn with one key; or None."""
-        if not (drops := self._drops()):
-            return None
-        check_array("cfc", "inputs", inputs, "[B, T, I]", (None, None, self.input_size))
-        ((width, rate),) = drops
-        return drawn_factors((*inputs.shape[:2], width), rate)
+        for width, rate in self._drops():  # one or none
+            check_array("cfc", "inputs", inputs, "[B, T, I]", (None, None, self.input_size))
+            return drawn_factors((*inputs.shape[:2], width), rate)
+        return None
 
     def _drops(self) -> list[tuple[int, float]]:
         """(D, rate) of each array of factors [B, T, D] that `sequence` draws now, in its order."""
-        widths = self._dropped()
-        return [(sum(widths), self.backbone_options.dropout)] if widths else []
+        options = self.backbone_options
+        widths = options.dropped(self.variant) if options.dropout and self.training else ()
+        return [(sum(widths), options.dropout)] if widths else []
 
     def _unpacked(self) -> str:
         """Why a cell that runs fused has no packed form now, or ""."""
-        return DROPOUT if self._dropped() else ""
+        return DROPOUT if self._drops() else ""
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
-        if type(self) is not CfCCell or not self.built or self._dropped() or self.stepwise():
+        if type(self) is not CfCCell or not self.built or self._drops() or self.stepwise():
             return None
         arrays = [a for part in self._parts().values() for a in arrays_of(part)]
         arrays += [self[name] for name in ("w_tau", "A", "sparsity_mask") if name in self]
@@ -294,7 +289,7 @@ class CfCCell(LiquidCell):
         if self.stepwise():
             return []
         sizes = self.input_size, self.hidden_size, self.backbone_options.sizes
-        facts = CfCFacts(*sizes, **self._keywords(), dropout=bool(self._dropped()))
+        facts = CfCFacts(*sizes, **self._keywords(), dropout=bool(self._drops()))
         return [("cfc_sequence", facts)]
 
     def readout(self, states: mx.array) -> mx.array:

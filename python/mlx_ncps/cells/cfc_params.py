@@ -9,11 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..backends import cpu
-from ..dispatch import prepares_on_cpu
 from ..layers.linear import weights_of
 from ..ops import CfCParams
 from ..ops.checks import check_array
+from ..ops.masks import masked
 
 MASKED = ("ff1", "ff2")
 
@@ -24,22 +23,16 @@ def params_of(cells: Sequence[Any]) -> list[CfCParams]:
     Raises ValueError when a part is no linear map.
     """
     every = [weights_of(cell.op, cell._parts()) for cell in cells]
-    masked = [
+    every_mask = [
         (heads, name, _mask(cell, name, heads[name][0]))
         for cell, heads in zip(cells, every, strict=True)
         for name in (MASKED if "sparsity_mask" in cell else ())
         if name in heads
     ]
-    weights = _products([heads[name][0] for heads, name, _ in masked], [m for *_, m in masked])
-    for (heads, name, _), weight in zip(masked, weights, strict=True):
+    weights = masked([heads[name][0] for heads, name, _ in every_mask], [m for *_, m in every_mask])
+    for (heads, name, _), weight in zip(every_mask, weights, strict=True):
         heads[name] = weight, heads[name][1]
     return [_named(cell, heads) for cell, heads in zip(cells, every, strict=True)]
-
-
-def _products(weights: list[mx.array], masks: list[mx.array]) -> list[mx.array]:
-    if weights and prepares_on_cpu() and all(a.dtype == mx.float32 for a in (*weights, *masks)):
-        return cpu.products(weights, masks)
-    return [weight * mask for weight, mask in zip(weights, masks, strict=True)]
 
 
 def _mask(cell: Any, name: str, weight: mx.array) -> mx.array:

@@ -11,7 +11,6 @@ import mlx.core as mx
 
 from ..layers.linear import float32_map
 from ..ops import get_activation
-from ..ops.checks import CFC_HEADS
 from .cfc import CfCCell
 from .ltc import LTCCell
 from .ltc_backbone import BackboneLTCCell
@@ -71,12 +70,6 @@ def gates(cell: Any, moment: Moment) -> mx.array:
     return _per_layer(cell, moment, _cfc_gates)
 
 
-def check_gates(op: str, cell: Any) -> None:
-    """Raise ValueError for a CfC that has no gates."""
-    if cell.mode == "pure":
-        raise ValueError(f"[{op}] gates wants the mode default or no_gate, got mode pure.")
-
-
 def _positive(cell: LTCCell) -> Any:
     implicit = cell.implicit_param_constraints
     return (lambda a: mx.logaddexp(a, 0)) if implicit else (lambda a: a)
@@ -100,11 +93,12 @@ def _per_layer(cell: Any, moment: Moment, function: Callable) -> mx.array:
     if not isinstance(cell, NCPRNNCell):
         raise ValueError(f"[cfc] every layer must be a CfCCell here, got {type(cell).__name__}.")
     cell._sync_wiring()
+    wired: Any = cell
     parts, start, x = [], 0, moment.x
-    for n, layer in enumerate(cell._layers()):
+    for n, layer in enumerate(wired._layers()):
         own = slice(start, start + layer.state_size)
-        if cell.backbone_options.sizes:
-            x = x * cell._source_mask(n, x.shape[-1])
+        if wired.backbone_options.sizes:
+            x = x * wired._source_mask(n, x.shape[-1])
         seen = Moment(x, moment.before[:, own], moment.after[:, own], moment.ts)
         parts.append(_per_layer(layer, seen, function))
         start, x = own.stop, seen.after
@@ -119,7 +113,7 @@ def _heads(cell: CfCCell, moment: Moment, *names: str) -> list[mx.array]:
     for n, size in enumerate(sizes):
         z = activate(float32_map("cfc", f"backbone.{n}", parts[f"backbone.{n}"], size)(z))
     mask = cell.get("sparsity_mask")
-    masks = dict.fromkeys(CFC_HEADS[:2], mask)
+    masks: dict[str, Any] = {"ff1": mask, "ff2": mask}
     return [float32_map("cfc", h, parts[h], cell.hidden_size, masks.get(h))(z) for h in names]
 
 
@@ -131,5 +125,7 @@ def _cfc_time_constants(cell: CfCCell, moment: Moment) -> mx.array:
 
 
 def _cfc_gates(cell: CfCCell, moment: Moment) -> mx.array:
+    if cell.mode == "pure":
+        return 1.0 - mx.exp(-moment.ts / _cfc_time_constants(cell, moment))
     a, b = _heads(cell, moment, "time_a", "time_b")
     return mx.sigmoid(a * moment.ts + b if cell.variant == "torch" else b - a * moment.ts)

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..ops import SynapseLists
 from ..ops.checks import check_array
+from ..ops.masks import Rule, guarded
 from ..values import seen
-from .guards import Rule, guarded
 
 
 class HostMasks:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import mlx.core as mx
 
 from .._fork import check_process
+from ..at_once import BATCH, StepCell, attempt
 from ..checks import size
 from ..layers.base import NCPLayer, output_shape
 from ..layers.linear import Linear, check_linear, float32_map, weight_and_bias, why_called
 from ..ops import LSTMParams, orthogonal, shapeless, uniform, xavier_uniform
 from ..ops.checks import check_array, check_memory
 from ..ops.mixed_memory import lstm_gates
+from ..shown import Shown
 from .base import first_state
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ..options import Check
 
 
-class LSTMCell(NCPLayer):
+class LSTMCell(Shown, NCPLayer):
     """LSTM cell: `cell(inputs [B, I], state (h, c)) -> (output, (h', c'))`, output = h', all
     [B, H].
 
@@ -51,6 +53,7 @@ class LSTMCell(NCPLayer):
 
     def __init__(self, input_size: int | None, hidden_size: int):
         super().__init__()
+        self._step_cell = StepCell()
         self.hidden_size = hidden_size
         if input_size is not None:
             self.build(size(self.op, "input_size", input_size))
@@ -90,12 +93,25 @@ class LSTMCell(NCPLayer):
         self.recurrent_map = Linear(hidden, rows, bias=False)
         self.recurrent_map.weight = orthogonal((rows, hidden))
 
+    def _shown(self) -> dict:
+        return {"inputs": self.sensory_size, "units": self.hidden_size}
+
     def _parts(self) -> dict:
         return {"input_map": self.input_map, "recurrent_map": self.recurrent_map}
 
     def stepwise(self) -> str:
         """Why no fused operator runs this, which modules in place of the linear maps do; or ""."""
         return why_called(self._parts())
+
+    def _step_plan(self, mixed: bool) -> None:
+        """As `LiquidCell` has it: a step program."""
+
+    def _one_step(
+        self, x: mx.array, ts: mx.array, h: mx.array, c: mx.array
+    ) -> tuple[list[mx.array], list]:
+        """What the step program computes: ([h', c'], no output but h')."""
+        h, c = self._gates(self._drive(x), h, c)
+        return [h, c], []
 
     def _step_weights(self) -> LSTMParams | None:
         """The weights that a packed cell has in front of it; None where a subclass has its own
@@ -139,6 +155,9 @@ class LSTMCell(NCPLayer):
 
         An LSTM knows no elapsed time. Raises ValueError for a wrong shape, width or dtype.
         """
+        done: Any = attempt(self, None, inputs, state, None, BATCH)
+        if done is not None:
+            return done
         check_process(self.op)
         check_array(self.op, "inputs", inputs, "[B, I]", (None, None))
         shapeless.refuse(self.op, "a cell of MLX operations", length=False)

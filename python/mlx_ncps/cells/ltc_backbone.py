@@ -37,7 +37,7 @@ class BackboneLTCCell(LTCCell):
     def _set_wiring(self, wiring: Wiring, width: int | None) -> None:
         if not self.backbone_options.sizes:
             raise ValueError("[ltc] backbone_units or backbone_layers must be given, got none.")
-        width = optional(size)(self.op, "input_dim", width)
+        width = optional(size)(self.op, self._WIDTH, width)
         self.wiring = wiring.as_given()
         last = self.backbone_options.sizes[-1]
         if self.wiring.input_dim not in (None, last):

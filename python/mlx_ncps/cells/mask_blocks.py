@@ -148,3 +148,16 @@ def whole_masks(inputs: int, units: int) -> list[Block]:
         Block("", "sparsity_mask", "adjacency_matrix", neurons, neurons),
         Block("", "sensory_sparsity_mask", "sensory_adjacency_matrix", sources, neurons),
     ]
+
+
+def synapses_into(wiring: Any, layer: int, fully_recurrent: bool) -> np.ndarray:
+    """What `WiredCfCCell.synapses_into` says of a wiring that is built."""
+    neurons, adjacency = wiring.get_neurons_of_layer(layer), wiring.adjacency
+    if layer == 0:
+        incoming = wiring.sensory_adjacency[:, neurons]
+    else:
+        incoming = adjacency[np.ix_(wiring.get_neurons_of_layer(layer - 1), neurons)]
+    own = adjacency[np.ix_(neurons, neurons)]
+    if fully_recurrent:
+        own = np.ones_like(own)
+    return np.concatenate([incoming, own]).astype(np.float32)

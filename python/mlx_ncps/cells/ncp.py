@@ -39,6 +39,8 @@ class NCPRNNCell(DrawnCell, LiquidCell):
         [(5, 2), (5, 8)]
     """
 
+    _WIDTH = "in_features"  # the constructor's argument for the number of inputs
+
     def __init__(self, wiring: Wiring | None = None):
         super().__init__()
         if wiring is not None:
@@ -135,7 +137,7 @@ class NCPRNNCell(DrawnCell, LiquidCell):
 
     def _set_wiring(self, wiring: Any, width: int | None) -> None:
         """Keep a copy of `wiring`, and build both when the number of inputs is known."""
-        width = optional(size)(self.op, "input_dim", width)
+        width = optional(size)(self.op, self._WIDTH, width)
         self.wiring = wiring.as_given()
         width = self.wiring.input_dim if width is None else width
         if width is not None:

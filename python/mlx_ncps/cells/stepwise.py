@@ -14,7 +14,7 @@ from ..checks import size
 from ..layers.linear import Linear
 from ..ops import shapeless, xavier_uniform
 from ..ops.checks import check_array
-from ..ops.resets import checked_resets, started_anew
+from ..ops.resets import checked_resets, started_anew, where_and_from
 from ..ops.timespans import normalise_timespans
 from ..options import one_of, optional, unfolds
 from ..programs import Declined, float32_weights, run_program
@@ -113,8 +113,7 @@ class SteppedCell(LiquidCell):
         self._check_state(state, batch)
         ts = normalise_timespans(self.op, ts, batch, steps)
         anew = checked_resets(self.op, resets, reset_state, state, batch, steps).get("resets")
-        at, *first = anew or [None]
-        made = run_program(self, [self], self._program, inputs, ts, [state], at, first or None)
+        made = run_program(self, [self], self._program, inputs, ts, [state], *where_and_from(anew))
         if not isinstance(made, Declined):
             return made[0][0]
         state, states = state.astype(mx.float32), []

@@ -19,7 +19,7 @@ from .backbone import backbone_options
 from .base import LiquidCell
 from .cfc import CFC_OPTIONS, DROPOUT, CfCCell
 from .cfc_params import params_of
-from .mask_blocks import OWN, PAIRS, SOURCES, Block
+from .mask_blocks import OWN, PAIRS, SOURCES, Block, synapses_into
 from .ncp import NCPRNNCell
 
 
@@ -52,7 +52,7 @@ class WiredCfCCell(NCPRNNCell):
         ((8, 4), (8, 28))
     """
 
-    op = "cfc"
+    op, _WIDTH = "cfc", "input_size"
     _checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
     _fixed_options = frozenset((*_checked_options, "backbone_options"))
 
@@ -189,23 +189,13 @@ class WiredCfCCell(NCPRNNCell):
         """How layer n's sources [inputs of the layer, own neurons] reach its neurons: [in + H_n,
         H_n] of -1, 0, 1.
         """
-        layer = integer(self.op, "layer", layer, 0, self.num_layers)
-        wiring = self["wiring"]
-        neurons = wiring.get_neurons_of_layer(layer)
-        adjacency = wiring.adjacency
+        layer, wiring = integer(self.op, "layer", layer, 0, self.num_layers), self["wiring"]
         if layer == 0 and not wiring.is_built():
             raise ValueError(
                 f"[{self.op}] synapses_into(0) wants a cell that is built, got one that isn't: "
                 "call it once before, or build(input_size)."
             )
-        if layer == 0:
-            incoming = wiring.sensory_adjacency[:, neurons]
-        else:
-            incoming = adjacency[np.ix_(wiring.get_neurons_of_layer(layer - 1), neurons)]
-        own = adjacency[np.ix_(neurons, neurons)]
-        if self.fully_recurrent:
-            own = np.ones_like(own)
-        return np.concatenate([incoming, own]).astype(np.float32)
+        return synapses_into(wiring, layer, self.fully_recurrent)
 
     def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
@@ -268,8 +258,7 @@ class WiredCfCCell(NCPRNNCell):
         masks = [f"source_mask_{n}" for n in range(len(layers))]
         arrays += [self[mask] for mask in masks if mask in self]
         last = layers[-1].hidden_size
-        outputs = last if len(layers) > 1 else self.output_size
-        readout = Readout(self.state_size - last, outputs)
+        readout = Readout(self.state_size - last, last if len(layers) > 1 else self.output_size)
         stages = tuple(plan.stages[0] for plan in plans)
         return StepPlan(stages, arrays, readout, self._layers_params)
 

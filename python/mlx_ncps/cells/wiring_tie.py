@@ -12,9 +12,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..ops.masks import Rule, guarded
 from ..values import in_step_trace, is_tracer, seen
 from ..wirings._matrices import MATRICES
-from .guards import Rule, guarded
 from .mask_blocks import OWN, PAIRS, SOURCES, Block
 
 Masks = dict[tuple[str, str], np.ndarray]  # (part of the cell, key) -> values

@@ -4,10 +4,11 @@ frameworks is needed to import it.
 
 from ._export import save_torch, to_torch
 from ._keras import from_keras
+from ._mlx_port import from_mlx_port
 from ._torch import from_torch
 from .memory import KerasMemoryCell
 
-__all__ = ["KerasMemoryCell", "from_keras", "from_torch", "save_torch", "to_torch"]
+__all__ = ["KerasMemoryCell", "from_keras", "from_mlx_port", "from_torch", "save_torch", "to_torch"]
 
 
 def __dir__() -> list[str]:

@@ -76,7 +76,7 @@ def to_c(layer: Any, path: str | os.PathLike[str], *, name: str | None = None) -
         >>> "#define POLICY_STATE 19" in path.read_text()
         True
     """
-    file = checks.path("to_c", "path", path)
+    file = checks.path_to_write("to_c", "path", path)
     prefix = re.sub(r"\W", "_", file.stem, flags=re.ASCII) if name is None else name
     if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
         raise checks.refused("to_c", "name", "a C identifier that begins with a letter", prefix)
@@ -152,7 +152,7 @@ def _layer(prefix: str, n: int, model: Model) -> c_stages.Code:
         x = f"m{n}" if layer.memory.feeds_inputs else x
     first = at["h"]
     for s, stage in enumerate(layer.stages):
-        write = c_stages.cfc if isinstance(stage, CfCStage) else c_stages.ltc
+        write: Any = c_stages.cfc if isinstance(stage, CfCStage) else c_stages.ltc
         code = write(f"{prefix}_{n}_{s}", prefix, stage)
         arrays += code.arrays
         own = f"    const float *x = {x};\n    float *h = state + {first};\n"
@@ -175,13 +175,13 @@ def _readout(p: str, prefix: str, layer: LayerStep, offset: int, y: str) -> c_st
             arrays += c_text.floats(f"{p}_{name}", array)
             value = f"{value} {sign} {p}_{name}[j]"
     if readout.projection is None:
-        return c_stages.Code(arrays, f"  for (j = 0; j < {readout.count}; ++j) {y}[j] = {value};\n")
+        return c_stages.Code(arrays, f"  for (j = 0; j < {readout.width}; ++j) {y}[j] = {value};\n")
     weight, bias = readout.projection
     arrays += c_text.floats(f"{p}_map_w", weight) + c_text.floats(f"{p}_map_b", bias)
-    dot = f"{prefix}_dot({p}_map_b[j], {p}_map_w + j * {readout.count}, o, {readout.count})"
+    dot = f"{prefix}_dot({p}_map_b[j], {p}_map_w + j * {readout.width}, o, {readout.width})"
     body = f"""\
-    float o[{readout.count}];
-    for (j = 0; j < {readout.count}; ++j) o[j] = {value};
+    float o[{readout.width}];
+    for (j = 0; j < {readout.width}; ++j) o[j] = {value};
     for (j = 0; j < {len(bias)}; ++j) {y}[j] = {dot};
 """
     return c_stages.Code(arrays, _block("outputs", "", body))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from .description import Model
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
 BINARY = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "real_div"}
 
@@ -81,8 +84,10 @@ def to_coreml(layer: Any, path: str | os.PathLike[str], *, batch: int = 1) -> No
     """
     op = "to_coreml"
     file, batch = checks.path(op, "path", path), checks.size(op, "batch", batch)
-    if file.suffix != ".mlpackage":
-        raise checks.refused(op, "path", "a path that ends in .mlpackage", path)
+    if file.suffix != ".mlpackage" or not file.parent.is_dir():
+        raise checks.refused(
+            op, "path", "a path that ends in .mlpackage, in a folder that exists", path
+        )
     model = describe(op, layer)
     try:
         import coremltools
@@ -90,6 +95,13 @@ def to_coreml(layer: Any, path: str | os.PathLike[str], *, batch: int = 1) -> No
         raise ImportError(
             "[to_coreml] needs the package coremltools: pip install coremltools."
         ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        _save(coremltools, model, batch, file)
+        gc.collect()  # coremltools leaves a temporary folder of the weights to it
+
+
+def _save(coremltools: Any, model: Model, batch: int, file: Path) -> None:
     target = coremltools.target.iOS15
     converted = coremltools.convert(
         _program(model, batch, target),

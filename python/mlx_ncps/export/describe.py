@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,6 @@ from ..cells import CfCCell, LSTMCell, LTCCell, WiredCfCCell
 from ..cells.ltc_backbone import BackboneLTCCell
 from ..convert.memory import KerasMemoryCell
 from ..layers.linear import weight_and_bias, why_called
-from ..ops import LTCParams
 from ..rnn.sequence import SequenceLayer
 from ..rnn.stacked import StackedRNN
 from .description import (
@@ -130,7 +130,8 @@ def _cfc(cell: Any, params: Any) -> CfCStage:
 def _ltc(op: str, cell: Any) -> LTCStage:
     params = cell.params()
     backbone = cell.backbone if type(cell) is BackboneLTCCell else ()
-    p = LTCParams(*(None if array is None else _numpy(array) for array in params))
+    arrays = {n: None if a is None else _numpy(a) for n, a in params._asdict().items()}
+    p: Any = SimpleNamespace(**arrays)  # the fields of LTCParams, in NumPy
     positive = _softplus if cell.implicit_param_constraints else np.asarray
     leak, I = positive(p.gleak), len(p.sensory_w)
     w = np.ones(I) if p.input_w is None else p.input_w.astype(np.float64)
@@ -138,7 +139,7 @@ def _ltc(op: str, cell: Any) -> LTCStage:
     sensory = (p.sensory_sigma, p.sensory_mu, positive(p.sensory_w), p.sensory_erev)
     recurrent = (p.sigma, p.mu, positive(p.w), p.erev)
     return LTCStage(
-        inputs=cell.sensory_size,
+        inputs=cell.sensory_size or I,
         units=cell.state_size,
         activation=cell.backbone_options.activation,
         backbone=tuple(_map(op, f"backbone.{n}", part) for n, part in enumerate(backbone)),
@@ -181,7 +182,13 @@ def _memory(op: str, lstm: Any, feeds: bool) -> Memory:
     if type(lstm) is not LSTMCell:
         raise ValueError(f"[{op}] lstm must be an LSTMCell, got {type(lstm).__name__}: {_OR_MLX}.")
     _check_linear(op, lstm._parts())
-    return Memory(*map(_numpy, lstm.weights()), feeds)
+    weights = lstm.weights()
+    return Memory(
+        _numpy(weights.input_weight),
+        _numpy(weights.bias),
+        _numpy(weights.recurrent_weight),
+        feeds,
+    )
 
 
 def _check_linear(op: str, parts: dict) -> None:

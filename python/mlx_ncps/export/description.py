@@ -73,12 +73,12 @@ class Memory(NamedTuple):
 
 
 class Readout(NamedTuple):
-    """The outputs: `count` neurons from number `first` on, times scale, plus shift, then a map."""
+    """The outputs: `width` neurons from number `first` on, times scale, plus shift, then a map."""
 
     first: int
-    count: int
-    scale: np.ndarray | None  # [count]
-    shift: np.ndarray | None  # [count]
+    width: int
+    scale: np.ndarray | None  # [width]
+    shift: np.ndarray | None  # [width]
     projection: Map | None
 
 
@@ -100,7 +100,7 @@ class LayerStep(NamedTuple):
     def outputs(self) -> int:
         """Number of outputs."""
         readout = self.readout
-        return readout.count if readout.projection is None else len(readout.projection.bias)
+        return readout.width if readout.projection is None else len(readout.projection.bias)
 
 
 class Model(NamedTuple):

@@ -121,7 +121,7 @@ def _layer(
     for stage in layer.stages:
         alone = len(layer.stages) == 1
         part = h if alone else f.ops.columns(h, first, stage.units)
-        run = _cfc if isinstance(stage, CfCStage) else _ltc
+        run: Any = _cfc if isinstance(stage, CfCStage) else _ltc
         x = run(f, stage, x, part, ts)
         parts.append(x)
         first += stage.units
@@ -131,8 +131,8 @@ def _layer(
 
 def _readout(f: Formula, layer: LayerStep, h: Value) -> Value:
     readout = layer.readout
-    whole = (readout.first, readout.count) == (0, layer.units)
-    y = h if whole else f.ops.columns(h, readout.first, readout.count)
+    whole = (readout.first, readout.width) == (0, layer.units)
+    y = h if whole else f.ops.columns(h, readout.first, readout.width)
     if readout.scale is not None:
         y = f.multiply(y, readout.scale)
     if readout.shift is not None:

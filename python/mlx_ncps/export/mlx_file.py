@@ -91,6 +91,7 @@ def export_step(layer: Any, path: str | os.PathLike[str], *, batch: int | None =
         (5, 8)
     """
     op = "export_step"
+    path = checks.path_to_write(op, "path", path)
     if batch is not None:
         batch = checks.size(op, "batch", batch)
         return _export_layer(op, layer, path, batch, None)
@@ -134,6 +135,7 @@ def export_sequence(
         (5, 4, 8)
     """
     op = "export_sequence"
+    path = checks.path_to_write(op, "path", path)
     steps = checks.size(op, "steps", steps)
     if batch is not None:
         batch = checks.size(op, "batch", batch)
@@ -178,7 +180,8 @@ def _export_layer(op: str, layer: Any, path: Any, batch: int, steps: int | None)
     def function(x: mx.array, *rest: mx.array) -> list[mx.array]:
         left = list(rest[:-1])
         state = tree_map(lambda _: left.pop(0), example)
-        return [array for _, array in tree_flatten(run(x, state, rest[-1]))]
+        leaves: Any = tree_flatten(run(x, state, rest[-1]))
+        return [array for _, array in leaves]
 
     sizes = (batch, width) if steps is None else (batch, steps, width)
     ts = mx.ones((batch, 1 if steps is None else steps))

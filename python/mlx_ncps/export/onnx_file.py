@@ -73,8 +73,8 @@ class ONNXOps:
         return self.node("ReduceSum", a, self.constant(np.array([2], np.int64)), keepdims=0)
 
     def elapsed(self, ts: str) -> str:
-        known = self.node("GreaterOrEqual", ts, self.constant(np.float32(0)))
-        return self.node("Where", known, ts, self.constant(np.float32("nan")))
+        known = self.node("GreaterOrEqual", ts, self.constant(np.array(0, np.float32)))
+        return self.node("Where", known, ts, self.constant(np.array(np.nan, np.float32)))
 
 
 def to_onnx(layer: Any, path: str | os.PathLike[str], *, sequence: bool = False) -> None:
@@ -103,7 +103,7 @@ def to_onnx(layer: Any, path: str | os.PathLike[str], *, sequence: bool = False)
         >>> [one.name for one in onnx.load(path).graph.input]
         ['inputs', 'elapsed', 'h']
     """
-    file = checks.path("to_onnx", "path", path)
+    file = checks.path_to_write("to_onnx", "path", path)
     sequence = checks.flag("to_onnx", "sequence", sequence)
     model = describe("to_onnx", layer)
     try:

@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 
 from .. import limits
 from ..checks import at_most, brief, check_numbers, integer, is_array, refused
+from ..pretrained import Pretrained
 from ..values import is_tracing
 from ..weights import WeightFiles
 
@@ -115,7 +116,7 @@ def input_width(op: str, input_shape: ShapeLike) -> int:
     return at_most(op, "the number of inputs", width, limits.MAX_SIZE)
 
 
-class LazyWeights(WeightFiles):
+class LazyWeights(Pretrained, WeightFiles):
     """A module whose weights may not exist yet: what asks for them then is an error, as MLX would
     go on with whatever else there is, or nothing.
     """

@@ -62,5 +62,4 @@ def get_activation(name: str) -> Callable[[mx.array], mx.array]:
 
 def activation_name(op: str, name: str, value: Any) -> str:
     """`value`, which must name one of ACTIVATIONS; ValueError otherwise: a check of an option."""
-    get_activation(value)
-    return value
+    return choice(op, name, value, ACTIVATIONS)

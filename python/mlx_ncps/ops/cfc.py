@@ -14,7 +14,7 @@ from ..checks import flag, is_array, refused
 from . import shapeless
 from .calls import Call
 from .checks import check_array, check_cfc, check_mode, check_variant
-from .dropout import first_dropped
+from .dropout import first_dropped, without_gradient
 from .params import CfCParams
 from .resets import checked_resets
 from .timespans import normalise_step_timespans, normalise_timespans
@@ -111,7 +111,7 @@ def prepare_cfc(
     if dropout is not None:
         shape = (B, T, sum(widths[first_dropped(variant) :]))
         check_array("cfc", "dropout", dropout, "[B, T, D]", shape)
-        dropout = dropout.astype(mx.float32) if shape[2] else None
+        dropout = without_gradient(dropout.astype(mx.float32)) if shape[2] else None
     facts = CfCFacts(
         batch=B,
         steps=T,

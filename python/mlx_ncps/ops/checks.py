@@ -12,7 +12,7 @@ import mlx.core as mx
 from .. import limits
 from ..backends.activations import MODES, VARIANTS
 from ..checks import FLOATS as DTYPES
-from ..checks import brief, choice, flag, is_array
+from ..checks import brief, choice, flag, is_array, kind_of
 from ..options import number, one_of, unfolds
 from .activations import ACTIVATIONS, get_activation
 from .params import CfCParams, LTCParams
@@ -34,7 +34,7 @@ def check_array(
     except TypeError:  # never initialised: the next lines say so
         pass
     if not is_array(x):
-        got = brief(x) if isinstance(x, mx.array) else type(x).__name__
+        got = brief(x) if isinstance(x, mx.array) else kind_of(x)
         raise ValueError(f"[{op}] {name} must be an mx.array, got {got}.")
     if x.ndim != len(shape) or not _same(x.shape, shape):
         wanted = symbols if None in shape else f"{symbols} = {shape}"

@@ -42,6 +42,13 @@ def given_factors(factors: list[mx.array]) -> Iterator[None]:
         _given.reset(token)
 
 
+def without_gradient(factors: mx.array) -> mx.array:
+    """The factors, of which no gradient is taken. Given ones are so already: a step that stops a
+    gradient can't be traced.
+    """
+    return mx.stop_gradient(factors) if _given.get() is None else factors
+
+
 @contextlib.contextmanager
 def keys_from(key: mx.array) -> Iterator[None]:
     """Within it, in this thread, `next_key` gives keys that follow from `key` alone."""

@@ -135,7 +135,7 @@ def _run(
     check_array(op, "inputs of the memory", read, "[B, T, M]", (B, T, None))
     check_params(op, "memory", memory, LSTMParams)
     check_memory(op, memory, read.shape[2], H)
-    resets = checked_resets(op, *anew, (call.state, c), B, T)
+    resets = checked_resets(op, anew[0], anew[1], (call.state, c), B, T)
     if 0 in call.shape:
         return call.run(), call.run()
     c, memory = c.astype(mx.float32), LSTMParams(*(a.astype(mx.float32) for a in memory))

@@ -24,12 +24,12 @@ def checked_resets(op: str, resets: Any, reset_state: Any, state: Any, B: int, T
             raise refused(op, "reset_state", "None without resets", reset_state)
         return {}
     check_array(op, "resets", resets, "[B, T]", (B, T), ())
-    first = state if reset_state is None else reset_state
+    first: Any = state if reset_state is None else reset_state
     mixed = isinstance(state, tuple | list)
     if mixed and (not isinstance(first, tuple | list) or len(first) != 2):
         raise refused(op, "reset_state", "(h, c)", first)
     shape = (B, (state[0] if mixed else state).shape[1])
-    parts = {"reset_state": first}
+    parts: dict[str, Any] = {"reset_state": first}
     if mixed:
         parts = {"reset_state h": first[0], "reset_state c": first[1]}
     states: list = []
@@ -37,6 +37,11 @@ def checked_resets(op: str, resets: Any, reset_state: Any, state: Any, B: int, T
         check_array(op, name, array, "[B, H]", shape)
         states.append(array.astype(mx.float32))
     return {"resets": [resets != 0, *states]}
+
+
+def where_and_from(resets: list | None) -> tuple[Any, Any]:
+    """(where [B, T], from which states) of a backend's keyword, or (None, None)."""
+    return (None, None) if resets is None else (resets[0], resets[1:])
 
 
 def resets_are_fused(op: str, facts: Facts) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..checks import brief, is_array
+from ..checks import array_of_others, brief, is_array
 from . import shapeless
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
@@ -88,7 +88,7 @@ def _array(op: str, ts: Any) -> mx.array:
     if not is_array(ts):
         raise ValueError(
             f"[{op}] timespans must be a number >= 0 or an array, "
-            f"got {type(ts).__name__} {brief(ts)}."
+            f"got {array_of_others(ts) or f'{type(ts).__name__} {brief(ts)}'}."
         )
     if ts.dtype not in _FLOATS + _INTS:
         raise ValueError(

@@ -6,15 +6,18 @@ from . import computing, moving  # noqa: F401  they fill the table of handlers
 from .memo import Memo
 from .modules import float32_weights
 from .program import Declined, Instruction, Program
+from .pure import Impure, Watch
 from .run import is_too_large, programs_of, run_program, why_none
 from .steps import step_program
 from .trace import trace, trace_checked
 
 __all__ = [
     "Declined",
+    "Impure",
     "Instruction",
     "Memo",
     "Program",
+    "Watch",
     "float32_weights",
     "is_too_large",
     "programs_of",

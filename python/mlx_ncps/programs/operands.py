@@ -123,10 +123,12 @@ class Operands:
         if same and is_packed(view.shape, view.strides):
             return view.base
         key = (view.base, view.shape, view.strides, view.offset, varying)
-        if key not in self._moved and is_varying == varying:
-            if (blocks := repeats(view, self.sizes[view.base])) is not None:
-                self._moved[key] = self.compute("expand", size, [view.base], blocks)
-        if key not in self._moved:
+        if key in self._moved:
+            return self._moved[key]
+        blocks = repeats(view, self.sizes[view.base]) if is_varying == varying else None
+        if blocks is not None:
+            self._moved[key] = self.compute("expand", size, [view.base], blocks)
+        else:
             flat = view.indices().reshape(-1)
             self._moved[key] = self.assemble([(view.base, flat, np.arange(size))], varying)
         return self._moved[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -18,6 +19,7 @@ from .program import Declined, Program
 from .trace import Step, trace, trace_checked
 
 _KEPT = 8  # programs of one cell: for inputs of other widths, other options
+_AXES = 3  # of a captured array, as the extension checks it; one of more is flat
 _PLAIN = (int, float, str, type(None))
 # Multiply-adds of one step from which an Apple GPU's own operations are quicker than the CPU.
 _LARGE_STEP = 50_000_000
@@ -69,7 +71,7 @@ class Programs:
                 _forget(self.known)
                 made_before = native(made)
                 self.known[replace(made, captured=())] = made_before
-            return Bound(made_before, [*made.captured])
+            return Bound(made_before, [_flat(a) for a in made.captured])
         key = (step.__qualname__, tuple(steps), tuple(states), leaves.signature())
         known = self.kept.get(key)
         if known is None:
@@ -80,7 +82,8 @@ class Programs:
         program, sources = known
         if isinstance(program, Declined):
             return program
-        return Bound(program, [leaves.arrays[s] if isinstance(s, int) else s for s in sources])
+        arrays = [leaves.arrays[s] if isinstance(s, int) else s for s in sources]
+        return Bound(program, [_flat(a) for a in arrays])
 
     def _make(self, leaves: Leaves, made: Program | Declined) -> tuple:
         if isinstance(made, Declined):
@@ -88,6 +91,10 @@ class Programs:
         numbers = {_loader.native.array_id(a): n for n, a in enumerate(leaves.arrays)}
         sources = [numbers.get(_loader.native.array_id(a), a) for a in made.captured]
         return native(made), sources
+
+
+def _flat(array: mx.array) -> mx.array:
+    return array if array.ndim <= _AXES else array.reshape(-1)
 
 
 def _forget(kept: dict) -> None:
@@ -169,7 +176,7 @@ def owned(modules: Sequence[Any]) -> bool:
 def native(made: Program) -> Any:
     """The program as the extension runs it."""
     return _loader.native.Program(
-        captured=[list(shape) for shape in made.shapes],
+        captured=[[*s] if len(s) <= _AXES else [prod(s)] for s in made.shapes],
         steps=list(made.steps),
         states=list(made.states),
         sizes=list(made.sizes),

@@ -20,10 +20,11 @@ def step_program(cell: Any, lstm: Any) -> Bound | Declined:
     modules = [cell] if lstm is None else [cell, lstm]
     if not owned(modules):
         return Declined("a part of the cell is none of this package")
-    if not hasattr(cell, "readout") or not getattr(cell, "built", False):
+    if not getattr(cell, "built", False):
         return Declined("the cell is not built")
     if why := getattr(cell, "_unpacked", str)():
         return Declined(why)
+    one: Any = getattr(cell, "_one_step", None)
     sizes = cell.state_size
     states = [*sizes] if isinstance(sizes, tuple) else [sizes, sizes] if lstm else [sizes]
     pair = isinstance(sizes, tuple)
@@ -36,6 +37,8 @@ def step_program(cell: Any, lstm: Any) -> Bound | Declined:
                 h, *c = lstm._gates(lstm._drive(x), h, *c)
             new = cell.sequence(x[:, None], (h, *c) if pair else h, ts)
             last = [s[:, 0] for s in new] if pair else [new[:, 0], *c]
-            return last, [cell.readout(tuple(last) if pair else last[0])]
+            output = cell.readout(tuple(last) if pair else last[0])
+            return last, [] if output is last[0] else [output]
 
+    step = step if one is None else one
     return programs_of(cell).of(modules, step, [cell.sensory_size, 1], states)

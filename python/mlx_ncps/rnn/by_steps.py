@@ -67,7 +67,7 @@ def trace_by_steps(
     made = _trace_by_program(layer, x, state, ts, factors, resets)
     if made is not None:
         return made
-    with float32_weights(_modules(layer)):
+    with float32_weights(modules_of(layer)):
         states, outputs = _each_step(layer, x, state, ts, factors, resets)
     states = tree_map(lambda *parts: mx.stack(list(parts), axis=1), *states)
     if layer.mixed_memory:
@@ -126,10 +126,12 @@ def _trace_by_program(
         return None  # the cell computes in halves
     if not factors and getattr(cell, "_unpacked", str)():  # it draws at each step
         return None
-    step, modules = _step_function(layer, type(state), len(factors)), _modules(layer)
-    at, first = (None, None) if resets is None else resets
-    first = list(first) if isinstance(first, tuple | list) else first if at is None else [first]
-    made = run_program(layer, modules, step, x, ts, states, at, first, factors)
+    step, modules = step_function(layer, type(state), len(factors)), modules_of(layer)
+    anew: tuple[Any, Any] = (None, None)
+    if resets is not None:
+        first = resets.state
+        anew = resets.at, list(first) if isinstance(first, tuple | list) else [first]
+    made = run_program(layer, modules, step, x, ts, states, *anew, factors)
     if isinstance(made, Declined):
         return None
     all_states, outputs = made
@@ -162,11 +164,12 @@ def _program_of(layer: Any, sizes: Any) -> Any:
     drops = [width for width, _ in getattr(layer.rnn_cell, "_drops", list)()]
     if not drops and (why := getattr(layer.rnn_cell, "_unpacked", str)()):
         return Declined(why)
-    step = _step_function(layer, tuple if len(widths) > 1 else mx.array, len(drops))
-    return programs_of(layer).of(_modules(layer), step, [width, 1, *drops], widths)
+    step = step_function(layer, tuple if len(widths) > 1 else mx.array, len(drops))
+    return programs_of(layer).of(modules_of(layer), step, [width, 1, *drops], widths)
 
 
-def _modules(layer: Any) -> list:
+def modules_of(layer: Any) -> list:
+    """What a step of a layer reads."""
     return [layer.rnn_cell, layer.lstm] if layer.mixed_memory else [layer.rnn_cell]
 
 
@@ -178,7 +181,7 @@ def _state_of(kind: type, parts: Any) -> Any:
     return kind(parts) if kind in (tuple, list) else parts[0]
 
 
-def _step_function(layer: Any, kind: type, drops: int) -> Callable:
+def step_function(layer: Any, kind: type, drops: int = 0) -> Callable:
     """(x [N, I], ts [N, 1], *factors [N, D], *states [N, n]) -> (new states, outputs), of a state
     that is an array, a tuple or a list, and so many factors of dropout.
     """

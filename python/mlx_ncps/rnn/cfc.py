@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..cells import CfCCell, LiquidCell, WiredCfCCell
+from ..cells import CfCCell, WiredCfCCell
 from ..checks import flag
 from ..wirings import Wiring
-from .layout import call_contract, one_of
+from .arguments import leading
+from .layout import call_contract
 from .neurons import Gated
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
@@ -18,12 +19,13 @@ class CfC(SequenceLayer, Gated):
     """Closed-form continuous-time network.
 
     `CfC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `CfC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
-    `return_sequences` or `return_state` to override these defaults.
+    `CfC(wiring=wiring, ...)` or `CfC(wiring, ...)`, as in earlier MLX ports, returns the output of
+    the whole sequence alone; `CfC(cell, ...)` the last output [B, O] alone. Set `return_sequences`
+    or `return_state` to override these defaults.
 
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or a
-            cell.
+            cell; or a wiring.
         units: number of neurons H, or a `Wiring`, of which the layer keeps its own copy.
         proj_size: outputs of a linear map after the cell; None for none.
         return_sequences: the outputs of all steps, or of the last one.
@@ -41,6 +43,7 @@ class CfC(SequenceLayer, Gated):
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
         cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
+        wiring: another spelling of `units` for a `Wiring`, as in earlier MLX ports.
         variant: "torch", "keras" or "paper", as in `CfCCell`.
         fully_recurrent: with a wiring, neurons of one layer all read each other, whatever it says;
             False: only along its synapses (`WiredCfCCell`).
@@ -57,7 +60,7 @@ class CfC(SequenceLayer, Gated):
 
     def __init__(
         self,
-        input_size: int | CfCCell | WiredCfCCell | None = None,
+        input_size: int | CfCCell | WiredCfCCell | Wiring | None = None,
         units: int | Wiring | None = None,
         proj_size: int | None = None,
         return_sequences: bool | None = None,
@@ -77,45 +80,25 @@ class CfC(SequenceLayer, Gated):
         go_backwards: bool = False,
         stateful: bool = False,
         cell: CfCCell | WiredCfCCell | None = None,
+        wiring: Wiring | None = None,
     ) -> None:
         of_cell, of_layer = split_options(CfC.__init__, SequenceLayer.__init__, locals())
-        input_size = one_of(self.op, input_size=input_size, cell=cell)
-        cell_first = isinstance(input_size, LiquidCell)
-        if cell_first:
-            check_cell_alone(self.op, CfC.__init__, of_cell)
-            made = _checked_cell(input_size)
+        first = leading(self.op, (CfCCell, WiredCfCCell), input_size, units, wiring, cell)
+        made = first.cell
+        if made is None:
+            made = _make_cell(first.input_size, first.units, **of_cell)
         else:
-            made = _make_cell(_checked_size(input_size, units), **of_cell)
-        contract = call_contract(self.op, cell_first, return_sequences, return_state)
+            check_cell_alone(self.op, CfC.__init__, of_cell)
+        contract = call_contract(self.op, first.default, return_sequences, return_state)
         super().__init__(made, contract, **of_layer)
 
 
 def _make_cell(
-    size: int | None, *, units: Any, activation: str, fully_recurrent: bool, **options: Any
+    size: int | None, units: Any, *, fully_recurrent: bool, **options: Any
 ) -> CfCCell | WiredCfCCell:
     """The cell of a layer that is given sizes."""
-    options["backbone_activation"] = activation
     if isinstance(units, Wiring):
         return WiredCfCCell(size, units, fully_recurrent=fully_recurrent, **options)
     if not flag("cfc", "fully_recurrent", fully_recurrent):
         raise ValueError("[cfc] fully_recurrent=False wants a wiring, got none.")
     return CfCCell(size, units, **options)
-
-
-def _checked_cell(cell: object) -> CfCCell | WiredCfCCell:
-    if not isinstance(cell, (CfCCell, WiredCfCCell)):
-        raise ValueError(
-            f"[cfc] the cell must be a CfCCell or WiredCfCCell, got {type(cell).__name__}."
-        )
-    return cell
-
-
-def _checked_size(input_size: Any, units: object) -> int | None:
-    if isinstance(input_size, Wiring):
-        raise ValueError(
-            "[cfc] input_size must be a number of inputs or a cell, got a Wiring: "
-            "CfC(input_size, wiring) or CfC(CfCCell(wiring))."
-        )
-    if units is None:
-        raise ValueError("[cfc] units must be a number of neurons or a Wiring, got None.")
-    return input_size

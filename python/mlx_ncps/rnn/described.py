@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..at_once import why_not
-from ..cells import LiquidCell
+from ..cells import LiquidCell, LSTMCell
 from ..checks import flag, float_dtype, sizes
 from ..layers.base import output_shape
 from .direction import Direction
@@ -129,6 +129,8 @@ class Described(Direction):
         if self.bidirectional or self.go_backwards:
             return "the layer reads backwards"
         cell, lstm = self.rnn_cell, self.get("lstm")
-        if not isinstance(cell, LiquidCell) or (self.mixed_memory and lstm is None):
+        if self.mixed_memory and lstm is None:
             return "a part of the layer is none of this package"
+        if not isinstance(cell, LiquidCell | LSTMCell):
+            return "the cell is none of this package; pure ones are computed at once all the same"
         return why_not(cell, lstm, batch, steps)

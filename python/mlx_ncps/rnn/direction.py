@@ -21,7 +21,7 @@ from ..ops import shapeless
 from ..ops.checks import check_array
 from ..options import CheckedOptions, optional
 from ..values import settle
-from .any_cell import name_of, owner_of, runs_sequences, starts_anew, width_of
+from .any_cell import name_of, runs_sequences, starts_anew, width_of
 from .by_steps import (
     Trace,
     has_program,

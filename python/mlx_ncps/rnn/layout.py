@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
-from ..checks import flag, is_array, refused
+from ..checks import flag, is_array, kind_of, refused
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..values import is_tracer
@@ -28,22 +28,15 @@ class Contract(NamedTuple):
     return_state: bool
 
 
-def _flag_or(op: str, name: str, given: bool | None, default: bool) -> bool:
-    return default if given is None else flag(op, name, given)
-
-
 def call_contract(
-    op: str, cell_first: bool, return_sequences: bool | None, return_state: bool | None
+    op: str, default: Contract, return_sequences: bool | None, return_state: bool | None
 ) -> Contract:
-    """The contract of a layer: a cell as first argument follows earlier MLX ports (the last
-    output alone), sizes follow ncps.torch (whole sequence and state); an argument that is not None
-    overrides either.
+    """The contract of a layer: the default of how it was made, but for an argument that is not
+    None.
     """
-    default = Contract(False, False) if cell_first else Contract(True, True)
-    return Contract(
-        _flag_or(op, "return_sequences", return_sequences, default.return_sequences),
-        _flag_or(op, "return_state", return_state, default.return_state),
-    )
+    given = {"return_sequences": return_sequences, "return_state": return_state}
+    told = {name: flag(op, name, value) for name, value in given.items() if value is not None}
+    return default._replace(**told)
 
 
 def one_of(op: str, **aliases: Any) -> Any:
@@ -99,7 +92,7 @@ class Layout(NamedTuple):
         """The layout of inputs [B, T, I], [T, B, I] unless `batch_first`, or [T, I]."""
         if not is_array(inputs) or inputs.ndim not in (2, 3):
             wanted = f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]"
-            got = inputs.shape if is_array(inputs) else type(inputs).__name__
+            got = inputs.shape if is_array(inputs) else kind_of(inputs)
             raise ValueError(f"[{op}] inputs must be {wanted}, got {got}.")
         return cls(op, inputs.ndim == 3, batch_first)
 
@@ -149,7 +142,7 @@ class Layout(NamedTuple):
         wide = f"{symbols[:-1]}, I]"
         if not (is_array(mask) or isinstance(mask, np.ndarray)):
             raise ValueError(
-                f"[{self.op}] mask must be an array {symbols} or {wide}, got {type(mask).__name__}."
+                f"[{self.op}] mask must be an array {symbols} or {wide}, got {kind_of(mask)}."
             )
         if mask.shape not in (shape, (*shape, features)):
             raise ValueError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..checks import refused
-from .layout import call_contract
+from .layout import Contract, call_contract
 from .options import OptionsSignature, split_options
 from .sequence import SequenceLayer
 
@@ -64,7 +64,7 @@ class LiquidRNN(SequenceLayer):
                     f"[{self.op}] {name} must be callable as cell(inputs, state, ts), "
                     f"got {type(given).__name__}."
                 )
-        contract = call_contract(self.op, True, return_sequences, return_state)
+        contract = call_contract(self.op, Contract(False, False), return_sequences, return_state)
         super().__init__(cell, contract, **of_layer)
 
 

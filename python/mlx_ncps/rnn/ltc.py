@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..cells import LiquidCell, LTCCell
+from ..cells import LTCCell
 from ..wirings import Wiring
-from .layout import call_contract, one_of
+from .arguments import leading
+from .layout import call_contract
 from .neurons import Conducting
 from .options import check_cell_alone, split_options
 from .sequence import SequenceLayer
@@ -19,12 +20,13 @@ class LTC(SequenceLayer, Conducting):
     """Liquid time-constant network.
 
     `LTC(input_size, units, ...)`, as in ncps.torch, returns (output [B, T, O], state [B, H]).
-    `LTC(cell, ...)`, as in earlier MLX ports, returns the last output [B, O] alone. Set
-    `return_sequences` or `return_state` to override these defaults.
+    `LTC(wiring=wiring, ...)` or `LTC(wiring, ...)`, as in earlier MLX ports, returns the output of
+    the whole sequence alone; `LTC(cell, ...)` the last output [B, O] alone. Set `return_sequences`
+    or `return_state` to override these defaults.
 
     Args:
         input_size: number of inputs I, None to take it from the wiring or the first call; or an
-            `LTCCell`.
+            `LTCCell`; or a wiring.
         units: number of fully connected neurons H, or a `Wiring`, of which the layer keeps its own
             copy.
         return_sequences: the outputs of all steps, or of the last one.
@@ -41,6 +43,7 @@ class LTC(SequenceLayer, Conducting):
         stateful: a call starts where the last one ended, until `reset_states()`; gradients end at
             the border of the calls.
         cell: another spelling of `input_size` for a cell, as in earlier MLX ports.
+        wiring: another spelling of `units` for a `Wiring`, as in earlier MLX ports.
         ode_solver, initialization_ranges: as in `LTCCell`.
 
     Example:
@@ -55,7 +58,7 @@ class LTC(SequenceLayer, Conducting):
 
     def __init__(
         self,
-        input_size: int | LTCCell | None = None,
+        input_size: int | LTCCell | Wiring | None = None,
         units: int | Wiring | None = None,
         return_sequences: bool | None = None,
         batch_first: bool = True,
@@ -75,17 +78,16 @@ class LTC(SequenceLayer, Conducting):
         go_backwards: bool = False,
         stateful: bool = False,
         cell: LTCCell | None = None,
+        wiring: Wiring | None = None,
     ) -> None:
         of_cell, of_layer = split_options(LTC.__init__, SequenceLayer.__init__, locals())
-        input_size = one_of(self.op, input_size=input_size, cell=cell)
-        cell_first = isinstance(input_size, LiquidCell)
-        if cell_first:
-            check_cell_alone(self.op, LTC.__init__, of_cell)
-            made = _checked_cell(input_size)
+        first = leading(self.op, (LTCCell,), input_size, units, wiring, cell)
+        made = first.cell
+        if made is None:
+            made = LTCCell(first.units, first.input_size, **of_cell)
         else:
-            wiring = _checked_units(input_size, of_cell.pop("units"))
-            made = LTCCell(wiring, input_size, **of_cell)
-        contract = call_contract(self.op, cell_first, return_sequences, return_state)
+            check_cell_alone(self.op, LTC.__init__, of_cell)
+        contract = call_contract(self.op, first.default, return_sequences, return_state)
         super().__init__(made, contract, **of_layer)
 
     def apply_weight_constraints(self, ranges: Ranges | None = None) -> None:
@@ -94,20 +96,3 @@ class LTC(SequenceLayer, Conducting):
             half.rnn_cell.apply_weight_constraints(ranges)
 
     apply_constraints = apply_weight_constraints
-
-
-def _checked_cell(cell: object) -> LTCCell:
-    if not isinstance(cell, LTCCell):
-        raise ValueError(f"[ltc] the cell must be an LTCCell, got {type(cell).__name__}.")
-    return cell
-
-
-def _checked_units(input_size: object, units: Any) -> int | Wiring:
-    if isinstance(input_size, Wiring):
-        raise ValueError(
-            "[ltc] input_size must be a number of inputs or a cell, got a Wiring: "
-            "LTC(input_size, wiring) or LTC(LTCCell(wiring))."
-        )
-    if units is None:
-        raise ValueError("[ltc] units must be a number of neurons or a Wiring, got None.")
-    return units

@@ -12,13 +12,14 @@ from mlx.utils import tree_map
 
 from ..cells import dynamics
 from ..cells.dynamics import Conductances, Moment
-from .any_cell import name_of
+from ..shown import Shown, wired
+from .any_cell import name_of, width_of
 from .by_steps import is_spans
 from .layout import Layout
 from .watched import Run, watching
 
 
-class Neurons:
+class Neurons(Shown):
     """What can be asked of its neurons: a layer, or a stack of layers, which answers with a tuple
     of what each layer does.
     """
@@ -32,6 +33,22 @@ class Neurons:
     def _one_or_all(self, answers: list[Any]) -> Any:
         """What comes back of the answers of `_layers`."""
         return answers[0]
+
+    def _holders(self) -> list[Any]:
+        first = self._layers()[0]
+        return [self, first, first.rnn_cell]
+
+    def _shown(self) -> dict[str, Any]:
+        first, last = self._layers()[0], self._layers()[-1]
+        cell = first.rnn_cell
+        units, sized = getattr(cell, "state_size", None), getattr(cell, "output_size", None)
+        outputs = None if sized is None or last.merged_size == units else last.merged_size
+        told = {"inputs": width_of(cell), "units": units, "outputs": outputs}
+        ours = isinstance(cell, dict)
+        named = {} if type(first).__name__ in ("CfC", "LTC") else {"cell": name_of(cell)}
+        if len(self._layers()) > 1:
+            told["layers"] = len(self._layers())
+        return named | told | (wired(cell) if ours else {})
 
     def state_names(self) -> Any:
         """The name of each entry of a state, in the form of the state: a list of H names; (names of
@@ -140,10 +157,10 @@ class Gated(TimeConstants):
 
     def gates(self, inputs: mx.array, hx: Any = None, timespans: Any = None, **options: Any) -> Any:
         """The gate of each neuron of a CfC at each step, [B, T, H] in [0, 1]: in the mode default
-        the new state is (1 - gate) of the first head and gate of the second (MATHS 1).
+        the new state is (1 - gate) of the first head and gate of the second (MATHS 1). In the mode
+        pure it is how far the exponential has run, 1 - exp(-ts / time constant).
 
-        Arguments, layout and order as in `states`; NaN where a mask leaves a step out. Raises
-        ValueError in the mode pure, which has no gate.
+        Arguments, layout and order as in `states`; NaN where a mask leaves a step out.
 
         Example:
             >>> import mlx.core as mx
@@ -151,8 +168,6 @@ class Gated(TimeConstants):
             >>> CfC(3, 8).gates(mx.zeros((2, 5, 3))).shape
             (2, 5, 8)
         """
-        for layer in self._layers():
-            dynamics.check_gates(self.op, layer.rnn_cell)
         return self._of_moments((inputs, hx, timespans), options, dynamics.gates)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..checks import brief
 
-_OF_BOTH = ("input_size", "cell", "return_sequences", "return_state")  # read by the layer itself
+_OF_BOTH = ("input_size", "units", "wiring", "cell", "return_sequences", "return_state")
+# read by the layer itself
 
 
 @functools.cache

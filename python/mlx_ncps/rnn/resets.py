@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
-from .. import _loader
+from ..values import has_values
 from .masks import Steps
 
 
@@ -69,10 +69,9 @@ def rows_anew(at: np.ndarray, first: Any, state: Any) -> Any:
             return None
         parts = [rows_anew(at, f, s) for f, s in zip(firsts, state, strict=True)]
         return None if any(part is None for part in parts) else type(state)(parts)
-    native = _loader.native
-    if native is None or not native.has_values(state) or state.shape[:1] != at.shape:
+    if not has_values(state) or state.shape[:1] != at.shape:
         return None
-    if first is not None and (not native.has_values(first) or first.shape != state.shape):
+    if first is not None and (not has_values(first) or first.shape != state.shape):
         return None
     rows = np.array(state)
     rows[at] = 0 if first is None else np.array(first)[at]

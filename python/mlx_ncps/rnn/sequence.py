@@ -8,26 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_map
 
 from .._fork import check_process
-from ..at_once import EVERY, LAST, STEP, More, attempt, linear
-from ..cells import LiquidCell
-from ..checks import FLOATS, flag, is_array
+from ..at_once import EVERY, LAST, STEP
+from ..checks import FLOATS, flag, is_array, kind_of
 from ..config import Configurable
 from ..layers.drawing import drawing_from
-from ..layers.linear import is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
 from ..ops.timespans import normalise_timespans
 from ..options import one_of as one_of_these
-from ..values import with_batch
 from .direction import Direction
+from .immediate import Immediate, rank_of
 from .layout import Contract, Layout, one_of
 from .merge import MERGE_MODES, backwards, merge
 from .neurons import Neurons
-from .stateful import Stateful
-from .watched import watched
 
 if TYPE_CHECKING:
     from .._types import ShapeLike
@@ -35,7 +30,7 @@ if TYPE_CHECKING:
 Timespans = float | mx.array | np.ndarray | None
 
 
-class SequenceLayer(Configurable, Neurons, Stateful):
+class SequenceLayer(Configurable, Neurons, Immediate):
     """A cell over sequences, in one direction or both: `rnn_cell`, `lstm`, `fc`, and the same under
     `backward` for the other direction.
     """
@@ -175,8 +170,8 @@ class SequenceLayer(Configurable, Neurons, Stateful):
         if self.bidirectional or self.go_backwards:
             option = "bidirectional" if self.bidirectional else "go_backwards"
             raise ValueError(f"[{self.op}] step wants a layer that reads forwards, got {option}.")
-        if _ndim(x) not in (1, 2):
-            got = x.shape if is_array(x) else type(x).__name__
+        if rank_of(x) not in (1, 2):
+            got = x.shape if is_array(x) else kind_of(x)
             raise ValueError(f"[{self.op}] inputs must be [B, I] or [I], got {got}.")
         if resets is not None or reset_state is not None:
             state = self._started_anew(x, state, resets, reset_state)
@@ -198,43 +193,6 @@ class SequenceLayer(Configurable, Neurons, Stateful):
         if self.stateful:
             self._keep([result], x)
         return layout.single(result.output), layout.single(result.state)
-
-    def _at_once(self, x: Any, state: Any, ts: Any, form: int, mask: Any = None) -> tuple | None:
-        """(output, new state) computed now, or None where a graph must."""
-        cell, lstm = self.get("rnn_cell"), self.get("lstm")  # a plain function lies elsewhere
-        if self.bidirectional or self.go_backwards or (self.mixed_memory and lstm is None):
-            return None
-        if not isinstance(cell, LiquidCell) or watched.runs is not None:
-            return None
-        if state is None and self._kept:
-            state = self._kept["states"][0]
-            if _ndim(x) == (1 if form == STEP else 2) and _rows(state) == 1:
-                state = tree_map(lambda s: with_batch(s, False), state)
-        more = None
-        if form != STEP and (mask is not None or not self.batch_first):
-            more = More(_as_array(mask), self._kept_seen(0), not self.batch_first)
-        done = attempt(cell, lstm, x, state, ts, form, more)
-        if done is None:
-            return None
-        output, state = done[0], done[1]
-        if "fc" in self or "fc" in self.__dict__:
-            output = self._project_at_once(output)
-        if self.stateful:
-            self._keep_at_once(state, done[2:])
-        return output, state
-
-    def _keep_at_once(self, state: Any, seen: tuple) -> None:
-        """`_keep` of a call computed at once; seen: of its mask of features, if it had one."""
-        batched = tree_map(lambda s: s if s.ndim == 2 else with_batch(s, True), state)
-        self._kept = {"states": [batched], "seen": list(seen) or self._kept.get("seen", [])}
-
-    def _project_at_once(self, output):
-        """`_project` without a graph where the map is a linear one."""
-        fc, mapped = self.get("fc"), None
-        if fc is not None and is_plain(fc):
-            mapped = linear(output, fc["weight"], fc.get("bias"))
-        wrong = mapped is None or mapped.shape[-1] != self.proj_size
-        return self._project(output) if wrong else mapped
 
     def _run(self, x, states, ts, mask, episodes):
         """Both directions over x [B, T, F] -> (output merged, state or pair of states)."""
@@ -284,24 +242,3 @@ class SequenceLayer(Configurable, Neurons, Stateful):
 
     def _build_for(self, width: int) -> None:
         self.build(width)
-
-
-def _rows(state: Any) -> int:
-    return (state[0] if isinstance(state, tuple) else state).shape[0]
-
-
-def _as_array(mask: Any) -> Any:
-    """A mask of NumPy's real numbers as an mx.array, which can't have negative strides; all else as
-    it is.
-    """
-    if isinstance(mask, np.ndarray) and mask.dtype.kind in "fiub":
-        return mx.array(np.ascontiguousarray(mask))
-    return mask
-
-
-def _ndim(x: Any) -> int:
-    """The rank of an array; 0 for what is none, also for one that was never initialised."""
-    try:
-        return x.ndim if isinstance(x, mx.array) else 0
-    except TypeError:
-        return 0

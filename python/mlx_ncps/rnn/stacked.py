@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
-from ..checks import check_numbers, flag
+from ..checks import check_numbers, flag, size
 from ..config import Configurable
 from ..layers.base import LazyWeights, drawing_from
-from ..options import CheckedOptions, layer_count
+from ..options import CheckedOptions, layer_count, optional
 from ..wirings import Wiring
 from .cfc import CfC
 from .layout import one_of
@@ -67,6 +67,9 @@ class StackedRNN(Configurable, Neurons, LazyWeights, CheckedOptions):
     ) -> None:
         super().__init__()
         num_layers = layer_count(self.op, "num_layers", num_layers)
+        input_size = optional(size)(self.op, "input_size", input_size)
+        if not isinstance(hidden_size, Wiring):
+            hidden_size = size(self.op, "hidden_size", hidden_size)
         bidirectional = flag(self.op, "bidirectional", bidirectional)
         return_sequences = flag(self.op, "return_sequences", return_sequences)
         if flag(self.op, "go_backwards", options.get("go_backwards", False)):

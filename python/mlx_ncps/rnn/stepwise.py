@@ -38,7 +38,7 @@ def cell_takes_memory(layer: Any) -> bool:
     """
     if not _why_behind_memory(layer):
         return True
-    return bool(getattr(layer.rnn_cell, "_dropped", tuple)()) and not _why_apart(layer)
+    return bool(getattr(layer.rnn_cell, "_drops", list)()) and not _why_apart(layer)
 
 
 def _why_behind_memory(layer: Any) -> str:

@@ -29,13 +29,16 @@ class _Watched(threading.local):
 
 
 watched = _Watched()  # of this thread
+ACTIVE: list[int] = []  # one entry for each `watching` of any thread: what each step looks at first
 
 
 @contextlib.contextmanager
 def watching() -> Iterator[list[Run]]:
     """Collects the runs of the calls within it; none of them is computed at once."""
     outer, watched.runs = watched.runs, []
+    ACTIVE.append(0)
     try:
         yield watched.runs
     finally:
+        ACTIVE.pop()
         watched.runs = outer

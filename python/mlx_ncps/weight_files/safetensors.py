@@ -39,7 +39,7 @@ def save_safetensors(path: Path, arrays: dict[str, mx.array]) -> None:
     """Write a file with a checksum of each array in its metadata."""
     arrays = {name: mx.contiguous(array) for name, array in arrays.items()}
     checksums = {_CRC + name: _checksum(array) for name, array in arrays.items()}
-    mx.save_safetensors(str(path), arrays, checksums)
+    mx.save_safetensors(str(path), arrays, {"format": "mlx", **checksums})
 
 
 def open_safetensors(broken: Broken, path: Path) -> dict[str, Stored]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from ..checks import refused
@@ -49,6 +50,8 @@ def our_wiring(theirs: Any) -> Wiring | None:
     """
     if not is_of_ncps(theirs):
         raise refused("our_wiring", "theirs", "a wiring of the package ncps", theirs)
+    if isinstance(theirs.adjacency_matrix, mx.array):
+        return _of_mlx_port(theirs)
     make = _MAKERS.get(type(theirs).__name__)
     if make is None and theirs.num_layers > 1:
         return None
@@ -59,6 +62,27 @@ def our_wiring(theirs: Any) -> Wiring | None:
         ours.build(theirs.input_dim)
         ours.sensory_adjacency_matrix = theirs.sensory_adjacency_matrix
     ours.adjacency_matrix = theirs.adjacency_matrix
+    return ours
+
+
+def _of_mlx_port(theirs: Any) -> Wiring | None:
+    """A built wiring of the MLX port of ncps, which draws other synapses than ncps: ours with its
+    matrices; None for one with other layers than an NCP's, and for one that isn't built.
+    """
+    layers = [list(theirs.get_neurons_of_layer(n)) for n in range(theirs.num_layers)]
+    if theirs.input_dim is None:
+        return None
+    ours = Wiring(theirs.units, theirs.output_dim)
+    if len(layers) > 1:
+        if len(layers) != 3:
+            return None
+        inter, command, motor = map(len, layers)
+        ours = NCP(inter, command, motor, 1, 1, 1, 1)
+        if [ours.get_neurons_of_layer(n) for n in range(3)] != layers:
+            return None
+    ours.build(theirs.input_dim)
+    ours.sensory_adjacency_matrix = np.array(theirs.sensory_adjacency_matrix)
+    ours.adjacency_matrix = np.array(theirs.adjacency_matrix)
     return ours
 
 

@@ -202,12 +202,12 @@ class AutoNCP(NCP):
                 f"got {brief(output_size)} and {brief(output_dim)}."
             )
         units = _checks.integer("AutoNCP", "units", units, 1)
+        name = "output_dim" if output_size is None else "output_size"
         output_size = output_dim if output_size is None else output_size
-        output_size = _checks.integer("AutoNCP", "output_size", output_size, 1)
+        output_size = _checks.integer("AutoNCP", name, output_size, 1)
         if output_size >= units - 2:
             raise ValueError(
-                "[AutoNCP] output_size must be less than "
-                f"units - 2 = {units - 2}, got {output_size}."
+                f"[AutoNCP] {name} must be less than units - 2 = {units - 2}, got {output_size}."
             )
         sparsity_level = _checks.share("AutoNCP", "sparsity_level", sparsity_level, 0.1, 1.0)
         density = 1.0 - sparsity_level

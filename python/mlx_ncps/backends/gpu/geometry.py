@@ -202,7 +202,7 @@ class Geometry(Pieces):
 
         states: how many [units] one row keeps there, beside two outputs of the widest layer.
         """
-        width = round_up(max(widths)) if widths else 1
+        width = round_up(max(widths)) if widths else 0
         neurons = max(units, *widths) if widths else units
         bytes_per_row = 4 * (states * round_up(units) + 2 * width)
         most = self.cfc_rows if heads < 4 else self.cfc_rows_of_four_heads

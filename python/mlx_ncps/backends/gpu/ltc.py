@@ -170,22 +170,21 @@ def _dense_backward(
 ) -> dict[str, Any]:
     B, T, _, H = sizes
     if lists is None:
-        launch, columns = run.geometry.dense_backward(B, H), H
+        launch = run.geometry.dense_backward(B, H)
         inputs = {"dstates": dstates, **kept, **synapses}
     else:
         of = lists.of_sources
-        launch, columns = (
-            run.geometry.dense_lists_backward(B, H, of.per, of.parts),
-            of.per * of.parts,
-        )
+        launch = run.geometry.dense_lists_backward(B, H, of.per, of.parts)
         inputs = {"dstates": dstates, **kept, **gather(of, synapses), "targets": of.others}
-    groups = launch.groups[0]
+    groups, columns = launch.groups[0], launch.argument("PER") * launch.argument("PARTS")
     steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
     outputs = {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": (groups, 4, H, columns)}
     flags = {"LISTS": lists is not None}
     out = run("ltc_dense_backward", launch, (*sizes, groups), inputs, outputs, flags=flags)
     dsynapses = out["slabs"].sum(axis=0)
-    if lists is not None:
+    if lists is None:
+        dsynapses = dsynapses if columns == H else dsynapses[..., :H]
+    else:
         dsynapses = (lists.of_sources.scatter(g, (H, H)) for g in dsynapses)
     return out | {"dcm": out["dcm"].sum(axis=0), "synapses": tuple(dsynapses)}
 

@@ -152,7 +152,9 @@ def _run_backward(op, functions, cotangents, arguments, keywords):
     sequence, sequence_backward = functions
     inputs, state, given_ts, memory, params = arguments
     keywords, resets = _anew(keywords)
-    h, c, driven, h_before, c_before = _run(op, sequence, *arguments, keywords, resets)
+    h, c, driven, h_before, c_before = _run(
+        op, sequence, inputs, state, given_ts, memory, params, keywords, resets
+    )
     x, h0, c0, ts, m = _arguments(op, inputs, state, given_ts, memory)
     dh_out, dc_out = _pair(op, "cotangents", cotangents)
     check_cotangents(op, dh_out, h)

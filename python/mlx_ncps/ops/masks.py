@@ -1,5 +1,5 @@
-"""What must hold among masks and wirings that are tracers, and so have no value before the trace
-runs: results are NaN where it does not.
+"""Masks multiplied into weights; what must hold among masks and wirings that are tracers, without a
+value before the trace runs: results are NaN where it does not.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..backends import cpu
-from ..dispatch import prepares_on_cpu
+from ..backends import primitives
+from ..dispatch import beside_gpu, runs_steps_on_cpu
 
 
 class Rule(NamedTuple):
@@ -30,7 +30,7 @@ def guarded(array: mx.array, arrays: list[mx.array], rules: list[Rule]) -> mx.ar
     if not rules:
         return array
     if prepares_on_cpu() and array.dtype == mx.float32:
-        return cpu.guarded(array, arrays, rules)
+        return primitives.guarded(array, arrays, rules)
     flat = mx.concatenate([mx.flatten(a != 0) for a in arrays])
     broken = mx.array(False)
     for rule in rules:
@@ -49,3 +49,17 @@ def _elements(flat: mx.array, index: np.ndarray) -> mx.array:
     if np.array_equal(index, np.arange(first, first + index.size)):
         return flat[first : first + index.size]
     return flat[mx.array(index)]
+
+
+def prepares_on_cpu() -> bool:
+    """Whether the CPU's primitives prepare what a call reads: where no GPU computes the rest, and
+    the reference, all of whose derivatives exist, is not asked for.
+    """
+    return runs_steps_on_cpu() and not beside_gpu()
+
+
+def masked(weights: list[mx.array], masks: list[mx.array]) -> list[mx.array]:
+    """weights[i] * masks[i], of equal shapes."""
+    if weights and prepares_on_cpu() and all(a.dtype == mx.float32 for a in (*weights, *masks)):
+        return primitives.products(weights, masks)
+    return [weight * mask for weight, mask in zip(weights, masks, strict=True)]
