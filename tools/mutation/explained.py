@@ -61,4 +61,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "const long q = at + i * W, lower = end - q, upper = min_of(lower, p.n - half - q);",
         "const long q = at + i * W, lower = end - q, upper = min_of(lower, p.n - q - half);",
     ): "equivalent: differences of integers",
+    (
+        "csrc/cpu/program.inl",
+        "const long fit = PROGRAM_FLOATS / (copies * k.row_floats + 1), "
+        "most = min_of(fit, PROGRAM_ROWS);",
+        "const long fit = PROGRAM_FLOATS / (copies + 1), most = min_of(fit, PROGRAM_ROWS);",
+    ): "speed only: rows of a block, at most 16",
 }
