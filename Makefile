@@ -127,10 +127,11 @@ sanitize-%: $(VENV)/tools
 
 # The test files that together call every entry of the native code. GCC's sanitizer libraries must be
 # loaded first, because Python and MLX are not built with them.
-SANITIZE_TESTS = $(addprefix tests/, cells docs rnn training) \
-  $(addprefix tests/backends/test_, cpu.py forks.py interrupts.py native_locks.py step*.py threads.py) \
-  $(addprefix tests/ops/test_, errors.py initializers.py mixed_memory.py ops.py states.py synapses.py \
-    timespans.py)
+SANITIZE_TESTS = $(addprefix tests/, cells docs programs rnn training) \
+  $(addprefix tests/backends/test_, cpu.py fold.py forks.py interrupts.py native_fold.py native_locks.py \
+    pairs_and_guards.py step*.py threads.py) \
+  $(addprefix tests/ops/test_, dropout.py errors.py initializers.py ltc_solvers.py memory_inputs.py \
+    mixed_memory.py not_finite.py ops.py resets.py states.py synapses.py timespans.py)
 SANITIZED := build/sanitize-python/site
 
 sanitize-python: $(VENV)/test $(VENV)/tools

@@ -46,4 +46,25 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "const float dz = ltc_gate_backward(gate, w[q], we[q], dn_j, dd_j);",
         "const float dz = ltc_gate_backward(gate, w[q], dn_j, we[q], dd_j);",
     ): "equivalent: the function multiplies the two",
+    (
+        "csrc/cpu/ltc_stages.inl",
+        "const long each = stages_of(p) > 1 ? floats : 0;",
+        "const long each = stages_of(p) >= 1 ? floats : 0;",
+    ): "memory only: taken, and read by no solver of one stage",
+    (
+        "csrc/cpu/ltc_stages.inl",
+        "const long each = stages_of(p) > 1 ? floats : 0;",
+        "const long each = stages_of(p) > 1 ? floats : 1;",
+    ): "memory only: taken, and read by no solver of one stage",
+    (
+        "csrc/cpu/dropout.inl",
+        "const long q = at + i * W, lower = end - q, upper = min_of(lower, p.n - half - q);",
+        "const long q = at + i * W, lower = end - q, upper = min_of(lower, p.n - q - half);",
+    ): "equivalent: differences of integers",
+    (
+        "csrc/cpu/program.inl",
+        "const long fit = PROGRAM_FLOATS / (copies * k.row_floats + 1), "
+        "most = min_of(fit, PROGRAM_ROWS);",
+        "const long fit = PROGRAM_FLOATS / (copies + 1), most = min_of(fit, PROGRAM_ROWS);",
+    ): "speed only: rows of a block, at most 16",
 }

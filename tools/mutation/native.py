@@ -79,7 +79,7 @@ class Native(Kernels):
 
     def __init__(self, tree: Tree, compiler: str):
         super().__init__(tree, compiler)
-        self.limit = 60.0
+        self.limit = 600.0  # until the unchanged tree has shown what it takes
         self.ready = False
 
     def prepare(self) -> None:

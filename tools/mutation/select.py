@@ -9,15 +9,7 @@ from typing import NamedTuple
 
 from .operators import OPERATORS, Edit, edits
 
-CPU_FILES = tuple(
-    f"csrc/cpu/{stem}.inl"
-    for stem in (
-        "ltc_dense", "ltc_dense_backward", "ltc_lists", "ltc_lists_backward",
-        "gemm", "cfc", "cfc_backward", "lstm", "lstm_backward", "packed", "simd", "memory",
-        "activation", "ltc_lists_synapses", "ltc_stages", "dropout", "program",
-        "program_backward", "program_blocks", "program_maths", "resets",
-    )
-)  # fmt: skip
+NO_KERNELS = ("formulas", "kernels", "limits", "maths")  # they list others, or are for benchmarks
 SHARED_FILES = ("metal/activations.h", "metal/ltc.h", "metal/cfc.h")
 METAL_HEADERS = ("metal/math.h",)
 AT_LEAST = 3  # mutants of the smallest file
@@ -38,7 +30,9 @@ def kernel_files(root: Path, group: str) -> list[str]:
     """Paths of the kernels that `group` names: "cpu", "metal" or "all"."""
     metal = [f for f in METAL_HEADERS if (root / f).is_file()]
     metal += sorted(f"metal/{path.name}" for path in (root / "metal").glob("*.metal"))
-    cpu = [f for f in (*CPU_FILES, *SHARED_FILES) if (root / f).is_file()]
+    texts = sorted((root / "csrc/cpu").glob("*.inl"))
+    cpu = [f"csrc/cpu/{path.name}" for path in texts if path.stem not in NO_KERNELS]
+    cpu += [f for f in SHARED_FILES if (root / f).is_file()]
     return {"cpu": cpu, "metal": metal, "all": cpu + metal}[group]
 
 
