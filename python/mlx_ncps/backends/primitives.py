@@ -4,12 +4,16 @@ as long as its primitives are many.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from .. import _loader
 
 
-def merge_heads(time_a, time_b, ts, minus):
+def merge_heads(
+    time_a: Sequence[mx.array], time_b: Sequence[mx.array], ts: float, minus: bool
+) -> tuple[mx.array, ...]:
     """A CfC's time heads (weight, bias) as one, to the bit as `fold_cfc` does it, in one
     primitive.
     """
