@@ -132,6 +132,7 @@ inline double activate(int activation, double z) {
 
 template <typename Check>
 void for_each_isa(Check check) {
+  require(*available_kernels(), "no kernels run on this CPU");
   for (auto name = available_kernels(); *name; ++name) {
     choose_kernels(*name);
     check();

@@ -81,7 +81,9 @@ static StepProgram of_blocks() {
             mixed = p.matmul(soft, 2, 12, 7, false), scaled = p.in_step(MUL, 12, {one, shares}),
             shifted = p.in_step(ADD, 12, {scaled, moved});
   p.next = {p.in_step(TANH, 12, {shifted}), p.in_step(ADD, 3, {rows, column})};
-  p.outputs = {columns, middle, all, mixed, folded, soft, joined, p.input(0), p.state(1), 1};
+  // runs of one number each, none of whole vectors
+  const int runs = p.in_step(MOVE, 18, {x}, {0, 1, 7, 0, 7, 3, 11, 0});
+  p.outputs = {columns, middle, all, mixed, folded, soft, joined, p.input(0), p.state(1), 1, runs};
   return p;
 }
 
@@ -143,8 +145,10 @@ static StepProgram of_products(long X, long H) {
             part = p.in_step(MUL, H, {gate, difference}),
             timed = p.in_step(MUL, H, {part, p.input(1)}), bent = p.in_step(TANH, H, {w}),
             more = p.in_step(TANH, H, {again}), both = p.in_step(MUL, H, {bent, more});
+  const int half = p.constant(0.5f), rest = p.in_step(SUB, H, {half, timed}),
+            share = p.in_step(MUL, H, {rest, half});
   p.next = {p.in_step(ADD, H, {h, timed}), p.in_step(MUL, H, {both, 4})};
-  p.outputs = {p.in_step(SUM, 1, {both}, {1, int(H), 1}), z, 2};
+  p.outputs = {p.in_step(SUM, 1, {both}, {1, int(H), 1}), z, 2, share};
   return p;
 }
 

@@ -67,4 +67,14 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "most = min_of(fit, PROGRAM_ROWS);",
         "const long fit = PROGRAM_FLOATS / (copies + 1), most = min_of(fit, PROGRAM_ROWS);",
     ): "speed only: rows of a block, at most 16",
+    (
+        "csrc/cpu/dropout.inl",
+        "if (upper > 0) store_partial(p.out + half + q, factor(y[i]), upper);",
+        "if (upper >= 0) store_partial(p.out + half + q, factor(y[i]), upper);",
+    ): "equivalent: of no lanes none is stored",
+    (
+        "csrc/cpu/ltc_stages.inl",
+        "const long each = stages_of(p) > 1 ? floats : 0;",
+        "const long each = stages_of(p) > 2 ? floats : 0;",
+    ): "equivalent: no solver has two stages",
 }
