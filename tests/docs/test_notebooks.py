@@ -8,8 +8,10 @@ import re
 import pytest
 
 from tests.support import ROOT
+from tests.support.quick import QUICK
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+RUN = NOTEBOOKS if QUICK else NOTEBOOKS[:1]  # they train networks
 
 
 def code_cells(path):
@@ -32,7 +34,7 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 3
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_every_cell_runs_and_prints_what_is_stored(path, tmp_path, monkeypatch, capsys):
     matplotlib = pytest.importorskip("matplotlib")
     pytest.importorskip("networkx")

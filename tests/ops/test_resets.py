@@ -162,6 +162,7 @@ def test_states_and_gradients_equal_numpy(case, backend, mixed):
         check(case, mixed, backend, synapses=synapses_of(case))
 
 
+@pytest.mark.usefixtures("native")
 @all_mixed
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_a_backend_whose_kernels_cannot_runs_step_by_step(case, mixed, monkeypatch):

@@ -67,7 +67,8 @@ def float32_weights(modules: Sequence[Any]) -> Iterator[None]:
     converts them else, and MLX rounds each step's gradient and sums them in half precision. Only of
     modules all of whose parts are this package's, which compute in float32 anyway.
     """
-    places = Places(_weights(modules), lambda a: a.dtype in HALVES and is_tracer(a))
+    blind = _loader.native is None  # nothing else tells whether a gradient is taken
+    places = Places(_weights(modules), lambda a: a.dtype in HALVES and (blind or is_tracer(a)))
     places.put([array.astype(mx.float32) for array in places.arrays])
     try:
         yield
