@@ -17,7 +17,7 @@ from ..wirings import Wiring
 from .backbone import backbone_options
 from .base import SignatureOfInit
 from .host_masks import HostMasks
-from .ltc_arguments import as_wiring, clip_ranges, init_ranges, mapping_kind
+from .ltc_arguments import as_wiring, clip_ranges, erev_of, init_ranges, mapping_kind
 from .mask_blocks import whole_masks
 from .stability import SolverCell
 
@@ -184,7 +184,7 @@ class LTCCell(SolverCell):
     def _likely_polarities(self, matrix: str, shape: tuple) -> np.ndarray:
         """The signs of the reversal potentials."""
         try:
-            return np.where(np.array(self[_erev(matrix)] < 0), -1, 1)
+            return np.where(np.array(self[erev_of(matrix)] < 0), -1, 1)
         except ValueError:  # a tracer
             return super()._likely_polarities(matrix, shape)
 
@@ -192,11 +192,11 @@ class LTCCell(SolverCell):
         self, matrix: str, values: np.ndarray, where: np.ndarray, only_unset: bool = False
     ) -> None:
         """A new polarity is the reversal potential that the synapse starts from."""
-        erev = self[_erev(matrix)]
+        erev = self[erev_of(matrix)]
         chosen = mx.array(where)
         if only_unset:
             chosen = chosen & (erev == 0)
-        self[_erev(matrix)] = mx.where(chosen, mx.array(values).astype(erev.dtype), erev)
+        self[erev_of(matrix)] = mx.where(chosen, mx.array(values).astype(erev.dtype), erev)
 
     def params(self) -> LTCParams:
         """The parameters as the op reads them."""
@@ -239,15 +239,14 @@ class LTCCell(SolverCell):
         return self._own_plan() if type(self) is LTCCell else None
 
     def _own_plan(self) -> StepPlan | None:
-        """The plan of a cell that is built."""
         if not self.built or not self._sync_wiring():
             return None
-        sizes = self["wiring"].input_dim, self.state_size
         options = self.epsilon, self.implicit_param_constraints, self.ode_solver
-        stage = LTCStage(*sizes, self.ode_unfolds, *options)
+        sizes = self["wiring"].input_dim, self.state_size
+        stages = (LTCStage(*sizes, self.ode_unfolds, *options),)
         arrays = [self[name] for name in _ARRAYS if name in self]
         readout = Readout(0, self.output_size, self.get("output_w"), self.get("output_b"))
-        return StepPlan((stage,), arrays, readout, lambda: [self._checked_params()])
+        return StepPlan(stages, arrays, readout, lambda: [self._checked_params()])
 
     def _checked_params(self) -> tuple[LTCParams, SynapseLists | None, float]:
         self._options()
@@ -301,8 +300,3 @@ class LTCCell(SolverCell):
                 self[name] = mx.clip(self[name], low, high)
 
     apply_constraints = apply_weight_constraints
-
-
-def _erev(matrix: str) -> str:
-    """The reversal potentials that belong to a matrix of the wiring."""
-    return matrix.replace("adjacency_matrix", "erev")

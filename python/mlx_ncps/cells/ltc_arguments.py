@@ -88,3 +88,8 @@ def as_wiring(wiring: Any) -> Wiring:
     if not isinstance(wiring, (int, np.integer)) or isinstance(wiring, bool) or wiring < 1:
         raise refused("ltc", "wiring", "a Wiring or an integer >= 1", wiring)
     return FullyConnected(int(wiring))
+
+
+def erev_of(matrix: str) -> str:
+    """The reversal potentials that belong to a matrix of the wiring."""
+    return matrix.replace("adjacency_matrix", "erev")
