@@ -118,14 +118,15 @@ def _program(model: Model, batch: int, target: Any) -> Any:
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.mil import Function, Program
 
+    make: Any = Builder  # whose types are narrower than what it takes
     names = [name for name, _ in model.states]
     sizes = {"inputs": model.inputs, "elapsed": 1, **dict(model.states)}
-    inputs = {name: Builder.placeholder(shape=(batch, size)) for name, size in sizes.items()}
+    inputs = {name: make.placeholder(shape=(batch, size)) for name, size in sizes.items()}
     with Function(inputs, opset_version=target) as function:
         x, ts, *states = (function.inputs[name] for name in sizes)
-        output, new = graph.step(CoreMLOps(Builder), model, x, states, ts)
+        output, new = graph.step(CoreMLOps(make), model, x, states, ts)
         results = zip((output, *new), ("outputs", *(f"new_{n}" for n in names)), strict=True)
-        function.set_outputs([Builder.identity(x=value, name=name) for value, name in results])
+        function.set_outputs([make.identity(x=value, name=name) for value, name in results])
     program = Program()
     program.add_function("main", function)
     return program
