@@ -35,8 +35,7 @@ def _of_cell(cell: Any) -> int:
         gates = evaluations * cell.synapse_count + cell.sensory_synapse_count
         backbone = sum(_matrices(linear) for linear in cell.get("backbone") or ())
         return GATE * gates + backbone
-    names = [kind.__name__ for kind in type(cell).__mro__]
-    solved = next((_SOLVED[name] for name in names if name in _SOLVED), ())
+    solved = _SOLVED.get(type(cell).__name__, ())
     return _matrices(cell) + (evaluations - 1) * _matrices(cell, solved)
 
 
