@@ -14,9 +14,9 @@ from .errors import Finding, LanguageError
 from .launcher import Slot, launcher, most_threads
 from .lint import lint
 from .preprocess import preprocess
-from .rewrite import reserved_words, rewrite
+from .rewrite import not_finite_in_fast_math, reserved_words, rewrite
 from .scan import scan
-from .tokens import FrontEndError, tokenize
+from .tokens import FrontEndError, Tokens, tokenize
 
 STAND_IN = compiler.HERE / "metal"
 _LANGUAGE = (
@@ -63,6 +63,8 @@ class Kernel:
         checked: Compile for the memory model.
         judge: Whether to apply the lint.
         allow: Kinds of findings of the lint that do not raise.
+        math_mode: As Metal compiles: with "fast" there is no NaN and no infinity.
+        unsigned_overflow: Whether unsigned integers that wrap are findings.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Kernel:
         checked: bool = True,
         judge: bool = True,
         allow: Iterable[str] = (),
+        math_mode: str = "safe",
+        unsigned_overflow: bool = False,
     ):
         self.name = name
         self.checked = checked
@@ -89,14 +93,16 @@ class Kernel:
             for version in metal_versions
         ]
         if judge:
-            self._judge(units, set(allow))
+            self._judge(units, set(allow), math_mode)
         self.slots: list[Slot] = units[0].slots
         self.most_threads: int | None = units[0].most_threads
         self.threadgroup_names: dict[int, str] = units[0].rewritten.threadgroup_names
-        self.object_path: Path = units[0].build(checked)
+        self.object_path: Path = units[0].build(checked, unsigned_overflow)
 
-    def _judge(self, units: list[_Unit], allow: set[str]) -> None:
+    def _judge(self, units: list[_Unit], allow: set[str], math_mode: str) -> None:
         findings = list(dict.fromkeys(f for unit in units for f in unit.findings()))
+        if math_mode == "fast":
+            findings += not_finite_in_fast_math(units[0].tokens(), self.user_files)
         self.warnings = [f for f in findings if f.severity == "warning" or f.kind in allow]
         errors = [f for f in findings if f not in self.warnings]
         if errors:
@@ -127,7 +133,7 @@ class _Unit:
         self.file = file
         self.user_files = user_files
         self.version = version
-        expanded = preprocess(text, file, version, includes, defines)
+        self.expanded = expanded = preprocess(text, file, version, includes, defines)
         values = tuple(sorted(constants.items(), key=str))
         try:
             self.text, self.slots, self.most_threads, self.rewritten = _front_end(
@@ -135,6 +141,9 @@ class _Unit:
             )
         except FrontEndError as error:
             raise LanguageError(kernel, [Finding("front-end", file, str(error))]) from error
+
+    def tokens(self) -> Tokens:
+        return tokenize(self.expanded, self.file)
 
     def _command(self, *flags: str) -> list[str]:
         return [
@@ -170,9 +179,11 @@ class _Unit:
         )
         path.write_text(json.dumps([asdict(f) for f in found]))
 
-    def build(self, checked: bool) -> Path:
+    def build(self, checked: bool, unsigned_overflow: bool) -> Path:
         """The shared object, from the cache when it is there."""
         flags = (*_CODE, *(_CHECKED if checked else _FAST), *compiler.cpu_flags())
+        if checked and unsigned_overflow:
+            flags += ("-fsanitize=unsigned-integer-overflow",)
 
         def make(path: Path) -> None:
             source, compiled = self._write_source(path), path.with_suffix(".o")
