@@ -22,6 +22,7 @@ from tests.support.cases import (
     to_mlx,
     tolerance,
 )
+from tests.support.pairs import pairs
 from tests.support.simulated_metal import rough_division
 
 ISAS = mlx_ncps.instruction_sets() if _loader.native else []
@@ -167,10 +168,11 @@ def test_maths_are_exact_where_they_saturate(backend, function, kind):
     assert np.array_equal(run(function, kind, far), np.broadcast_to(high, far.shape))
 
 
-@pytest.mark.parametrize("isa", ISAS or [NO_MODULE])
-@pytest.mark.parametrize("scale", [1e6, 1e8])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "mode", "scale", "isa"),
+    pairs(ACTIVATIONS, MODES, [1e6, 1e8], ISAS)
+    or [pytest.param(*[None] * 4, marks=NO_MODULE.marks)],
+)
 def test_gradients_of_a_feature_in_large_units(activation, mode, scale, isa):
     """Its units are saturated; with 1e4 a few are not, and the rounding of their argument shows."""
     case = CfcCase(activation=activation, mode=mode, timespans="per_batch")

@@ -228,7 +228,8 @@ RACES = {
         """,
         (
             "float sum = simd_sum(x[i]);",
-            "float sum = x[i]; for (ushort d = 16; d > 0; d /= 2) sum += simd_shuffle_down(sum, d);",
+            "float sum = x[i];\n"
+            "for (ushort d = 16; d > 0; d /= 2) sum += simd_shuffle_down(sum, d);",
         ),
         {"x": normal(48)},
         {"y": (2,)},
