@@ -49,8 +49,8 @@ def pytest_collection_modifyitems(config, items):
     kept, gone = [], []
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        path = item.nodeid.split("::")[0]
-        (gone if second_runs.left_out(mode, path, parameters) else kept).append(item)
+        known = item.nodeid, parameters, getattr(item, "fixturenames", ())
+        (gone if second_runs.left_out(mode, *known) else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=gone)
 

@@ -100,7 +100,10 @@ class Kernel:
         self.object_path: Path = units[0].build(checked, unsigned_overflow)
 
     def _judge(self, units: list[_Unit], allow: set[str], math_mode: str) -> None:
-        findings = list(dict.fromkeys(f for unit in units for f in unit.findings()))
+        # What is the same text at two levels is judged at the older: a level takes nothing away.
+        oldest_first = sorted(units, key=lambda unit: unit.version)
+        different = {unit.own_text(): unit for unit in reversed(oldest_first)}.values()
+        findings = list(dict.fromkeys(f for unit in different for f in unit.findings()))
         if math_mode == "fast":
             findings += not_finite_in_fast_math(units[0].tokens(), self.user_files)
         self.warnings = [f for f in findings if f.severity == "warning" or f.kind in allow]
@@ -144,6 +147,13 @@ class _Unit:
 
     def tokens(self) -> Tokens:
         return tokenize(self.expanded, self.file)
+
+    def own_text(self) -> str:
+        """The expanded text of the user's own files."""
+        parts = re.split(r'^# \d+ "([^"\n]*)".*$', self.expanded, flags=re.M)
+        return "".join(
+            b for a, b in zip(parts[1::2], parts[2::2], strict=True) if a in self.user_files
+        )
 
     def _command(self, *flags: str) -> list[str]:
         return [

@@ -1,7 +1,8 @@
 """`pytest --second-run`: what a second run of the suite leaves out, because it would be the first
 once more. The first is `make test`. The second is one of
 
-- `--as-mac`: no test that forces a backend which is no GPU's, but where backends are chosen;
+- `--as-mac`: no test that forces a backend which is no GPU's, but where backends are chosen; nor
+  what runs in a process of its own, which is Linux;
 - MLX_NCPS_ISA: other CPU kernels; so no test that forces what has none, or an instruction set;
 - MLX_NCPS_DISABLE_NATIVE: no kernels; so no test of the GPU's, simulated;
 - MLX_NCPS_TEST_WITHOUT: packages are missing; so one backend, and only files that name a package.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,12 @@ GPU = {"metal", "cuda"}
 ISAS = {"baseline", "avx2", "avx512", "neon"}  # forced within a test
 NO_GPU = {"cpu", "reference"} | ISAS
 NO_KERNELS_OF_THE_RUN = {"reference"} | GPU | ISAS
+# In processes of their own, which these tests start without the fixture run_python.
+PROCESSES = (
+    "tests/backends/test_shapeless.py::test_layers_give_right_rows",
+    "tests/package/test_arguments.py::test_hostile",
+    "tests/package/test_arguments.py::test_the_fuzz_sees",
+)
 # Where a backend is chosen, or the values of all of them are stored: run whole as a Mac.
 WHOLE = ("tests/backends/", "tests/ops/test_golden.py", "tests/rnn/test_golden.py")
 
@@ -41,13 +49,15 @@ def _variable(name: str) -> str:
     return os.environ.get(f"MLX_NCPS_{name}", "")
 
 
-def left_out(mode: str, path: str, parameters: dict) -> bool:
-    """Whether this run leaves out a test of the file `path` with these parameters."""
+def left_out(mode: str, name: str, parameters: dict, fixtures: Iterable[str] = ()) -> bool:
+    """Whether this run leaves out the test `name` (file::function) with these parameters."""
+    if mode == "mac" and ("run_python" in fixtures or name.startswith(PROCESSES)):
+        return True
     backend = parameters.get("backend", parameters.get("isa"))
     if not isinstance(backend, str):
         return False
     if mode == "mac":
-        return backend in NO_GPU and not path.startswith(WHOLE)
+        return backend in NO_GPU and not name.startswith(WHOLE)
     if mode == "ISA":
         return backend in NO_KERNELS_OF_THE_RUN
     return backend in GPU if mode == "DISABLE_NATIVE" else backend != "reference"

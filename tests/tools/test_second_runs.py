@@ -56,6 +56,10 @@ def test_as_a_mac_only_gpus_are_forced_but_where_a_backend_is_chosen():
     }
     assert left == {("tests/rnn/test_masks.py", name) for name in ("cpu", "reference")}
     assert not second_runs.left_out("mac", "tests/rnn/test_masks.py", {"name": "cpu"})
+    assert second_runs.left_out("mac", "tests/rnn/test_masks.py", {}, ["run_python"])
+    for name in second_runs.PROCESSES:
+        path, _, function = name.partition("::")
+        assert f"def {function}" in (ROOT / path).read_text(), name
 
 
 def test_without_packages_only_files_that_name_one_are_run():
