@@ -94,9 +94,10 @@ class Kernel:
         ]
         if judge:
             self._judge(units, set(allow), math_mode)
-        self.slots: list[Slot] = units[0].slots
-        self.most_threads: int | None = units[0].most_threads
-        self.threadgroup_names: dict[int, str] = units[0].rewritten.threadgroup_names
+        _, slots, most, rewritten = units[0].parts
+        self.slots: list[Slot] = slots
+        self.most_threads: int | None = most
+        self.threadgroup_names: dict[int, str] = rewritten.threadgroup_names
         self.object_path: Path = units[0].build(checked, unsigned_overflow)
 
     def _judge(self, units: list[_Unit], allow: set[str], math_mode: str) -> None:
@@ -136,14 +137,18 @@ class _Unit:
         self.file = file
         self.user_files = user_files
         self.version = version
-        self.expanded = expanded = preprocess(text, file, version, includes, defines)
-        values = tuple(sorted(constants.items(), key=str))
+        self.constants = tuple(sorted(constants.items(), key=str))
+        self.expanded = preprocess(text, file, version, includes, defines)
+
+    @functools.cached_property
+    def parts(self) -> tuple:
+        """What _front_end makes of the text: of a level that is not judged, nothing."""
+        users = frozenset(self.user_files)
         try:
-            self.text, self.slots, self.most_threads, self.rewritten = _front_end(
-                expanded, file, kernel, values, frozenset(user_files)
-            )
+            return _front_end(self.expanded, self.file, self.kernel, self.constants, users)
         except FrontEndError as error:
-            raise LanguageError(kernel, [Finding("front-end", file, str(error))]) from error
+            finding = Finding("front-end", self.file, str(error))
+            raise LanguageError(self.kernel, [finding]) from error
 
     def tokens(self) -> Tokens:
         return tokenize(self.expanded, self.file)
@@ -167,7 +172,7 @@ class _Unit:
         headers = [path.read_text() for path in sorted(STAND_IN.iterdir())]
         tools = compiler.toolchain()
         command = [*tools.link, *self._command(*more)]
-        return compiler.digest(tools.version, *headers, self.text, *command)
+        return compiler.digest(tools.version, *headers, self.parts[0], *command)
 
     def findings(self) -> list[Finding]:
         """What the lint says, from the cache when it said it before."""
@@ -184,7 +189,7 @@ class _Unit:
         source.unlink()
         if done.returncode:
             raise compiler.fail(self.kernel, done.stderr)
-        found = self.rewritten.findings + lint(
+        found = self.parts[3].findings + lint(
             done.stdout, done.stderr, self.version, self.user_files
         )
         path.write_text(json.dumps([asdict(f) for f in found]))
@@ -211,5 +216,5 @@ class _Unit:
 
     def _write_source(self, path: Path) -> Path:
         source = path.with_suffix(".clcpp")
-        source.write_text(self.text)
+        source.write_text(self.parts[0])
         return source
