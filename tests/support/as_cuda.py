@@ -42,15 +42,17 @@ def recorded(case, geometry: Geometry = CUDA):
     if ltc and case.density < 1:
         lists = ops.SynapseLists(make(case).params.mask, make(case).params.sensory_mask)
 
-    def f(state):
+    def f(state, inputs, *sigma):
+        params = call.params._replace(sigma=sigma[0]) if ltc else call.params
         if ltc:
             options = {"ode_unfolds": 2, "epsilon": 1e-8, "implicit_param_constraints": False}
             options, op = options | {"synapses": lists}, OPERATIONS["ltc_sequence"].sequence
         else:
             options, op = call.keywords, OPERATIONS["cfc_sequence"].sequence
-        return op(run, call.inputs, state, ts, call.params, training=True, **options)
+        return op(run, inputs, state, ts, params, training=True, **options)
 
-    mx.eval(mx.vjp(f, [call.state], [call.cotangents]))
+    primals = [call.state, call.inputs] + ([call.params.sigma] if ltc else [])
+    mx.eval(mx.vjp(f, primals, [call.cotangents]))
     return texts
 
 
