@@ -42,8 +42,8 @@ def sequences(backend: str) -> bool:
 
 
 def profile(backend: str, out: Path) -> bool:
-    """The step `sequences` of tools/check_gpu.py under Nsight Compute: a line for each kernel of ours, by the
-    time of all its launches.
+    """The step `sequences` of tools/check_gpu.py under Nsight Compute: a line for each kernel of
+    ours, by the time of all its launches.
     """
     if not shutil.which("ncu"):
         print("profile: ncu is not on the PATH; it comes with the CUDA toolkit")

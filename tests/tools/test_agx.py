@@ -234,7 +234,7 @@ def test_the_page_has_the_times_that_follow_from_the_stored_loops():
 
 
 def test_turns_of_the_loops_follow_from_a_launch():
-    """Of a dense LTC and a CfC as their texts loop; loops that the model does not know are refused."""
+    """Of a dense LTC and a CfC as their texts loop; other loops are refused."""
     code, m1 = loops.load(), chips.CHIPS[0]
     forward, backward = compiled.launched("LTC 64", 8, m1)
     (step,) = code[forward.variant].inner

@@ -56,7 +56,7 @@ def sequence(
         kinds = activation, folded.head_activation
         shape = Shape(len(widths), heads, mode, *kinds, not folded.merged)
         head = tuple(mx.concatenate(list(parts)) for parts in zip(*folded.heads, strict=True))
-        (weight, bias), *rest = stages = [*folded.backbone, head]
+        (weight, bias), *rest = [*folded.backbone, head]
         timed = [inputs.astype(mx.float32)]
         if shape.timespans:
             timed.append(spread(ts, B, T))

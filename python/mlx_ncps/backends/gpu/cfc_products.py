@@ -73,7 +73,9 @@ def forward(run: Runner, shape: Shape, call: Call, save: bool) -> tuple[mx.array
     return mx.stack(list(states), axis=1), *(mx.stack(list(k)) for k in kept)
 
 
-def _steps(run: Runner, shape: Shape, save: bool, h: mx.array, xz: mx.array, *rest: mx.array):
+def _steps(
+    run: Runner, shape: Shape, save: bool, h: mx.array, xz: mx.array, *rest: mx.array
+) -> tuple[tuple[mx.array, ...], ...]:
     """A tuple (h, *what is saved) of each step of xz [B, S, N0]."""
     (B, H), count = h.shape, shape.layers
     spans, arrays = (rest[:1], rest[1:]) if shape.timespans else ((), rest)
