@@ -170,7 +170,7 @@ def _backward(
         template=template,
     )
     edges = [sum(widths[: n + 1]) for n in range(shape.layers)]
-    dz = mx.split(out["dz"], edges, axis=-1) if edges else [out["dz"]]
+    dz = list(mx.split(out["dz"], edges, axis=-1)) if edges else [out["dz"]]
     *read, last = mx.split(saved, edges, axis=-1) if edges else [saved]
     one = activations.TABLE[shape.activation]
     read = read if one.from_value else [one.function(z) for z in read]
@@ -187,11 +187,11 @@ def _gradients(
 ) -> list[mx.array | None]:
     """The gradients of all primals; those of the weights as products over the whole sequence."""
     before = mx.concatenate([call.h0[:, None], states[:, :-1]], axis=1)  # h that each step read
-    gradients = [found.dz[0], found.dh0]
+    gradients: list[mx.array | None] = [found.dz[0], found.dh0]
     if shape.timespans:
         gradients.append(found.dts)
     for stage, (d, z) in enumerate(zip(found.dz, [before, *found.read], strict=True)):
         gradients.append(mx.flatten(d, 0, 1).T @ mx.flatten(z, 0, 1))
         if stage > 0:
             gradients.append(d.sum(axis=(0, 1)))
-    return gradients + found.tail
+    return [*gradients, *found.tail]
