@@ -20,8 +20,8 @@ def fake(name, *, available=True, unsupported=""):
         NAME=name,
         available=lambda: (available, "it runs" if available else f"no {name} here"),
         unsupported=lambda op, facts: unsupported,
-        MIXED_MEMORY=False,
-        RESETS=False,
+        MIXED_MEMORY=(),
+        RESETS=(),
     )
 
 
@@ -68,7 +68,7 @@ def test_auto_takes_the_backend_of_the_default_device(monkeypatch, table):
 def test_auto_beside_an_apple_gpu_takes_the_cpu_where_it_does_better(monkeypatch, table):
     on_gpu(monkeypatch)
     cpu, small = fake("cpu"), fake("metal", unsupported="300 units")
-    cpu.MIXED_MEMORY = True
+    cpu.MIXED_MEMORY = ("cfc_sequence",)
     table(fake("metal"), cpu, fake("reference"))
     mixed, step = dispatch.explain("cfc_mixed_sequence", CFC), dispatch.explain("cfc_sequence", CFC)
     assert (mixed.backend, step.backend) == ("cpu", "metal")

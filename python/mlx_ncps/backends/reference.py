@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..ops.synapses import SynapseLists
 
 NAME = "reference"
-MIXED_MEMORY = False
-RESETS = True
+MIXED_MEMORY = ()
+RESETS = ("ltc_sequence", "cfc_sequence")
 
 
 def available() -> tuple[bool, str]:

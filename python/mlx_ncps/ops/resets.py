@@ -46,7 +46,8 @@ def where_and_from(resets: list | None) -> tuple[Any, Any]:
 
 def resets_are_fused(op: str, facts: Facts) -> bool:
     """Whether the backend that runs a call of `op` with these facts starts anew by itself."""
-    return getattr(backends, dispatch.explain(op, facts).backend).RESETS
+    backend = getattr(backends, dispatch.explain(op, facts).backend)
+    return op.replace("_mixed_", "_") in backend.RESETS
 
 
 def started_anew(resets: list | None, t: int, *states: mx.array) -> tuple[mx.array, ...]:

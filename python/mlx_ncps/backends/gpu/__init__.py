@@ -15,8 +15,8 @@ import mlx.core as mx
 from ..types import Facts
 from . import cfc, ltc
 
-MIXED_MEMORY = False
-RESETS = False
+MIXED_MEMORY: tuple[str, ...] = ()
+RESETS: tuple[str, ...] = ()
 
 
 class Operation(NamedTuple):
