@@ -43,6 +43,7 @@ from mlx_ncps.backends.metallib import MissingVariant
 from benchmarks import page
 from tests.support.cases import (
     CFC_CASES,
+    CFC_DROPOUT_CASES,
     CFC_EMPTY_CASES,
     LTC_CASES,
     LTC_EMPTY_CASES,
@@ -65,6 +66,7 @@ from tools.failing_kernel import failing_kernel
 ROOT = Path(__file__).resolve().parent.parent
 
 CASES = [*LTC_CASES, *LTC_WIRED_CASES, *LTC_EMPTY_CASES, *CFC_CASES, *CFC_EMPTY_CASES]
+CASES += CFC_DROPOUT_CASES[::7]
 FEW = [
     LtcCase(batch=3, steps=3, units=33, timespans="per_batch"),
     LtcCase(batch=17, steps=2, units=100, unfolds=2),
@@ -73,6 +75,7 @@ FEW = [
     CfcCase(batch=5, units=33, backbone_units=17, timespans="per_batch"),
     CfcCase(batch=3, units=200, backbone_units=128, layers=2, mode="no_gate"),
     CfcCase(batch=3, units=17, layers=0, mode="pure"),
+    CfcCase(batch=3, units=33, layers=2, variant="keras", dropout=0.4),
 ]
 # What https://github.com/clubsnake/ltc-cuda publishes in its README, measured on a GTX 1080.
 PUBLISHED = LtcCase(batch=24, steps=8, inputs=128, units=64, density=0.5)

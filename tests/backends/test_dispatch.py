@@ -22,6 +22,7 @@ def fake(name, *, available=True, unsupported=""):
         unsupported=lambda op, facts: unsupported,
         MIXED_MEMORY=(),
         RESETS=(),
+        MASKS=(),
     )
 
 
@@ -246,6 +247,7 @@ def test_every_backend_has_all_that_the_protocol_lists(monkeypatch, module):
     listed = [name for name in Backend.__dict__ if not name.startswith("_")]
     listed += [name for name in Backend.__annotations__ if name not in listed]
     assert sorted(listed) == [
+        "MASKS",
         "MIXED_MEMORY",
         "NAME",
         "RESETS",

@@ -18,9 +18,9 @@ from tests.support.cases import LtcCase, make
 ARCHITECTURES = ("sm_80", "sm_90a")
 
 
-def recorded(case, geometry: Geometry = CUDA):
+def recorded(case, geometry: Geometry = CUDA, *, resets: bool = False):
     """{name: (text, threads of a group)} of every kernel that a call of the case and its gradient
-    launch, with this geometry.
+    launch, with this geometry; `resets`: states start anew, and those of a CfC stay at some steps.
     """
     texts = {}
 
@@ -47,6 +47,9 @@ def recorded(case, geometry: Geometry = CUDA):
             options, op = options | {"synapses": lists}, OPERATIONS["ltc_sequence"].sequence
         else:
             options, op = call.keywords, OPERATIONS["cfc_sequence"].sequence
+        if resets:
+            never = mx.zeros(call.inputs.shape[:2], mx.bool_)
+            options = options | {"resets": [never, call.state]} | ({} if ltc else {"held": never})
         return op(run, call.inputs, state, ts, call.params, training=True, **options)
 
     mx.eval(mx.vjp(f, [call.state], [call.cotangents]))

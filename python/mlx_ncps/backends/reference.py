@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME = "reference"
 MIXED_MEMORY = ()
 RESETS = ("ltc_sequence", "cfc_sequence")
+MASKS = ()
 
 
 def available() -> tuple[bool, str]:

@@ -72,6 +72,11 @@ class Backend(Protocol):
     at every step.
     """
 
+    MASKS: tuple[str, ...]
+    """Those that also take held, [B, T] bool: after the steps where it is True the state is the one
+    before. For the others a layer moves these steps to the end (rnn/masks.py).
+    """
+
     def available(self) -> tuple[bool, str]:
         """Whether it can run in this process, and how, or else why not and the cure."""
         ...

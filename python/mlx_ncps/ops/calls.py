@@ -47,5 +47,7 @@ class Call(NamedTuple):
             return mx.zeros(self.shape, self.inputs.dtype)
         if "resets" in self.keywords and self.op not in self.backend.RESETS:
             return run_by_steps(self)
+        if "held" in self.keywords and self.op not in self.backend.MASKS:
+            return run_by_steps(self)
         sequence = getattr(self.backend, self.op)
         return sequence(self.inputs, self.state, self.ts, self.params, **self.keywords)

@@ -16,7 +16,8 @@ from ..types import Facts
 from . import cfc, ltc
 
 MIXED_MEMORY: tuple[str, ...] = ()
-RESETS: tuple[str, ...] = ()
+RESETS: tuple[str, ...] = ("cfc_sequence",)
+MASKS: tuple[str, ...] = ("cfc_sequence",)
 
 
 class Operation(NamedTuple):

@@ -7,6 +7,7 @@ so are the gradients of all weights.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from .. import activations
 from ..fold import fold_cfc
 from ..types import CfCFacts, Timespans
 from . import cfc_products
-from .cfc_products import Shape
+from .cfc_products import Beside, Shape
 from .geometry import Geometry, Launch
 from .pieces import in_pieces
 
@@ -29,8 +30,6 @@ def unsupported(geometry: Geometry, facts: CfCFacts) -> str:
     """Why the kernels can't run this call; "" when they can."""
     if facts.inputs == 0:
         return "it needs at least one input"
-    if facts.dropout:
-        return "it has no kernel of the dropout in the backbone"
     return geometry.cfc_excess(facts.inputs, facts.units, tuple(facts.backbone))
 
 
@@ -45,22 +44,29 @@ def sequence(
     activation: str,
     variant: str = "torch",
     training: bool,
+    dropout: mx.array | None = None,
+    resets: list[mx.array] | None = None,
+    held: mx.array | None = None,
 ) -> mx.array:
     """CfC: inputs [B, T, I], state [B, H] -> states [B, T, H]; `training` saves for the
-    gradient.
+    gradient. `dropout`, `resets` and `held`: as `backends` says.
     """
     with mx.stream(run.stream):
         (B, T, I), H = inputs.shape, state.shape[1]
         folded = fold_cfc(params, ts, mode, variant)
         heads, widths = len(folded.heads), tuple(w.shape[0] for w, _ in folded.backbone)
         kinds = activation, folded.head_activation
-        shape = Shape(len(widths), heads, mode, *kinds, not folded.merged)
+        dropped = None if dropout is None else activations.first_dropped(variant)
+        kinds += not folded.merged, resets is not None, dropped, held is not None
+        shape = Shape(len(widths), heads, mode, *kinds)
         head = tuple(mx.concatenate(list(parts)) for parts in zip(*folded.heads, strict=True))
         (weight, bias), *rest = stages = [*folded.backbone, head]
         timed = [inputs.astype(mx.float32)]
         if shape.timespans:
             ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
             timed.append(mx.broadcast_to(ts, (B, T)))
+        at, *timeless = resets or (None,)
+        timed += [a.astype(mx.float32) for a in (at, dropout, held) if a is not None]
         recurrent = weight[:, I:]
         if run.geometry.cfc_takes_products(H, widths, heads):
             stages = [(recurrent, bias), *rest]
@@ -70,12 +76,13 @@ def sequence(
             recurrence = _operator(run, shape, bool(training))
             arrays = [recurrent, *(a for stage in rest for a in stage), *folded.tail]
 
-        def call(h, x, *spans):
+        def call(h, x, *beside):
             xz = mx.addmm(bias, x, weight[:, :I].T)  # [B, T, N0]
-            return recurrence(xz, h, *spans, *arrays)[0]
+            return recurrence(xz, h, *beside, *arrays)[0]
 
         piece = run.geometry.cfc_piece(B, I, H, widths, heads)
-        return in_pieces(piece, call, state, *timed).astype(inputs.dtype)
+        states = in_pieces(piece, call, state, *timed, timeless=timeless)
+        return states.astype(inputs.dtype)
 
 
 class _Call(NamedTuple):
@@ -83,7 +90,7 @@ class _Call(NamedTuple):
 
     xz: mx.array  # [B, T, N0] first stage, the part of the inputs
     h0: mx.array  # [B, H]
-    ts: mx.array | None  # [B, T]
+    beside: Beside
     weights: list  # of each stage [columns, depth]; the first reads h alone
     biases: list  # of the stages but the first
     tail: list  # w_tau, A [H] in the mode pure
@@ -91,14 +98,15 @@ class _Call(NamedTuple):
 
 def _unpack(shape: Shape, primals: Sequence[mx.array]) -> _Call:
     xz, h0, *rest = primals
-    ts = rest.pop(0) if shape.timespans else None
+    beside, rest = Beside.of(shape, rest)
     stages, tail = rest[: 2 * shape.layers + 1], rest[2 * shape.layers + 1 :]
-    return _Call(xz, h0, ts, stages[:1] + stages[1::2], stages[2::2], tail)
+    return _Call(xz, h0, beside, stages[:1] + stages[1::2], stages[2::2], tail)
 
 
 def _operator(run: Runner, shape: Shape, save: bool) -> Callable[..., Any]:
-    """The operator (xz, h0, [ts], Wh, (W, b) of the other stages, [w_tau, A]) -> states [B, T, H]
-    and, with `save`, what the backward reads [B, T, layers' widths + heads H]; made once.
+    """The operator (xz, h0, what `Beside` has, Wh, (W, b) of the other stages, [w_tau, A]) ->
+    states [B, T, H] and, with `save`, what the backward reads [B, T, layers' widths + heads H];
+    made once.
     """
     key = "cfc", shape, save
     if key in run.operators:
@@ -127,8 +135,16 @@ def _common(
     shape: Shape, call: _Call, launch: Launch
 ) -> tuple[dict[str, mx.array], dict[str, bool], dict[str, int]]:
     """(inputs, flags, template) that forward and backward share."""
-    inputs, flags, template = cfc_products.options(shape, call.ts, call.tail)
+    inputs, flags, template = cfc_products.options(shape, call.beside.ts, call.tail)
     flags["ON_CHIP"] = launch.argument("CHIP") > 0
+    flags["DROPOUT"] = shape.dropped_from is not None
+    flags["DROPS_FIRST"] = shape.dropped_from == 0
+    flags["RESETS"] = shape.resets
+    flags["HOLDS"] = shape.holds
+    for name in ("dropout", "resets", "held"):
+        array = getattr(call.beside, name)
+        if array is not None:
+            inputs[name] = array
     template = {
         "LAYERS": shape.layers,
         "HEADS": shape.heads,
@@ -147,10 +163,13 @@ def _packed(weights: Sequence[mx.array], on_chip: bool) -> dict[str, mx.array]:
 
 def _forward(run: Runner, shape: Shape, call: _Call, save: bool) -> dict[str, mx.array]:
     B, T, H, widths, kept, weights = _facts(shape, call)
-    launch = run.geometry.cfc_forward(B, H, widths, shape.heads, weights)
+    stays = shape.resets or shape.holds
+    launch = run.geometry.cfc_forward(B, H, widths, shape.heads, weights, stays)
     inputs, flags, template = _common(shape, call, launch)
     biases = mx.concatenate(call.biases) if call.biases else mx.zeros(1)  # not read
     packed = _packed([w.T for w in call.weights], flags["ON_CHIP"])
+    if call.beside.reset_state is not None:
+        inputs["reset_state"] = call.beside.reset_state
     return run(
         "cfc_forward",
         launch,
@@ -172,6 +191,8 @@ def _backward(
     outputs = {"dh0": (B, H), "dz": (B, T, kept)}
     if shape.mode == "pure":
         outputs["shares"] = (B, T, 3, H)
+    if shape.resets:
+        outputs["dreset_state"] = (B, H)
     return run(
         "cfc_backward",
         launch,
@@ -183,6 +204,22 @@ def _backward(
     )
 
 
+def _read(shape: Shape, call: _Call, states: mx.array, kept: Sequence[mx.array]) -> list[mx.array]:
+    """What each stage reads [B, T, depth]; kept: of the stages, by the forward."""
+    before = mx.concatenate([call.h0[:, None], states[:, :-1]], axis=1)
+    _, resets, dropout, _, reset_state = call.beside
+    if resets is not None and reset_state is not None:
+        before = mx.where(resets[:, :, None] != 0, reset_state[:, None], before)
+    one = activations.TABLE[shape.activation]
+    read = [z if one.from_value else one.function(z) for z in kept[:-1]]
+    if dropout is not None and shape.dropped_from is not None:
+        dropped = read[shape.dropped_from :]
+        edges = list(itertools.accumulate(z.shape[2] for z in dropped[:-1]))
+        factors = mx.split(dropout, edges, axis=-1) if edges else [dropout]
+        read[shape.dropped_from :] = [z * f for z, f in zip(dropped, factors, strict=True)]
+    return [before, *read]
+
+
 def _gradients(
     shape: Shape, call: _Call, states: mx.array, saved: mx.array, out: dict[str, mx.array]
 ) -> list[mx.array]:
@@ -191,14 +228,14 @@ def _gradients(
     edges = [sum(widths[: n + 1]) for n in range(shape.layers)]
     dz = mx.split(out["dz"], edges, axis=-1) if edges else [out["dz"]]
     kept = mx.split(saved, edges, axis=-1) if edges else [saved]
-    before = mx.concatenate([call.h0[:, None], states[:, :-1]], axis=1)  # h that each step read
-    one = activations.TABLE[shape.activation]
-    read = [before, *(z if one.from_value else one.function(z) for z in kept[:-1])]
     gradients = [dz[0], out["dh0"]]
     if shape.timespans and shape.mode == "pure":
         gradients.append(out["shares"][:, :, 2].sum(axis=-1))
     elif shape.timespans:  # u = a ts + b: the head b's gradient is du
         gradients.append((dz[-1][..., 3 * H :] * kept[-1][..., 3 * H :]).sum(axis=-1))
+    gradients += [mx.zeros_like(a) for a in call.beside[1:4] if a is not None]  # have none
+    gradients += [out["dreset_state"]] if shape.resets else []
+    read = _read(shape, call, states, kept)
     for stage, (d, z) in enumerate(zip(dz, read, strict=True)):
         gradients.append(mx.flatten(d, 0, 1).T @ mx.flatten(z, 0, 1))
         if stage > 0:

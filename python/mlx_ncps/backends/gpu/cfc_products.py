@@ -25,6 +25,27 @@ class Shape(NamedTuple):
     activation: str
     head_activation: str
     timespans: bool  # ts is an array [B, T] that the kernels read
+    resets: bool = False  # rows start anew before some steps
+    dropped_from: int | None = None  # the first layer of whose values dropout has factors
+    holds: bool = False  # some steps leave a row's state as it is
+
+
+class Beside(NamedTuple):
+    """What a call may have beside inputs and state, as its Shape says; None: it has not."""
+
+    ts: mx.array | None  # [B, T]
+    resets: mx.array | None  # [B, T] not 0 where a row starts anew
+    dropout: mx.array | None  # [B, T, widths of the layers from `dropped_from` on]
+    held: mx.array | None  # [B, T] not 0 where a row's state stays as it is
+    reset_state: mx.array | None  # [B, H] from which it does
+
+    @classmethod
+    def of(cls, shape: Shape, arrays: list[mx.array]) -> tuple[Beside, list[mx.array]]:
+        """(those that come first among the arrays, the others)."""
+        drops = shape.dropped_from is not None
+        there = shape.timespans, shape.resets, drops, shape.holds, shape.resets
+        rest = iter(arrays)
+        return cls(*(next(rest) if one else None for one in there)), list(rest)
 
 
 def states(
@@ -34,7 +55,7 @@ def states(
     tail: Sequence[mx.array],
     save: bool,
 ) -> Callable[..., tuple[mx.array]]:
-    """The function (xz [B, T, N0], h [B, H], [ts [B, T]]) -> (states [B, T, H],).
+    """The function (xz [B, T, N0], h [B, H], what `Beside` has) -> (states [B, T, H],).
 
     xz: the first stage's product with the inputs, bias included.  stages: (weight [columns, depth],
     bias) of each stage, the first reading h alone.  tail: w_tau, A [H] in the mode pure.
@@ -42,13 +63,24 @@ def states(
     update, activate = _update(run, shape, save), activations.TABLE[shape.activation].function
     first, *rest = [(weight.T, bias) for weight, bias in stages]
 
-    def call(xz, h, *spans):
+    def call(xz, h, *arrays):
+        beside, _ = Beside.of(shape, list(arrays))
+        spans = [] if beside.ts is None else [beside.ts]
         found = []
         for t in range(xz.shape[1]):
+            if beside.resets is not None:
+                h = mx.where(beside.resets[:, t, None] != 0, beside.reset_state, h)
             z = xz[:, t] + h @ first[0]
-            for weight, bias in rest:
-                z = mx.addmm(bias, activate(z), weight)
-            h = update(z, *(ts[:, t] for ts in spans), *tail)[0]
+            dropped = 0
+            for n, (weight, bias) in enumerate(rest):
+                z = activate(z)
+                if beside.dropout is not None and n >= shape.dropped_from:
+                    z = z * beside.dropout[:, t, dropped : dropped + z.shape[1]]
+                    dropped += z.shape[1]
+                z = mx.addmm(bias, z, weight)
+            before, h = h, update(z, *(ts[:, t] for ts in spans), *tail)[0]
+            if beside.held is not None:
+                h = mx.where(beside.held[:, t, None] != 0, before, h)
             found.append(h)
         return (mx.stack(found, axis=1),)
 
