@@ -24,7 +24,7 @@ def run(*arguments):
 def test_check_gpu_passes_what_is_right():
     done = run("cpu", "--steps", "few")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "values: 11 cases, 0 failed\n" in done.stdout
+    assert "values: 12 cases, 0 failed\n" in done.stdout
 
 
 @pytest.mark.skipif(cuda.available()[0], reason="there is a CUDA GPU here")
