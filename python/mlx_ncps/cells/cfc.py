@@ -217,8 +217,7 @@ class CfCCell(LiquidCell):
 
     def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H].  anew: resets and reset_state of `ops.cfc_sequence`; held, [B, T], where
-        a layer's mask leaves steps out.
+        states [B, T, H].  anew: resets, reset_state and held of `ops.cfc.prepare_cfc`.
         """
         if why := self.stepwise():
             return sequence_by_steps(self, inputs, state, ts, why, **anew)
@@ -234,9 +233,7 @@ class CfCCell(LiquidCell):
         **anew: Any,
     ) -> mx.array:
         """`sequence` with `params()`."""
-        dropout = self._dropout(inputs)
-        if held is not None and dropout is not None:
-            dropout = of_steps_not_held(dropout, held)
+        dropout = of_steps_not_held(self._dropout(inputs), held)
         keywords: dict[str, Any] = self._keywords() | {"dropout": dropout} | anew
         return cfc_sequence_held(held, inputs, state, ts, params, **keywords)
 

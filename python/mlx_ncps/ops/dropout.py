@@ -42,10 +42,12 @@ def given_factors(factors: list[mx.array]) -> Iterator[None]:
         _given.reset(token)
 
 
-def of_steps_not_held(factors: mx.array, held: mx.array) -> mx.array:
+def of_steps_not_held(factors: mx.array | None, held: mx.array | None) -> mx.array | None:
     """The factors [B, T, D] in their order for the steps where held [B, T] is False: as they fall
     to these where a mask moves them to the front. A held step has any.
     """
+    if factors is None or held is None:
+        return factors
     place = mx.maximum(mx.cumsum((~held).astype(mx.int32), axis=1) - 1, 0)
     index = mx.broadcast_to(place[:, :, None], factors.shape)
     return mx.take_along_axis(factors, index, axis=1)
