@@ -15,6 +15,10 @@
 //   flag       SAVE                   : what the gradient needs leaves
 //   flag       PURE                   : the mode pure
 //   flag       ON_CHIP                : the weights move to threadgroup memory
+//   flag       DROPOUT                : factors of what the layers give, from the second on
+//   flag       DROPS_FIRST            : of what the first gives, too
+//   flag       RESETS                 : rows start anew before some steps
+//   flag       HOLDS                  : some steps leave a row's state as it is
 //   int        LAYERS                 : of the backbone
 //   int        HEADS                  : 3, 4 or 1, as above
 //   int        MODE                   : an NcpsCfcMode
@@ -33,6 +37,10 @@
 //   in float   ts [B, T] if PURE or HEADS == 4 : timespans
 //   in float   ts [1] if HEADS == 3   : not read
 //   in float   w_tau, A [H] if PURE
+//   in float   dropout [B, T, dropped_width] if DROPOUT : of those layers, side by side
+//   in float   resets [B, T] if RESETS : not 0 where
+//   in float   held [B, T] if HOLDS : not 0 where
+//   in float   reset_state [B, H] if RESETS : the state before such a step
 //   out float  states [B, T, H]
 //   out float  saved [B, T, kept_width] if SAVE : each layer's value or input, F1, F2, g(, a) or f
 constexpr int OWN = ROWS > PARTS ? ROWS / PARTS : 1;    // rows of a thread, ROWS < PARTS: or none
@@ -45,6 +53,10 @@ const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 const uint first_width = LAYERS > 0 ? uint(sizes[LAYERS > 0 ? 5 : 0]) : uint(HEADS) * H;
+#if DROPOUT
+const uint whole_width = DROPS_FIRST ? 0u : first_width;  // of a layer without factors
+const uint dropped_width = kept_width - uint(HEADS) * H - whole_width;
+#endif
 
 #if ON_CHIP
 for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
@@ -53,7 +65,12 @@ for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
 #endif
 for (uint j = slot; j < H; j += slots) {
   for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {
-    buffer[j][r] = h0[(first + r < B ? first + r : B - 1u) * H + j];
+    const uint b = first + r < B ? first + r : B - 1u;
+#if RESETS
+    buffer[j][r] = resets[b * T] != 0.0f ? float(reset_state[b * H + j]) : float(h0[b * H + j]);
+#else
+    buffer[j][r] = h0[b * H + j];
+#endif
   }
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -91,7 +108,13 @@ for (uint t = 0u; t < T; ++t) {
             z += biases[bias_at + c];
           }
           const float value = ncps_activation<ACTIVATION>(z);
+#if DROPOUT
+          const bool drops = DROPS_FIRST || layer > 0;
+          const uint factor_at = row * dropped_width + kept_at - whole_width + c;
+          buffer[to + c][r] = drops ? value * dropout[factor_at] : value;
+#else
           buffer[to + c][r] = value;
+#endif
 #if SAVE
           if (real) {
             saved[row * kept_width + kept_at + c] = ncps_slope_from_value<ACTIVATION>() ? value : z;
@@ -162,7 +185,21 @@ for (uint t = 0u; t < T; ++t) {
         z[2] = ncps_sigmoid(u);
         h = cfc_blend<MODE>(z[0], z[1], z[2]);
 #endif
-        buffer[(1u - now) * uint(UNITS) + j][r] = h;
+#if HOLDS
+        if (real && held[row] != 0.0f) {
+          h = t > 0u ? float(states[(row - 1u) * H + j]) : float(h0[(first + r) * H + j]);
+#if RESETS
+          if (resets[row] != 0.0f) h = reset_state[(first + r) * H + j];
+#endif
+        }
+#endif
+        float read = h;  // by the next step
+#if RESETS
+        if (t + 1u < T && resets[row + 1u] != 0.0f) {
+          read = reset_state[(real ? first + r : B - 1u) * H + j];
+        }
+#endif
+        buffer[(1u - now) * uint(UNITS) + j][r] = read;
         if (real) {
           states[row * H + j] = h;
 #if SAVE

@@ -49,6 +49,9 @@ CASES = {
     "CfC 64, B 64, keras": CfcCase(batch=64, steps=2, units=64, backbone_units=64, variant="keras"),
     "CfC 64, B 64, paper": CfcCase(batch=64, steps=2, units=64, backbone_units=64, variant="paper"),
     "CfC 64, B 64, pure": CfcCase(batch=64, steps=2, units=64, layers=0, mode="pure"),
+    "CfC 64, B 64, dropout": CfcCase(
+        batch=64, steps=2, units=64, backbone_units=64, layers=2, dropout=0.5
+    ),
     "CfC 256": CfcCase(batch=2, steps=1, units=256, backbone_units=256),
 }
 HEAD = ["call", "kernel", "threads", *ARCHITECTURES, "spilled bytes", "threadgroup bytes"]

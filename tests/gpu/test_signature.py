@@ -148,6 +148,11 @@ CFC = [
         ((3, 9, 5), (40, 130, 70), (2, 500, 500)), (0, 2), ("default", "pure"), (True, False)
     )
 ]
+CFC += [
+    CFC[4] | {"variant": variant, "dropout": drop, "resets": anew, "holds": holds}
+    for variant in ("torch", "keras")
+    for drop, anew, holds in itertools.product((True, False), repeat=3)
+]
 
 
 @pytest.fixture(scope="module")

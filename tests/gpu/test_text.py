@@ -22,6 +22,7 @@ CASES = [
     LtcCase(units=33, density=0.2),
     CfcCase(timespans="per_batch"),
     CfcCase(units=100, mode="pure", layers=0),
+    CfcCase(layers=2, dropout=0.5),
 ]
 
 

@@ -110,11 +110,11 @@ def variants(
 ) -> list[Variant]:
     """Those to judge, by name: all of an LTC; of a CfC, whose arguments are too many to combine,
     the usual ones and so many that every two arguments of a kernel occur in every two values that a
-    call gives them.
+    call gives them; with dropout, resets and masks likewise, of fewer values.
 
     run: the Runner that a recorder hears.
     """
-    ltc, usual, cfc = record(), record(), record()
+    ltc, usual, cfc, beside = record(), record(), record(), record()
     for training in (False, True):
         for facts in ltc_calls():
             trace_ltc(run(ltc), **LTC | facts, training=training)
@@ -122,9 +122,12 @@ def variants(
             trace_cfc(run(usual), **CFC | facts, training=training)
         for facts in cfc_calls():
             trace_cfc(run(cfc), **CFC | facts, training=training)
+        for facts in cfc_calls_with_more():
+            trace_cfc(run(beside), **CFC | facts, training=training)
     found = cfc.found | usual.found
-    names = sorted({*ltc.found, *usual.found, *cover(found)})
-    return [(ltc.found | found)[name] for name in names]
+    more = {name: one for name, one in beside.found.items() if name not in found}
+    names = sorted({*ltc.found, *usual.found, *cover(found), *cover(more)})
+    return [(ltc.found | found | more)[name] for name in names]
 
 
 def pairs(name: str) -> set[tuple]:
@@ -188,3 +191,22 @@ def cfc_calls():
                     "activation": activation,
                     "variant": draw.choice(("torch", "keras", "paper")),
                 }
+
+
+def cfc_calls_with_more():
+    """With all that a call may have beside: resets, masks, and dropout of the layers there are."""
+    sizes = (32, 64, 128, 250)
+    for units, batch, heads in itertools.product(sizes, BATCHES, (1, 3, 4)):
+        for layers, variant in ((0, "torch"), (2, "torch"), (2, "keras")):
+            yield {
+                "batch": batch,
+                "units": units,
+                "backbone": (units,) * layers,
+                "scalar_ts": heads == 3,
+                "mode": "pure" if heads == 1 else "default",
+                "activation": "gelu" if variant == "torch" else "lecun_tanh",
+                "variant": variant,
+                "dropout": layers > 0,
+                "resets": True,
+                "holds": True,
+            }

@@ -199,7 +199,7 @@ class WiredCfCCell(NCPRNNCell):
 
     def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H], layer after layer.  anew: resets and reset_state of `ops.cfc_sequence`.
+        states [B, T, H], layer after layer.  anew: as in `CfCCell.sequence`.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))

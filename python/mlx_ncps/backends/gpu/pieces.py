@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -109,21 +109,26 @@ def spread(ts: float | mx.array, batch: int, steps: int) -> mx.array:
 
 
 def in_pieces(
-    piece: Piece, run: Callable[..., mx.array], state: mx.array, *timed: mx.array
+    piece: Piece,
+    run: Callable[..., mx.array],
+    state: mx.array,
+    *timed: mx.array,
+    timeless: Sequence[mx.array] = (),
 ) -> mx.array:
-    """States [B, T, H] from `run(state, *timed)`, called with what a launch takes of state [B, H]
-    and of the arrays [B, T, ...]; each piece of time starts from the last state of the one before.
+    """States [B, T, H] from `run(state, *timed, *timeless)`, called with what a launch takes of
+    state [B, H], of the arrays [B, T, ...] and of the `timeless` ones [B, ...]; each piece of time
+    starts from the last state of the one before.
     """
     batch, steps = timed[0].shape[:2]
     if batch <= piece.rows and steps <= piece.steps:
-        return run(state, *timed)
+        return run(state, *timed, *timeless)
     blocks = []
     for b in range(0, batch, piece.rows):
         rows = slice(b, b + piece.rows)
-        carried, chunks = state[rows], []
+        carried, chunks, kept = state[rows], [], [array[rows] for array in timeless]
         for t in range(0, steps, piece.steps):
             span = slice(t, t + piece.steps)
-            chunks.append(run(carried, *(array[rows, span] for array in timed)))
+            chunks.append(run(carried, *(array[rows, span] for array in timed), *kept))
             carried = chunks[-1][:, -1]
         blocks.append(_joined(chunks, axis=1))
     return _joined(blocks, axis=0)
