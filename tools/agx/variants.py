@@ -14,6 +14,9 @@ from mlx_ncps.backends.gpu.runner import THREADS_BOUND
 from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 from mlx_ncps.ops import ACTIVATIONS, SynapseLists
 
+from .programs import BATCHES as BATCHES_OF_PROGRAMS
+from .programs import PROGRAMS, trace_program
+
 SIZES = ("UNITS", "WIDTH", "CHIP")  # sizes of threadgroup memory alone: they do not change the code
 ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
     "thread_position_in_threadgroup": "get_local_id",
@@ -115,7 +118,21 @@ def variants() -> list[Variant]:
             trace_cfc(runner(cfc), **CFC | facts, training=training)
     found = cfc.found | usual.found
     names = sorted({*ltc.found, *usual.found, *cover(found)})
-    return [(ltc.found | found)[name] for name in names]
+    return [(ltc.found | found)[name] for name in names] + program_variants()
+
+
+def program_variants() -> list[Variant]:
+    """Those of step programs, named by the layer and not by their text."""
+    found = []
+    for label in PROGRAMS:
+        recorder = Recorder()
+        for batch in BATCHES_OF_PROGRAMS:
+            trace_program(runner(recorder), label, batch)
+        for name, one in recorder.found.items():
+            kernel, *arguments = name.split()
+            stem = kernel.rsplit("_", 1)[0]
+            found.append(one._replace(name=" ".join([f"{stem}_{label}", *arguments])))
+    return sorted(found)
 
 
 def pairs(name: str) -> set[tuple]:

@@ -48,7 +48,7 @@ def register(
     return launch
 
 
-run = Runner(NAME, register, mx.gpu, APPLE)
+run = Runner(NAME, register, mx.gpu, APPLE, compiles=False)
 unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 

@@ -52,7 +52,8 @@ class Runner:
     """Launches bodies of metal/ through `register`, mx.fast.metal_kernel or a function like it.
 
     name: of the backend.  stream: the device or stream of the kernels and of the operations around
-    them.  geometry: of its launches.  cuda: whether the text is CUDA's.
+    them.  geometry: of its launches.  cuda: whether the text is CUDA's.  compiles: whether any text
+    can be registered, those of step programs too.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Runner:
         geometry: Geometry,
         *,
         cuda: bool = False,
+        compiles: bool = True,
     ):
         self.name, self.register, self.stream = name, register, stream
-        self.geometry, self.cuda = geometry, cuda
+        self.geometry, self.cuda, self.compiles = geometry, cuda, compiles
         self.operators: dict[Any, Any] = {}  # what the modules of operators made, by their keys
         self.wired: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # likewise, by wiring
         self._kernels: dict[tuple, Callable[..., Any]] = {}
@@ -74,7 +76,7 @@ class Runner:
     def but(self, **changes: Any) -> Runner:
         """A Runner like this one, with another `register`, `stream` or `geometry`."""
         kept = {name: getattr(self, name) for name in ("name", "register", "stream", "geometry")}
-        return Runner(**kept | changes, cuda=self.cuda)
+        return Runner(**kept | changes, cuda=self.cuda, compiles=self.compiles)
 
     def __call__(
         self,
@@ -86,8 +88,10 @@ class Runner:
         *,
         flags: Mapping[str, bool] = NOTHING,
         template: Mapping[str, int] = NOTHING,
+        body: str = "",
     ) -> dict[str, mx.array]:
-        """Run metal/<stem>.metal -> {name: float32 array} of `outputs`, which maps names to shapes.
+        """Run metal/<stem>.metal, or the step program's kernel `stem` whose text is `body` ->
+        {name: float32 array} of `outputs`, which maps names to shapes.
 
         sizes: the integers of the body's `sizes`.  inputs: {buffer's name: array}.
         flags: {name: bool}, macros of the body.  template: its integer template arguments, before
@@ -98,7 +102,7 @@ class Runner:
         if known is None:
             if len(self._launches) == MOST_LAUNCHES:  # sequences of many lengths
                 self._launches.clear()
-            known = self._launches[key] = self._made(*key)
+            known = self._launches[key] = self._made(*key, body)
         kernel, options = known
         arrays = kernel(
             inputs=[mx.array(sizes, mx.int32), *inputs.values()],
@@ -118,6 +122,7 @@ class Runner:
         flags: Pairs,
         launch: Launch,
         template: Pairs,
+        body: str,
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """(kernel, options of its launch)."""
         arguments = [*template, *launch.template]
@@ -127,7 +132,7 @@ class Runner:
         key = stem, inputs, outputs, flags
         kernel = self._kernels.get(key)
         if kernel is None:
-            kernel = self._kernels[key] = self._registered(*key)
+            kernel = self._kernels[key] = self._registered(*key, body)
         return kernel, {
             "template": arguments,
             "grid": launch.grid,
@@ -136,14 +141,16 @@ class Runner:
         }
 
     def _registered(
-        self, stem: str, inputs: Names, outputs: Names, flags: Pairs
+        self, stem: str, inputs: Names, outputs: Names, flags: Pairs, body: str
     ) -> Callable[..., Any]:
         macros = "".join(f"#define {name} {int(on)}\n" for name, on in flags)
+        if body:
+            macros = text("program.h") + macros
         return self.register(
             name="_".join(["ncps", stem, *(name.lower() for name, on in flags if on)]),
             input_names=["sizes", *inputs],
             output_names=list(outputs),
-            source=("" if self.cuda else _UNBOUND) + text(f"{stem}.metal"),
+            source=("" if self.cuda else _UNBOUND) + (body or text(f"{stem}.metal")),
             header=header(self.cuda) + macros + ("" if self.cuda else THREADS_BOUND),
         )
 
