@@ -181,6 +181,8 @@ class Backward(Stages):
     def _gather(self, number: int, stage: Single, lines: list[str]) -> None:
         """A loop over the elements of the operand, whose gradient is `sum` of these lines."""
         op = stage.op
+        if self.plan.is_number(op.ins[0]):
+            return
         self.meet(self.access(op.out, BY_OTHERS, False, "g"))
         lines = ["float sum = 0.0f;", *lines]
         if self.plan.in_memory(op.ins[0]):

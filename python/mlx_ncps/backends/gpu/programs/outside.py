@@ -4,7 +4,7 @@ is the same for all rows, and what depends on the inputs of the steps alone. MLX
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -50,8 +50,8 @@ _TRUTHS: dict[str, Callable[..., mx.array]] = {
 _FEW_RUNS = 8  # of a move, that are slices; more are taken by their indices
 
 
-def evaluate(ops: Iterable[Op], values: Values) -> None:
-    """Add the results of some instructions to `values`."""
+def evaluate(ops: Iterable[Op], values: Values, sizes: Sequence[int]) -> None:
+    """Add the results of some instructions to `values`; sizes of all values."""
     moves: dict[int, list] = {}
     for one in ops:
         if one.op == "move":
@@ -59,7 +59,10 @@ def evaluate(ops: Iterable[Op], values: Values) -> None:
             pieces.append((one.ints, values[one.ins[0]]))
             values[one.out] = _assembled(pieces)
         else:
-            values[one.out] = _result(one, [values[n] for n in one.ins])
+            found = _result(one, [values[n] for n in one.ins])
+            if found.shape[-1] != sizes[one.out]:  # of numbers alone
+                found = mx.broadcast_to(found, (*found.shape[:-1], sizes[one.out]))
+            values[one.out] = found
 
 
 def _result(one: Op, operands: list[mx.array]) -> mx.array:

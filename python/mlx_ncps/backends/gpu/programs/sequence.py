@@ -78,7 +78,7 @@ def program_sequence(
     with mx.stream(run.stream):
         values = {ref: a.astype(mx.float32).reshape(-1) for ref, a in enumerate(captured)}
         values |= {ref: mx.array([number]) for ref, number in program.constants}
-        evaluate(plan.split.once, values)
+        evaluate(plan.split.once, values, plan.sizes)
         fixed, weights = _fixed(plan, values)
         operator = _operator(run, plan, steps.resets is not None)
 
@@ -144,7 +144,7 @@ def _fixed(plan: Plan, values: Values) -> tuple[mx.array, list[mx.array]]:
 def _timed(plan: Plan, fixed: Values, first: int, inputs: Sequence[mx.array]) -> mx.array:
     """What the kernel reads of each step, [B, T, W]; inputs are the values from `first` on."""
     values = fixed | {first + n: a.astype(mx.float32) for n, a in enumerate(inputs)}
-    evaluate(plan.split.before, values)
+    evaluate(plan.split.before, values, plan.sizes)
     shape = inputs[0].shape[:2]
     ids: list[int] = []
     for ref in plan.timed:
