@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import check, loops, report
 from .judge import Root, judge
-from .variants import variants
+from .variants import program_variants, variants
 
 PROJECT = Path(__file__).parents[2]
 
@@ -22,6 +22,7 @@ def main(argv=None) -> int:
     parser.add_argument("--update", action="store_true", help="store what is counted now")
     parser.add_argument("--check", action="store_true", help="try the instrument itself")
     parser.add_argument("--loops", action="store_true", help="store what the loops of a few cost")
+    parser.add_argument("--programs", action="store_true", help="judge kernels of step programs")
     parser.add_argument("--only", default="", help="variants whose name contains this")
     options = parser.parse_args(argv)
     root = Root(Path(os.environ["AGX_ROOT"]))
@@ -31,6 +32,12 @@ def main(argv=None) -> int:
         texts = {one.name: one.text for one in variants() if one.name in loops.NAMES}
         loops.save({name: loops.of(root, text) for name, text in texts.items()})
         return 0
+    if options.programs:
+        found = judge(root, program_variants())
+        print("\n".join(report.table(found)))
+        faults = report.faults(found, found) + report.outside(found)
+        print(f"{len(found)} variants, {len(faults)} faults", *faults, sep="\n")
+        return int(bool(faults))
     chosen = [one for one in variants() if options.only in one.name]
     found = judge(root, chosen)
     print("\n".join(report.table(found)))

@@ -118,11 +118,13 @@ def variants() -> list[Variant]:
             trace_cfc(runner(cfc), **CFC | facts, training=training)
     found = cfc.found | usual.found
     names = sorted({*ltc.found, *usual.found, *cover(found)})
-    return [(ltc.found | found)[name] for name in names] + program_variants()
+    return [(ltc.found | found)[name] for name in names]
 
 
 def program_variants() -> list[Variant]:
-    """Those of step programs, named by the layer and not by their text."""
+    """Those of some step programs, named by the layer and not by their text. Nothing is stored of
+    them: a text changes with its cell. Needs the native module, which checks programs.
+    """
     found = []
     for label in PROGRAMS:
         recorder = Recorder()
