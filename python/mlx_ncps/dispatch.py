@@ -216,19 +216,6 @@ def beside_gpu() -> bool:
     return _selected()[0] == "auto" and mx.default_device().type == mx.DeviceType.gpu
 
 
-def gpu_of_programs() -> Choice | None:
-    """The backend of a GPU that is to run step programs: the one that is asked for by name, or
-    under `auto` the first that lives on the default device; None where that is no GPU's.
-    """
-    name, origin = _selected()
-    on_gpu = name == "auto" and mx.default_device().type == mx.DeviceType.gpu
-    for module, home in _TABLE:
-        if home == "gpu" and (on_gpu or name == module.NAME) and module.available()[0]:
-            device = "chosen for the default device (gpu)"
-            return Choice(module.NAME, device if on_gpu else f"asked for by {origin}")
-    return None
-
-
 def stream_of_steps(calls: list[FusedCall]) -> contextlib.AbstractContextManager:
     """A context for a layer that makes these `calls`, (op, facts) each, at every step: the CPU's
     stream where `explain` with stepwise=True says cpu for all of them, else no other than now.

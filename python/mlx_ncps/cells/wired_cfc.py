@@ -170,9 +170,8 @@ class WiredCfCCell(NCPRNNCell):
             raise ValueError("[cfc] synapse_weights wants a cell without backbone, got one.")
         matrix = MATRICES[bool(sensory)]
         weights = np.full(self["wiring"][matrix].shape, np.inf, np.float32)
-        masked = [head for head in ("ff1", "ff2") if head in self["layer_0"]]
         for block in (b for b in self._tie.blocks if b.matrix == matrix and b.kind == PAIRS):
-            heads = [self[block.part][head].weight for head in masked]
+            heads = [self[block.part][h].weight for h in ("ff1", "ff2") if h in self[block.part]]
             largest = np.abs(np.array([h.astype(mx.float32) for h in heads])).max(axis=0)
             block.put(weights, block.of(largest))
         return mx.array(weights)
@@ -208,8 +207,7 @@ class WiredCfCCell(NCPRNNCell):
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
-        first = anew.get("reset_state")
-        if first is not None:
+        if (first := anew.get("reset_state")) is not None:
             check_array(self.op, "reset_state", first, "[B, H]", state.shape)
         states, start, layers = [], 0, self._layers()
         fused = [layer for layer in layers if type(layer) is CfCCell and not layer.stepwise()]

@@ -14,6 +14,13 @@ from ..backends.gpu.runner import Runner
 from .program import Declined, Program
 
 
+def gpu_choice() -> dispatch.Choice | None:
+    """The GPU's backend that is asked for by name, or that `auto` takes; None where it is none."""
+    choice = dispatch.explain(None)
+    on_gpu = not choice.error and hasattr(getattr(backends, choice.backend), "run")
+    return choice if on_gpu else None
+
+
 def gpu_in_place() -> Runner | None:
     """Of the GPU that runs step programs where the CPU runs none now; or None."""
     return runner_of_gpu() if dispatch.why_no_steps_on_cpu() else None
@@ -23,7 +30,7 @@ def runner_of_gpu() -> Runner | None:
     """Of the GPU that is the default device, or that is asked for by the name of a backend."""
     if _loader.native is None or shapeless.length_varies():
         return None
-    choice = dispatch.gpu_of_programs()
+    choice = gpu_choice()
     return None if choice is None else getattr(backends, choice.backend).run
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from .. import dispatch
 from ..dispatch import FusedCall
 from ..ops.resets import resets_are_fused
+from ..programs import gpu_choice
 from .by_steps import ProgramRun
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where nothing is traced; else:"
@@ -60,7 +61,7 @@ def program_plan(runs: Sequence[ProgramRun | None], why: str, graph: str) -> Pla
     found = [run for run in runs if run is not None]
     if len(found) < len(runs):
         return None
-    choice = dispatch.gpu_of_programs()
+    choice = gpu_choice()
     if choice is None or any(run.launches is None for run in found):
         return Plan((), "", (graph,), (), why)
     calls = tuple(("step_program", choice) for _ in found)
