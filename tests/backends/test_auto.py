@@ -5,6 +5,7 @@ import pytest
 from mlx_ncps import dispatch, use_backend
 from mlx_ncps.at_once import _stage
 from mlx_ncps.backends import cpu, cuda, metal, reference
+from mlx_ncps.backends.gpu import trace
 from mlx_ncps.programs import step_program
 from mlx_ncps.rnn import LTC, CfC, CfCRNN, LiquidRNN
 from mlx_ncps.step_plan import Readout, StepPlan
@@ -47,6 +48,9 @@ def device(monkeypatch):
             here = home == name
             monkeypatch.setattr(module, "available", lambda here=here: (here, "none here"))
             monkeypatch.setattr(module, "unsupported", unsupported)
+            run = trace.runner(lambda kernel, call: calls.append(kernel["name"]))  # of programs
+            run.name = module.NAME
+            monkeypatch.setattr(module, "run", run)
             for op in ("ltc_sequence", "cfc_sequence"):
                 monkeypatch.setattr(module, op, counted(op, calls))
         return calls

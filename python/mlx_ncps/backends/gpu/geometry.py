@@ -66,7 +66,7 @@ class Geometry(Pieces):
     cfc_rows: int = 16  # that share a load, at most: halves what 8 stream
     cfc_rows_of_four_heads: int = 8  # as 16 don't fit 104 registers
     product_weights: int = 2**18  # of a step, from which MLX's products are faster
-    program_rows: int = 8  # of a step program, that share a load
+    program_rows: int = 4  # of a step program, that share a load
 
     # ---- The LTC --------------------------------------------------------------------------------
 
