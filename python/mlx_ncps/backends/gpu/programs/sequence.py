@@ -33,7 +33,7 @@ class Steps(NamedTuple):
 
 def unsupported(run: Runner, program: Program) -> str:
     """Why a program has no kernel; "" where it has."""
-    if not run.compiles:
+    if not run.any_text:
         return f"the backend {run.name} has no kernels but those that it was built with"
     plan = plan_of(program)
     return plan if isinstance(plan, str) else _excess(plan, run.geometry)
