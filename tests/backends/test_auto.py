@@ -202,7 +202,7 @@ def test_a_forced_backend_is_obeyed(native, device):
             mx.eval(layer(x))
         assert {choice.backend for _, choice in plan.calls} == {"metal"}
         assert "the backend metal is asked for by use_backend" in str(plan)
-        assert len(gpu_calls) == 7 * len(plan.calls)
+        assert len(gpu_calls) == len(plan.calls) == 1  # a step program
         gpu_calls.clear()
     layer, x = made("large_cfc"), evaluated(normal(600, 1, I))
     with use_backend("cpu"):  # then it has no GPU beside it

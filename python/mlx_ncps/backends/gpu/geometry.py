@@ -68,7 +68,6 @@ class Geometry(Pieces):
     cfc_rows: int = 16  # that share a load, at most: halves what 8 stream
     cfc_rows_of_four_heads: int = 8  # as 16 don't fit 104 registers
     product_weights: int = 2**18  # of a step, from which MLX's products are faster
-    program_rows: int = 4  # of a step program, that share a load
 
     # ---- The LTC --------------------------------------------------------------------------------
 
@@ -232,13 +231,6 @@ class Geometry(Pieces):
         if sum(n * m for n, m in itertools.pairwise(edges)) >= self.product_weights:
             return True
         return self._cfc(1, units, widths, 4, self.memory, 1 + 4) is None
-
-    @once
-    def program(self, batch: int, columns: int, floats: int) -> Launch | None:
-        """The kernels of step programs, whose rows keep so many floats in threadgroup memory and
-        share so many columns among threads; None where not one row fits.
-        """
-        return self._blocked(batch, columns, 4 * floats, self.program_rows)
 
     def _blocked(
         self, batch: int, neurons: int, bytes_per_row: int, most_rows: int, bytes_shared: int = 0

@@ -17,9 +17,12 @@ from .plan import Plan, plan_of
 
 if TYPE_CHECKING:
     from ....programs.program import Program
-    from ..geometry import Geometry
+    from ..geometry import Geometry, Launch
     from ..pieces import Piece
     from ..runner import Runner
+
+
+MOST_ROWS = 4  # of a threadgroup: more rows, more code
 
 
 class Steps(NamedTuple):
@@ -45,9 +48,14 @@ def _excess(plan: Plan, geometry: Geometry) -> str:
             f"a step reads {plan.weights()} weights, which a threadgroup would read for longer "
             "than MLX's products take"
         )
-    if geometry.program(1, plan.widest(), _backward_floats(plan)) is None:
+    if _launch(geometry, plan, 1, _backward_floats(plan)) is None:
         return f"the {plan.backward.size} numbers of a step exceed threadgroup memory"
     return ""
+
+
+def _launch(geometry: Geometry, plan: Plan, batch: int, floats: int) -> Launch | None:
+    """Rows that keep so many floats in threadgroup memory; None where not one row fits."""
+    return geometry._blocked(batch, plan.widest(), 4 * floats, MOST_ROWS)
 
 
 def _backward_floats(plan: Plan) -> int:
@@ -201,7 +209,7 @@ def _launched(
         outputs = {"dstart": start.shape, **({"danew": start.shape} if resets else {})}
         outputs |= {"trail": (batch, length, plan.trail_width)} if plan.trail_width else {}
     floats = _backward_floats(plan) if back else plan.forward.size
-    launch = run.geometry.program(batch, plan.widest(), floats)
+    launch = _launch(run.geometry, plan, batch, floats)
     assert launch is not None, "`unsupported` says so first"
     name, body = kernel_of(plan, back)
     inputs |= of_backward
