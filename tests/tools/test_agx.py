@@ -135,6 +135,20 @@ def test_clang_keeps_every_array_of_a_thread_in_registers(judged, tmp_path):
     assert {name: count for name, count in kept.items() if count} == {}
 
 
+@pytest.mark.usefixtures("native")
+def test_clang_keeps_the_arrays_of_step_programs_in_registers(tmp_path):
+    mslsim.require()
+    found = {one.name: one for one in variants.program_variants()}
+    kept = {name: arrays_in_memory(found[name].text, tmp_path) for name in largest(found)}
+    assert len(kept) == 2 * len(variants.PROGRAMS)
+    assert {name: count for name, count in kept.items() if count} == {}
+
+
+def test_spills_and_scratch_are_outside_of_registers():
+    found = report.outside({"a": variant(), "b": variant(spills=1), "c": variant(scratch=4)})
+    assert [line.split(",")[0] for line in found] == ["b", "c"]
+
+
 def test_clang_leaves_arrays_in_memory_where_loops_are_not_marked(judged, tmp_path):
     mslsim.require()
     name = next(n for n in judged if n.startswith("cfc_forward ") and "ROWS=16" in n)

@@ -15,6 +15,9 @@ from mlx_ncps.backends.gpu.runner import THREADS_BOUND
 from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 from mlx_ncps.ops import ACTIVATIONS, SynapseLists
 
+from .programs import BATCHES as BATCHES_OF_PROGRAMS
+from .programs import PROGRAMS, trace_program
+
 SIZES = ("UNITS", "WIDTH", "CHIP")  # sizes of threadgroup memory alone: they do not change the code
 ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
     "thread_position_in_threadgroup": "get_local_id",
@@ -128,6 +131,22 @@ def variants(
     more = {name: one for name, one in beside.found.items() if name not in found}
     names = sorted({*ltc.found, *usual.found, *cover(found), *cover(more)})
     return [(ltc.found | found | more)[name] for name in names]
+
+
+def program_variants() -> list[Variant]:
+    """Those of some step programs, named by the layer and not by their text. Nothing is stored of
+    them: a text changes with its cell. Needs the native module, which checks programs.
+    """
+    found = []
+    for label in PROGRAMS:
+        recorder = Recorder()
+        for batch in BATCHES_OF_PROGRAMS:
+            trace_program(runner(recorder), label, batch)
+        for name, one in recorder.found.items():
+            kernel, *arguments = name.split()
+            stem = kernel.rsplit("_", 1)[0]
+            found.append(one._replace(name=" ".join([f"{stem}_{label}", *arguments])))
+    return sorted(found)
 
 
 def pairs(name: str) -> set[tuple]:

@@ -49,7 +49,7 @@ def register(
     return launch
 
 
-run = Runner(NAME, register, mx.gpu, apple_here)
+run = Runner(NAME, register, mx.gpu, apple_here, any_text=False)
 unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 

@@ -17,11 +17,15 @@ from ..ops.dropout import drawn_factors, given_factors
 from ..programs import (
     Declined,
     float32_weights,
+    gpu_in_place,
     is_too_large,
+    launches_on_gpu,
     programs_of,
     run_program,
+    runner_of_gpu,
     step_program,
     why_none,
+    why_not_on_gpu,
 )
 from .any_cell import name_of, runs_sequences, takes_time, width_of
 from .resets import Resets
@@ -138,25 +142,55 @@ def _trace_by_program(
     return Trace(_state_of(type(state), all_states), outputs[0] if outputs else None)
 
 
-def has_program(layer: Any, sizes: Any, batch: int, steps: int, dtype: mx.Dtype) -> bool:
-    """Whether a layer that runs step by step has a step program for such a call. sizes: of its
-    states, None where they are not known before a call.
+class ProgramRun(NamedTuple):
+    """Where a step program runs: on the CPU, or on a GPU with so many kernels."""
+
+    backend: str
+    launches: int | None = None
+
+
+def has_program(
+    layer: Any, sizes: Any, batch: int, steps: int, dtype: mx.Dtype
+) -> ProgramRun | None:
+    """Where such a call of a layer runs as a step program, if it does. sizes: of its states, None
+    where they are not known before a call.
     """
     cell, mixed = layer.rnn_cell, layer.mixed_memory
+    if 0 in (batch, steps) and gpu_in_place() is not None:
+        return None
+    whole = getattr(cell, "_gpu_program", None)
+    if not mixed and whole is not None:  # all of a cell that else runs in several calls
+        made = whole()
+        return None if made is None else _on_gpu(layer, runner_of_gpu(), made, batch, steps)
     if runs_sequences(cell) and not mixed and not hasattr(cell, "_program"):
-        return False  # its own `sequence` makes the steps
+        return None  # its own `sequence` makes the steps
     own = runs_sequences(cell) and not mixed
     if not own and (steps < _PROGRAM_STEPS or (dtype != mx.float32 and not mixed)):
-        return False
-    made: Any = step_program(cell, layer.lstm if mixed else None)
+        return None
+    gpu = gpu_in_place()
+    made = _program_of(layer, sizes, gpu)
     if isinstance(made, Declined):
-        made = _program_of(layer, sizes)
-    return not isinstance(made, Declined) and not is_too_large(made, batch)
+        return None
+    if gpu is None and is_too_large(made, batch):
+        gpu = runner_of_gpu()
+        return None if gpu is None else _on_gpu(layer, gpu, made, batch, steps)
+    return ProgramRun("cpu") if gpu is None else _on_gpu(layer, gpu, made, batch, steps)
 
 
-def _program_of(layer: Any, sizes: Any) -> Any:
-    if why := why_none():
-        return Declined(why)
+def _on_gpu(layer: Any, gpu: Any, made: Any, batch: int, steps: int) -> ProgramRun | None:
+    if why_not_on_gpu(gpu, made.text):
+        return None
+    count = launches_on_gpu(gpu, made.text, batch, steps, bool(layer.training))
+    return ProgramRun(gpu.name, count)
+
+
+def _program_of(layer: Any, sizes: Any, gpu: Any) -> Any:
+    if gpu is None:
+        made: Any = step_program(layer.rnn_cell, layer.lstm if layer.mixed_memory else None)
+        if not isinstance(made, Declined):
+            return made
+        if why := why_none():
+            return Declined(why)
     width = width_of(layer.rnn_cell)
     widths = list(sizes.values()) if isinstance(sizes, dict) else [sizes]
     if width is None or not all(isinstance(n, int) for n in widths):

@@ -24,6 +24,7 @@ from ..options import CheckedOptions, optional
 from ..values import settle
 from .any_cell import holds_steps, name_of, runs_sequences, starts_anew, width_of
 from .by_steps import (
+    ProgramRun,
     Trace,
     has_program,
     is_spans,
@@ -143,9 +144,10 @@ class Direction(LazyWeights, CheckedOptions):
         """Why this runs step by step; "" when it runs over the whole sequence."""
         return why_steps(self)
 
-    def _has_program(self, *call: Any) -> bool:
-        """Whether a step program runs in place of calls at each step."""
-        return bool(self._stepwise()) and has_program(self, self._state_sizes, *call)
+    def _has_program(self, *call: Any) -> ProgramRun | None:
+        """Where a step program runs in place of several calls, if it does."""
+        several = self._stepwise() or hasattr(self.rnn_cell, "_gpu_program")
+        return has_program(self, self._state_sizes, *call) if several else None
 
     def _calls(self) -> list[FusedCall]:
         """The fused calls of a run, with what the cell tells of them."""

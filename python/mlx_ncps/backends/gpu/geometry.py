@@ -67,7 +67,7 @@ class Geometry(Pieces):
 
     cfc_rows: int = 16  # that share a load, at most: halves what 8 stream
     cfc_rows_of_four_heads: int = 8  # as 16 don't fit 104 registers
-    product_weights: int = 2**18  # of a CfC's step, from which MLX's products are faster
+    product_weights: int = 2**18  # of a step, from which MLX's products are faster
 
     # ---- The LTC --------------------------------------------------------------------------------
 

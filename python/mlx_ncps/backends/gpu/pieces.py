@@ -79,6 +79,12 @@ class Pieces:
         return self._piece(batch, self.launch_steps, elements, work, most, self.row_products)
 
     @once
+    def program_piece(self, batch: int, elements: int, work: int) -> Piece:
+        """Of a step program, whose row and step takes so many elements of an array and products."""
+        most = self.launch_products
+        return self._piece(batch, self.launch_steps, elements, work, most, self.row_products)
+
+    @once
     def ltc_excess(self, inputs: int, units: int, unfolds: int) -> str:
         """Why no launch may take a single step of a single row of this LTC; "" when one may."""
         if 3 * 4 * round_up(units) > self.memory:  # of the backward, which keeps most
