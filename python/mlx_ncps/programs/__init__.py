@@ -4,7 +4,7 @@ extension runs over whole sequences.
 
 from . import computing, moving  # noqa: F401  they fill the table of handlers
 from .memo import Memo
-from .modules import float32_weights
+from .modules import HALVES, float32_weights
 from .program import Declined, Instruction, Program
 from .pure import Impure, Watch
 from .run import is_too_large, owned, programs_of, run_program, why_none
@@ -12,6 +12,7 @@ from .steps import step_program
 from .trace import trace, trace_checked
 
 __all__ = [
+    "HALVES",
     "Declined",
     "Impure",
     "Instruction",

@@ -15,6 +15,7 @@ from ..cells import LSTMCell
 from ..ops import shapeless
 from ..ops.dropout import drawn_factors, given_factors
 from ..programs import (
+    HALVES,
     Declined,
     float32_weights,
     is_too_large,
@@ -120,10 +121,11 @@ def _trace_by_program(
         return None
     if type(state) not in (mx.array, tuple, list):  # a form that a step must get back
         return None
-    if not _takes_spans(cell) and (isinstance(ts, mx.array) or ts != 1.0):
+    spans = isinstance(ts, mx.array) or ts != 1.0
+    if not _takes_spans(cell) and spans:
         return None  # an error, raised where the step is called
-    if not mixed and any(a.dtype != mx.float32 for a in (x, *states)):
-        return None  # the cell computes in halves
+    if not mixed and not all(a.dtype == x.dtype for a in states):
+        return None
     if not factors and getattr(cell, "_unpacked", str)():  # it draws at each step
         return None
     step, modules = step_function(layer, type(state), len(factors)), modules_of(layer)
@@ -131,41 +133,43 @@ def _trace_by_program(
     if resets is not None:
         first = resets.state
         anew = resets.at, list(first) if isinstance(first, tuple | list) else [first]
-    made = run_program(layer, modules, step, x, ts, states, *anew, factors)
+    computes = mx.float32 if mixed else x.dtype
+    made = run_program(layer, modules, step, x, ts, states, *anew, factors, computes)
     if isinstance(made, Declined):
         return None
     all_states, outputs = made
     return Trace(_state_of(type(state), all_states), outputs[0] if outputs else None)
 
 
-def has_program(layer: Any, sizes: Any, batch: int, steps: int, dtype: mx.Dtype) -> bool:
-    """Whether a layer that runs step by step has a step program for such a call. sizes: of its
-    states, None where they are not known before a call.
+def has_program(layer: Any, sizes: Any, shape: tuple[int, int, int], dtype: mx.Dtype) -> bool:
+    """Whether a layer that runs step by step has a step program for inputs of shape [B, T, I].
+    sizes: of its states, None where they are not known before a call.
     """
+    batch, steps, width = shape
     cell, mixed = layer.rnn_cell, layer.mixed_memory
     if runs_sequences(cell) and not mixed and not hasattr(cell, "_program"):
         return False  # its own `sequence` makes the steps
     own = runs_sequences(cell) and not mixed
-    if not own and (steps < _PROGRAM_STEPS or (dtype != mx.float32 and not mixed)):
+    if not own and steps < _PROGRAM_STEPS:
         return False
     made: Any = step_program(cell, layer.lstm if mixed else None)
     if isinstance(made, Declined):
-        made = _program_of(layer, sizes)
+        made = _program_of(layer, width, sizes, mx.float32 if mixed else dtype)
     return not isinstance(made, Declined) and not is_too_large(made, batch)
 
 
-def _program_of(layer: Any, sizes: Any) -> Any:
+def _program_of(layer: Any, width: int, sizes: Any, dtype: mx.Dtype) -> Any:
     if why := why_none():
         return Declined(why)
-    width = width_of(layer.rnn_cell)
+    width = width_of(layer.rnn_cell) or width
     widths = list(sizes.values()) if isinstance(sizes, dict) else [sizes]
-    if width is None or not all(isinstance(n, int) for n in widths):
+    if not all(isinstance(n, int) for n in widths):
         return Declined("the sizes of the cell are not known before a call")
     drops = [width for width, _ in getattr(layer.rnn_cell, "_drops", list)()]
     if not drops and (why := getattr(layer.rnn_cell, "_unpacked", str)()):
         return Declined(why)
     step = step_function(layer, tuple if len(widths) > 1 else mx.array, len(drops))
-    return programs_of(layer).of(modules_of(layer), step, [width, 1, *drops], widths)
+    return programs_of(layer).of(modules_of(layer), step, [width, 1, *drops], widths, dtype)
 
 
 def modules_of(layer: Any) -> list:
@@ -225,8 +229,8 @@ def _memory(layer: Any, x: mx.array) -> Callable:
 
 
 def step_of(layer: Any, x: mx.array, state: Any, ts: Any) -> tuple:
-    """One step of any cell -> (output, new state); the output is left out where `readout` gives
-    it.
+    """One step of any cell -> (output, new state), in half precision for inputs in it; the output
+    is left out where `readout` gives it.
     """
     if runs_sequences(layer.rnn_cell):
         with shapeless.one_step():
@@ -248,4 +252,11 @@ def step_of(layer: Any, x: mx.array, state: Any, ts: Any) -> tuple:
             f"[{layer.op}] {name_of(layer.rnn_cell)} must return (output, state), "
             f"got {type(result).__name__}."
         )
-    return result
+    if x.dtype not in HALVES:
+        return result
+    return tree_map(lambda a: a.astype(x.dtype) if _is_float32(a) else a, result)
+
+
+def _is_float32(value: Any) -> bool:
+    """Whether something is an array of float32, as time spans in that dtype make a state."""
+    return isinstance(value, mx.array) and value.dtype == mx.float32

@@ -116,7 +116,7 @@ class Described(Direction):
         graph, stepwise = self._why_not_at_once(batch, steps), self._stepwise()
         if resets:
             graph = "the call has resets"
-        if all(half._has_program(batch, steps, dtype) for half in halves):
+        if all(half._has_program((batch, steps, shape[-1]), dtype) for half in halves):
             return Plan((), "", (graph,), (), stepwise)
         if resets:
             stepwise = why_steps_with_resets(self)
