@@ -31,10 +31,13 @@ _PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth i
 
 
 class Trace(NamedTuple):
-    """All states of a run, [B, T, ...] each, and its outputs; None: they are the cell's readout."""
+    """All states of a run, [B, T, ...] each, its outputs, and the last states where they are had
+    for less than all; outputs None: they are the cell's readout.
+    """
 
     states: Any
     outputs: mx.array | None
+    last: Any = None
 
 
 def is_spans(ts: Any) -> bool:
@@ -133,12 +136,26 @@ def _trace_by_program(
     if resets is not None:
         first = resets.state
         anew = resets.at, list(first) if isinstance(first, tuple | list) else [first]
-    computes = mx.float32 if mixed else x.dtype
-    made = run_program(layer, modules, step, x, ts, states, *anew, factors, computes)
+    dtype, full = x.dtype, x.astype(mx.float32)
+    computes = mx.float32 if mixed else dtype
+    made = run_program(layer, modules, step, full, ts, states, *anew, factors, computes)
     if isinstance(made, Declined):
         return None
-    all_states, outputs = made
-    return Trace(_state_of(type(state), all_states), outputs[0] if outputs else None)
+    return _rounded(layer, type(state), *made, dtype)
+
+
+def _rounded(layer: Any, kind: type, states: list, outputs: list, dtype: mx.Dtype) -> Trace:
+    """The Trace of a program's float32 results; what is read of half states is rounded last."""
+    if dtype == mx.float32:
+        return Trace(_state_of(kind, states), outputs[0] if outputs else None)
+    last = _state_of(kind, [s[:, -1].astype(dtype) for s in states])
+    read = outputs[0] if outputs else readout_of(layer, _state_of(kind, states))
+    return Trace(_state_of(kind, [s.astype(dtype) for s in states]), read.astype(dtype), last)
+
+
+def readout_of(layer: Any, states: Any) -> mx.array:
+    """The outputs of a cell that runs over sequences, of its states [..., H]."""
+    return layer.rnn_cell.readout(states[0] if layer.mixed_memory else states)
 
 
 def has_program(layer: Any, sizes: Any, shape: tuple[int, int, int], dtype: mx.Dtype) -> bool:

@@ -28,6 +28,7 @@ from .by_steps import (
     is_spans,
     last_output,
     last_state,
+    readout_of,
     step_of,
     trace_by_steps,
 )
@@ -193,10 +194,13 @@ class Direction(LazyWeights, CheckedOptions):
             trace = self._masked_trace(x, state, ts, mask, resets)
         if watched.runs is not None:
             watched.runs.append(Run(self, x, state, ts, mask, resets, trace.states))
-        last = last_state(trace.states, state, x.shape[1])
-        if trace.outputs is None:
-            states = trace.states if sequences else last
-            output = self.rnn_cell.readout(states[0] if self.mixed_memory else states)
+        last = trace.last
+        if last is None:
+            last = last_state(trace.states, state, x.shape[1])
+        if not sequences and runs_sequences(self.rnn_cell):
+            output = readout_of(self, last)
+        elif trace.outputs is None:
+            output = readout_of(self, trace.states)
         else:
             output = trace.outputs if sequences else last_output(trace.outputs)
         return Result(self._project(output), last, seen)
@@ -222,16 +226,23 @@ class Direction(LazyWeights, CheckedOptions):
         steps = Steps.of(mask)
         ts = steps.take(ts, 1.0) if is_spans(ts) else ts
         moved = None if resets is None else resets.moved(steps)
-        states, outputs = self._trace(steps.take(x, 0.0), state, ts, moved)
-        states = spread_states(steps, states, state)
+        trace = self._trace(steps.take(x, 0.0), state, ts, moved)
+        states, outputs, last = spread_states(steps, trace.states, state), trace.outputs, None
+        first = resets.state if resets is not None else state
         if resets is not None:
-            states = resets.spread(steps, mask, states, resets.state)
-        if outputs is not None:
-            nothing = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
-            outputs = steps.spread(outputs, nothing)
-            if resets is not None:
-                outputs = resets.spread(steps, mask, outputs, nothing)
-        return Trace(states, outputs)
+            states = resets.spread(steps, mask, states, first)
+        else:
+            last = tree_map(steps.last, trace.states, state)
+        # What is read of the states may be less than they are, so that is put back, not they.
+        if runs_sequences(self.rnn_cell):
+            outputs = readout_of(self, trace.states) if outputs is None else outputs
+            nothing, anew = readout_of(self, state), readout_of(self, first)
+        else:
+            nothing = anew = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
+        outputs = steps.spread(outputs, nothing)
+        if resets is not None:
+            outputs = resets.spread(steps, mask, outputs, anew)
+        return Trace(states, outputs, last)
 
     def _trace(self, x: mx.array, state: Any, ts: Any, resets: Resets | None) -> Trace:
         """Run over x [B, T, I] without a mask."""
