@@ -57,7 +57,8 @@ class Programs:
         dtype: mx.Dtype = mx.float32,
     ) -> Bound | Declined:
         """The program of `step`, which reads these modules, for inputs and states of these widths
-        and this dtype; traced where it is not known yet, at each call of a cell that is not this package's.
+        and this dtype; traced where it is not known yet, at each call of a cell that is not this
+        package's.
         """
         for module in modules:  # edits of a wiring reach the masks, which are captured
             if "_tie" in getattr(module, "__dict__", {}):
