@@ -4,7 +4,7 @@ extension runs over whole sequences.
 
 from . import computing, moving  # noqa: F401  they fill the table of handlers
 from .memo import Memo
-from .modules import float32_weights
+from .modules import HALVES, float32_weights
 from .on_gpu import gpu_choice, gpu_in_place, launches_on_gpu, runner_of_gpu, why_not_on_gpu
 from .program import Declined, Instruction, Program
 from .pure import Impure, Watch
@@ -13,6 +13,7 @@ from .steps import step_program
 from .trace import trace, trace_checked
 
 __all__ = [
+    "HALVES",
     "Declined",
     "Impure",
     "Instruction",

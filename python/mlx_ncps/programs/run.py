@@ -53,10 +53,16 @@ class Programs:
         return Programs, ()
 
     def of(
-        self, modules: Sequence[Any], step: Step, steps: Sequence[int], states: Sequence[int]
+        self,
+        modules: Sequence[Any],
+        step: Step,
+        steps: Sequence[int],
+        states: Sequence[int],
+        dtype: mx.Dtype = mx.float32,
     ) -> Bound | Declined:
-        """The program of `step`, which reads these modules, for inputs and states of these widths;
-        traced where it is not known yet, at each call of a cell that is not this package's.
+        """The program of `step`, which reads these modules, for inputs and states of these widths
+        and this dtype; traced where it is not known yet, at each call of a cell that is not this
+        package's.
         """
         for module in modules:  # edits of a wiring reach the masks, which are captured
             if "_tie" in getattr(module, "__dict__", {}):
@@ -66,8 +72,8 @@ class Programs:
         if not leaves.ours:
             with step_trace():
                 _forget(self.memos)
-                memo = self.memos.setdefault((tuple(steps), tuple(states)), Memo())
-                made = trace_checked(step, steps, states, modules, memo)
+                memo = self.memos.setdefault((tuple(steps), tuple(states), dtype), Memo())
+                made = trace_checked(step, steps, states, modules, memo, dtype)
             if isinstance(made, Declined):
                 return made
             made_before = self.known.get(made)
@@ -76,11 +82,11 @@ class Programs:
                 text = replace(made, captured=())
                 made_before = self.known[text] = native(made), text
             return Bound(made_before[0], [_flat(a) for a in made.captured], made_before[1])
-        key = (step.__qualname__, tuple(steps), tuple(states), leaves.signature())
+        key = (step.__qualname__, tuple(steps), tuple(states), dtype, leaves.signature())
         known = self.kept.get(key)
         if known is None:
             with step_trace():
-                known = self._make(leaves, trace(step, steps, states, modules))
+                known = self._make(leaves, trace(step, steps, states, modules, dtype=dtype))
             _forget(self.kept)
             self.kept[key] = known
         program, text, sources = known
@@ -221,6 +227,7 @@ def run_program(
     reset_state: Sequence[mx.array] | None = None,
     more: Sequence[mx.array] = (),
     gpu: Any = None,
+    dtype: mx.Dtype = mx.float32,
 ) -> tuple[list[mx.array], list[mx.array]] | Declined:
     """All states and outputs [B, T, n] of a cell over a sequence, in the dtype of x, by its step
     program: on the CPU, or in one kernel of a GPU.
@@ -230,7 +237,7 @@ def run_program(
     modules: what it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n]
     each.  more: further inputs of each step, [B, T, n].
     resets: [B, T], True where the states start anew before a step, from reset_state, [B, n] each,
-    or from `states` if it is None.
+    or from `states` if it is None.  dtype: in which the step computes.
     gpu: the Runner of a GPU that is to run it; None: one does where the CPU runs none.
     """
     gpu = gpu or gpu_in_place()
@@ -239,7 +246,7 @@ def run_program(
     if any(s.ndim != 2 for s in states):
         return Declined("a state is no array [B, n]")
     widths = [x.shape[-1], 1, *(a.shape[-1] for a in more)]
-    bound = programs_of(owner).of(modules, step, widths, [s.shape[-1] for s in states])
+    bound = programs_of(owner).of(modules, step, widths, [s.shape[-1] for s in states], dtype)
     if isinstance(bound, Declined):
         return bound
     for module in modules:

@@ -116,7 +116,7 @@ class Described(Direction):
         graph, stepwise = self._why_not_at_once(batch, steps), self._stepwise()
         if resets:
             graph = "the call has resets"
-        runs = [half._has_program(batch, steps, dtype) for half in halves]
+        runs = [half._has_program((batch, steps, shape[-1]), dtype) for half in halves]
         if (plan := program_plan(runs, stepwise or SEVERAL, graph)) is not None:
             return plan
         if resets:

@@ -24,16 +24,16 @@ from ..options import CheckedOptions, optional
 from ..values import settle
 from .any_cell import holds_steps, name_of, runs_sequences, starts_anew, width_of
 from .by_steps import (
-    ProgramRun,
     Trace,
-    has_program,
     is_spans,
     last_output,
     last_state,
+    readout_of,
     step_of,
     trace_by_steps,
 )
 from .masks import Seen, Steps, masked_features, spread_states
+from .program_runs import ProgramRun, has_program
 from .resets import Resets
 from .stepwise import cell_takes_memory, why_steps
 from .watched import Run, watched
@@ -196,10 +196,13 @@ class Direction(LazyWeights, CheckedOptions):
             trace = self._masked_trace(x, state, ts, mask, resets)
         if watched.runs is not None:
             watched.runs.append(Run(self, x, state, ts, mask, resets, trace.states))
-        last = last_state(trace.states, state, x.shape[1])
-        if trace.outputs is None:
-            states = trace.states if sequences else last
-            output = self.rnn_cell.readout(states[0] if self.mixed_memory else states)
+        last = trace.last
+        if last is None:
+            last = last_state(trace.states, state, x.shape[1])
+        if not sequences and runs_sequences(self.rnn_cell):
+            output = readout_of(self, last)
+        elif trace.outputs is None:
+            output = readout_of(self, trace.states)
         else:
             output = trace.outputs if sequences else last_output(trace.outputs)
         return Result(self._project(output), last, seen)
@@ -230,16 +233,23 @@ class Direction(LazyWeights, CheckedOptions):
         steps = Steps.of(mask)
         ts = steps.take(ts, 1.0) if is_spans(ts) else ts
         moved = None if resets is None else resets.moved(steps)
-        states, outputs = self._trace(steps.take(x, 0.0), state, ts, moved)
-        states = spread_states(steps, states, state)
+        trace = self._trace(steps.take(x, 0.0), state, ts, moved)
+        states, outputs, last = spread_states(steps, trace.states, state), trace.outputs, None
+        first = resets.state if resets is not None else state
         if resets is not None:
-            states = resets.spread(steps, mask, states, resets.state)
-        if outputs is not None:
-            nothing = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
-            outputs = steps.spread(outputs, nothing)
-            if resets is not None:
-                outputs = resets.spread(steps, mask, outputs, nothing)
-        return Trace(states, outputs)
+            states = resets.spread(steps, mask, states, first)
+        else:
+            last = tree_map(steps.last, trace.states, state)
+        # What is read of the states may be less than they are, so that is put back, not they.
+        if runs_sequences(self.rnn_cell):
+            outputs = readout_of(self, trace.states) if outputs is None else outputs
+            nothing, anew = readout_of(self, state), readout_of(self, first)
+        else:
+            nothing = anew = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
+        outputs = steps.spread(outputs, nothing)
+        if resets is not None:
+            outputs = resets.spread(steps, mask, outputs, anew)
+        return Trace(states, outputs, last)
 
     def _kernels_hold(self, x: mx.array, ts: Any) -> bool:
         """Whether the cell's kernels leave out the steps of a mask by themselves."""

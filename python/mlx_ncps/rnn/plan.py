@@ -9,7 +9,7 @@ from .. import dispatch
 from ..dispatch import FusedCall
 from ..ops.resets import resets_are_fused
 from ..programs import gpu_choice
-from .by_steps import ProgramRun
+from .program_runs import ProgramRun
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where nothing is traced; else:"
 _PROGRAM = "step program over the whole sequence on cpu: the operations of a step, traced once"
