@@ -17,6 +17,8 @@ _CFC = "LAYERS=1 HEADS=3 MODE=0 ACTIVATION=0 HEAD_ACTIVATION=1"
 NAMES = (
     *(f"cfc_forward_save {_CFC} ROWS={n} PARTS=4 THREADS=512" for n in (1, 8, 16)),
     *(f"cfc_backward {_CFC} ROWS={n} PARTS=4 THREADS=512" for n in (1, 8)),
+    *(f"cfc_forward_save_matrix {_CFC} ROWS={n} PARTS=4 THREADS=512" for n in (8, 16)),
+    f"cfc_backward_matrix {_CFC} ROWS=8 PARTS=4 THREADS=512",
     "ltc_dense_forward_save PER=16 PARTS=4 THREADS=256",
     "ltc_dense_backward PER=8 PARTS=8 THREADS=512",
     "ltc_streamed_forward_save ROWS=8 PARTS=4 THREADS=512",

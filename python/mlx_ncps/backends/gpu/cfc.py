@@ -129,6 +129,7 @@ def _common(
     """(inputs, flags, template) that forward and backward share."""
     inputs, flags, template = cfc_products.options(shape, call.ts, call.tail)
     flags["ON_CHIP"] = launch.argument("CHIP") > 0
+    flags["MATRIX"] = launch.matrix
     template = {
         "LAYERS": shape.layers,
         "HEADS": shape.heads,
