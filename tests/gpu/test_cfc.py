@@ -74,7 +74,7 @@ def launched_by_matrices(wanted=True):
         patch.setattr(mslsim, "metal_kernel", register)
         yield
         found = ["_matrix" in name for name in names if "cfc_" in name]
-        assert found and set(found) == {wanted}, names
+        assert set(found) == {wanted}, names
 
 
 @pytest.mark.parametrize("case", MATRICES, ids=str)

@@ -218,7 +218,8 @@ def test_sixteen_rows_of_three_heads_fit_the_registers_of_512_threads_as_plans_a
     rows = [n for n in stored["variants"] if n.startswith("cfc_") and "ROWS=16" in n]
     assert any("HEADS=3" in n and "PARTS=4 THREADS=512" in n for n in rows)
     four = [n for n in rows if "HEADS=4" in n]  # without matrices 115 registers, of 104
-    assert four and all("_matrix" in n.split()[0] for n in four)
+    assert four
+    assert all("_matrix" in n.split()[0] for n in four)
 
 
 def test_stored_loops_are_of_the_stored_code(stored):
