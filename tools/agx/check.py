@@ -24,7 +24,7 @@ KERNEL = (
 COSTS = {
     "multiply-add": ("v = fma(v, a, b);", 1, "alu"),
     "addition": ("v = v + a;", 1, "alu"),
-    "exp2": ("v = metal::exp2(v);", 4, "ic"),
+    "exp2": ("v = metal::precise::exp2(v);", 4, "ic"),
     "reciprocal": ("v = native_recip(v) + a;", 6, "ic"),
     "reciprocal root": ("v = native_rsqrt(v) + a;", 8, "ic"),
 }
