@@ -62,6 +62,7 @@ def test_product_of_tiles(order):
     y = run(order=order, metal_versions=(310, 320, 400))
     np.testing.assert_allclose(y, x @ w + 0.5, atol=1e-5)
     assert np.array_equal(y, run(order="forward"))
+    assert np.array_equal(y, run(order=order, mode="fast"))
 
 
 @pytest.mark.parametrize("order", mslsim.ORDERS)

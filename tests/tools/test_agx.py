@@ -240,6 +240,18 @@ def test_an_unfold_of_the_dense_ltc_is_within_one_and_a_half_of_its_floor():
     assert unfold.cycles <= 1.5 * 16 * (4 + 6 + 3 + 3)
 
 
+def test_a_sum_by_matrices_has_half_of_the_loops_cycles_or_a_third_less_with_three_heads():
+    """A turn of the loop is 8 products of a thread, one of the matrices 16, each for every head."""
+    kept, tail = loops.load(), loops.NAMES[1].partition(" ")[2]
+    plain, matrix = (kept[f"cfc_forward_save{n} {tail}"].inner[1].inner for n in ("", "_matrix"))
+    for (by_loop,), (by_matrix,), heads, share in (
+        (plain[0].inner, matrix[0].inner, 1, 0.5),
+        (plain[1].inner, matrix[1].inner, 3, 0.7),
+    ):
+        assert (by_loop.mix["ffma"], by_matrix.mix["ffma"]) == (8 * heads, 16 * heads)
+        assert by_matrix.cycles <= share * 2 * by_loop.cycles
+
+
 LISTING = """
    0: 1234   mov      r0, 1
    2: 1234   exp2     r0, r0
