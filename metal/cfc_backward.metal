@@ -6,7 +6,8 @@
 // a column belongs to its part r % PARTS, dL/dh too. The gradients of one step's pre-activations
 // stand in threadgroup memory as [column][row]: LAYERS + 2 barriers per step. With ON_CHIP all
 // weights move to threadgroup memory first, else they are streamed. Rows past the batch repeat the
-// last one and write nothing. Threadgroups are of a multiple of 32 threads.
+// last one and write nothing. Threadgroups are of a multiple of 32 threads. With MATRIX the sums
+// come from 8x8 matrices, as in the forward.
 //
 //   sizes      B, T, H, kept_width, weight_count, widths[LAYERS]
 //   flag       PURE                        : the mode pure
@@ -15,6 +16,7 @@
 //   flag       DROPS_FIRST                 : of what the first gives, too
 //   flag       RESETS                      : rows start anew before some steps
 //   flag       HOLDS                       : some steps leave a row's state as it is
+//   flag       MATRIX                      : sums by simdgroup_matrix
 //   int        LAYERS                      : of the backbone
 //   int        HEADS                       : 3, 4 or 1, as in the forward
 //   int        MODE                        : an NcpsCfcMode
@@ -127,6 +129,13 @@ for (uint t = T; t-- > 0u;) {
       const uint i = base + slot;
       const bool live = i < depth;
       float sum[ROWS];
+#if MATRIX
+      if (live) {
+        const uint tile = base + slot / 8u * 8u;  // the first column of this SIMD group
+        ncps_matrix_sums<ROWS, 1>(sum, &weights[weight_at + tile], depth, 0u, &buffer[from][0],
+                                  columns, &buffer[to + tile][0], 0u, lane % 32u);
+      }
+#else
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
       for (uint c = part; c < columns; c += uint(PARTS)) {
@@ -135,6 +144,7 @@ for (uint t = T; t-- > 0u;) {
         for (int r = 0; r < ROWS; ++r) sum[r] += w * buffer[from + c][r];
       }
       NCPS_SHARE_ROWS(sum)
+#endif
       NCPS_UNROLL
       for (int q = 0; q < OWN; ++q) {
         const uint r = uint(q * PARTS) + part;

@@ -145,7 +145,10 @@ CFC = [
     {"batch": b, "steps": 2, "inputs": 7, "units": h, "backbone": (k,) * layers, "mode": mode}
     | {"activation": "gelu", "scalar_ts": scalar}
     for (b, h, k), layers, mode, scalar in itertools.product(
-        ((3, 9, 5), (40, 130, 70), (2, 500, 500)), (0, 2), ("default", "pure"), (True, False)
+        ((3, 9, 5), (40, 130, 70), (2, 500, 500), (64, 24, 16), (130, 96, 64)),
+        (0, 2),
+        ("default", "pure"),
+        (True, False),
     )
 ]
 CFC += [

@@ -189,8 +189,8 @@ def ltc_calls():
 
 
 def usual_cfc_calls():
-    """The defaults, with one layer and none."""
-    for units, batch, layers in itertools.product((64, 128), BATCHES, (0, 1)):
+    """The defaults, with one layer and none; of 100 neurons without matrices."""
+    for units, batch, layers in itertools.product((64, 100, 128), BATCHES, (0, 1)):
         facts = {"batch": batch, "units": units, "backbone": (units,) * layers, "scalar_ts": True}
         yield facts | {"mode": "default", "activation": "lecun_tanh"}
 

@@ -129,6 +129,7 @@ def _common(
         array = getattr(call.beside, name)
         if array is not None:
             inputs[name] = array
+    flags["MATRIX"] = launch.matrix
     template = {
         "LAYERS": shape.layers,
         "HEADS": shape.heads,

@@ -31,6 +31,26 @@ def round_up(n: int, to: int = SIMD) -> int:
     return ceil_div(n, to) * to
 
 
+class Launch(NamedTuple):
+    """Threadgroups and threads of each, along x, y, z, and the template arguments of the kernel
+    that follow from them; matrix: whether a CfC's sums are of simdgroup_matrix.
+    """
+
+    groups: tuple[int, int, int]
+    threads: tuple[int, int, int]
+    template: tuple[tuple[str, int], ...] = ()
+    matrix: bool = False
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Threads in all, as mx.fast.metal_kernel counts."""
+        return tuple(g * t for g, t in zip(self.groups, self.threads, strict=True))
+
+    def argument(self, name: str) -> int:
+        """A template argument."""
+        return dict(self.template)[name]
+
+
 class Piece(NamedTuple):
     """What one launch takes of a call: so many batch rows and steps, at most."""
 

@@ -20,6 +20,8 @@ from .geometry import Geometry, Launch
 _PACKAGE = Path(__file__).parents[2]
 _FOLDERS = (_PACKAGE / "metal", _PACKAGE.parent.parent / "metal")  # in a wheel, in the source tree
 _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
+_METAL_HEADERS = (*_HEADERS, "matrix.h")
+_CUDA_HEADERS = ("cuda.h", *_HEADERS)
 
 # MLX puts a kernel's header directly before `[[kernel]] void`, so that this macro adds an
 # attribute: the compiler keeps to the registers that so many threads leave, and a pipeline never
@@ -45,7 +47,7 @@ def text(name: str) -> str:
 @cache
 def header(cuda: bool = False) -> str:
     """What stands before every body: the shared scalar maths."""
-    return "\n".join(text(name) for name in (("cuda.h",) if cuda else ()) + _HEADERS)
+    return "\n".join(map(text, _CUDA_HEADERS if cuda else _METAL_HEADERS))
 
 
 class Runner:
