@@ -189,19 +189,10 @@ class Geometry(Pieces):
 
     @once
     def cfc_forward(
-        self,
-        batch: int,
-        units: int,
-        widths: tuple[int, ...],
-        heads: int,
-        weights: int,
-        stays: bool = False,
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
     ) -> Launch:
-        """Each row keeps h and the layers' outputs, both double-buffered. stays: with resets or
-        masks, beside whose registers 16 rows don't fit where there are no layers.
-        """
-        rows = self.cfc_rows_of_four_heads if stays and not widths else self.cfc_rows
-        return _fitting(self._cfc(batch, units, widths, heads, weights, 2, rows))
+        """Each row keeps h and the layers' outputs, both double-buffered."""
+        return _fitting(self._cfc(batch, units, widths, heads, weights, 2))
 
     @once
     def cfc_backward(
@@ -211,26 +202,17 @@ class Geometry(Pieces):
         return _fitting(self._cfc(batch, units, widths, heads, weights, 1 + heads))
 
     def _cfc(
-        self,
-        batch: int,
-        units: int,
-        widths: tuple[int, ...],
-        heads: int,
-        weights: int,
-        states: int,
-        most: int | None = None,
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int, states: int
     ) -> Launch | None:
         """Weights in threadgroup memory (CHIP of them) if they fit beside one row, else streamed;
         None where not one row fits.
 
         states: how many [units] one row keeps there, beside two outputs of the widest layer.
-        most: rows of three heads; None: as the geometry says.
         """
         width = round_up(max(widths)) if widths else 0
         neurons = max(units, *widths) if widths else units
         bytes_per_row = 4 * (states * round_up(units) + 2 * width)
-        most = self.cfc_rows if most is None else most
-        most = most if heads < 4 else self.cfc_rows_of_four_heads
+        most = self.cfc_rows if heads < 4 else self.cfc_rows_of_four_heads
         for chip in (round_up(weights, 1024), 0):
             rows = min(most, 8) if chip else most  # nothing is streamed: rather more groups
             launch = self._blocked(batch, neurons, bytes_per_row, rows, 4 * chip)
