@@ -149,8 +149,9 @@ def _packed(weights: Sequence[mx.array], on_chip: bool) -> dict[str, mx.array]:
 def _forward(run: Runner, shape: Shape, call: Call, save: bool) -> tuple[mx.array, ...]:
     """States [B, T, H] and, with `save`, what the layers and heads gave [B, T, kept]."""
     B, T, H, widths, kept, weights = _facts(shape, call)
-    stays = shape.resets or shape.holds
-    launch = run.geometry.cfc_forward(B, H, widths, shape.heads, weights, stays)
+    # Resets and masks take registers of 16 rows where there are no layers: rows as of four heads.
+    most = 4 if (shape.resets or shape.holds) and not widths else shape.heads
+    launch = run.geometry.cfc_forward(B, H, widths, most, weights)
     inputs, flags, template = _common(shape, call, launch)
     biases = mx.concatenate(call.biases) if call.biases else mx.array([0.0])  # not read
     packed = _packed([w.T for w in call.weights], flags["ON_CHIP"])

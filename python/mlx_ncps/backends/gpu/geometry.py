@@ -174,21 +174,13 @@ class Geometry(Pieces):
 
     @once
     def cfc_forward(
-        self,
-        batch: int,
-        units: int,
-        widths: tuple[int, ...],
-        heads: int,
-        weights: int,
-        stays: bool = False,
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
     ) -> Launch:
         """Each row keeps h and the layers' outputs, both double-buffered; with matrices the sums of
-        all heads, one of them in the place of h. stays: with resets or masks, beside whose
-        registers 16 rows don't fit where there are no layers.
+        all heads, one of them in the place of h.
         """
         matrix = heads + (not widths), min(len(widths), 2)
-        plain = 2, 2
-        return _fitting(self._cfc(batch, units, widths, heads, weights, plain, matrix, stays=stays))
+        return _fitting(self._cfc(batch, units, widths, heads, weights, (2, 2), matrix))
 
     @once
     def cfc_backward(
@@ -199,14 +191,7 @@ class Geometry(Pieces):
         return _fitting(self._cfc(batch, units, widths, heads, weights, kept, kept))
 
     def _cfc(
-        self,
-        batch: int,
-        units: int,
-        widths: tuple[int, ...],
-        heads: int,
-        weights: int,
-        *kept: Kept,
-        stays: bool = False,
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int, *kept: Kept
     ) -> Launch | None:
         """Weights in threadgroup memory (CHIP of them) if they fit beside one row, else streamed;
         by matrices where their tiles are whole; None where not one row fits.
@@ -218,8 +203,7 @@ class Geometry(Pieces):
         tiled = self.matrix and len(kept) > 1 and all(n % TILE == 0 for n in (units, *widths))
         ways = (True, False) if tiled else (False,)
         for chip, matrix in itertools.product((round_up(weights, 1024), 0), ways):
-            many = heads == 3 and 4 * units > self.threads
-            many = heads == 4 or (not widths and (stays or many))
+            many = heads == 4 or (heads == 3 and not widths and 4 * units > self.threads)
             most = self.cfc_rows if matrix or not many else self.cfc_rows_of_many_sums
             rows = min(most, 8) if chip else most  # nothing is streamed: rather more groups
             row = 4 * (kept[matrix][0] * round_up(units) + kept[matrix][1] * width)
