@@ -77,7 +77,9 @@ def test_kernels_compile_as_cuda(compiled, case, resets, architecture):
 
 @pytest.mark.parametrize(("case", "resets"), CALLS)
 def test_kernels_fit_the_registers_of_an_apple_gpu(compiled, case, resets):
-    for name, (text, threads) in recorded(case, replace(APPLE, matrix=False), resets=resets).items():
+    for name, (text, threads) in recorded(
+        case, replace(APPLE, matrix=False), resets=resets
+    ).items():
         most = max(n for n in (52, 104, 128) if threads <= {52: 1024, 104: 512, 128: 384}[n])
         code, log = compiled(text, "sm_90a", f"--maxrregcount={most}")
         assert code == 0, log

@@ -36,9 +36,9 @@ def lower(
     rows: int,
     dtype: mx.Dtype = mx.float32,
 ) -> tuple[Program, list[mx.array]]:
-    """The program of a trace with so many rows of this dtype, and the arrays that `captured` has, in
-    their own dtypes. `arrays` are those given as inputs after steps and states. Raises Decline for what no
-    instruction does.
+    """The program of a trace with so many rows of this dtype, and the arrays that `captured` has,
+    in their own dtypes. `arrays` are those given as inputs after steps and states. Raises Decline
+    for what no instruction does.
     """
     lowering = Lowering(rows, dtype)
     operands, widths = lowering.operands, [*steps, *states]
