@@ -36,6 +36,11 @@ CASES = [
 ]
 
 
+BESIDE = ({"resets": True}, {"memory": True}, {"resets": True, "memory": True})  # an LTC
+CALLS = [(case, {}) for case in CASES]
+CALLS += [(case, beside) for case in CASES if isinstance(case, LtcCase) for beside in BESIDE]
+
+
 @pytest.fixture(scope="module")
 def compiled():
     """A function (text, architecture) -> (result code, log) of NVRTC; skips where it is missing."""
@@ -46,9 +51,9 @@ def compiled():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_kernels_compile_as_cuda(compiled, case, architecture):
-    texts = recorded(case)
+@pytest.mark.parametrize(("case", "beside"), CALLS, ids=str)
+def test_kernels_compile_as_cuda(compiled, case, beside, architecture):
+    texts = recorded(case, **beside)
     assert texts
     for name, (text, threads) in texts.items():
         code, log = compiled(text, architecture)
@@ -59,9 +64,9 @@ def test_kernels_compile_as_cuda(compiled, case, architecture):
         assert registers(log) * threads <= 65536, f"{name} needs more than a multiprocessor has"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_kernels_fit_the_registers_of_an_apple_gpu(compiled, case):
-    for name, (text, threads) in recorded(case, APPLE).items():
+@pytest.mark.parametrize(("case", "beside"), CALLS, ids=str)
+def test_kernels_fit_the_registers_of_an_apple_gpu(compiled, case, beside):
+    for name, (text, threads) in recorded(case, APPLE, **beside).items():
         most = max(n for n in (52, 104, 128) if threads <= {52: 1024, 104: 512, 128: 384}[n])
         code, log = compiled(text, "sm_90a", f"--maxrregcount={most}")
         assert code == 0, log

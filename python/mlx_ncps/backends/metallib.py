@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 import mlx.core as mx
 
 from .. import _loader
-from .gpu import MIXED_MEMORY, RESETS, functions  # noqa: F401  the names of a backend
+from .gpu import functions
 from .gpu.geometry import APPLE
 from .gpu.runner import Runner
 
 NAME = "metallib"
+MIXED_MEMORY = RESETS = ()  # no variant with them is compiled: `ops` does without
 
 
 class MissingVariant(RuntimeError):

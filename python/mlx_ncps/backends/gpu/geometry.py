@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .pieces import SIMD, Pieces, ceil_div, once, round_up
+from .pieces import LTC_COPIES, SIMD, Pieces, ceil_div, once, round_up
 
 
 class Launch(NamedTuple):
@@ -138,9 +138,9 @@ class Geometry(Pieces):
         return self._streamed(batch, units, 2)
 
     @once
-    def streamed_backward(self, batch: int, units: int) -> Launch:
-        """Each row keeps dn, dd and dv."""
-        return self._streamed(batch, units, 3)
+    def streamed_backward(self, batch: int, units: int, memory: bool = False) -> Launch:
+        """Each row keeps dn, dd and dv; with `memory` more of the LSTM."""
+        return self._streamed(batch, units, LTC_COPIES[memory])
 
     def _streamed(self, batch: int, units: int, copies: int) -> Launch:
         padded = round_up(units)
@@ -157,13 +157,13 @@ class Geometry(Pieces):
         return self.lists_pay(units, units, synapses) and 12 * round_up(units) <= self.memory
 
     @once
-    def lists(self, batch: int, units: int) -> Launch:
+    def lists(self, batch: int, units: int, memory: bool = False) -> Launch:
         """The kernels of streamed lists: threadgroups of SIMDS SIMD groups that each own ROWS batch
-        rows; dn, dd and dv of each row in threadgroup memory.
+        rows; dn, dd and dv of each row in threadgroup memory, with `memory` more of the LSTM.
 
         SIMD groups share nothing, and join only where 8 cores have several each.
         """
-        fits = self.memory // (3 * 4 * round_up(units))
+        fits = self.memory // (LTC_COPIES[memory] * 4 * round_up(units))
         rows = _power_of_two(max(1, min(self.ltc_rows, fits, self._lists_share(batch))))
         simds = max(1, min(4, fits // rows, batch // (64 * rows)))
         template = ("SIMDS", simds), ("ROWS", rows), ("UNITS", round_up(units))
