@@ -142,6 +142,7 @@ LTC = [
     for lists in (None, sparse(h, 7))
 ]
 LTC += [LTC[n] | beside for n in range(len(LTC)) for beside in LTC_BESIDE]
+LTC.append(LTC[0] | {"implicit": True})
 CFC = [
     {"batch": b, "steps": 2, "inputs": 7, "units": h, "backbone": (k,) * layers, "mode": mode}
     | {"activation": "gelu", "scalar_ts": scalar}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
-from ..fold import fold_ltc
 from ..types import LTCFacts, Timespans
 from .geometry import Geometry
+from .ltc_fold import fold
 from .ltc_lists import SYNAPSE, Lists, lists_of
 from .ltc_recurrences import RECURRENCES, Recurrence, Shapes, beside_flags
 from .ltc_synapses import sensory_dense, sensory_lists
-from .pieces import states_in_pieces
+from .pieces import spread, states_in_pieces
 
 if TYPE_CHECKING:
     from ...ops.params import LTCParams
@@ -88,8 +88,8 @@ def sequence(
     """
     with mx.stream(run.stream):
         (B, T, I), H = inputs.shape, state.shape[1]
-        folded = fold_ltc(params, implicit_param_constraints, epsilon)
-        ts = mx.broadcast_to(ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32), (B, T))
+        folded = fold(run, params, implicit_param_constraints, epsilon)
+        ts = spread(ts, B, T)
         x = inputs.astype(mx.float32)
         beside = Beside(resets is not None, memory is not None)
         plan = plan_of(run, H, int(ode_unfolds), synapses, training, beside)
