@@ -8,8 +8,14 @@
 // from memory is loaded while the unfold after it in time is computed: unfolds of a row are
 // neighbours. Threadgroups are of a multiple of 32 threads, >= PARTS H.
 //
+// With MEMORY the LSTM's step follows (MATHS 4): dz of all neurons stand in threadgroup memory,
+// from which the PARTS threads of a neuron make dL/dh; its weights' gradients are products of dz,
+// taken outside. With RESETS a state that starts anew keeps its gradient (MATHS 5).
+//
 //   sizes      B, T, U, H, groups
 //   flag       LISTS                 : the synapses of a wiring's lists alone
+//   flag       RESETS                : the state starts anew before some steps
+//   flag       MEMORY                : an LSTM in front
 //   int        PER                   : synapses of a thread
 //   int        PARTS                 : threads that share a source: 4 or 8
 //   int        UNITS                 : H; without LISTS rounded up, PER PARTS
@@ -21,18 +27,38 @@
 //   in float   before [B, T, U, H]   : potentials before each unfold
 //   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H] if not LISTS
 //   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, PER * PARTS] if LISTS
+//   in float   resets [B, T] if RESETS : not 0 where the state starts anew
+//   in float   c_anew [B, H] if RESETS and MEMORY : c from which it does
+//   in float   dc_states [B, T, H] if MEMORY : dL/dc of each step's c
+//   in float   c_states [B, T, H] if MEMORY : c after each step
+//   in float   gates [B, T, 4 * H] if MEMORY : of the LSTM
+//   in float   c0 [B, H] if MEMORY   : c before the first step
+//   in float   recurrent [4 * H, H] if MEMORY : the LSTM's weights of h
 //   in int     targets [H, PER * PARTS] if LISTS : of the sources' synapses
 //   out float  dv0 [B, H]            : dL/dv before the first step
 //   out float  dnum, dden [B, T, H]
 //   out float  dts [B, T, H]         : shares of the sum over neurons
 //   out float  dcm [groups, H]
 //   out float  slabs [groups, 4, H, PER * PARTS] : of s2, m2, w, we, padding too
+//   out float  dv_anew [B, H] if RESETS : of the potentials from which a state starts anew
+//   out float  dc_anew [B, H] if RESETS and MEMORY
+//   out float  dz [B, T, 4 * H] if MEMORY : of the LSTM
+//   out float  dc0 [B, H] if MEMORY
 #if LISTS
 threadgroup float dn_buffer[2][UNITS], dd_buffer[2][UNITS];
 #define NCPS_OF(buffer, j) buffer[now][j]
 #else
 threadgroup float dn_buffer[2][PARTS][PER], dd_buffer[2][PARTS][PER];  // a thread's side by side
 #define NCPS_OF(buffer, j) buffer[now][(j) % uint(PARTS)][(j) / uint(PARTS)]
+#endif
+#if MEMORY
+constexpr int GATES = 4;
+#if LISTS
+constexpr int HELD = 0;
+#else
+constexpr int HELD = PER <= 4 ? PER : 0;  // targets whose weights of the LSTM stay in registers
+#endif
+threadgroup float dz_buffer[GATES][UNITS];
 #endif
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint groups = uint(sizes[4]);
@@ -62,11 +88,36 @@ for (int q = 0; q < PER; ++q) {
   we[q] = on ? float(synapse_we[at]) : 0.0f;
   own[q].s2 = own[q].m2 = own[q].w = own[q].we = 0.0f;
 }
+#if MEMORY
+float held[GATES][HELD > 0 ? HELD : 1];
+NCPS_UNROLL
+for (int q = 0; q < HELD; ++q) {
+  const uint j = part + uint(q * PARTS);
+  const bool on = live && j < H;
+  NCPS_UNROLL
+  for (int g = 0; g < GATES; ++g) {
+    held[g][q] = on ? float(recurrent[(uint(g) * H + j) * H + i]) : 0.0f;
+  }
+}
+if (part == 0u && !live && i < uint(UNITS)) {  // padding that others read
+  NCPS_UNROLL
+  for (int g = 0; g < GATES; ++g) dz_buffer[g][i] = 0.0f;
+}
+#endif
 const float cm_i = live ? float(cm[i]) : 1.0f;
 float dcm_i = 0.0f;
 uint now = 0u;
 for (uint b = group; b < B; b += groups) {
   float dv = 0.0f;  // dL/dv of source i, equal in its PARTS threads
+#if RESETS
+  float dv_anew_i = 0.0f;
+#endif
+#if MEMORY
+  float dc = 0.0f;
+#if RESETS
+  float dc_anew_i = 0.0f;
+#endif
+#endif
   uint at = (b * T + T) * U - 1u;
   float v_next = live ? float(states[(b * T + T - 1u) * H + i]) : 0.0f;
   float v_soon = live ? float(before[at * H + i]) : 0.0f;
@@ -77,6 +128,9 @@ for (uint b = group; b < B; b += groups) {
     const float k = float(ts[row]) / float(U);
     float dn_step = 0.0f, dd_step = 0.0f, dk_step = 0.0f;
     if (live) dv += float(dstates[row * H + i]);
+#if RESETS || MEMORY
+    v_next = live ? float(states[row * H + i]) : 0.0f;  // not what the next step reads
+#endif
     for (uint u = U; u-- > 0u;) {
       const float v = v_soon, n = n_soon, d = d_soon;
       const float g = live ? ltc_update_backward(dv, d, cm_i, k) : 0.0f;
@@ -119,8 +173,69 @@ for (uint b = group; b < B; b += groups) {
       dden[row * H + i] = dd_step;
       dts[row * H + i] = dk_step / float(U);
     }
+#if RESETS
+    const bool anew = float(resets[row]) != 0.0f;  // the same in all threads
+#endif
+#if MEMORY
+    const uint own_i = live ? i : 0u, gate_at = row * uint(GATES) * H + own_i;
+    float c_before =
+        t > 0u ? float(c_states[(t > 0u ? row - 1u : row) * H + own_i]) : float(c0[b * H + own_i]);
+#if RESETS
+    if (anew) c_before = c_anew[b * H + own_i];
+#endif
+    const LstmGates<float> gate_of = {gates[gate_at], gates[gate_at + H], gates[gate_at + 2u * H],
+                                      gates[gate_at + 3u * H]};
+    const LstmGradient<float> from = lstm_backward(
+        gate_of, c_before, float(c_states[row * H + own_i]), dv, dc + dc_states[row * H + own_i]);
+    dc = from.c;
+    const float each[GATES] = {from.i, from.ig, from.fg, from.og};
+    if (writes) {
+      NCPS_UNROLL
+      for (int g = 0; g < GATES; ++g) {
+        dz_buffer[g][i] = each[g];
+        dz[gate_at + uint(g) * H] = each[g];
+      }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // they are read before the next unfold's
+    dv = 0.0f;
+    NCPS_UNROLL
+    for (int q = 0; q < HELD; ++q) {
+      NCPS_UNROLL
+      for (int g = 0; g < GATES; ++g) dv += held[g][q] * dz_buffer[g][part + uint(q * PARTS)];
+    }
+    for (uint j = HELD > 0 ? H : part; j < H; j += uint(PARTS)) {
+      NCPS_UNROLL
+      for (int g = 0; g < GATES; ++g) {
+        dv += dz_buffer[g][j] * recurrent[(uint(g) * H + j) * H + own_i];
+      }
+    }
+    dv += simd_shuffle_xor(dv, ushort(1));
+    dv += simd_shuffle_xor(dv, ushort(2));
+    if (PARTS == 8) dv += simd_shuffle_xor(dv, ushort(4));
+#endif
+#if RESETS
+    if (anew) {
+      dv_anew_i += dv;
+      dv = 0.0f;
+#if MEMORY
+      dc_anew_i += dc;
+      dc = 0.0f;
+#endif
+    }
+#endif
   }
-  if (writes) dv0[b * H + i] = dv;
+  if (writes) {
+    dv0[b * H + i] = dv;
+#if RESETS
+    dv_anew[b * H + i] = dv_anew_i;
+#endif
+#if MEMORY
+    dc0[b * H + i] = dc;
+#if RESETS
+    dc_anew[b * H + i] = dc_anew_i;
+#endif
+#endif
+  }
 }
 if (writes) dcm[group * H + i] = dcm_i;
 NCPS_UNROLL

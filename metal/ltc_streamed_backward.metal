@@ -8,7 +8,14 @@
 // the batch repeat the last one and write nothing. Threadgroups are of a multiple of 32 threads.
 // The synapses come transposed, [targets, sources], so that neighbouring sources are neighbours.
 //
+// With MEMORY the LSTM's step follows (MATHS 4), two barriers more: dz of all neurons stand in
+// threadgroup memory, two of the four where dn and dd were. With RESETS a state that starts anew
+// keeps its gradient (MATHS 5). Sums over steps stand in the outputs, where a thread alone reads
+// and writes what is its own.
+//
 //   sizes      B, T, U, H
+//   flag       RESETS                : the state starts anew before some steps
+//   flag       MEMORY                : an LSTM in front
 //   int        ROWS                  : batch rows of a threadgroup
 //   int        PARTS                 : threads that share a source: 1, 2 or 4
 //   int        UNITS                 : H, rounded up
@@ -19,13 +26,29 @@
 //   in float   cm [H]
 //   in float   before [B, T, U, H]   : potentials before each unfold
 //   in float   synapse_s2, synapse_m2, synapse_w, synapse_we [H, H]
+//   in float   resets [B, T] if RESETS : not 0 where the state starts anew
+//   in float   c_anew [B, H] if RESETS and MEMORY : c from which it does
+//   in float   dc_states [B, T, H] if MEMORY : dL/dc of each step's c
+//   in float   c_states [B, T, H] if MEMORY : c after each step
+//   in float   gates [B, T, 4 * H] if MEMORY : of the LSTM
+//   in float   c0 [B, H] if MEMORY   : c before the first step
+//   in float   recurrent [4 * H, H] if MEMORY : the LSTM's weights of h
 //   out float  dv0 [B, H]            : dL/dv before the first step
 //   out float  grad [B, T, U, H]     : dL/dv' of each unfold over its denominator
+//   out float  dv_anew [B, H] if RESETS : of the potentials from which a state starts anew
+//   out float  dc_anew [B, H] if RESETS and MEMORY
+//   out float  dz [B, T, 4 * H] if MEMORY : of the LSTM
+//   out float  dc0 [B, H] if MEMORY
 constexpr int OWN =
     ROWS > PARTS ? ROWS / PARTS : 1;  // rows of a thread; where ROWS < PARTS, or none
 threadgroup float dn_buffer[UNITS][ROWS];
 threadgroup float dd_buffer[UNITS][ROWS];
 threadgroup float dv_buffer[UNITS][ROWS];
+#if MEMORY
+constexpr int GATES = 4;
+threadgroup float dfg_buffer[UNITS][ROWS];
+threadgroup float dog_buffer[UNITS][ROWS];
+#endif
 const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(sizes[3]);
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
@@ -38,7 +61,22 @@ for (int q = 0; q < OWN; ++q) {
   batch[q] = row < B ? row : B - 1u;
 }
 for (uint i = slot; i < H; i += slots) {
-  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) dv_buffer[i][r] = 0.0f;
+  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {
+    dv_buffer[i][r] = 0.0f;
+#if RESETS || MEMORY
+    if (first + r < B) {
+#if RESETS
+      dv_anew[(first + r) * H + i] = 0.0f;
+#endif
+#if MEMORY
+      dc0[(first + r) * H + i] = 0.0f;  // dL/dc of the step that is next
+#if RESETS
+      dc_anew[(first + r) * H + i] = 0.0f;
+#endif
+#endif
+    }
+#endif
+  }
 }
 for (uint t = T; t-- > 0u;) {
   float k[OWN];
@@ -97,6 +135,90 @@ for (uint t = T; t-- > 0u;) {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
+#if MEMORY
+  for (uint i = slot; i < H; i += slots) {
+    NCPS_UNROLL
+    for (int q = 0; q < OWN; ++q) {
+      const uint r = uint(q * PARTS) + part;
+      if (r < uint(ROWS)) {
+        const bool real = first + r < B;
+        const uint row = batch[q] * T + t, gate_at = row * uint(GATES) * H + i;
+        float c_before = 0.0f;
+        if (t == 0u) {
+          c_before = c0[batch[q] * H + i];
+        } else {
+          c_before = c_states[(row - 1u) * H + i];
+        }
+        float dc = dc_states[row * H + i];
+        if (real) dc += dc0[batch[q] * H + i];
+#if RESETS
+        const bool anew = float(resets[row]) != 0.0f;
+        if (anew) c_before = c_anew[batch[q] * H + i];
+#endif
+        const LstmGates<float> gate_of = {gates[gate_at], gates[gate_at + H],
+                                          gates[gate_at + 2u * H], gates[gate_at + 3u * H]};
+        const LstmGradient<float> from = lstm_backward(
+            gate_of, c_before, float(c_states[row * H + i]), float(dv_buffer[i][r]), dc);
+        dn_buffer[i][r] = from.i;
+        dd_buffer[i][r] = from.ig;
+        dfg_buffer[i][r] = from.fg;
+        dog_buffer[i][r] = from.og;
+        if (real) {
+          const float each[GATES] = {from.i, from.ig, from.fg, from.og};
+          NCPS_UNROLL
+          for (int g = 0; g < GATES; ++g) dz[gate_at + uint(g) * H] = each[g];
+          dc = from.c;
+#if RESETS
+          if (anew) {
+            dc_anew[batch[q] * H + i] += dc;
+            dc = 0.0f;
+          }
+#endif
+          dc0[batch[q] * H + i] = dc;
+        }
+      }
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint base = 0u; base < H; base += slots) {
+    const uint i = base + slot;
+    const bool live = i < H;
+    float sum[ROWS];
+    NCPS_UNROLL
+    for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
+    for (uint j = part; j < H; j += uint(PARTS)) {
+      const uint at = j * H + (live ? i : 0u);
+      const float w_i = recurrent[at], w_ig = recurrent[at + H * H];
+      const float w_fg = recurrent[at + 2u * H * H], w_og = recurrent[at + 3u * H * H];
+      NCPS_UNROLL
+      for (int r = 0; r < ROWS; ++r) {
+        sum[r] += w_i * dn_buffer[j][r];
+        sum[r] += w_ig * dd_buffer[j][r];
+        sum[r] += w_fg * dfg_buffer[j][r];
+        sum[r] += w_og * dog_buffer[j][r];
+      }
+    }
+    NCPS_SHARE_ROWS(sum)
+    NCPS_UNROLL
+    for (int q = 0; q < OWN; ++q) {
+      const uint r = uint(q * PARTS) + part;
+      if (live && r < uint(ROWS)) dv_buffer[i][r] = sum[q];
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+#endif
+#if RESETS
+  for (uint i = slot; i < H; i += slots) {
+    NCPS_UNROLL
+    for (int q = 0; q < OWN; ++q) {
+      const uint r = uint(q * PARTS) + part;
+      if (r < uint(ROWS) && float(resets[batch[q] * T + t]) != 0.0f) {
+        if (first + r < B) dv_anew[batch[q] * H + i] += dv_buffer[i][r];
+        dv_buffer[i][r] = 0.0f;
+      }
+    }
+  }
+#endif
 }
 for (uint i = slot; i < H; i += slots) {
   for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {

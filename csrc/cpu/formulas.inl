@@ -8,6 +8,7 @@ namespace {
 
 #include "metal/activations.h"
 #include "metal/cfc.h"
+#include "metal/lstm.h"
 #include "metal/ltc.h"
 
 }  // namespace

@@ -119,16 +119,15 @@ static void lstm_step(const LstmRows& m, long t, float* out, long stride) {
     float* gates = k.p.gates ? k.p.gates + at * 4 * H : nullptr;
     for (long q = 0; q < H; q += W) {
       const long live = H - q;
-      const vf i = ncps_tanh(load_partial(z + q, live)),
-               ig = ncps_sigmoid(load_partial(z + H + q, live)),
-               fg = ncps_sigmoid(load_partial(z + 2 * H + q, live) + 1.0f),
-               og = ncps_sigmoid(load_partial(z + 3 * H + q, live));
-      const vf next = load_partial(c + q, live) * fg + i * ig;
+      const LstmGates<vf> g =
+          lstm_gates(load_partial(z + q, live), load_partial(z + H + q, live),
+                     load_partial(z + 2 * H + q, live), load_partial(z + 3 * H + q, live));
+      const vf next = lstm_memory(g, load_partial(c + q, live));
       store_partial(k.p.c + at * H + q, next, live);
-      store(out + r * stride + q, ncps_tanh(next) * og);
+      store(out + r * stride + q, lstm_output(next, g.og));
       if (!gates) continue;
-      store_partial(gates + q, i, live), store_partial(gates + H + q, ig, live);
-      store_partial(gates + 2 * H + q, fg, live), store_partial(gates + 3 * H + q, og, live);
+      store_partial(gates + q, g.i, live), store_partial(gates + H + q, g.ig, live);
+      store_partial(gates + 2 * H + q, g.fg, live), store_partial(gates + 3 * H + q, g.og, live);
     }
   }
 }

@@ -13,8 +13,9 @@ static void lstm_recall(const Lstm& k, long b, long rows, long t, float* out, lo
   for (long r = 0; r < rows; ++r)
     for (long q = 0; q < k.H; q += W) {
       const long at = (b + r) * k.T + t, live = k.H - q;
-      store(out + r * stride + q, ncps_tanh(load_partial(k.p.c + at * k.H + q, live)) *
-                                      load_partial(k.p.gates + (at * 4 + 3) * k.H + q, live));
+      store(out + r * stride + q,
+            lstm_output(load_partial(k.p.c + at * k.H + q, live),
+                        load_partial(k.p.gates + (at * 4 + 3) * k.H + q, live)));
     }
 }
 
@@ -82,16 +83,13 @@ static void lstm_gates_backward(const Lstm& k, long b, long t, const float* dh, 
   for (long q = 0; q < H; q += W) {
     const long live = H - q;
     const auto gate = [&](long n) { return load_partial(gates + n * H + q, live); };
-    const vf i = gate(0), ig = gate(1), fg = gate(2), og = gate(3);
-    const vf squashed = ncps_tanh(load_partial(k.p.c + at * H + q, live));
-    const vf dout = load_partial(dh + q, live), dog = dout * squashed;
-    const vf d = load(dc + q) + load_partial(k.p.dc + at * H + q, live) +
-                 dout * og * (1.0f - squashed * squashed);
-    store_partial(dz + q, d * ig * (1.0f - i * i), live);
-    store_partial(dz + H + q, d * i * (ig - ig * ig), live);
-    store_partial(dz + 2 * H + q, d * load_partial(before + q, live) * (fg - fg * fg), live);
-    store_partial(dz + 3 * H + q, dog * (og - og * og), live);
-    store(dc + q, d * fg);
+    const LstmGradient<vf> g = lstm_backward(
+        LstmGates<vf>{gate(0), gate(1), gate(2), gate(3)}, load_partial(before + q, live),
+        load_partial(k.p.c + at * H + q, live), load_partial(dh + q, live),
+        load(dc + q) + load_partial(k.p.dc + at * H + q, live));
+    store_partial(dz + q, g.i, live), store_partial(dz + H + q, g.ig, live);
+    store_partial(dz + 2 * H + q, g.fg, live), store_partial(dz + 3 * H + q, g.og, live);
+    store(dc + q, g.c);
   }
 }
 

@@ -38,6 +38,17 @@ CASES = [
     CfcCase(batch=64, units=64, backbone_units=64, layers=2, dropout=0.5),
     CfcCase(batch=128, steps=1, units=128, backbone_units=128, variant="keras", dropout=0.5),
 ]
+# Also with states that start anew, or stay.
+STARTING = [
+    CfcCase(batch=64, units=128, backbone_units=128, layers=2, timespans="per_batch", dropout=0.5),
+    CfcCase(batch=1024, steps=1, units=64, variant="keras", dropout=0.5),
+    CfcCase(units=64, layers=0, mode="pure"),
+]
+
+BESIDE = ({"resets": True}, {"memory": True}, {"resets": True, "memory": True})  # an LTC
+CALLS = [(case, {}) for case in CASES]
+CALLS += [(case, beside) for case in CASES if isinstance(case, LtcCase) for beside in BESIDE]
+CALLS += [(case, {"resets": True}) for case in STARTING]
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +60,10 @@ def compiled():
     return found
 
 
-# Also with states that start anew, or stay.
-STARTING = [
-    CfcCase(batch=64, units=128, backbone_units=128, layers=2, timespans="per_batch", dropout=0.5),
-    CfcCase(batch=1024, steps=1, units=64, variant="keras", dropout=0.5),
-    CfcCase(units=64, layers=0, mode="pure"),
-]
-CALLS = [
-    *(pytest.param(case, False, id=str(case)) for case in CASES),
-    *(pytest.param(case, True, id=f"{case}-resets") for case in STARTING),
-]
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("case", "resets"), CALLS)
-def test_kernels_compile_as_cuda(compiled, case, resets, architecture):
-    texts = recorded(case, resets=resets)
+@pytest.mark.parametrize(("case", "beside"), CALLS, ids=str)
+def test_kernels_compile_as_cuda(compiled, case, beside, architecture):
+    texts = recorded(case, **beside)
     assert texts
     for name, (text, threads) in texts.items():
         code, log = compiled(text, architecture)
@@ -75,11 +74,9 @@ def test_kernels_compile_as_cuda(compiled, case, resets, architecture):
         assert registers(log) * threads <= 65536, f"{name} needs more than a multiprocessor has"
 
 
-@pytest.mark.parametrize(("case", "resets"), CALLS)
-def test_kernels_fit_the_registers_of_an_apple_gpu(compiled, case, resets):
-    for name, (text, threads) in recorded(
-        case, replace(APPLE, matrix=False), resets=resets
-    ).items():
+@pytest.mark.parametrize(("case", "beside"), CALLS, ids=str)
+def test_kernels_fit_the_registers_of_an_apple_gpu(compiled, case, beside):
+    for name, (text, threads) in recorded(case, replace(APPLE, matrix=False), **beside).items():
         most = max(n for n in (52, 104, 128) if threads <= {52: 1024, 104: 512, 128: 384}[n])
         code, log = compiled(text, "sm_90a", f"--maxrregcount={most}")
         assert code == 0, log

@@ -25,9 +25,9 @@ CFC = {"mode": "default", "activation": "lecun_tanh", "scalar_ts": True}
 LTC = {"unfolds": 6}
 
 
-def ltc(batch, steps, units, inputs=64, synapses=None):
+def ltc(batch, steps, units, inputs=64, synapses=None, **beside):
     facts = {"batch": batch, "steps": steps, "inputs": inputs, "units": units, **LTC}
-    return trace_ltc, facts | {"synapses": synapses}
+    return trace_ltc, facts | {"synapses": synapses} | beside
 
 
 def cfc(batch, steps, units, inputs=64, **more):
@@ -109,6 +109,9 @@ LARGE = [
     *(ltc(*sizes) for sizes in ((1, 64, 2048), (4096, 16, 512), (65_536, 4, 64), (8, 4, 1000))),
     *(ltc(*sizes) for sizes in ((1, 20_000, 64), (64, 4096, 64))),
     *(ltc(b, 1500, h, synapses=auto_ncp(h, 8)) for b in (1, 64, 512) for h in (64, 256, 500)),
+    *(ltc(b, 500, h, memory=True) for b, h in itertools.product((1, 64, 512), (64, 256, 512))),
+    *(ltc(b, 1500, h, synapses=auto_ncp(h, 8), memory=True) for b in (1, 512) for h in (64, 500)),
+    ltc(1, 20_000, 64, memory=True, resets=True),
     *(cfc(b, 8192, h) for b, h in itertools.product((1, 64, 1024), (64, 128, 200))),
     cfc(65_536, 16, 128),
     cfc(256, 4096, 128, backbone=(128, 128, 128)),
@@ -132,6 +135,7 @@ WIDE = [  # sizes whose arrays have more than 2^32 elements as a whole
     ltc(2**21, 8, 64),
     ltc(2, 2**19, 256),
     ltc(2**12, 8, 64, inputs=2**19),
+    ltc(2**21, 8, 64, unfolds=1, memory=True, resets=True),
     cfc(2**22, 8, 64),
     cfc(2**22, 2, 512),
     cfc(2**14, 2**13, 64),

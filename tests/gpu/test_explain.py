@@ -1,6 +1,7 @@
 """`layer.explain` counts the kernels that a call launches; what a Runner keeps of calls."""
 
 import gc
+import re
 from dataclasses import replace
 
 import mlx.core as mx
@@ -21,6 +22,9 @@ LAYERS = {
     "ltc": lambda: LTC(3, 8),
     "ltc_wired": lambda: LTC(3, AutoNCP(12, 2)),
     "ltc_streamed": lambda: LTC(3, 100, bidirectional=True),
+    "ltc_mixed": lambda: LTC(3, 8, mixed_memory=True),
+    "ltc_wired_mixed": lambda: LTC(3, AutoNCP(12, 2), mixed_memory=True),
+    "ltc_streamed_mixed": lambda: LTC(3, 100, mixed_memory=True),
 }
 
 
@@ -35,21 +39,42 @@ def launched(monkeypatch):
         yield names
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", LAYERS)
-def test_explain_counts_the_launches_of_a_call(launched, name, training):
-    layer, x = LAYERS[name](), mx.zeros((2, 5, 3))
+def check_count(layer, launched, training, **more):
+    """`explain` counts what a call launches; the call has `more`."""
+    x = mx.zeros((2, 5, 3))
     layer.train(training)
 
     def loss():
-        result = layer(x)
+        result = layer(x, **more)
         return (result[0] if isinstance(result, tuple) else result).sum()
 
-    plan = layer.explain(x.shape)
+    plan = layer.explain(x.shape, resets="resets" in more)
     nn.value_and_grad(layer, loss)() if training else loss()
     assert launched
     assert sum(plan.launches) == len(launched)
     assert str(plan).count("kernels launched: ") == len(plan.calls)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_explain_counts_the_launches_of_a_call(launched, name, training):
+    check_count(LAYERS[name](), launched, training)
+
+
+@pytest.mark.parametrize("beside", ["resets", "mask", "both"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("ltc")])
+def test_an_ltc_with_resets_or_masks_launches_what_a_plain_one_does(launched, name, beside):
+    layer, more = LAYERS[name](), {}
+    if beside != "mask":
+        more["resets"] = mx.array([[0, 1, 0, 0, 1], [1, 0, 0, 1, 0]])
+    if beside != "resets":
+        more["mask"] = mx.array([[1, 1, 0, 1, 1], [0, 1, 0, 0, 1]])
+    layer.train()
+    plain = layer.explain((2, 5, 3))
+    assert plain.stepwise == layer.explain((2, 5, 3), resets=True).stepwise == ""
+    check_count(layer, launched, True, **more)
+    recurrences = [n for n in launched if re.match("ncps_ltc_(dense|streamed|lists)_forward", n)]
+    assert len(recurrences) == (2 if layer.bidirectional else 1)  # one for each direction
 
 
 def test_explain_counts_no_launches_of_a_very_long_sequence(launched):

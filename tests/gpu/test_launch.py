@@ -50,8 +50,11 @@ def test_dense_has_a_thread_for_every_padded_neuron(units):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("units", SIZES)
 def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
-    for plan, copies in ((APPLE.streamed_forward, 2), (APPLE.streamed_backward, 3)):
-        launch = plan(batch, units)
+    for launch, copies in (
+        (APPLE.streamed_forward(batch, units), 2),
+        (APPLE.streamed_backward(batch, units), 3),
+        (APPLE.streamed_backward(batch, units, True), 5),
+    ):
         check(launch)
         assert launch.groups[0] == ceil_div(batch, launch.argument("ROWS"))
         assert 4 * copies * round_up(units) * launch.argument("ROWS") <= 32 * 1024
@@ -75,12 +78,12 @@ def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("units", SIZES)
 def test_lists_cover_the_batch_and_fit_the_memory(units, batch):
-    launch = APPLE.lists(batch, units)
-    check(launch)
-    simds, rows = launch.argument("SIMDS"), launch.argument("ROWS")
-    assert launch.threads[0] == 32 * simds
-    assert launch.groups[0] == ceil_div(batch, simds * rows)
-    assert 12 * round_up(units) * rows * simds <= APPLE.memory
+    for launch, copies in ((APPLE.lists(batch, units), 3), (APPLE.lists(batch, units, True), 5)):
+        check(launch)
+        simds, rows = launch.argument("SIMDS"), launch.argument("ROWS")
+        assert launch.threads[0] == 32 * simds
+        assert launch.groups[0] == ceil_div(batch, simds * rows)
+        assert 4 * copies * round_up(units) * rows * simds <= APPLE.memory
 
 
 def test_large_batches_share_loads_and_small_ones_fill_the_gpu():
@@ -197,6 +200,9 @@ def test_an_ltc_state_beyond_threadgroup_memory_is_refused_with_the_reason():
     facts = LTCFacts(units=3000, inputs=1, ode_unfolds=1)
     assert "exceed threadgroup memory" in metal.unsupported("ltc_sequence", facts)
     assert metal.unsupported("ltc_sequence", facts._replace(units=64)) == ""
+    facts = facts._replace(units=2000)
+    assert metal.unsupported("ltc_sequence", facts) == ""
+    assert "the LSTM's gradients of 2000 neurons" in metal.unsupported("ltc_mixed_sequence", facts)
 
 
 @pytest.mark.parametrize("facts", [LTCFacts(0, 64), CfCFacts(0, 64, backbone=(64,))])

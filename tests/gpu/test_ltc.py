@@ -170,7 +170,7 @@ def test_ltc_negative_timespan_gives_nan_in_its_row_from_there_on(case, synapses
 
 PLANTED = [  # (file, a barrier with what follows, what is left)
     ("ltc_dense_forward", f"{BARRIER}\n    now", "now"),
-    ("ltc_dense_backward", BARRIER, ""),
+    ("ltc_dense_backward", f"{BARRIER}\n      at", "at"),
     ("ltc_streamed_forward", f"{BARRIER}\n    now", "now"),
     ("ltc_streamed_backward", f"{BARRIER}\n    for", "for"),
     ("ltc_streamed_backward", f"{BARRIER}\n  }}", "}"),

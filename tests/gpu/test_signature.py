@@ -134,12 +134,14 @@ def sparse(units, inputs):
     return ops.SynapseLists(*(mask.astype(float) for mask in masks))
 
 
+LTC_BESIDE = ({"resets": True}, {"memory": True}, {"resets": True, "memory": True})
 GEOMETRIES = (APPLE, CUDA, replace(APPLE, lists_forward_per=0, dense_units=0))
 LTC = [
     {"batch": b, "steps": 2, "inputs": 7, "units": h, "unfolds": 3, "synapses": lists}
     for b, h in ((3, 9), (40, 70), (300, 33))
     for lists in (None, sparse(h, 7))
 ]
+LTC += [LTC[n] | beside for n in range(len(LTC)) for beside in LTC_BESIDE]
 LTC.append(LTC[0] | {"implicit": True})
 CFC = [
     {"batch": b, "steps": 2, "inputs": 7, "units": h, "backbone": (k,) * layers, "mode": mode}

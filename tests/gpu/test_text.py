@@ -102,7 +102,7 @@ def test_every_kernel_text_is_what_mlx_compiles(case):
 
 
 BODIES = sorted((ROOT / "metal").glob("*.metal"))
-OVER_REGISTERS = re.compile(r"^\s*for \(int \w+ = 0; \w+ < (ROWS|PER|HEADS|OWN)\b")
+OVER_REGISTERS = re.compile(r"^\s*for \(int \w+ = 0; \w+ < (ROWS|PER|HEADS|OWN|GATES|HELD)\b")
 
 
 @pytest.mark.parametrize("path", BODIES, ids=lambda path: path.stem)
@@ -111,4 +111,6 @@ def test_every_loop_over_registers_is_marked_for_unrolling(path):
     loops = [n for n, line in enumerate(lines) if OVER_REGISTERS.match(line)]
     assert [n for n in loops if lines[n - 1].strip() != "NCPS_UNROLL"] == []
     assert sum("NCPS_UNROLL" in line for line in lines) == len(loops)
-    assert len(loops) == len(re.findall(r"< (?:ROWS|PER|HEADS|OWN); \+\+", "\n".join(lines)))
+    assert len(loops) == len(
+        re.findall(r"< (?:ROWS|PER|HEADS|OWN|GATES|HELD); \+\+", "\n".join(lines))
+    )

@@ -19,9 +19,10 @@ from tests.support.cases import LtcCase, make
 ARCHITECTURES = ("sm_80", "sm_90a")
 
 
-def recorded(case, geometry: Geometry = CUDA, *, resets: bool = False):
+def recorded(case, geometry: Geometry = CUDA, *, resets: bool = False, memory: bool = False):
     """{name: (text, threads of a group)} of every kernel that a call of the case and its gradient
-    launch, with this geometry; `resets`: states start anew, and those of a CfC stay at some steps.
+    launch, with this geometry; `resets`: states start anew, and those of a CfC stay at
+    some steps; `memory`: an LTC behind an LSTM.
     """
     texts = {}
 
@@ -47,12 +48,20 @@ def recorded(case, geometry: Geometry = CUDA, *, resets: bool = False):
         if ltc:
             options = {"ode_unfolds": 2, "epsilon": 1e-8, "implicit_param_constraints": False}
             options, op = options | {"synapses": lists}, OPERATIONS["ltc_sequence"].sequence
+            if memory:
+                I, H = case.inputs, case.units
+                shapes = [state.shape, (4 * H, I), (4 * H,), (4 * H, H)]
+                options["memory"] = [mx.zeros(shape) for shape in shapes]
+            if resets:
+                never = mx.zeros(call.inputs.shape[:2], mx.bool_)
+                options["resets"] = [never, *[state] * (1 + memory)]
         else:
             options, op = call.keywords, OPERATIONS["cfc_sequence"].sequence
-        if resets:
-            never = mx.zeros(call.inputs.shape[:2], mx.bool_)
-            options = options | {"resets": [never, call.state]} | ({} if ltc else {"held": never})
-        return op(run, inputs, state, ts, params, training=True, **options)
+            if resets:
+                never = mx.zeros(call.inputs.shape[:2], mx.bool_)
+                options = options | {"resets": [never, call.state], "held": never}
+        states = op(run, inputs, state, ts, params, training=True, **options)
+        return states[0] if memory else states
 
     primals = [call.state, call.inputs] + ([call.params.sigma] if ltc else [])
     mx.eval(mx.vjp(f, primals, [call.cotangents]))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .operators import OPERATORS, Edit, edits
 
 NO_KERNELS = ("formulas", "kernels", "limits", "maths")  # they list others, or are for benchmarks
-SHARED_FILES = ("metal/activations.h", "metal/ltc.h", "metal/cfc.h")
+SHARED_FILES = ("metal/activations.h", "metal/lstm.h", "metal/ltc.h", "metal/cfc.h")
 METAL_HEADERS = ("metal/math.h", "metal/matrix.h")
 AT_LEAST = 3  # mutants of the smallest file
 

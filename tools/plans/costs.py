@@ -214,6 +214,27 @@ def stem(kernel: str) -> str:
     return max((s for s in _KERNELS if name.startswith(s)), key=len)
 
 
+def _lstm(name: str, f: Facts) -> Cost:
+    """What an LSTM adds to a recurrence: a round of products with streamed weights in each step,
+    backward two.
+    """
+    batch, steps, units = 1, f.sizes[0], f.sizes[2]
+    if name != "ltc_dense_forward":
+        batch, steps, units = f.sizes[0], f.sizes[1], f.sizes[3]
+    if name == "ltc_dense_backward":
+        steps *= _up(batch, f.sizes[4])
+    backward, groups = name.endswith("backward"), f.template.get("SIMDS", 1)
+    rows = f.template.get("ROWS", 1)
+    products = 4 * units * units * rows * groups * steps
+    loads = products / 32 / min(rows, 4) / (1 if backward else 4)
+    held, rounds = 16 * units * units, steps * (1 + backward)
+    return Cost(0, products, loads, held * groups * steps, held, rounds, rounds * backward)
+
+
 def of(kernel: str, facts: Facts) -> Cost:
     """What a threadgroup of this launch does. Raises ValueError for a kernel without a count."""
-    return _KERNELS[stem(kernel)](facts)
+    name = stem(kernel)
+    cost = _KERNELS[name](facts)
+    if "_memory" not in kernel or name == "ltc_replay":
+        return cost
+    return Cost(*(a + b for a, b in zip(cost, _lstm(name, facts), strict=True)))

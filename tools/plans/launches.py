@@ -80,6 +80,8 @@ _FLOATS = {"float": 1, "uint": 1, "bool": 1, "LtcSynapseGradient<float>": 4}  # 
 def _memory(source: str, template: dict) -> tuple[int, int]:
     """(bytes of threadgroup memory, floats of a thread's arrays) that a kernel's text declares."""
     sizes = {name: int(value) for name, value in template.items()}
+    for name, value in re.findall(r"constexpr int (\w+) = (\d+);", source):
+        sizes[name] = int(value)
     shared = own = 0
     kinds = "|".join(_FLOATS)
     pattern = rf"^\s*(threadgroup )?(?:const )?({kinds}) ((?:\w+(?:\[[^\]]+\])+(?:, )?)+)"

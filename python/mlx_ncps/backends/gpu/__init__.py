@@ -15,14 +15,14 @@ import mlx.core as mx
 from ..types import Facts
 from . import cfc, ltc
 
-MIXED_MEMORY: tuple[str, ...] = ()
-RESETS: tuple[str, ...] = ("cfc_sequence",)
+MIXED_MEMORY: tuple[str, ...] = ("ltc_sequence",)
+RESETS: tuple[str, ...] = ("cfc_sequence", "ltc_sequence")
 MASKS: tuple[str, ...] = ("cfc_sequence",)
 
 
 class Operation(NamedTuple):
     """One operator: `sequence(run, *arguments, **options)` runs it,
-    `unsupported(geometry, facts)` says why it can't.
+    `unsupported(geometry, facts)` says why it can't, with memory=True behind an LSTM.
     """
 
     sequence: Callable[..., mx.array]
@@ -43,7 +43,9 @@ def functions(name: str) -> tuple[Callable[..., Any], ...]:
 
     def unsupported(op: str, facts: Facts) -> str:
         """Why the kernels can't run this call; "" when they can."""
-        return OPERATIONS[op.replace("_mixed_", "_")].unsupported(module.run.geometry, facts)
+        cell = op.replace("_mixed_", "_")
+        memory = {"memory": True} if op != cell and cell in module.MIXED_MEMORY else {}
+        return OPERATIONS[cell].unsupported(module.run.geometry, facts, **memory)
 
     def bound(sequence: Callable[..., mx.array]) -> Callable[..., mx.array]:
         @wraps(sequence)

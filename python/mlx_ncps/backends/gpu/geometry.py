@@ -19,7 +19,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from .pieces import SIMD, Launch, Pieces, ceil_div, once, round_up
+from .pieces import LTC_COPIES, SIMD, Launch, Pieces, ceil_div, once, round_up
 
 TILE = 8  # rows and columns of a simdgroup_matrix
 Kept = tuple[int, int]  # of a CfC's row in threadgroup memory: times its units, its widest layer
@@ -130,9 +130,9 @@ class Geometry(Pieces):
         return self._streamed(batch, units, 2)
 
     @once
-    def streamed_backward(self, batch: int, units: int) -> Launch:
-        """Each row keeps dn, dd and dv."""
-        return self._streamed(batch, units, 3)
+    def streamed_backward(self, batch: int, units: int, memory: bool = False) -> Launch:
+        """Each row keeps dn, dd and dv; with `memory` more of the LSTM."""
+        return self._streamed(batch, units, LTC_COPIES[memory])
 
     def _streamed(self, batch: int, units: int, copies: int) -> Launch:
         padded = round_up(units)
@@ -149,13 +149,13 @@ class Geometry(Pieces):
         return self.lists_pay(units, units, synapses) and 12 * round_up(units) <= self.memory
 
     @once
-    def lists(self, batch: int, units: int) -> Launch:
+    def lists(self, batch: int, units: int, memory: bool = False) -> Launch:
         """The kernels of streamed lists: threadgroups of SIMDS SIMD groups that each own ROWS batch
-        rows; dn, dd and dv of each row in threadgroup memory.
+        rows; dn, dd and dv of each row in threadgroup memory, with `memory` more of the LSTM.
 
         SIMD groups share nothing, and join only where 8 cores have several each.
         """
-        fits = self.memory // (3 * 4 * round_up(units))
+        fits = self.memory // (LTC_COPIES[memory] * 4 * round_up(units))
         rows = _power_of_two(max(1, min(self.ltc_rows, fits, self._lists_share(batch))))
         simds = max(1, min(4, fits // rows, batch // (64 * rows)))
         template = ("SIMDS", simds), ("ROWS", rows), ("UNITS", round_up(units))

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import mlx.core as mx
 
 SIMD = 32  # threads of a SIMD group
+# Numbers [H] of a row in threadgroup memory in the backward of an LTC, which keeps most: dn, dd and
+# dv, and behind an LSTM two more.
+LTC_COPIES = 3, 5
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -81,11 +84,16 @@ class Pieces:
         return Piece(rows, max(1, min(steps, most_of_row // work)))
 
     @once
-    def ltc_piece(self, batch: int, inputs: int, units: int, unfolds: int) -> Piece:
-        """Of an LTC, with all of its synapses."""
-        elements = max(2 * unfolds * units, inputs * ceil_div(units, SIMD))
-        work = max(unfolds * units, inputs) * units
-        steps = self.launch_unfolds // unfolds
+    def ltc_piece(
+        self, batch: int, inputs: int, units: int, unfolds: int, memory: bool = False
+    ) -> Piece:
+        """Of an LTC, with all of its synapses; memory: an LSTM in front, which reads and multiplies
+        as much as an unfold.
+        """
+        rounds = unfolds + memory
+        elements = max(2 * rounds * units, inputs * ceil_div(units, SIMD))
+        work = max(rounds * units, inputs) * units
+        steps = self.launch_unfolds // rounds
         return self._piece(batch, steps, elements, work, self.launch_gates, self.row_gates)
 
     @once
@@ -105,10 +113,13 @@ class Pieces:
         return self._piece(batch, self.launch_steps, elements, work, most, self.row_products)
 
     @once
-    def ltc_excess(self, inputs: int, units: int, unfolds: int) -> str:
-        """Why no launch may take a single step of a single row of this LTC; "" when one may."""
-        if 3 * 4 * round_up(units) > self.memory:  # of the backward, which keeps most
-            return f"the states of {units} neurons exceed threadgroup memory"
+    def ltc_excess(self, inputs: int, units: int, unfolds: int, memory: bool = False) -> str:
+        """Why no launch may take a single step of a single row of this LTC, behind an LSTM with
+        `memory`; "" when one may.
+        """
+        if LTC_COPIES[memory] * 4 * round_up(units) > self.memory:
+            what = "the states and the LSTM's gradients" if memory else "the states"
+            return f"{what} of {units} neurons exceed threadgroup memory"
         if unfolds > self.launch_unfolds:
             return f"a launch has at most {self.launch_unfolds} unfolds, got {unfolds}"
         if max(unfolds * units, inputs) * units > 2 * self.row_gates:
@@ -145,19 +156,36 @@ def in_pieces(
     state [B, H], of the arrays [B, T, ...] and of the `timeless` ones [B, ...]; each piece of time
     starts from the last state of the one before.
     """
+
+    def listed(states, timed, timeless):
+        return [run(*states, *timed, *timeless)]
+
+    return states_in_pieces(piece, listed, [state], timed, timeless)[0]
+
+
+def states_in_pieces(
+    piece: Piece,
+    run: Callable[..., Sequence[mx.array]],
+    states: Sequence[mx.array],
+    timed: Sequence[mx.array],
+    timeless: Sequence[mx.array],
+) -> list[mx.array]:
+    """The same of several states: arrays [B, T, H], one for each of them, from `run(states, timed,
+    timeless)`.
+    """
     batch, steps = timed[0].shape[:2]
     if batch <= piece.rows and steps <= piece.steps:
-        return run(state, *timed, *timeless)
+        return list(run(states, timed, timeless))
     blocks = []
     for b in range(0, batch, piece.rows):
         rows = slice(b, b + piece.rows)
-        carried, chunks, kept = state[rows], [], [array[rows] for array in timeless]
+        carried, kept, chunks = [s[rows] for s in states], [a[rows] for a in timeless], []
         for t in range(0, steps, piece.steps):
             span = slice(t, t + piece.steps)
-            chunks.append(run(carried, *(array[rows, span] for array in timed), *kept))
-            carried = chunks[-1][:, -1]
-        blocks.append(_joined(chunks, axis=1))
-    return _joined(blocks, axis=0)
+            chunks.append(run(carried, [array[rows, span] for array in timed], kept))
+            carried = [chunk[:, -1] for chunk in chunks[-1]]
+        blocks.append([_joined(list(parts), axis=1) for parts in zip(*chunks, strict=True)])
+    return [_joined(list(parts), axis=0) for parts in zip(*blocks, strict=True)]
 
 
 def _joined(parts: list[mx.array], axis: int) -> mx.array:

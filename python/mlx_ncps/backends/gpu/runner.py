@@ -19,7 +19,7 @@ from .geometry import Geometry, Launch
 
 _PACKAGE = Path(__file__).parents[2]
 _FOLDERS = (_PACKAGE / "metal", _PACKAGE.parent.parent / "metal")  # in a wheel, in the source tree
-_HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
+_HEADERS = ("math.h", "activations.h", "lstm.h", "ltc.h", "cfc.h")
 _METAL_HEADERS = (*_HEADERS, "matrix.h")
 _CUDA_HEADERS = ("cuda.h", *_HEADERS)
 

@@ -103,22 +103,34 @@ def trace_ltc(
     unfolds: int,
     training: bool,
     synapses: Any = None,
+    memory: bool = False,
+    resets: bool = False,
     implicit: bool = False,
 ) -> None:
-    """The launches of ltc_sequence, and with `training` of its gradient."""
+    """The launches of ltc_sequence, and with `training` of its gradient; behind an LSTM with
+    `memory`, starting anew before some steps with `resets`.
+    """
     square, sensory = (units, units), (inputs, units)
     leaves = [(units,)] * 3 + [square] * 4 + [sensory] * 4
     arrays = [(batch, steps, inputs), (batch, units), (batch, steps), *leaves]
     options = {"ode_unfolds": unfolds, "epsilon": 1e-8, "implicit_param_constraints": implicit}
     options |= {"synapses": synapses, "training": training}
+    lstm = [(batch, units), (4 * units, inputs), (4 * units,), (4 * units, units)]
+    anew = [(batch, steps), *[(batch, units)] * (1 + memory)]
 
-    def call(x, v, ts, *leaves):
+    def call(x, v, ts, *arrays):
+        arrays = [*arrays]
+        given: dict[str, Any] = {}
+        for name, count in (("resets", len(anew) * resets), ("memory", len(lstm) * memory)):
+            if count:
+                given[name], arrays = arrays[-count:], arrays[:-count]
         params: Any = SimpleNamespace(
-            **dict(zip(_LTC, leaves, strict=True)), **dict.fromkeys(_OPTIONAL)
+            **dict(zip(_LTC, arrays, strict=True)), **dict.fromkeys(_OPTIONAL)
         )
-        return ltc.sequence(run, x, v, ts, params, **options)
+        states = ltc.sequence(run, x, v, ts, params, **options, **given)
+        return states[0] if memory else states
 
-    _trace(call, arrays, training)
+    _trace(call, arrays + lstm * memory + anew * resets, training)
 
 
 def trace_cfc(
