@@ -86,7 +86,10 @@ def compiler_fault() -> str:
     reason = refusal(found[0])
     if not reason:
         return ""
-    return f"{shlex.join(found[0])} makes no C++20 program ({reason}): {install}, {WITHOUT}"
+    name, verdict = shlex.join(found[0]), f"makes no C++20 program ({reason})"
+    if named:
+        return f"{name}, from the variable CXX, {verdict}: unset CXX or name another, {WITHOUT}"
+    return f"{name} {verdict}: {install}, {WITHOUT}"
 
 
 def refusal(compiler: list[str]) -> str:

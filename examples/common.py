@@ -5,7 +5,20 @@ import argparse
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from tqdm import tqdm
+
+
+def lacking(error):
+    """What ends a program where a package can't be imported: its name, and how to install it."""
+    return SystemExit(
+        f"the examples need {error.name.split('.')[0]}, which is not installed: pip install "
+        "matplotlib networkx scikit-learn scipy tqdm (the extra `examples` of mlx-ncps)."
+    )
+
+
+try:
+    from tqdm import tqdm
+except ModuleNotFoundError as error:
+    raise lacking(error) from None
 
 
 def make_parser(doc):

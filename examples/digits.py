@@ -7,7 +7,7 @@ holds its four files, `train-images-idx3-ubyte` and so on, packed with gzip or n
 
 Prints the accuracy on images never trained on and the time of an epoch, fused and unfused, and
 saves a picture. The exit code is 1 when an accuracy is below what is wanted; `--short` trains for
-few epochs and only prints it. Needs mlx-ncps with the extra `demo`.
+few epochs and only prints it. Needs mlx-ncps with the extra `examples`.
 """
 
 import gzip
@@ -23,13 +23,17 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from common import batches, make_parser, make_step, parse
-from digits_figure import save_figure
+from common import batches, lacking, make_parser, make_step, parse
 from mlx_ncps import LTC, CfC, last_backend, use_backend
 from mlx_ncps.wirings import AutoNCP
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from tqdm import tqdm
+
+try:
+    from digits_figure import save_figure
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+except ModuleNotFoundError as error:
+    raise lacking(error) from None
 
 BATCH = 32
 DIGITS = 10

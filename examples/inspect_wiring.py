@@ -8,16 +8,20 @@ type, their synapses and the strongest of them; the picture shows the wiring and
 does over time.
 """
 
-import matplotlib
-
-matplotlib.use("Agg")  # a file, no window
-
-import matplotlib.pyplot as plt
 import mlx.core as mx
 import numpy as np
-from common import make_parser, parse, train
+from common import lacking, make_parser, parse, train
 from mlx_ncps import LTC
 from mlx_ncps.wirings import AutoNCP
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")  # a file, no window
+
+    import matplotlib.pyplot as plt
+except ModuleNotFoundError as error:
+    raise lacking(error) from None
 
 COLORS = {
     "sensory": "tab:olive",

@@ -226,6 +226,13 @@ def test_check_gives_the_first_error_of_a_compiler(compilers):
     assert "c++ makes no C++20 program (exit status 3)" in message()
 
 
+def test_check_says_that_the_compiler_came_from_cxx(compilers, monkeypatch):
+    compilers("broken", "exit 1")
+    monkeypatch.setenv("CXX", "broken")
+    fault = "broken, from the variable CXX, makes no C++20 program (exit status 1)"
+    assert f"{fault}: unset CXX or name another, or set MLX_NCPS_NO_NATIVE=1" in message()
+
+
 def test_check_leaves_a_compiler_that_cmake_is_told_of_to_cmake(compilers, monkeypatch):
     build_tools.check({"cmake.define.CMAKE_CXX_COMPILER": "icpx"}, native=True)
     monkeypatch.setenv("CMAKE_ARGS", "-DCMAKE_CXX_COMPILER=icpx")
