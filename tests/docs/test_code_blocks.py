@@ -187,6 +187,7 @@ CHECKS = {
     "docs/guide/deployment.md": [
         ('"policy.h"', "'POLICY_STATE 19' in Path('policy.h').read_text()"),
         ("export_sequence", "same and output.shape == (8, 70, 4)"),
+        ("whole.fc", "same"),
     ],
     "docs/maths.md": [("", "equal(got, want)")],
     "docs/guide/quickstart.md": [
@@ -209,8 +210,18 @@ CHECKS = {
         ("weights < 0.8", "removed > 0 and change > 0"),
         ("saliency", "far < 0.5 * reach.max().item()"),
     ],
-    "docs/guide/migrate_torch.md": [("layer = from_torch", "same")],
-    "docs/guide/migrate_keras.md": [("layer = from_keras", "same")],
+    "docs/guide/migrate_torch.md": [
+        ("model.save_weights", "loss.item() < 0.01"),
+        ('from_torch("model.pt")', "same"),
+        ("model.cfc, prefix", "equal(model.cfc(two), theirs(two)[0])"),
+        ("model.cfc, prefix", "equal(layer(two)[0], theirs(two)[0])"),
+        ("model.cfc, prefix", "model.head.weight.tolist() == 2 * [8 * [1.0]]"),
+        ("loss_of(layer, x, y, hx)", "last < 0.5 * mx.mean(mx.square(y)).item()"),
+    ],
+    "docs/guide/migrate_keras.md": [
+        ("layer = from_keras", "same"),
+        ("bias_correction=True", "loss.item() < 0.01"),
+    ],
     "docs/guide/migrate_mlx_ports.md": [("mlx_ncps.alias", "learned")],
 }
 
