@@ -124,6 +124,14 @@ def push_to_hub(
         revision: branch to commit to; None: the main one.
 
     Raises as `save_pretrained` does; ImportError when `huggingface_hub` is not installed.
+
+    Example:
+        >>> from mlx_ncps import CfC
+        >>> from mlx_ncps.pretrained import push_to_hub
+        >>> push_to_hub(CfC(3, 8), "user/policy", private=True)  # doctest: +SKIP
+        >>> push_to_hub(CfC(3, 8), "")
+        Traceback (most recent call last):
+        ValueError: [push_to_hub] repository must be a string, got ''.
     """
     import tempfile
 

@@ -21,19 +21,39 @@ def __dir__() -> list[str]:
 
 
 class Part(NamedTuple):
-    """A row of a `Summary`: a module, its kind, and its numbers of parameters, those of the modules
-    within it included.
+    """A row of a `Summary`: a module, and its numbers of parameters, those of the modules within it
+    included.
+
+    Args:
+        name: where it is in the model, "rnn_cell.wiring"; "" of the model itself.
+        kind: its class.
+        trainable: numbers that training changes.
+        other: numbers of masks, wirings and what is frozen.
+        note: what is to be said of it, as "not built".
+
+    Example:
+        >>> summary(CfC(3, 8)).parts[0]
+        Part(name='', kind='CfC', trainable=5664, other=0, note='')
     """
 
-    name: str  # "" of the model itself
+    name: str
     kind: str
     trainable: int
-    other: int  # masks, wirings and what is frozen
+    other: int
     note: str = ""
 
 
 class Summary(NamedTuple):
-    """The parameters of a model by part; printed, a table."""
+    """The parameters of a model by part; printed, a table.
+
+    Args:
+        parts: a `Part` for the model itself, then one for each part.
+
+    Example:
+        >>> found = summary(CfC(3, 8))
+        >>> found.trainable, found.other
+        (5664, 0)
+    """
 
     parts: tuple[Part, ...]
 

@@ -11,14 +11,15 @@ import mlx_ncps
 import pytest
 
 from tests.support import ROOT
+from tests.support.public import public_modules
 
 PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
-MODULES = ["", "rnn", "cells", "layers", "wirings", "ops", "convert", "config", "weights"]
-MODULES = [f"mlx_ncps.{name}".rstrip(".") for name in MODULES]
 NUMPY = "mlx_ncps.ops.numpy"  # has the names and arguments of mlx_ncps.ops
+MODULES = [name for name in public_modules() if name != NUMPY]
 DIRECTIVES = {"class": inspect.isclass, "function": inspect.isfunction}
 NATIVE = {"get_instruction_set", "get_num_threads", "instruction_sets"}
 NATIVE |= {"set_instruction_set", "set_num_threads"}
+NEEDS = {"import ncps": "ncps", "to_onnx(": "onnx", "to_coreml(": "coremltools"}
 SESSION = re.search(r"```python\n(.*?)```", (ROOT / "docs/api/index.md").read_text(), re.DOTALL)[1]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -52,6 +53,14 @@ def documented():
 
 OBJECTS = [entry for entry in public(MODULES).values() if not is_constant(entry[1])]
 by_name = pytest.mark.parametrize(("name", "thing"), OBJECTS, ids=[name for name, _ in OBJECTS])
+
+
+def test_every_module_that_the_pages_import_from_is_public():
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+    named = set(re.findall(r"from (mlx_ncps[\w.]*) import", text))
+    assert len(named) > 3
+    assert named <= set(MODULES) | {NUMPY}
+    assert {"mlx_ncps", "mlx_ncps.export", "mlx_ncps.pretrained"} <= set(MODULES)
 
 
 def test_every_public_object_is_on_one_page():
@@ -118,8 +127,8 @@ def test_the_example_runs(name, thing, request, tmp_path, monkeypatch):
     assert any(wants), f"{name}: its example shows nothing"
     if name.rpartition(".")[2] in NATIVE:
         request.getfixturevalue("native")
-    if "import ncps" in text:
-        pytest.importorskip("ncps")
+    for package in (package for needed, package in NEEDS.items() if needed in text):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     wrong = run(inspect.cleandoc(text), name)
     assert not wrong, wrong

@@ -1,12 +1,15 @@
 """Tab completion of the package, its modules and its objects shows what is public, and no more."""
 
+import importlib
+
 import mlx.nn as nn
 import mlx_ncps
 import pytest
-from mlx_ncps import cells, config, convert, export, layers, ops, rnn, weights, wirings
 from mlx_ncps.wirings import AutoNCP
 
-MODULES = (mlx_ncps, cells, layers, rnn, ops, ops.numpy, wirings, convert, config, export, weights)
+from tests.support.public import public_modules
+
+MODULES = [importlib.import_module(name) for name in public_modules()]
 
 LAYER = """
     build compute_output_shape from_config from_pretrained get_config op push_to_hub redraw

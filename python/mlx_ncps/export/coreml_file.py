@@ -78,9 +78,12 @@ def to_coreml(layer: Any, path: str | os.PathLike[str], *, batch: int = 1) -> No
     Raises ValueError as `to_c`, and for another ending; ImportError without `coremltools`.
 
     Example:
-        >>> import tempfile
+        >>> import pathlib, tempfile
         >>> from mlx_ncps import CfC, export
-        >>> export.to_coreml(CfC(3, 8), tempfile.mkdtemp() + "/policy.mlpackage")
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "policy.mlpackage")
+        >>> export.to_coreml(CfC(3, 8), path)
+        >>> (path / "Manifest.json").is_file()
+        True
     """
     op = "to_coreml"
     file, batch = checks.path(op, "path", path), checks.size(op, "batch", batch)

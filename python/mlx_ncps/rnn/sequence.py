@@ -101,9 +101,10 @@ class SequenceLayer(Configurable, Neurons, Immediate):
             [B, T, 1]; [T, B], [T, B, 1] with batch_first=False. Alias `time_delta`. A direction
             that reads backwards takes each step with its own time span.
         mask: [B, T] ([T, B], [T]), 0 where a step is missing: it is never read, state and output
-            of the step before it stay, and its time span isn't added to the next one's. Or [B, T, F] ([T, B, F], [T, F]) for inputs of F
-            features, 0 where a feature is missing: the cell reads its last seen values and the
-            mask, 2 F inputs, or also the time since each was seen, 3 F inputs (`carry_forward`).
+            of the step before it stay, and its time span isn't added to the next one's. Or
+            [B, T, F] ([T, B, F], [T, F]) for inputs of F features, 0 where a feature is missing:
+            the cell reads its last seen values and the mask, 2 F inputs, or also the time since
+            each was seen, 3 F inputs (`carry_forward`).
         resets: [B, T] ([T, B], [T]), not 0 at the first step of an episode: the state starts anew
             before it, and nothing passes from one episode to another, gradients neither. A
             direction that reads backwards starts anew before the last step of an episode.
