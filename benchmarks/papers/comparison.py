@@ -34,7 +34,6 @@ class Experiment:
     measure: Callable | None = None
 
 
-
 def of_models(protocol: Protocol) -> tuple[tuple[str, int], ...]:
     """All models, of the protocol's units."""
     return tuple((model, protocol.units) for model in MODELS)
@@ -65,8 +64,8 @@ def run_one(experiment, model, units, rate, seed, data, options, *, quiet=False)
     entry = {"model": model, "units": units, "rate": rate, "epochs": len(run.log), "seed": seed}
     entry |= {"valid_loss": round(loss, 4) if math.isfinite(loss) else None}
     entry |= {"accuracy": round(accuracy, 2), "parameters": parameters(run.model)}
-    entry |= {"synapses": synapses(run.model), "seconds": round(run.seconds, 1)}
-    entry |= {"processor_seconds": round(run.processor_seconds, 1)}
+    entry |= {"synapses": synapses(run.model), "seconds": round(run.seconds, 2)}
+    entry |= {"processor_seconds": round(run.processor_seconds, 2)}
     if experiment.measure is not None:
         entry |= experiment.measure(run.model, held_out, seed)
     add_result(options.results, entry)
@@ -120,7 +119,9 @@ def draw(experiment, entries, path) -> None:
 
 def command(experiment: Experiment, argv=None, draw=draw, table_of=results_table) -> int:
     """The command of an experiment: train, table or figure."""
-    parser = arguments(experiment.description, experiment.name, experiment.protocol.epochs, "of a run")
+    parser = arguments(
+        experiment.description, experiment.name, experiment.protocol.epochs, "of a run"
+    )
     parser.set_defaults(seed=[0, 1, 2])
     known = sorted({model for model, _ in experiment.models})
     parser.add_argument("--model", choices=known, nargs="+", default=known)

@@ -1,5 +1,5 @@
-"""Handwritten digits of scikit-learn, read pixel by pixel, half of the pixels dropped at random: the
-elapsed time tells how many pixels were passed over.
+"""Handwritten digits of scikit-learn, read pixel by pixel, half of the pixels dropped at random:
+the elapsed time tells how many pixels were passed over.
 
     python -m benchmarks.papers.digits train
     python -m benchmarks.papers.digits table

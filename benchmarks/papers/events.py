@@ -20,7 +20,6 @@ class Events(NamedTuple):
     parity: np.ndarray  # [N] 0 or 1
 
 
-
 def make_events(samples: int, seed: int) -> Events:
     """Random strings of 2 .. PAD - 1 bits, lengths and bits uniform, as events. With the numbers
     and seeds of STRINGS they are the paper's own: its code draws from the same generator.

@@ -40,7 +40,9 @@ def beside_published(rows, label: str, title: str, path) -> None:
             axis.errorbar(place - 0.12, mean, deviation, **grey)
         blue = {"color": STYLES["cfc"][1], "capsize": 4}
         ours = "mlx-ncps, mean and deviation; dots: runs" if place == len(rows) - 1 else None
-        axis.errorbar(place + 0.12, np.mean(values), _deviation(values), fmt="o", **blue, label=ours)
+        axis.errorbar(
+            place + 0.12, np.mean(values), _deviation(values), fmt="o", **blue, label=ours
+        )
         axis.plot([place + 0.24] * len(values), values, ".", color="#56b4e9", ms=4)
     axis.set_xticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
     axis.set(ylabel=label, title=title)

@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import sys
-
 from pathlib import Path
 
 import mlx.core as mx

@@ -134,7 +134,9 @@ def arguments(description: str, name: str, epochs: int, meaning: str) -> argpars
     add("--seed", type=int, nargs="+", default=[0])
     add("--epochs", type=int, default=epochs, help=meaning)
     add("--threads", type=int, help="of the fused kernels")
-    add("--lock", help="file whose shared lock is held during an epoch, so that others can pause it")
+    add(
+        "--lock", help="file whose shared lock is held during an epoch, so that others can pause it"
+    )
     add("--checkpoints", default=CHECKPOINTS / name, help="folder of the runs")
     add("--results", default=RESULTS / f"{name}.json", help="file of the results")
     add("--figure", default=FIGURES / f"papers_{name}.png", help="file of the picture")

@@ -12,7 +12,6 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 
-
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim

@@ -1,5 +1,5 @@
-"""Writes golden/paper_steps.npz: weights of the CfC paper's own TensorFlow cells, of event-based XOR,
-before training and after each of three steps of its optimisers.
+"""Writes golden/paper_steps.npz: weights of the CfC paper's own TensorFlow cells, of event-based
+XOR, before training and after each of three steps of its optimisers.
 
     python tests/golden/make_paper_steps.py FOLDER
 
