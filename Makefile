@@ -47,7 +47,7 @@ test: $(VENV)/test
 	MLX_NCPS_REQUIRE_NATIVE=1 $(PYTEST) $(PYTEST_ARGS)
 
 test-as-mac: build/mac/built
-	MLX_NCPS_REQUIRE_NATIVE=1 $(PYTEST) --as-mac $(PYTEST_ARGS)
+	MLX_NCPS_REQUIRE_NATIVE=1 $(PYTEST) --as-mac --second-run $(PYTEST_ARGS)
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/digits.py $(DEMO_ARGS)

@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 from mlx_ncps import _loader
 
+from tests.support import second_runs
 from tests.support.left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
 
 hide(os.environ.get("MLX_NCPS_TEST_WITHOUT", ""))
@@ -20,6 +21,8 @@ if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
 
 def pytest_addoption(parser):
     parser.addoption("--as-mac", action="store_true", help="as on a Mac: tests/support/as_mac.py")
+    text = "without what the first run has shown: tests/support/second_runs.py"
+    parser.addoption("--second-run", action="store_true", help=text)
 
 
 def pytest_configure(config):
@@ -34,8 +37,22 @@ def pytest_ignore_collect(collection_path, config):
         from tests.support import as_mac
 
         path = collection_path.relative_to(config.rootpath).as_posix()
-        return path.startswith(as_mac.SKIPPED) or None
-    return None
+        if path.startswith(as_mac.SKIPPED):
+            return True
+    return second_runs.ignores(second_runs.mode(config), collection_path) or None
+
+
+def pytest_collection_modifyitems(config, items):
+    mode = second_runs.mode(config)
+    if not mode:
+        return
+    kept, gone = [], []
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        known = item.nodeid, parameters, getattr(item, "fixturenames", ())
+        (gone if second_runs.left_out(mode, *known) else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=gone)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from; a part whose file is absent says that it is not measured yet, and which co
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -36,6 +37,7 @@ TABLES = {
     "apple": ("Apple chips: the GPU, backend metal", "make bench-apple"),
     "nvidia": ("NVIDIA GPUs: backend cuda", "make bench-nvidia"),
 }
+CHECKS = "{}_checks.json"  # beside the results of a GPU: what tools/check_gpu.py found there
 CAPTIONS = {
     "scaling_T": "Time over the number of time steps.",
     "scaling_H": "Time over the number of neurons.",
@@ -73,6 +75,8 @@ def page(results: Path, figures: Path, folder: Path) -> str:
         path = results / f"{name}.json"
         parts.append(f"## {title}\n")
         parts.append(_table_part(read(path)) if path.exists() else _absent(command))
+        checks = results / CHECKS.format(name)
+        parts += [_checks_part(json.loads(checks.read_text("utf-8")))] if checks.exists() else []
         if name == "cpu":
             parts += _scaling_part(results / "scaling.json", figures, folder)
             parts += _memory_part(results / "memory.json", figures, folder)
@@ -98,6 +102,22 @@ def _table_part(document) -> str:
             "Mac.\n"
         )
     return "\n".join(parts)
+
+
+def _checks_part(found: dict) -> str:
+    """What tools/check_gpu.py kept."""
+    verdicts = (f"{step} {'passed' if ok else '**failed**'}" for step, ok in found["steps"].items())
+    lines = [f"### Checks on {found['device']}\n", f"mlx {found['mlx']}, {found['how']}: "]
+    lines[-1] += ", ".join(verdicts) + "."
+    if "values" in found:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in found["values"].items())
+        lines.append(f"Values and gradients of the tests' cases: {counts}.")
+    if "published" in found:
+        times = ", ".join(f"{part} {ms:.3g} ms" for part, ms in found["published"].items())
+        text = "The shape that ltc-cuda publishes (LTC B24 T8 I128 H64 U6, half of the synapses, "
+        text += "forward 1.7 ms and backward 11 ms on a GTX 1080): "
+        lines.append(f"{text}{times}.")
+    return "\n".join(lines) + "\n"
 
 
 def _scaling_part(path: Path, figures: Path, folder: Path) -> list[str]:

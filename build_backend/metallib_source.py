@@ -90,6 +90,7 @@ def record() -> Source:
         facts = {"batch": batch, "steps": 2, "inputs": 8, "training": training}
         for units in LTC_UNITS:
             trace_ltc(run, **facts, units=units, unfolds=2)
+        trace_ltc(run, **facts, units=LTC_UNITS[0], unfolds=2, implicit=True)
         for units, backbone, scalar in itertools.product(CFC_UNITS, BACKBONES, (False, True)):
             options = {"mode": "default", "activation": "lecun_tanh", "scalar_ts": scalar}
             trace_cfc(run, **facts, units=units, backbone=backbone, **options)

@@ -9,13 +9,16 @@
 2. sanitize: a part of them under compute-sanitizer's memcheck, racecheck, initcheck and synccheck
    (NVIDIA only);
 3. published: the shape whose times ltc-cuda publishes, beside these;
-4. measure: `python -m benchmarks --device gpu`, against plain, compiled and hand-written MLX,
-   PyTorch eager and torch.compile where they are installed. It keeps its results in --out and
-   prints the part of docs/results.md that they make. What follows `--` goes to the benchmarks:
-   `... cuda -- --quick --only ltc`.
+4. profile: the benchmarks' sequences under Nsight Compute, the slowest kernels first (NVIDIA only);
+5. measure: `python -m benchmarks --device gpu`, against plain, compiled and hand-written MLX,
+   PyTorch eager and torch.compile, JAX plain and by hand, where they are installed. It keeps its
+   results in --out and prints the part of docs/results.md that they make. What follows `--` goes to
+   the benchmarks: `... cuda -- --quick --only ltc`.
 
-Ends with 0 only if all of it passed, 2 where the GPU is missing; --steps chooses. The backend cpu
-tries out the script itself.
+Ends with 0 only if all of it passed, 2 where the GPU is missing; --steps chooses. --store brings
+what --out has then, with the GPU's name, into docs/results and docs/results.md. --through cupy runs
+the kernels through CuPy, where MLX itself does not start: values and sanitizers alone. The backend
+cpu tries out the script itself.
 """
 
 from __future__ import annotations
@@ -60,12 +63,13 @@ from tests.support.running import (
     check_states,
     problem,
 )
+from tools import gpu_profile
 from tools.failing_kernel import failing_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 
 CASES = [*LTC_CASES, *LTC_WIRED_CASES, *LTC_EMPTY_CASES, *CFC_CASES, *CFC_EMPTY_CASES]
-FEW = [
+FEW = [  # every kernel
     LtcCase(batch=3, steps=3, units=33, timespans="per_batch"),
     LtcCase(batch=17, steps=2, units=100, unfolds=2),
     LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2),
@@ -73,6 +77,7 @@ FEW = [
     CfcCase(batch=5, units=33, backbone_units=17, timespans="per_batch"),
     CfcCase(batch=3, units=200, backbone_units=128, layers=2, mode="no_gate"),
     CfcCase(batch=3, units=17, layers=0, mode="pure"),
+    CfcCase(batch=2, units=300, backbone_units=256, timespans="per_batch"),  # by products
 ]
 # What https://github.com/clubsnake/ltc-cuda publishes in its README, measured on a GTX 1080.
 PUBLISHED = LtcCase(batch=24, steps=8, inputs=128, units=64, density=0.5)
@@ -131,7 +136,7 @@ def check(cases, backend: str, out: Path | None = None) -> bool:
         print(f"the first kernel that fails: {kernel.name}\n{kernel.error}")
     failed = count["failed"] + count["error"]
     if out:
-        out.mkdir(parents=True, exist_ok=True)
+        keep(out, backend, values=dict(count))
         kept = dict(count) | {"failures": failures, "kernel": kernel and kernel._asdict()}
         (out / f"values-{backend}.json").write_text(json.dumps(kept, indent=1) + "\n")
     skipped = f", {count['skipped']} skipped: not in the metallib" if count["skipped"] else ""
@@ -139,7 +144,7 @@ def check(cases, backend: str, out: Path | None = None) -> bool:
     return failed == 0 and count["passed"] > 0
 
 
-def sanitize(backend: str) -> bool:
+def sanitize(backend: str, out: Path, through: str | None = None) -> bool:
     """This script's step `few` under each tool of compute-sanitizer."""
     if not shutil.which("compute-sanitizer"):
         print("sanitizers: compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
@@ -147,9 +152,9 @@ def sanitize(backend: str) -> bool:
     passed = True
     for tool in SANITIZERS:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
-        done = subprocess.run(
-            [*command, "-m", "tools.check_gpu", backend, "--steps", "few"], cwd=ROOT, check=False
-        )
+        command += ["-m", "tools.check_gpu", backend, "--steps", "few", "--out", str(out / tool)]
+        command += ["--through", through] if through else []
+        done = subprocess.run(command, cwd=ROOT, check=False)
         print(f"{tool}: {'clean' if done.returncode == 0 else f'exit status {done.returncode}'}")
         passed = passed and done.returncode == 0
     return passed
@@ -165,7 +170,7 @@ def _median_ms(call, repeats: int = 20) -> float:
     return 1e3 * statistics.median(times)
 
 
-def published(backend: str) -> bool:
+def published(backend: str, out: Path) -> bool:
     """Median times of forward and backward at the published shape, beside the published ones."""
     f, leaves, cotangents = problem(PUBLISHED, synapses=True)
     arrays = list(leaves.values())
@@ -176,6 +181,7 @@ def published(backend: str) -> bool:
     print(f"{PUBLISHED}: times of a call, as ltc-cuda published them and here")
     for part, ms in times.items():
         print(f"  {part:<10} {PUBLISHED_MS[part]:>7.1f} ms on a GTX 1080, {ms:>8.3f} ms here")
+    keep(out, backend, published=times)
     return True
 
 
@@ -189,6 +195,25 @@ def measure(backend: str, out: Path, more=()) -> bool:
     if path.exists():
         print(results_part(path))
     return done.returncode == 0
+
+
+def keep(out: Path, backend: str, **facts) -> None:
+    """Add facts to what is kept of the checks, beside the results of the benchmarks."""
+    path = out / page.CHECKS.format(RESULTS[backend])
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept | facts, indent=1) + "\n")
+
+
+def store(backend: str, out: Path, results: Path = page.PAGE.parent / "results") -> bool:
+    """What --out has, into docs/results, and docs/results.md anew."""
+    name = RESULTS[backend]
+    files = [out / f"{name}.json", out / page.CHECKS.format(name)]
+    there = [path for path in files if path.exists()]
+    for path in there:
+        shutil.copy(path, results)
+    command = [sys.executable, "-m", "benchmarks", "page", "--device", "cpu"]
+    return bool(there) and subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def results_part(path: Path) -> str:
@@ -206,8 +231,10 @@ STEPS = {
         [*CASES, *random_ltc_cases(20), *random_cfc_cases(20)], o.backend, o.out
     ),
     "few": lambda o: check(FEW, o.backend, o.out),
-    "sanitize": lambda o: sanitize(o.backend),
-    "published": lambda o: published(o.backend),
+    "sanitize": lambda o: sanitize(o.backend, o.out, o.through),
+    "published": lambda o: published(o.backend, o.out),
+    "sequences": lambda o: gpu_profile.sequences(o.backend),
+    "profile": lambda o: gpu_profile.profile(o.backend, o.out),
     "measure": lambda o: measure(o.backend, o.out, o.benchmarks),
 }
 
@@ -220,6 +247,8 @@ def parse(argv) -> argparse.Namespace:
     parser.add_argument("backend", choices=RESULTS)
     parser.add_argument("--steps", nargs="+", choices=STEPS)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "results", metavar="FOLDER")
+    parser.add_argument("--store", action="store_true", help="into docs/results and its page")
+    parser.add_argument("--through", choices=("cupy",), help="values where MLX does not start")
     parser.add_argument(
         "--as-mac", action="store_true", help="simulate it: tests/support/as_mac.py"
     )
@@ -228,30 +257,53 @@ def parse(argv) -> argparse.Namespace:
     options = parser.parse_args(argv[:split])
     options.benchmarks = argv[split + 1 :]
     options.out = options.out.resolve()
-    sanitized = ["sanitize"] if options.backend == "cuda" else []
-    options.steps = options.steps or ["values", *sanitized, "published", "measure"]
+    if options.store and options.backend == "cpu":
+        parser.error("--store is for a GPU's results")
+    if options.through and options.backend != "cuda":
+        parser.error("--through is for the backend cuda")
+    nvidia = options.backend == "cuda"
+    usual = ["values", *["sanitize"] * nvidia]
+    usual += [] if options.through else ["published", *["profile"] * nvidia, "measure"]
+    options.steps = options.steps or usual
     return options
 
 
 def main(argv=None) -> int:
     """Run the steps that were asked for."""
     options = parse(sys.argv[1:] if argv is None else argv)
-    backend = options.backend
     if options.as_mac:
         from tests.support import as_mac
 
         as_mac.install()
+    if options.through:
+        from tools import cupy_kernels
+
+        try:
+            with cupy_kernels.installed():
+                return steps(options, cupy_kernels.device_name())
+        except (ImportError, RuntimeError) as error:
+            print(f"the backend cuda can't run here through CuPy: {error}")
+            return 2
+    return steps(options)
+
+
+def steps(options, name: str | None = None) -> int:
+    """Run the steps, on a GPU of this name or MLX's."""
+    backend = options.backend
     status = {row.name: row for row in dispatch.describe()}[backend]
     if not status.available:
         print(f"the backend {backend} can't run here: {status.reason}")
         return 2
-    mx.set_default_device(mx.cpu if backend == "cpu" else mx.gpu)
-    print(
-        f"{mx.device_info().get('device_name', 'unnamed device')}, mlx {mx.__version__}, {backend}",
-        flush=True,
-    )
-    results = [STEPS[step](options) for step in options.steps]  # all, also after a failure
-    return 0 if all(results) else 1
+    mx.set_default_device(mx.cpu if backend == "cpu" or name else mx.gpu)
+    name = name or mx.device_info().get("device_name", "unnamed device")
+    print(f"{name}, mlx {mx.__version__}, {backend}: {status.reason}", flush=True)
+    results = {step: STEPS[step](options) for step in options.steps}  # all, also after a failure
+    if options.steps != ["few"] and options.steps != ["sequences"]:
+        keep(options.out, backend, device=name, how=status.reason, mlx=mx.__version__)
+        keep(options.out, backend, steps=results)
+    if options.store:
+        results["store"] = store(backend, options.out)
+    return 0 if all(results.values()) else 1
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ class LanguageError(MSLError):
 
 
 class LaunchError(MSLError):
-    """The launch exceeds a limit of Metal: threads, buffers, threadgroup memory."""
+    """The launch exceeds a limit of Metal (threads, buffers, threadgroup memory), or binds a number
+    of another type than the kernel declares.
+    """
 
 
 class ExecutionError(MSLError):
@@ -86,6 +88,10 @@ class UndefinedBehaviourError(ExecutionError):
     """Misaligned access, integer overflow or division by zero, out-of-range conversion."""
 
 
+class NotFiniteError(ExecutionError):
+    """An output element that is NaN or infinite, under the option `finite`."""
+
+
 class CrashError(ExecutionError):
     """A wild pointer or an exhausted private stack."""
 
@@ -93,6 +99,7 @@ class CrashError(ExecutionError):
 _CLASSES: dict[str, type[MSLError]] = {
     "compile": CompileError,
     "limit": LaunchError,
+    "argument": LaunchError,
     "oob": OutOfBoundsError,
     "race": RaceError,
     "barrier": BarrierError,
@@ -102,6 +109,8 @@ _CLASSES: dict[str, type[MSLError]] = {
     "unwritten": UnwrittenError,
     "read-only": ReadOnlyError,
     "ub": UndefinedBehaviourError,
+    "wrap": UndefinedBehaviourError,
+    "not-finite": NotFiniteError,
     "crash": CrashError,
 }
 

@@ -50,13 +50,16 @@ def metal_kernel(
         header,
         ensure_row_contiguous,
         atomic_outputs,
+        mode,
     )
 
 
 class SimulatedKernel:
     """What `metal_kernel` returns; `stats` tells what the last run did."""
 
-    def __init__(self, name, inputs, outputs, source, header, row_contiguous, atomic_outputs):
+    def __init__(
+        self, name, inputs, outputs, source, header, row_contiguous, atomic_outputs, math_mode
+    ):
         self.name = name
         self.input_names = inputs
         self.output_names = outputs
@@ -64,6 +67,7 @@ class SimulatedKernel:
         self.header = header
         self.row_contiguous = row_contiguous
         self.atomic_outputs = atomic_outputs
+        self.math_mode = math_mode
         self.stats: Stats | None = None
 
     def __call__(
@@ -142,7 +146,8 @@ class SimulatedKernel:
         options = current()
         host_name, text = self.text(inputs, output_dtypes, template, line_marks=True)
         checked = options.mode == "checked"
-        key = (text, checked, options.metal_versions, options.lint, options.allow)
+        key = (text, self.math_mode, checked, options.metal_versions, options.lint, options.allow)
+        key += (options.unsigned_overflow,)
         if key not in _compiled:
             _compiled[key] = Kernel(
                 f'{PRELUDE}#line 1 "{self.name}.generated"\n{text}',
@@ -154,6 +159,8 @@ class SimulatedKernel:
                 checked=checked,
                 judge=options.lint,
                 allow=options.allow,
+                math_mode=self.math_mode,
+                unsigned_overflow=options.unsigned_overflow,
             )
         return _compiled[key]
 

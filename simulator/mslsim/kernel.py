@@ -14,9 +14,9 @@ from .errors import Finding, LanguageError
 from .launcher import Slot, launcher, most_threads
 from .lint import lint
 from .preprocess import preprocess
-from .rewrite import reserved_words, rewrite
+from .rewrite import not_finite_in_fast_math, reserved_words, rewrite
 from .scan import scan
-from .tokens import FrontEndError, tokenize
+from .tokens import FrontEndError, Tokens, tokenize
 
 STAND_IN = compiler.HERE / "metal"
 _LANGUAGE = (
@@ -63,6 +63,8 @@ class Kernel:
         checked: Compile for the memory model.
         judge: Whether to apply the lint.
         allow: Kinds of findings of the lint that do not raise.
+        math_mode: As Metal compiles: with "fast" there is no NaN and no infinity.
+        unsigned_overflow: Whether unsigned integers that wrap are findings.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Kernel:
         checked: bool = True,
         judge: bool = True,
         allow: Iterable[str] = (),
+        math_mode: str = "safe",
+        unsigned_overflow: bool = False,
     ):
         self.name = name
         self.checked = checked
@@ -89,14 +93,20 @@ class Kernel:
             for version in metal_versions
         ]
         if judge:
-            self._judge(units, set(allow))
-        self.slots: list[Slot] = units[0].slots
-        self.most_threads: int | None = units[0].most_threads
-        self.threadgroup_names: dict[int, str] = units[0].rewritten.threadgroup_names
-        self.object_path: Path = units[0].build(checked)
+            self._judge(units, set(allow), math_mode)
+        _, slots, most, rewritten = units[0].parts
+        self.slots: list[Slot] = slots
+        self.most_threads: int | None = most
+        self.threadgroup_names: dict[int, str] = rewritten.threadgroup_names
+        self.object_path: Path = units[0].build(checked, unsigned_overflow)
 
-    def _judge(self, units: list[_Unit], allow: set[str]) -> None:
-        findings = list(dict.fromkeys(f for unit in units for f in unit.findings()))
+    def _judge(self, units: list[_Unit], allow: set[str], math_mode: str) -> None:
+        # What is the same text at two levels is judged at the older: a level takes nothing away.
+        oldest_first = sorted(units, key=lambda unit: unit.version)
+        different = {unit.own_text(): unit for unit in reversed(oldest_first)}.values()
+        findings = list(dict.fromkeys(f for unit in different for f in unit.findings()))
+        if math_mode == "fast":
+            findings += not_finite_in_fast_math(units[0].tokens(), self.user_files)
         self.warnings = [f for f in findings if f.severity == "warning" or f.kind in allow]
         errors = [f for f in findings if f not in self.warnings]
         if errors:
@@ -127,14 +137,28 @@ class _Unit:
         self.file = file
         self.user_files = user_files
         self.version = version
-        expanded = preprocess(text, file, version, includes, defines)
-        values = tuple(sorted(constants.items(), key=str))
+        self.constants = tuple(sorted(constants.items(), key=str))
+        self.expanded = preprocess(text, file, version, includes, defines)
+
+    @functools.cached_property
+    def parts(self) -> tuple:
+        """What _front_end makes of the text: of a level that is not judged, nothing."""
+        users = frozenset(self.user_files)
         try:
-            self.text, self.slots, self.most_threads, self.rewritten = _front_end(
-                expanded, file, kernel, values, frozenset(user_files)
-            )
+            return _front_end(self.expanded, self.file, self.kernel, self.constants, users)
         except FrontEndError as error:
-            raise LanguageError(kernel, [Finding("front-end", file, str(error))]) from error
+            finding = Finding("front-end", self.file, str(error))
+            raise LanguageError(self.kernel, [finding]) from error
+
+    def tokens(self) -> Tokens:
+        return tokenize(self.expanded, self.file)
+
+    def own_text(self) -> str:
+        """The expanded text of the user's own files."""
+        parts = re.split(r'^# \d+ "([^"\n]*)".*$', self.expanded, flags=re.M)
+        return "".join(
+            b for a, b in zip(parts[1::2], parts[2::2], strict=True) if a in self.user_files
+        )
 
     def _command(self, *flags: str) -> list[str]:
         return [
@@ -148,7 +172,7 @@ class _Unit:
         headers = [path.read_text() for path in sorted(STAND_IN.iterdir())]
         tools = compiler.toolchain()
         command = [*tools.link, *self._command(*more)]
-        return compiler.digest(tools.version, *headers, self.text, *command)
+        return compiler.digest(tools.version, *headers, self.parts[0], *command)
 
     def findings(self) -> list[Finding]:
         """What the lint says, from the cache when it said it before."""
@@ -165,14 +189,16 @@ class _Unit:
         source.unlink()
         if done.returncode:
             raise compiler.fail(self.kernel, done.stderr)
-        found = self.rewritten.findings + lint(
+        found = self.parts[3].findings + lint(
             done.stdout, done.stderr, self.version, self.user_files
         )
         path.write_text(json.dumps([asdict(f) for f in found]))
 
-    def build(self, checked: bool) -> Path:
+    def build(self, checked: bool, unsigned_overflow: bool) -> Path:
         """The shared object, from the cache when it is there."""
         flags = (*_CODE, *(_CHECKED if checked else _FAST), *compiler.cpu_flags())
+        if checked and unsigned_overflow:
+            flags += ("-fsanitize=unsigned-integer-overflow",)
 
         def make(path: Path) -> None:
             source, compiled = self._write_source(path), path.with_suffix(".o")
@@ -190,5 +216,5 @@ class _Unit:
 
     def _write_source(self, path: Path) -> Path:
         source = path.with_suffix(".clcpp")
-        source.write_text(self.text)
+        source.write_text(self.parts[0])
         return source

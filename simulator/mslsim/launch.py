@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import compiler
+from . import compiler, words
 from .errors import EXECUTION_KINDS, Finding, LaunchError, execution_error
 from .kernel import Kernel
 from .options import ORDERS, current
@@ -142,6 +142,7 @@ def launch(
     threadgroup = [min(int(t), g) for t, g in zip(threadgroup, grid, strict=True)]
     slots = {s.index: s for s in kernel.slots if s.kind == "buffer"}
     _check_limits(kernel, grid, threadgroup, slots)
+    _check_numbers(kernel, buffers, slots.values())
     count = max(slots, default=-1) + 1
     address, size = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     item_size, flags = np.ones(count, np.uint32), np.full(count, _IS_CONSTANT, np.uint32)
@@ -183,6 +184,8 @@ def launch(
         request.block_size[i] = (n + 15) // 16 * 16
     abandoned = _runtime().mslsim_launch(ctypes.byref(request))
     findings = _findings(kernel, report.value.decode(errors="replace"))
+    if options.finite and not abandoned:
+        findings += _not_finite(buffers, slots.values())
     wrong = [f for f in findings if f.kind in EXECUTION_KINDS - options.allow]
     if wrong or abandoned:
         raise execution_error(kernel.name, wrong or findings)
@@ -206,6 +209,39 @@ def _check_limits(kernel, grid, threadgroup, slots) -> None:
         raise LaunchError(kernel.name, [Finding("limit", "", text)])
 
 
+def _check_numbers(kernel, buffers, slots) -> None:
+    """A number that the host binds must have the declared type: Metal copies its bytes."""
+    found = []
+    for slot in slots:
+        dtype = buffers[slot.name].array.dtype
+        declared = words.SIZES.get(slot.element) if slot.is_number else None
+        if declared and declared != (dtype.itemsize, dtype.kind):
+            text = f"'{slot.name}' is {dtype.name} on the host, the kernel declares {slot.element}"
+            found.append(Finding("argument", "", text))
+    if found:
+        raise LaunchError(kernel.name, found)
+
+
+def _not_finite(buffers, slots) -> list[Finding]:
+    """Outputs with elements that are NaN or infinite."""
+    found = []
+    for slot in slots:
+        buffer = buffers[slot.name]
+        if not buffer.output:
+            continue
+        if slot.element in words.BFLOATS:
+            bad = buffer.array.view(np.uint16) & 0x7F80 == 0x7F80
+        elif buffer.array.dtype.kind == "f":
+            bad = ~np.isfinite(buffer.array)
+        else:
+            continue
+        at = np.flatnonzero(bad)
+        if at.size:
+            text = f"{at.size} of {bad.size} elements are NaN or infinite, the first is {at[0]}"
+            found.append(Finding("not-finite", "", f"output '{slot.name}': {text}"))
+    return found
+
+
 def _findings(kernel: Kernel, report: str) -> list[Finding]:
     found = []
     for line in report.splitlines():
@@ -213,6 +249,8 @@ def _findings(kernel: Kernel, report: str) -> list[Finding]:
         places = [place_of(kernel, int(a, 16)) for a in (first, second) if int(a, 16)]
         if "\t" in text:  # the finding carries its own place
             place, text = text.split("\t", 1)
+            if kind == "wrap" and place.split(":")[0] not in kernel.user_files:
+                continue  # in what the headers compute
             places = [place] if place else []
         text = re.sub(
             r"'#(\d+)'",

@@ -20,6 +20,8 @@ class Slot:
     index: int
     space: str  # device, constant, threadgroup
     writable: bool
+    element: str = ""  # the declared type of its elements
+    is_number: bool = False  # a reference: one element
 
 
 def launcher(declared: Declarations, host_name: str) -> tuple[str, list[Slot]]:
@@ -97,5 +99,6 @@ def _argument(parameter: Parameter, kind: str, slots: list[Slot]) -> tuple[str, 
     index = int(attributes.get("buffer") or (used[-1] + 1 if used else 0))
     space = "constant" if re.search(r"\bconstant\b", declaration) else "device"
     writable = not re.search(r"\b(const|constant)\b", declaration)
-    slot = Slot(parameter.name, "buffer", index, space, writable)
+    element = re.sub(r"[*&].*|\b(const|constant|device|volatile)\b", "", declaration).strip()
+    slot = Slot(parameter.name, "buffer", index, space, writable, element, "&" in declaration)
     return f"__msl_buf<{kind}>::get(buffers[{index}])", slot

@@ -26,6 +26,9 @@ class Options:
             (310 is Metal 3.1); it runs as the first.
         lint: Check the rules of the language that compiling alone does not.
         allow: Kinds of findings that do not raise.
+        finite: Every element of an output must be finite.
+        unsigned_overflow: Unsigned integers must not wrap. It is defined, and meant in a hash or
+            a random number; in an index it is a bug.
         threads: Host threads of the mode "fast".
     """
 
@@ -37,6 +40,8 @@ class Options:
     metal_versions: tuple[int, ...] = (310,)
     lint: bool = True
     allow: frozenset[str] = frozenset()
+    finite: bool = False
+    unsigned_overflow: bool = False
     threads: int = 2
 
     def __post_init__(self):

@@ -8,7 +8,7 @@ constants. No line moves, so that every message keeps the kernel's own line numb
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from . import words
@@ -239,4 +239,28 @@ def reserved_words(tk: Tokens, user_files: set[str]) -> list[Finding]:
             if after in words.AFTER_A_NAME and not is_qualifier:
                 text = f"{token.text} is a reserved word of Metal, not a name"
                 found.append(Finding("reserved", where, text))
+    return found
+
+
+def not_finite_in_fast_math(tk: Tokens, user_files: Collection[str]) -> list[Finding]:
+    """What asks for a NaN or an infinity: in Metal's fast mode the compiler assumes that there is
+    none, and drops it.
+    """
+    found = []
+    for i, token in enumerate(tk):
+        if token.kind != "name" or token.file not in user_files:
+            continue
+        first, second = tk.next(i), tk.next(tk.next(i))
+        other = tk.next(second)
+        compared = tk.text(first) + tk.text(second) in ("!=", "==")
+        alone = tk.text(tk.previous(i)) not in (".", "->")
+        alone = alone and tk.text(tk.next(other)) not in (".", "->", "[", "(")
+        if compared and alone and tk.text(other) == token.text:
+            text = f"{token.text} is compared with itself"
+        elif token.text in words.NOT_FINITE:
+            text = token.text
+        else:
+            continue
+        text += ": math_mode fast assumes that no value is NaN or infinite"
+        found.append(Finding("fast-math", f"{token.file}:{token.line}", text))
     return found

@@ -65,10 +65,15 @@ def _kernel(tk: Tokens, i: int, found: Declarations) -> None:
     before = tk.previous(i)
     if tk.text(before) in (".", "->", "::"):
         return
-    start = j = before if tk.text(before) == "[[" else tk.next(i)
+    j = before if tk.text(before) == "[[" else tk.next(i)
     while tk.text(j) == "[[":
         j = tk.next(tk.close(j))
-    threads = re.search(rf"{MOST_THREADS}\s*\(([^()]*)\)", tk.join(start, j))
+    first = before if tk.text(before) == "[[" else i
+    while tk.text(tk.previous(first)) == "]]":  # [[attributes]] kernel void f(...) {
+        first = tk.previous(first)
+        while tk.text(first) != "[[":
+            first = tk.previous(first)
+    threads = re.search(rf"{MOST_THREADS}\s*\(([^()]*)\)", tk.join(first, j))
     name = tk.next(j)
     opening = tk.next(name)
     if tk.text(j) != "void" or tk.text(opening) != "(":
@@ -85,7 +90,7 @@ def _kernel(tk: Tokens, i: int, found: Declarations) -> None:
         parameters,
         (body, tk.close(body)),
         threads.group(1) if threads else "",
-        _template(tk, tk.previous(before if tk.text(before) == "[[" else i)),
+        _template(tk, tk.previous(first)),
     )
     found.kernels[function.name] = function
     host_name = _host_name(tk.join(max(0, i - 60), i).rsplit(";", 1)[-1])

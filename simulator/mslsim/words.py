@@ -9,6 +9,21 @@ SCALARS = (
     *("bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong"),
     *("half", "float", "bfloat"),
 )
+# Scalar types in a kernel's signature: (bytes, kind of a NumPy dtype).
+SIZES = {
+    **dict.fromkeys(("bool",), (1, "b")),
+    **dict.fromkeys(("char", "int8_t"), (1, "i")),
+    **dict.fromkeys(("uchar", "uint8_t"), (1, "u")),
+    **dict.fromkeys(("short", "int16_t"), (2, "i")),
+    **dict.fromkeys(("ushort", "uint16_t"), (2, "u")),
+    **dict.fromkeys(("int", "int32_t"), (4, "i")),
+    **dict.fromkeys(("uint", "uint32_t"), (4, "u")),
+    **dict.fromkeys(("long", "int64_t"), (8, "i")),
+    **dict.fromkeys(("ulong", "uint64_t", "size_t"), (8, "u")),
+    **dict.fromkeys(("half", "float16_t"), (2, "f")),
+    "float": (4, "f"),
+}
+BFLOATS = ("bfloat", "bfloat16_t")
 VECTORS = frozenset(f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 4))
 
 # Names that Metal's own headers or grammar take: a variable, parameter, field or function of this
@@ -25,6 +40,14 @@ BANNED = frozenset(
     (
         *("goto", "try", "catch", "throw", "typeid", "dynamic_cast", "thread_local", "virtual"),
         *("asm", "__asm__", "register", "double"),
+    )
+)
+
+# What asks for a NaN or an infinity, or makes one.
+NOT_FINITE = frozenset(
+    (
+        *("isnan", "isinf", "isfinite", "isnormal", "isordered", "isunordered"),
+        *("INFINITY", "NAN", "HUGE_VALF", "HUGE_VALH", "infinity", "quiet_NaN", "signaling_NaN"),
     )
 )
 

@@ -12,48 +12,20 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from mlx_ncps import LTC, CfC, _loader, use_backend
 from mlx_ncps.backends import cpu
-from mlx_ncps.backends.fold import FoldedLTC, fold_ltc
+from mlx_ncps.backends.fold import fold_ltc
 from mlx_ncps.ops import LTCParams
 from mlx_ncps.wirings import AutoNCP
 
 from benchmarks.launches import primitives
 from tests.support.cases import assert_all_close, assert_close, tolerance
+from tests.support.folding import OPTIONAL, drawn, fold_and_gradients
 
 pytestmark = [
     pytest.mark.usefixtures("cpu_device"),
     pytest.mark.skipif(_loader.native is None, reason=f"no native module: {_loader.reason}"),
 ]
 GRADIENT = tolerance("float32", "gradient")
-OPTIONAL = ("mask", "sensory_mask", "input_w", "input_b")
 SIZES = [(1, 1), (1, 9), (5, 1), (3, 5), (7, 33)]
-
-
-def drawn(inputs, units, present=OPTIONAL, seed=0):
-    """LTCParams of normal numbers, of which the masks have zeros."""
-    rng = np.random.default_rng(seed)
-    params = {}
-    for name in LTCParams._fields:
-        rows = inputs if "sensory" in name else units
-        shape = (units,) if name in ("gleak", "vleak", "cm") else (rows, units)
-        shape = (inputs,) if name.startswith("input") else shape
-        values = 3 * rng.normal(size=shape)
-        params[name] = mx.array((values * (values > -1) if "mask" in name else values).astype("f"))
-    return LTCParams(**{n: a for n, a in params.items() if n not in OPTIONAL or n in present})
-
-
-def fold_and_gradients(fold, params, implicit):
-    """{"folded name": array, "d name": gradient of every parameter that there is}."""
-    names = [n for n, a in zip(params._fields, params, strict=True) if a is not None]
-    given = [getattr(params, n) for n in names]
-    key = mx.random.key(1)
-
-    def folded(*arrays):
-        return list(fold(params._replace(**dict(zip(names, arrays, strict=True))), implicit, 1e-3))
-
-    cotangents = [mx.random.normal(a.shape, key=key) for a in folded(*given)]
-    out, gradients = mx.vjp(folded, given, cotangents)
-    done = dict(zip(FoldedLTC._fields, out, strict=True))
-    return done | {f"d {n}": g for n, g in zip(names, gradients, strict=True)}
 
 
 @pytest.mark.parametrize("implicit", [False, True])

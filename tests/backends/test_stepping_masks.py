@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from mlx_ncps import use_backend
 
+from tests.support.pairs import pairs
 from tests.support.rnn_layers import SAME, B, I, T, assert_trees_close, normal, spans
-from tests.support.step_layers import all_layers, at_once, built, evaluated, few_layers
+from tests.support.step_layers import ALL, at_once, built, evaluated, few_layers
 
 pytestmark = pytest.mark.usefixtures("seeded_and_poisoned", "cpu_device")
 
@@ -37,9 +38,7 @@ def check(native, layer, *arguments, **keywords):
     assert_trees_close("kept", layer._kept, want_kept, SAME)
 
 
-@all_layers
-@pytest.mark.parametrize("steps", [1, T])
-@pytest.mark.parametrize("sequences", [True, False])
+@pytest.mark.parametrize(("name", "steps", "sequences"), pairs(ALL, [1, T], [True, False]))
 def test_masks_of_steps(native, name, steps, sequences):
     layer = built(name, proj_size=3, return_sequences=sequences, return_state=True)
     x, h, ts = evaluated(normal(B, steps, I), normal(B, layer.state_size), spans(B, steps))

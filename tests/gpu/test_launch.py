@@ -10,7 +10,7 @@ import pytest
 from mlx_ncps import dispatch, ops
 from mlx_ncps.backends import CfCFacts, LTCFacts, cuda, metal
 from mlx_ncps.backends.gpu import ltc
-from mlx_ncps.backends.gpu.geometry import APPLE, CUDA
+from mlx_ncps.backends.gpu.geometry import APPLE, CUDA, apple, apple_here
 from mlx_ncps.backends.gpu.pieces import ceil_div, round_up
 from mlx_ncps.backends.gpu.runner import Runner
 from mlx_ncps.backends.gpu.trace import launches, trace_ltc
@@ -97,6 +97,58 @@ def test_large_batches_share_loads_and_small_ones_fill_the_gpu():
         assert rows(cfc) == [most, most, 8]
 
 
+ARCHITECTURES = {  # of Metal: the cores of the smallest and the largest chip of its class
+    "applegpu_g13g": (7, 20),
+    "applegpu_g14p": (4, 6),
+    "applegpu_g13s": (24, 40),
+    "applegpu_g16s": (24, 40),
+    "applegpu_g14d": (48, 80),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_leave_no_core_of_the_smallest_chip_of_a_class_idle(architecture):
+    """Where the batch has so many rows; and no group is shared further than that needs, nor merged
+    where each core has one already.
+    """
+    cores, geometry = ARCHITECTURES[architecture][0], apple(architecture)
+    for batch in (1, 8, 16, 32, 40, 64, 80, 128, 256, 1000):
+        plans = [geometry.streamed_forward(batch, 100), geometry.streamed_backward(batch, 100)]
+        plans += [geometry.cfc_forward(batch, 128, (128,), 3, 10**5)]
+        plans += [geometry.cfc_backward(batch, 128, (128,), 3, 10**5)]
+        for launch in plans:
+            check(launch)
+            groups, rows = launch.groups[0], launch.argument("ROWS")
+            assert groups >= min(batch, cores), (batch, rows)
+            assert (
+                rows >= 16 or rows >= geometry.ltc_rows or batch // (2 * rows) < geometry.min_groups
+            )
+
+
+def test_max_and_ultra_chips_have_a_group_for_each_core_at_64_rows():
+    groups = [
+        apple(f"applegpu_g15{letter}").cfc_forward(64, 128, (128,), 3, 10**5).groups[0]
+        for letter in "pgsd"
+    ]
+    assert groups == [8, 8, 32, 64]
+
+
+@pytest.mark.parametrize("architecture", ["", "applegpu_g99z", "sm_90"])
+def test_an_architecture_that_is_not_known_is_launched_as_a_plain_chip(architecture):
+    assert apple(architecture) is APPLE
+
+
+def test_a_runner_asks_for_the_chip_when_it_launches_first(monkeypatch):
+    asked = []
+    facts = {"architecture": "applegpu_g13s"}
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda device: asked.append(device) or facts)
+    run = Runner("metal", None, mx.cpu, apple_here)
+    assert asked == []
+    assert run.geometry is run.geometry is apple("applegpu_g13s")
+    assert asked == [mx.gpu]
+
+
 @pytest.mark.parametrize(("geometry", "streams"), [(APPLE, True), (CUDA, False)])
 def test_large_batches_stream_the_lists_that_fit_registers_on_apple_chips(geometry, streams):
     def forward(batch):
@@ -155,4 +207,8 @@ def test_scalar_and_zero_dimensional_timespans_launch_the_same_kernels():
     for ts in (0.5, mx.array(0.5)):
         ltc.sequence(run, call.inputs, call.state, ts, call.params, **options)
     assert names[: len(names) // 2] == names[len(names) // 2 :]
-    assert [n[0] for n in names[:2]] == ["ncps_ltc_sensory_forward", "ncps_ltc_dense_forward_save"]
+    assert [n[0] for n in names[:3]] == [
+        "ncps_ltc_fold_forward",
+        "ncps_ltc_sensory_forward",
+        "ncps_ltc_dense_forward_save",
+    ]

@@ -14,7 +14,7 @@ from mlx_ncps.backends.gpu.trace import trace_cfc, trace_ltc
 from tests.support import ROOT
 from tools.plans import __main__ as tool
 from tools.plans import chips, costs, table
-from tools.plans.launches import SCALARS, gpu_launches, seconds
+from tools.plans.launches import SCALARS, geometry_of, gpu_launches, seconds
 
 LTC = {"batch": 64, "steps": 128, "inputs": 64, "units": 64, "unfolds": 6}
 CFC = {"batch": 64, "steps": 128, "inputs": 64, "units": 128, "backbone": (128,), "mode": "default"}
@@ -25,9 +25,10 @@ def launches(trace, facts, **changes):
     return {one.kernel: one for one in gpu_launches(trace, **facts | changes)}
 
 
-def test_ltc_inference_is_two_launches_and_saves_nothing():
+def test_ltc_inference_is_three_launches_and_saves_nothing():
     found = launches(trace_ltc, LTC, training=False)
-    assert list(found) == ["ncps_ltc_sensory_forward", "ncps_ltc_dense_forward"]
+    stems = ("fold_forward", "sensory_forward", "dense_forward")
+    assert list(found) == [f"ncps_ltc_{stem}" for stem in stems]
     dense = found["ncps_ltc_dense_forward"]
     assert (dense.groups, dense.threads, dense.count) == (64, 256, 1)
     assert dense.threadgroup_bytes == 2 * 4 * 64
@@ -133,9 +134,10 @@ def test_resident_follows_registers_threads_and_threadgroup_memory():
     assert chips.resident(m1, 1024, 24, 0) == 2
 
 
-def on_every_chip(plan, geometry=APPLE):
-    """Seconds of a plan."""
-    return np.array([seconds(plan(geometry=geometry), chip) for chip in chips.CHIPS])
+def on_every_chip(plan, geometry=None):
+    """Seconds of a plan, by the geometry of the chip's class or another."""
+    plans = ((plan(geometry=geometry or geometry_of(chip)), chip) for chip in chips.CHIPS)
+    return np.array([seconds(launched, chip) for launched, chip in plans])
 
 
 def alternatives(plan, rows):

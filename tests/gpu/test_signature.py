@@ -140,6 +140,7 @@ LTC = [
     for b, h in ((3, 9), (40, 70), (300, 33))
     for lists in (None, sparse(h, 7))
 ]
+LTC.append(LTC[0] | {"implicit": True})
 CFC = [
     {"batch": b, "steps": 2, "inputs": 7, "units": h, "backbone": (k,) * layers, "mode": mode}
     | {"activation": "gelu", "scalar_ts": scalar}

@@ -26,6 +26,7 @@ from tests.support.cases import (
     to_mlx,
     tolerance,
 )
+from tests.support.pairs import pairs
 from tests.support.running import problem
 from tests.support.simulated_metal import simulated
 
@@ -89,10 +90,13 @@ def assert_same(got, want):
     assert_close("states", got[finite], want[finite], tolerance("float32", "forward"))
 
 
-@pytest.mark.parametrize("name", ["inputs", "state", *(f"params.{a}" for a in LTC_ARRAYS)])
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("batch", [2, 17])
+LTC_NAMES = ["inputs", "state", *(f"params.{a}" for a in LTC_ARRAYS)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "steps", "batch"),
+    pairs(LTC_NAMES, [NAN, INF, -INF], STEPS.values(), [2, 17]),
+)
 def test_ltc_without_masks_equals_float64(backend, batch, steps, value, name):
     case = LtcCase(batch=batch, steps=steps, units=6, unfolds=3)
     for training in (True, False):
@@ -118,12 +122,17 @@ def test_ltc_with_masks_carries_nan_along_its_synapses(backend, batch, steps, na
             )
 
 
-@pytest.mark.parametrize("name", ["inputs", "state", "params.ff1.0", "params.backbone.0.1"])
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
-def test_cfc_equals_float64(backend, activation, mode, steps, value, name):
+CFC_NAMES = ["inputs", "state", "params.ff1.0", "params.backbone.0.1"]
+WHERE = [(activation, name) for activation in ops.ACTIVATIONS for name in CFC_NAMES]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "mode", "steps"),
+    pairs(WHERE, [NAN, INF, -INF], MODES, STEPS.values()),
+    ids=lambda part: "-".join(part) if isinstance(part, tuple) else None,
+)
+def test_cfc_equals_float64(backend, where, mode, steps, value):
+    activation, name = where
     for timespans in ("per_batch", "none"):  # an array, or a number: merged heads
         case = CfcCase(steps=steps, mode=mode, activation=activation, timespans=timespans)
         for training in (True, False):

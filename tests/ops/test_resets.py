@@ -2,6 +2,7 @@
 against calls of each episode alone.
 """
 
+import functools
 import re
 from itertools import pairwise
 
@@ -74,6 +75,7 @@ def name_of(case, mixed):
     return f"{'ltc' if is_ltc(case) else 'cfc'}_{'mixed_' if mixed else ''}sequence"
 
 
+@functools.cache
 def want(case, mixed):
     """States and gradients in float64."""
     call, (c, memory, dc), (resets, (h0, c0)) = make(case), extra(case), anew(case)

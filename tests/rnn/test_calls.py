@@ -10,6 +10,7 @@ from mlx_ncps.rnn import LTC, CfC
 from mlx_ncps.wirings import AutoNCP, FullyConnected, Random
 
 from tests.support.cases import assert_close, tolerance
+from tests.support.pairs import pairs
 
 B, T, I = 3, 5, 4
 SAME = tolerance("float32", "forward")
@@ -49,9 +50,9 @@ def layer_of(cell, **options):
 # --- contracts ---------------------------------------------------------------------------------
 
 
-@all_layers
-@pytest.mark.parametrize("sequences", [None, True, False])
-@pytest.mark.parametrize("state", [None, True, False])
+@pytest.mark.parametrize(
+    ("name", "sequences", "state"), pairs(LAYERS, [None, True, False], [None, True, False])
+)
 def test_sizes_first_returns_sequence_and_state_unless_told(name, sequences, state):
     _, H, O = LAYERS[name]
     result = make(name, return_sequences=sequences, return_state=state)(normal(B, T, I))
@@ -135,9 +136,9 @@ def test_time_major_equals_batch_first(name, sequences):
         assert_close("state", got_state, state, SAME)
 
 
-@all_layers
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("sequences", [True, False])
+@pytest.mark.parametrize(
+    ("name", "batch_first", "sequences"), pairs(LAYERS, [True, False], [True, False])
+)
 def test_unbatched_equals_a_batch_of_one(name, batch_first, sequences):
     layer = make(name, batch_first=batch_first, return_sequences=sequences)
     x, hx, ts = normal(T, I), normal(layer.state_size), mx.random.uniform(0.1, 2.0, (T,))

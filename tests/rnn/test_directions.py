@@ -16,6 +16,7 @@ from mlx_ncps.rnn import LTC, CfC, LiquidRNN
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import assert_all_close, assert_close
+from tests.support.pairs import pairs
 from tests.support.rnn_layers import (
     GRADIENT,
     LAYERS,
@@ -263,10 +264,10 @@ def test_wrong_states_and_options_raise():
 # --- reading backwards -------------------------------------------------------------------------
 
 
-@all_layers
-@all_memories
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("sequences", [False, True])
+@pytest.mark.parametrize(
+    ("name", "mixed", "bidirectional", "sequences"),
+    pairs(LAYERS, [False, True], [False, True], [False, True]),
+)
 def test_go_backwards_is_the_reversed_sequence(name, mixed, bidirectional, sequences):
     options = {"mixed_memory": mixed, "bidirectional": bidirectional}
     layer = make(name, return_sequences=sequences, **options)

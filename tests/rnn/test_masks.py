@@ -10,6 +10,7 @@ from mlx_ncps.rnn import CfC, Seen
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import assert_all_close, assert_close, tolerance
+from tests.support.pairs import pairs
 from tests.support.rnn_layers import (
     GRADIENT,
     LAYERS,
@@ -82,9 +83,7 @@ def short_results(layer, mask, x, ts, hx):
 # --- masks over steps --------------------------------------------------------------------------
 
 
-@all_layers
-@all_kinds
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("name", "kind", "mask"), pairs(LAYERS, KINDS, MASKS))
 def test_masked_batch_equals_the_shorter_sequences(name, kind, mask):
     layer = make(name, **KINDS[kind])
     (mask, x, ts), hx = masked(mask), initial(layer)
@@ -359,9 +358,7 @@ def test_carry_forward_errors():
         carry_forward(x, mask, -1.0)
 
 
-@all_layers
-@all_kinds
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize(("name", "kind", "parts"), pairs(LAYERS, KINDS, [2, 3]))
 def test_feature_masks_equal_prepared_inputs(name, kind, parts):
     """The layer reads [values, mask] or [values, time, mask] and skips rows without a feature."""
     layer = make(name, inputs=parts * I, **KINDS[kind])

@@ -13,6 +13,7 @@ from mlx_ncps.rnn import LTC, LTCRNN, MMRNN, CfC, CfCRNN, LiquidRNN, StreamingSe
 from mlx_ncps.rnn.resets import started_anew
 
 from tests.support.cases import assert_close, tolerance
+from tests.support.pairs import pairs
 from tests.support.rnn_layers import (
     GRADIENT,
     LAYERS,
@@ -35,7 +36,6 @@ KINDS = {
     "backwards": {"go_backwards": True},
     "projected": {"proj_size": 3},
 }
-all_kinds = pytest.mark.parametrize("kind", KINDS)
 all_layers = pytest.mark.parametrize("name", LAYERS)
 RESETS = np.array([[1, 0, 1, 0, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]])
 MASKS = {
@@ -162,9 +162,7 @@ def gradients_of(layer, loss, *arguments):
 # --- against each episode alone -------------------------------------------------------------------
 
 
-@all_masks
-@all_kinds
-@all_layers
+@pytest.mark.parametrize(("name", "kind", "mask"), pairs(LAYERS, KINDS, MASKS))
 def test_each_episode_equals_a_call_of_its_own(name, kind, mask):
     check(make(name, **KINDS[kind]), MASKS[mask])
 
@@ -237,9 +235,7 @@ FORMS = {
 }
 
 
-@all_layers
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(("name", "form", "given"), pairs(LAYERS, FORMS, [False, True]))
 def test_a_step_of_evaluated_states_starts_anew(name, form, given):
     layer = make(name)
     x, state, first = normal(B, I), states_of(layer), states_of(layer)
@@ -394,10 +390,10 @@ def test_halves_are_near_float32(name, kind, dtype):
     assert_trees_close("half", (output, state), want, tolerance(dtype, "forward"))
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("shape", [(B, 0), (0, T), (0, 0)])
-@pytest.mark.parametrize("kind", KINDS)
-@all_layers
+@pytest.mark.parametrize(
+    ("name", "kind", "shape", "masked"),
+    pairs(LAYERS, KINDS, [(B, 0), (0, T), (0, 0)], [False, True]),
+)
 def test_no_step_and_no_row_need_no_reset(name, kind, shape, masked):
     layer, x = make(name, **KINDS[kind]), mx.zeros((*shape, I))
     mask = mx.ones(shape) if masked else None

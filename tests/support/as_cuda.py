@@ -3,6 +3,7 @@
 import ctypes
 import math
 import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,15 +42,17 @@ def recorded(case, geometry: Geometry = CUDA):
     if ltc and case.density < 1:
         lists = ops.SynapseLists(make(case).params.mask, make(case).params.sensory_mask)
 
-    def f(state):
+    def f(state, inputs, *sigma):
+        params = call.params._replace(sigma=sigma[0]) if ltc else call.params
         if ltc:
             options = {"ode_unfolds": 2, "epsilon": 1e-8, "implicit_param_constraints": False}
             options, op = options | {"synapses": lists}, OPERATIONS["ltc_sequence"].sequence
         else:
             options, op = call.keywords, OPERATIONS["cfc_sequence"].sequence
-        return op(run, call.inputs, state, ts, call.params, training=True, **options)
+        return op(run, inputs, state, ts, params, training=True, **options)
 
-    mx.eval(mx.vjp(f, [call.state], [call.cotangents]))
+    primals = [call.state, call.inputs] + ([call.params.sigma] if ltc else [])
+    mx.eval(mx.vjp(f, primals, [call.cotangents]))
     return texts
 
 
@@ -66,6 +69,7 @@ def cuda_text(name, header, source, inputs, outputs, template):
     )
 
 
+@cache
 def _library():
     """The library of NVRTC, or None."""
     try:
@@ -86,27 +90,36 @@ def nvrtc():
     """A function (text, architecture, *options) -> (result code, log) of NVRTC; None where it is
     missing.
     """
-    library = _library()
-    if library is None:
+    if _library() is None:
         return None
 
     def compile_text(text, architecture, *more):
-        program, size = ctypes.c_void_p(), ctypes.c_size_t()
-        library.nvrtcCreateProgram(
-            ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None
-        )
-        options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v"]
-        # a template argument that a variant does not read
-        options += ["--diag-suppress=177", *more]
-        array = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
-        code = library.nvrtcCompileProgram(program, len(options), array)
-        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value)
-        library.nvrtcGetProgramLog(program, log)
-        library.nvrtcDestroyProgram(ctypes.byref(program))
-        return code, log.value.decode()
+        return cubin(text, architecture, *more)[:2]
 
     return compile_text
+
+
+def cubin(text, architecture, *more) -> tuple[int, str, bytes]:
+    """(result code, log, machine code) of NVRTC, which must be there."""
+    library = _library()
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v"]
+    # a template argument that a variant does not read
+    options += ["--diag-suppress=177", *more]
+    array = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+    code = library.nvrtcCompileProgram(program, len(options), array)
+
+    def given(what):
+        getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        found = ctypes.create_string_buffer(size.value)
+        getattr(library, f"nvrtcGet{what}")(program, found)
+        return found.raw
+
+    log = given("ProgramLog").rstrip(b"\0").decode()
+    binary = given("CUBIN") if code == 0 else b""
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return code, log, binary
 
 
 def registers(log) -> int:

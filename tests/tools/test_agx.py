@@ -17,6 +17,7 @@ from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 from tests.support import ROOT
 from tools.agx import loops, quads, report, variants
 from tools.agx.judge import CHIPS, Figures, read
+from tools.plans import chips, compiled
 
 FIGURES = Figures(104, 512, 0, 0, 0, 1000, 8000, 900, 100)
 
@@ -222,9 +223,39 @@ def test_sixteen_rows_of_three_heads_fit_the_registers_of_512_threads_as_plans_a
 
 def test_stored_loops_are_of_the_stored_code(stored):
     kept = loops.load()
-    assert set(kept) == set(loops.NAMES)
+    assert set(kept) == compiled.names()
     for name, loop in kept.items():
         assert loop.instructions == stored["variants"][name]["m1"].instructions, name
+
+
+def test_the_page_has_the_times_that_follow_from_the_stored_loops():
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert compiled.MARKS[0] + "\n".join(compiled.markdown()) + "\n" + compiled.MARKS[1] in text
+
+
+def test_turns_of_the_loops_follow_from_a_launch():
+    """Of a dense LTC and a CfC as their texts loop; other loops are refused."""
+    code, m1 = loops.load(), chips.CHIPS[0]
+    forward, backward = compiled.launched("LTC 64", 8, m1)
+    (step,) = code[forward.variant].inner
+    (unfold,) = step.inner
+    want = code[forward.variant].cycles + 128 * (step.cycles + 6 * unfold.cycles)
+    assert compiled.cycles(forward, code[forward.variant]) == want
+    (rows,) = code[backward.variant].inner
+    assert (
+        compiled.cycles(backward, code[backward.variant]) > 128 * 6 * rows.inner[0].inner[0].cycles
+    )
+    with pytest.raises(ValueError, match="loops with exp2"):
+        compiled.cycles(forward, rows._replace(inner=[]))
+    cfc = compiled.launched("CfC 128", 64, m1)[0]
+    steps = max(code[cfc.variant].inner, key=lambda loop: loop.bytes)
+    layer, heads = (loop for loop in steps.inner if loop.inner)
+    step = steps.cycles + layer.cycles + heads.cycles
+    step += 32 * (layer.inner[0].cycles + heads.inner[0].cycles)  # 128 terms of 4 threads
+    found = compiled.cycles(cfc, code[cfc.variant])
+    assert found == pytest.approx(128 * step, rel=0.01)  # beside what is before and after
+    with pytest.raises(ValueError, match="stages"):
+        compiled.cycles(cfc, steps)
 
 
 def test_an_unfold_of_the_dense_ltc_is_within_one_and_a_half_of_its_floor():
@@ -256,10 +287,9 @@ def test_loops_are_read_with_what_is_within():
     assert own == {"mov": 1, "stop": 1}
     assert outer.mix == {"exp2": 1, "imadd": 1, "jmp_any": 1}
     assert (outer.cycles, outer.inner[0].cycles, outer.bytes) == (9, 2, 12)
-    assert outer.cost((10, [(3, [])])) == 10 * (9 + 3 * 2)
-    assert code.instructions == 8
-    with pytest.raises(ValueError, match="1 loops within, not 0"):
-        outer.cost((1, []))
+    assert outer.cost(lambda loop: 3) == 9 + 3 * 2
+    assert code.cost() == 2 + 9 + 2
+    assert (code.instructions, code.count("exp2")) == (8, 1)
 
 
 def test_only_shuffles_within_four_lanes_become_swaps():

@@ -8,6 +8,7 @@ import pytest
 tools = pytest.importorskip("tools.mutation", reason="tools/ is not in a wheel")
 
 from tools.mutation import report, select, tree  # noqa: E402
+from tools.mutation.explained import EXPLAINED  # noqa: E402
 from tools.mutation.operators import OPERATORS, edits  # noqa: E402
 from tools.mutation.tokens import conditional, partners, tokenize  # noqa: E402
 
@@ -135,6 +136,15 @@ def test_rate_counts_only_killed_and_survived(monkeypatch):
     assert report.rate(run) == (2, 0, 1)
     assert "| **all** | 3 | 2 | 1 | 1 | 66.7 % | 100.0 % |" in report.markdown(run)
     assert "the same\n```diff\n- " in report.markdown(run)
+
+
+def test_what_is_explained_is_a_line_of_today():
+    root = Path(select.__file__).parents[2]
+    for (path, before, after), why in EXPLAINED.items():
+        text = " ".join((root / path).read_text(encoding="utf-8").split())
+        assert before in text, f"{path} has no line {before!r}"
+        assert before != after
+        assert why
 
 
 def test_results_survive_a_file(tmp_path):

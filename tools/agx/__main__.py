@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.plans import compiled
+
 from . import check, loops, report
 from .judge import Root, judge
 from .variants import variants
@@ -21,15 +23,19 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="tools/agx/run", description=__doc__)
     parser.add_argument("--update", action="store_true", help="store what is counted now")
     parser.add_argument("--check", action="store_true", help="try the instrument itself")
-    parser.add_argument("--loops", action="store_true", help="store what the loops of a few cost")
+    parser.add_argument(
+        "--loops", action="store_true", help="store what loops cost, and the page's times"
+    )
     parser.add_argument("--only", default="", help="variants whose name contains this")
     options = parser.parse_args(argv)
     root = Root(Path(os.environ["AGX_ROOT"]))
     if options.check:
         return check.main(root)
     if options.loops:
-        texts = {one.name: one.text for one in variants() if one.name in loops.NAMES}
+        wanted = compiled.names()
+        texts = {one.name: one.text for one in variants() if one.name in wanted}
         loops.save({name: loops.of(root, text) for name, text in texts.items()})
+        compiled.write_page(report.PAGE)
         return 0
     chosen = [one for one in variants() if options.only in one.name]
     found = judge(root, chosen)

@@ -1,5 +1,5 @@
 """What a step costs as compiled: the loops of a kernel's machine code, each with the turns that a
-call gives it. `tools/agx/run --loops` stores those of NAMES.
+call gives it. `tools/agx/run --loops` stores those that tools/plans/compiled.py asks for.
 """
 
 from __future__ import annotations
@@ -7,22 +7,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from .judge import MESA, Root
 
 FILE = Path(__file__).with_name("loops.json")
-_CFC = "LAYERS=1 HEADS=3 MODE=0 ACTIVATION=0 HEAD_ACTIVATION=1"
-NAMES = (
-    *(f"cfc_forward_save {_CFC} ROWS={n} PARTS=4 THREADS=512" for n in (1, 8, 16)),
-    *(f"cfc_backward {_CFC} ROWS={n} PARTS=4 THREADS=512" for n in (1, 8)),
-    "ltc_dense_forward_save PER=16 PARTS=4 THREADS=256",
-    "ltc_dense_backward PER=8 PARTS=8 THREADS=512",
-    "ltc_streamed_forward_save ROWS=8 PARTS=4 THREADS=512",
-    "ltc_streamed_backward ROWS=8 PARTS=4 THREADS=512",
-)
-
 # Cycles that an instruction keeps a scheduler (metal-benchmarks); of all others 1.
 CYCLES = {"exp2": 4, "rcp": 6, "imul": 4, "imadd": 4, "wait": 0}
 LINE = re.compile(r"^\s*([0-9a-f]+): ([0-9a-f]+)\s+(\S+)\s*(.*)$")
@@ -45,15 +36,13 @@ class Loop(NamedTuple):
         """Of one turn of a SIMD group, without the loops within."""
         return sum(count * CYCLES.get(name, 1) for name, count in self.mix.items())
 
-    def cost(self, turns) -> float:
-        """Cycles with the loops within, of (turns, [the same of these]). Raises ValueError where
-        the code has other loops.
-        """
-        count, inner = turns
-        if len(inner) != len(self.inner):
-            raise ValueError(f"{len(self.inner)} loops within, not {len(inner)}")
-        within = sum(one.cost(t) for one, t in zip(self.inner, inner, strict=True))
-        return count * (self.cycles + within)
+    def count(self, name: str) -> int:
+        """Instructions of this name, those within too."""
+        return self.mix[name] + sum(one.count(name) for one in self.inner)
+
+    def cost(self, turns: Callable[[Loop], float] = lambda _: 1) -> float:
+        """Cycles of one turn with the loops within, of which each has `turns(loop)`."""
+        return self.cycles + sum(turns(one) * one.cost(turns) for one in self.inner)
 
 
 def read(log: str) -> Loop:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from mlx_ncps.backends.gpu.runner import THREADS_BOUND
@@ -49,7 +50,11 @@ class Recorder:
         """Take a launch: keywords of mx.fast.metal_kernel and of its call."""
         name, threads = variant_name(kernel, call), math.prod(call["threadgroup"])
         if name not in self.found or self.found[name].threads < threads:
-            self.found[name] = Variant(name, opencl(kernel, call), threads)
+            self.found[name] = Variant(name, self.text(kernel, call), threads)
+
+    def text(self, kernel: dict, call: dict) -> str:
+        """The text that is compiled."""
+        return opencl(kernel, call)
 
 
 def variant_name(kernel: dict, call: dict) -> str:
@@ -100,19 +105,23 @@ def star(units: int, into: int, out: int, inputs: int = 8) -> SynapseLists:
     return SynapseLists(mask, sensory)
 
 
-def variants() -> list[Variant]:
+def variants(
+    record: Callable[[], Recorder] = Recorder, run: Callable[[Recorder], Any] = runner
+) -> list[Variant]:
     """Those to judge, by name: all of an LTC; of a CfC, whose arguments are too many to combine,
     the usual ones and so many that every two arguments of a kernel occur in every two values that a
     call gives them.
+
+    run: the Runner that a recorder hears.
     """
-    ltc, usual, cfc = Recorder(), Recorder(), Recorder()
+    ltc, usual, cfc = record(), record(), record()
     for training in (False, True):
         for facts in ltc_calls():
-            trace_ltc(runner(ltc), **LTC | facts, training=training)
+            trace_ltc(run(ltc), **LTC | facts, training=training)
         for facts in usual_cfc_calls():
-            trace_cfc(runner(usual), **CFC | facts, training=training)
+            trace_cfc(run(usual), **CFC | facts, training=training)
         for facts in cfc_calls():
-            trace_cfc(runner(cfc), **CFC | facts, training=training)
+            trace_cfc(run(cfc), **CFC | facts, training=training)
     found = cfc.found | usual.found
     names = sorted({*ltc.found, *usual.found, *cover(found)})
     return [(ltc.found | found)[name] for name in names]
@@ -145,6 +154,7 @@ def ltc_calls():
     1 to 14 and 1 to 7; streamed, by rows and parts; lists streamed, by rows and SIMD groups.
     """
     yield from ({"units": units} for units in range(1, 65))
+    yield {"units": 8, "implicit": True}
     for units in (32, 64, 128):
         for into, out in [(4 * n, 1) for n in range(1, 15)] + [(1, 4 * n) for n in range(1, 15)]:
             if max(into, out) <= units:

@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.mutation", description=__doc__)
     parser.add_argument("--kernels", choices=("cpu", "metal", "all"), default="all")
     parser.add_argument("--files", nargs="*", help="only files whose path contains one of these")
-    for group, density in (("cpu", 20.0), ("metal", 8.0)):
+    for group, density in (("cpu", 20.0), ("metal", 20.0)):
         text = f"mutants that count per 100 lines of {group} kernels ({density:g})"
         parser.add_argument(f"--{group}-density", type=float, default=density, help=text)
     parser.add_argument("--seed", type=int, default=1)

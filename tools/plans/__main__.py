@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mlx_ncps import plans
 
-from . import chips, table
+from . import chips, compiled, table
 from .launches import Launch, gpu_launches, seconds
 
 
@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.plans", description=__doc__)
     parser.add_argument("op", nargs="?", choices=("ltc", "cfc"))
     plans.add_sizes(parser)
+    text = "the table of docs/agx.md, of instructions as compiled"
+    parser.add_argument("--compiled", action="store_true", help=text)
     arguments = parser.parse_args(argv)
     if arguments.op is None:
-        print("\n".join(table.markdown()))
+        print("\n".join(compiled.markdown() if arguments.compiled else table.markdown()))
         return 0
     try:
         trace, facts = plans.traced(arguments.op, arguments.sizes, arguments.mode)

@@ -30,12 +30,13 @@ class Chip(NamedTuple):
     registers: int = 53248  # of a core, 32 bits
     shared: int = 60 * 1024  # bytes of threadgroup memory of a core
     threads: int = 3072  # of a core, at most
+    architecture: str = ""  # as Metal names it, whose last letter is the class of the chip
 
 
 CHIPS = (
-    Chip("M1", 8, 1.278, 68.25, 768 * 1024),
-    Chip("M3 Max", 40, 1.4, 400.0, 2**20),
-    Chip("M4 Max", 40, 1.58, 546.0, 2**20),
+    Chip("M1", 8, 1.278, 68.25, 768 * 1024, architecture="applegpu_g13g"),
+    Chip("M3 Max", 40, 1.4, 400.0, 2**20, architecture="applegpu_g15s"),
+    Chip("M4 Max", 40, 1.58, 546.0, 2**20, architecture="applegpu_g16s"),
 )
 _NVIDIA = {"registers": 65536, "threads": 2048}
 H200 = Chip("H200", 132, 1.785, 4800.0, 50 * 2**20, 16.0, shared=228 * 1024, **_NVIDIA)

@@ -131,16 +131,22 @@ def _per_neuron(f):
     return Cost(threads * U / 2, 12 * threads * U)
 
 
-def _cfc(f, backward):
-    _, T, H, _, _, *widths = f.sizes
-    rows, heads, n = f.template["ROWS"], f.template["HEADS"], f.threads[0]
+def cfc_stages(f: Facts, backward: bool) -> list[tuple[int, int, int]]:
+    """(columns, depth, heads side by side) of each stage of a CfC's step, in its order."""
+    _, _, H, _, _, *widths = f.sizes
     edges = [H, *widths]
     stages = [(columns, depth, 1) for depth, columns in zip(edges, widths, strict=False)]
-    stages.append((H, edges[-1], heads))
+    stages.append((H, edges[-1], f.template["HEADS"]))
+    if not backward:
+        return stages
+    return [(depth, columns * width, 1) for columns, depth, width in reversed(stages)]
+
+
+def _cfc(f, backward):
+    _, T, H, _, _, *widths = f.sizes
+    rows, n = f.template["ROWS"], f.threads[0]
     products = loads = 0
-    for columns, depth, width in stages:
-        if backward:
-            columns, depth, width = depth, columns * width, 1
+    for columns, depth, width in cfc_stages(f, backward):
         terms = T * _passes(f, columns, depth)
         products += n * terms * rows * width
         loads += _shared_loads(n, terms, rows)
@@ -163,11 +169,21 @@ def _cfc_backward(f):
     return _cfc(f, backward=True)._replace(memory_rounds=f.sizes[1])
 
 
+def _ltc_fold(f):
+    I, H = f.sizes
+    rows = H + I + 1  # a thread of each target forward, a SIMD group for all of them backward
+    threads = f.threads[0] * f.threads[1]
+    each = _up(rows, f.threads[1]) * _up(H, f.threads[0]) / f.groups
+    return Cost(0, 20 * threads * each)
+
+
 def _cfc_update(f):
     return _per_neuron(f._replace(sizes=[0, 0, 6]))
 
 
 _KERNELS: dict[str, Callable[[Facts], Cost]] = {
+    "ltc_fold_forward": _ltc_fold,
+    "ltc_fold_backward": _ltc_fold,
     "ltc_sensory_forward": _ltc_sensory_forward,
     "ltc_dense_forward": _ltc_dense_forward,
     "ltc_dense_backward": _ltc_dense_backward,

@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-from mlx_ncps.backends.gpu.geometry import APPLE, Geometry
+from mlx_ncps.backends.gpu.geometry import APPLE, CUDA, Geometry, apple
 from mlx_ncps.backends.gpu.trace import groups_of, runner
 
 from . import chips, costs
@@ -35,6 +35,11 @@ class Launch(NamedTuple):
         """All launches of this kind, without the time to launch them."""
         one = chips.estimate(chip, self.cost, self.groups, self.threads, self.resident(chip))
         return one._replace(seconds=one.seconds * self.count)
+
+
+def geometry_of(chip: chips.Chip) -> Geometry:
+    """By which a chip's calls are launched."""
+    return apple(chip.architecture) if chip.architecture else CUDA
 
 
 def gpu_launches(trace, *, geometry: Geometry = APPLE, **facts) -> list[Launch]:

@@ -5,7 +5,7 @@ GPU; `python -m tools.plans` prints it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from mlx_ncps.backends.gpu.trace import trace_cfc, trace_ltc
 from mlx_ncps.ops import SynapseLists
 
 from . import chips
-from .launches import Launch, gpu_launches, seconds
+from .launches import Launch, geometry_of, gpu_launches, seconds
 
 BATCHES = (1, 8, 64, 512)
 STEPS, INPUTS, UNFOLDS = 128, 64, 6
@@ -88,25 +88,36 @@ def rows() -> list[Row]:
 
 def line(row: Row) -> list[str]:
     """The cells of one call."""
-    plans = [row.plan(row.batch, steps=row.steps, training=t) for t in (False, True)]
-    main = plans[0][-1]  # the recurrence, after the kernel for the inputs
+    plans = {
+        (t, chip): row.plan(row.batch, steps=row.steps, training=t, geometry=geometry_of(chip))
+        for t in (False, True)
+        for chip in chips.CHIPS
+    }
+    mains = [plans[False, chip][-1] for chip in chips.CHIPS]  # the recurrence comes last
+    main = mains[0]
     stepwise = main.kernel.startswith("ncps_cfc_update")
     times = []
-    for plan, training in zip(plans, (False, True), strict=True):
-        found = [seconds(plan, chip) for chip in chips.CHIPS]
+    for training in (False, True):
+        found = [seconds(plans[training, chip], chip) for chip in chips.CHIPS]
         if row.units:
             facts = row.batch, row.units, row.steps, stepwise, training
             products = (product_seconds(chip, *facts) for chip in chips.CHIPS)
             found = [a + b for a, b in zip(found, products, strict=True)]
-        times.append(
-            " / ".join(f"{ms:.0f}" if ms >= 99.5 else f"{ms:.2g}" for ms in 1e3 * np.array(found))
-        )
-    bounds = dict.fromkeys(main.estimate(chip).bound for chip in chips.CHIPS[:2])
+        times.append(of_chips(1e3 * np.array(found)))
+    bounds = dict.fromkeys(
+        one.estimate(chip).bound for one, chip in list(zip(mains, chips.CHIPS, strict=True))[:2]
+    )
     bound = "products, launches" if stepwise else ", then ".join(bounds)
     kernel = "MLX's products" if stepwise else f"`{main.kernel.removeprefix('ncps_')}`"
     resident = "-" if stepwise else str(main.resident(chips.CHIPS[0]))
-    shape = "-" if stepwise else f"{main.groups} x {main.threads}"
+    groups = ", ".join(dict.fromkeys(str(one.groups) for one in mains))
+    shape = "-" if stepwise else f"{groups} x {main.threads}"
     return [row.name, str(row.batch), kernel, shape, resident, *times, bound]
+
+
+def of_chips(found: Iterable[float]) -> str:
+    """Milliseconds of several chips in a cell."""
+    return " / ".join(f"{ms:.0f}" if ms >= 99.5 else f"{ms:.2g}" for ms in found)
 
 
 def markdown() -> list[str]:

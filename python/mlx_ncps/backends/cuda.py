@@ -11,7 +11,7 @@ from .gpu.geometry import CUDA
 from .gpu.runner import Runner
 
 NAME = "cuda"
-run = Runner(NAME, mx.fast.cuda_kernel, mx.gpu, CUDA, cuda=True)
+run = Runner(NAME, mx.fast.cuda_kernel, mx.gpu, CUDA, cuda=True, compiles=True)
 unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 

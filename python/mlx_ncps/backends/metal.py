@@ -7,11 +7,11 @@ from __future__ import annotations
 import mlx.core as mx
 
 from .gpu import MIXED_MEMORY, RESETS, functions  # noqa: F401  the names of a backend
-from .gpu.geometry import APPLE
+from .gpu.geometry import apple_here
 from .gpu.runner import Runner
 
 NAME = "metal"
-run = Runner(NAME, mx.fast.metal_kernel, mx.gpu, APPLE)
+run = Runner(NAME, mx.fast.metal_kernel, mx.gpu, apple_here, compiles=True)
 unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 

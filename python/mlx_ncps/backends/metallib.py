@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from .. import _loader
 from .gpu import MIXED_MEMORY, RESETS, functions  # noqa: F401  the names of a backend
-from .gpu.geometry import APPLE
+from .gpu.geometry import apple_here
 from .gpu.runner import Runner
 
 NAME = "metallib"
@@ -48,7 +48,7 @@ def register(
     return launch
 
 
-run = Runner(NAME, register, mx.gpu, APPLE)
+run = Runner(NAME, register, mx.gpu, apple_here)
 unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 

@@ -7,6 +7,12 @@ template <typename T>
 struct atomic {
   T __s;
 };
+// C++ for OpenCL has other types of these names.
+#define atomic_int __msl_atomic_int_t
+#define atomic_uint __msl_atomic_uint_t
+#define atomic_bool __msl_atomic_bool_t
+#define atomic_float __msl_atomic_float_t
+#define atomic_ulong __msl_atomic_ulong_t
 typedef atomic<int> atomic_int;
 typedef atomic<uint> atomic_uint;
 typedef atomic<bool> atomic_bool;
@@ -48,7 +54,7 @@ using __msl_atomic_bits = conditional_t<sizeof(T) == 4, uint, uchar>;
   template <typename T, typename U, enable_if_t<__msl_atomic_any<T>, bool> = true>        \
   MSL_INLINE MSL_UNCHECKED void atomic_store_explicit(volatile SPACE atomic<T>* p, U v,   \
                                                       memory_order) {                     \
-    __msl_atomic((ulong)p, sizeof(T), 1);                                                 \
+    __msl_atomic((ulong)p, sizeof(T), 2);                                                 \
     p->__s = (T)v;                                                                        \
   }                                                                                       \
   template <typename T, typename U, enable_if_t<__msl_atomic_any<T>, bool> = true>        \

@@ -11,7 +11,8 @@ ulong __msl_simd_hi(uint lane);
 uint __msl_lane(void);
 uint __msl_simd_width(void);
 ulong __msl_tg_alloc(uint id, ulong size, uint align);
-void __msl_atomic(ulong address, uint size, uint is_write);
+// kind: 0 a load, 1 a read and a write, 2 a store.
+void __msl_atomic(ulong address, uint size, uint kind);
 // A transcendental result with the noise that the option `ulp` asks for.
 float __msl_ulp(float x, int mode);
 

@@ -117,12 +117,13 @@ MSL_INLINE T __metal_simd_broadcast_first(T x, uint site = MSL_SITE) {
   uint mask = __msl_put(x, site);
   return __msl_get<T>((uint)__builtin_ctz(mask));
 }
-// Beyond the ends a lane keeps its own value: unmodified (up) or undefined (down) in Metal.
+// Beyond the ends of the 32 lanes a lane keeps its own value. A lane that a smaller SIMD group does
+// not have is an inactive one.
 template <typename T>
 MSL_INLINE T __metal_simd_shuffle_down(T x, ushort d, uint site = MSL_SITE) {
   __msl_put(x, site);
   uint from = __msl_lane() + d;
-  return from < __msl_simd_width() ? __msl_get<T>(from) : x;
+  return from < 32 ? __msl_get<T>(from) : x;
 }
 template <typename T>
 MSL_INLINE T __metal_simd_shuffle_up(T x, ushort d, uint site = MSL_SITE) {

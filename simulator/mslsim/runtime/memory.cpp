@@ -219,8 +219,8 @@ MSLSIM_EXPORT void* __tsan_memset(void* to, int value, size_t size) {
   return std::memset(to, value, size);
 }
 
-MSLSIM_EXPORT void __msl_atomic(u64 address, u32 size, u32 is_write) {
+MSLSIM_EXPORT void __msl_atomic(u64 address, u32 size, u32 kind) {
   if (!dispatch->launch->checked) return;
-  access(address, size, false, CALLER, true);
-  if (is_write) access(address, size, true, CALLER, true);
+  if (kind != 2) access(address, size, false, CALLER, true);
+  if (kind != 0) access(address, size, true, CALLER, true);
 }

@@ -22,6 +22,18 @@ void undefined(const Location* at, const char* what) {
   report("ub", 0, 0, "%s:%u\t%s", base_name(at), at->line, what);
 }
 
+// clang's data for an overflow: bit 0 of the type's second word tells a signed type.
+struct Overflow {
+  Location at;
+  const unsigned short* type;
+};
+
+void overflow(const Overflow* data, const char* operation) {
+  const bool is_signed = data->type[1] & 1;
+  report(is_signed ? "ub" : "wrap", 0, 0, "%s:%u\t%s integer overflow in %s", base_name(&data->at),
+         data->at.line, is_signed ? "signed" : "unsigned", operation);
+}
+
 }  // namespace
 
 // After these two, going on would smash the fiber's own stack.
@@ -39,10 +51,13 @@ MSLSIM_EXPORT void __ubsan_handle_type_mismatch_v1(Location* at, u64 address) {
 #define HANDLER(name, what) \
   MSLSIM_EXPORT void __ubsan_handle_##name(Location* at) { undefined(at, what); }
 HANDLER(divrem_overflow, "integer division by zero or overflow")
-HANDLER(add_overflow, "signed integer overflow in +")
-HANDLER(sub_overflow, "signed integer overflow in -")
-HANDLER(mul_overflow, "signed integer overflow in *")
-HANDLER(negate_overflow, "signed integer overflow in unary -")
 HANDLER(float_cast_overflow, "float outside the range of the integer type it is converted to")
 HANDLER(shift_out_of_bounds, "shift amount out of range")
 HANDLER(load_invalid_value, "load of a value that is not valid for its type")
+
+#define OVERFLOW(name, operation) \
+  MSLSIM_EXPORT void __ubsan_handle_##name##_overflow(Overflow* data) { overflow(data, operation); }
+OVERFLOW(add, "+")
+OVERFLOW(sub, "-")
+OVERFLOW(mul, "*")
+OVERFLOW(negate, "unary -")

@@ -8,7 +8,7 @@ so are the gradients of all weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -16,9 +16,9 @@ from .. import activations
 from ..fold import fold_cfc
 from ..types import CfCFacts, Timespans
 from . import cfc_products
-from .cfc_products import Shape
+from .cfc_products import Call, Gradients, Shape
 from .geometry import Geometry, Launch
-from .pieces import in_pieces
+from .pieces import in_pieces, spread
 
 if TYPE_CHECKING:
     from ...ops.params import CfCParams
@@ -56,19 +56,13 @@ def sequence(
         kinds = activation, folded.head_activation
         shape = Shape(len(widths), heads, mode, *kinds, not folded.merged)
         head = tuple(mx.concatenate(list(parts)) for parts in zip(*folded.heads, strict=True))
-        (weight, bias), *rest = stages = [*folded.backbone, head]
+        (weight, bias), *rest = [*folded.backbone, head]
         timed = [inputs.astype(mx.float32)]
         if shape.timespans:
-            ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
-            timed.append(mx.broadcast_to(ts, (B, T)))
-        recurrent = weight[:, I:]
-        if run.geometry.cfc_takes_products(H, widths, heads):
-            stages = [(recurrent, bias), *rest]
-            recurrence = cfc_products.states(run, shape, stages, folded.tail, bool(training))
-            arrays = []
-        else:
-            recurrence = _operator(run, shape, bool(training))
-            arrays = [recurrent, *(a for stage in rest for a in stage), *folded.tail]
+            timed.append(spread(ts, B, T))
+        products = run.geometry.cfc_takes_products(H, widths, heads)
+        recurrence = _operator(run, shape, bool(training), products)
+        arrays = [weight[:, I:], *(a for stage in rest for a in stage), *folded.tail]
 
         def call(h, x, *spans):
             xz = mx.addmm(bias, x, weight[:, :I].T)  # [B, T, N0]
@@ -78,45 +72,37 @@ def sequence(
         return in_pieces(piece, call, state, *timed).astype(inputs.dtype)
 
 
-class _Call(NamedTuple):
-    """The primals of the operator by name."""
-
-    xz: mx.array  # [B, T, N0] first stage, the part of the inputs
-    h0: mx.array  # [B, H]
-    ts: mx.array | None  # [B, T]
-    weights: list  # of each stage [columns, depth]; the first reads h alone
-    biases: list  # of the stages but the first
-    tail: list  # w_tau, A [H] in the mode pure
-
-
-def _unpack(shape: Shape, primals: Sequence[mx.array]) -> _Call:
+def _unpack(shape: Shape, primals: Sequence[mx.array]) -> Call:
     xz, h0, *rest = primals
     ts = rest.pop(0) if shape.timespans else None
     stages, tail = rest[: 2 * shape.layers + 1], rest[2 * shape.layers + 1 :]
-    return _Call(xz, h0, ts, stages[:1] + stages[1::2], stages[2::2], tail)
+    return Call(xz, h0, ts, stages[:1] + stages[1::2], stages[2::2], tail)
 
 
-def _operator(run: Runner, shape: Shape, save: bool) -> Callable[..., Any]:
+def _operator(run: Runner, shape: Shape, save: bool, products: bool) -> Callable[..., Any]:
     """The operator (xz, h0, [ts], Wh, (W, b) of the other stages, [w_tau, A]) -> states [B, T, H]
-    and, with `save`, what the backward reads [B, T, layers' widths + heads H]; made once.
+    and, with `save`, what the backward reads; made once.  products: step by step.
     """
-    key = "cfc", shape, save
+    key = "cfc", shape, save, products
     if key in run.operators:
         return run.operators[key]
+    whole, back = _forward, _backward
+    if products:
+        whole, back = cfc_products.forward, cfc_products.backward
 
     def forward(*primals, save=save):
-        return _forward(run, shape, _unpack(shape, primals), save).values()
+        return whole(run, shape, _unpack(shape, primals), save)
 
     def backward(primals, cotangents, outputs):
         call = _unpack(shape, primals)
-        states, saved = outputs if save else forward(*primals, save=True)
-        out = _backward(run, shape, call, cotangents[0], saved)
-        return _gradients(shape, call, states, saved, out)
+        states, *saved = outputs if save else forward(*primals, save=True)
+        found = back(run, shape, call, cotangents[0], saved)
+        return _gradients(shape, call, states, found)
 
     return run.operators.setdefault(key, run.operator(forward, backward))
 
 
-def _facts(shape: Shape, call: _Call) -> tuple[int, int, int, tuple[int, ...], int, int]:
+def _facts(shape: Shape, call: Call) -> tuple[int, int, int, tuple[int, ...], int, int]:
     """(B, T, H, widths of the layers, width of what is saved, number of weights)."""
     (B, T, _), H = call.xz.shape, call.h0.shape[1]
     widths = tuple(w.shape[0] for w in call.weights[:-1])
@@ -124,7 +110,7 @@ def _facts(shape: Shape, call: _Call) -> tuple[int, int, int, tuple[int, ...], i
 
 
 def _common(
-    shape: Shape, call: _Call, launch: Launch
+    shape: Shape, call: Call, launch: Launch
 ) -> tuple[dict[str, mx.array], dict[str, bool], dict[str, int]]:
     """(inputs, flags, template) that forward and backward share."""
     inputs, flags, template = cfc_products.options(shape, call.ts, call.tail)
@@ -145,13 +131,14 @@ def _packed(weights: Sequence[mx.array], on_chip: bool) -> dict[str, mx.array]:
     return {name: mx.concatenate([w.reshape(-1) for w in weights])}
 
 
-def _forward(run: Runner, shape: Shape, call: _Call, save: bool) -> dict[str, mx.array]:
+def _forward(run: Runner, shape: Shape, call: Call, save: bool) -> tuple[mx.array, ...]:
+    """States [B, T, H] and, with `save`, what the layers and heads gave [B, T, kept]."""
     B, T, H, widths, kept, weights = _facts(shape, call)
     launch = run.geometry.cfc_forward(B, H, widths, shape.heads, weights)
     inputs, flags, template = _common(shape, call, launch)
-    biases = mx.concatenate(call.biases) if call.biases else mx.zeros(1)  # not read
+    biases = mx.concatenate(call.biases) if call.biases else mx.array([0.0])  # not read
     packed = _packed([w.T for w in call.weights], flags["ON_CHIP"])
-    return run(
+    out = run(
         "cfc_forward",
         launch,
         (B, T, H, kept, weights, *widths),
@@ -160,19 +147,20 @@ def _forward(run: Runner, shape: Shape, call: _Call, save: bool) -> dict[str, mx
         flags={"SAVE": save, **flags},
         template=template,
     )
+    return tuple(out.values())
 
 
 def _backward(
-    run: Runner, shape: Shape, call: _Call, dstates: mx.array, saved: mx.array
-) -> dict[str, mx.array]:
+    run: Runner, shape: Shape, call: Call, dstates: mx.array, kept_arrays: Sequence[mx.array]
+) -> Gradients:
     B, T, H, widths, kept, weights = _facts(shape, call)
     launch = run.geometry.cfc_backward(B, H, widths, shape.heads, weights)
     inputs, flags, template = _common(shape, call, launch)
-    packed = _packed(call.weights, flags["ON_CHIP"])
+    packed, (saved,) = _packed(call.weights, flags["ON_CHIP"]), kept_arrays
     outputs = {"dh0": (B, H), "dz": (B, T, kept)}
     if shape.mode == "pure":
         outputs["shares"] = (B, T, 3, H)
-    return run(
+    out = run(
         "cfc_backward",
         launch,
         (B, T, H, kept, weights, *widths),
@@ -181,29 +169,29 @@ def _backward(
         flags=flags,
         template=template,
     )
+    edges = [sum(widths[: n + 1]) for n in range(shape.layers)]
+    dz = mx.split(out["dz"], edges, axis=-1) if edges else [out["dz"]]
+    *read, last = mx.split(saved, edges, axis=-1) if edges else [saved]
+    one = activations.TABLE[shape.activation]
+    read = read if one.from_value else [one.function(z) for z in read]
+    if shape.mode == "pure":
+        tail = list(out["shares"].sum(axis=(0, 1)))[:2]
+        dts = out["shares"][:, :, 2].sum(axis=-1) if shape.timespans else None
+    else:
+        tail, dts = [], cfc_products.of_timespans(shape, H, dz[-1], last)
+    return Gradients(dz, out["dh0"], dts, read, tail)
 
 
 def _gradients(
-    shape: Shape, call: _Call, states: mx.array, saved: mx.array, out: dict[str, mx.array]
-) -> list[mx.array]:
-    """The gradients of all primals, as matrix products and sums over the whole sequence."""
-    _, _, H, widths, _, _ = _facts(shape, call)
-    edges = [sum(widths[: n + 1]) for n in range(shape.layers)]
-    dz = mx.split(out["dz"], edges, axis=-1) if edges else [out["dz"]]
-    kept = mx.split(saved, edges, axis=-1) if edges else [saved]
+    shape: Shape, call: Call, states: mx.array, found: Gradients
+) -> list[mx.array | None]:
+    """The gradients of all primals; those of the weights as products over the whole sequence."""
     before = mx.concatenate([call.h0[:, None], states[:, :-1]], axis=1)  # h that each step read
-    one = activations.TABLE[shape.activation]
-    read = [before, *(z if one.from_value else one.function(z) for z in kept[:-1])]
-    gradients = [dz[0], out["dh0"]]
-    if shape.timespans and shape.mode == "pure":
-        gradients.append(out["shares"][:, :, 2].sum(axis=-1))
-    elif shape.timespans:  # u = a ts + b: the head b's gradient is du
-        gradients.append((dz[-1][..., 3 * H :] * kept[-1][..., 3 * H :]).sum(axis=-1))
-    for stage, (d, z) in enumerate(zip(dz, read, strict=True)):
+    gradients = [found.dz[0], found.dh0]
+    if shape.timespans:
+        gradients.append(found.dts)
+    for stage, (d, z) in enumerate(zip(found.dz, [before, *found.read], strict=True)):
         gradients.append(mx.flatten(d, 0, 1).T @ mx.flatten(z, 0, 1))
         if stage > 0:
             gradients.append(d.sum(axis=(0, 1)))
-    if shape.mode == "pure":
-        dw_tau, dA, _ = out["shares"].sum(axis=(0, 1))
-        gradients += [dw_tau, dA]
-    return gradients
+    return gradients + found.tail

@@ -1,6 +1,6 @@
 """Launch geometry of the GPU kernels of metal/: a `Geometry` says, for a kind of GPU, how a call of
 a shape is cut into launches and how many threads each has. Its answers are functions of the shape
-alone, so that results depend on nothing else.
+alone, so that on one chip results depend on nothing else.
 
 Limits of every Apple GPU: SIMD groups of 32, 32 KiB of threadgroup memory, 1024 threads per
 threadgroup, fewer for a pipeline that needs many registers (1024 threads up to 52 float registers
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
+
+import mlx.core as mx
 
 from .pieces import SIMD, Pieces, ceil_div, once, round_up
 
@@ -73,6 +75,11 @@ class Geometry(Pieces):
     def neurons(self, units: int, rows: int) -> Launch:
         """A thread per (neuron, row)."""
         return Launch((ceil_div(units, SIMD), ceil_div(rows, 8), 1), (SIMD, 8, 1))
+
+    @once
+    def rows(self, rows: int) -> Launch:
+        """A SIMD group per row."""
+        return Launch((1, ceil_div(rows, 8), 1), (SIMD, 8, 1))
 
     @once
     def sensory(self, rows: int, units: int) -> Launch:
@@ -266,6 +273,24 @@ def _dense(groups: int, units: int, per: int, parts: int, padded: int) -> Launch
 
 
 APPLE = Geometry()
+
+# By the last letter of what Metal calls a chip's architecture ("applegpu_g13s"), as MLX tells them
+# apart: p phones, g plain and Pro, s Max, d Ultra. A newer letter is as a plain chip until it is
+# known. So many threadgroups that no core of the smallest Max or Ultra idles, and each gets one.
+CLASSES = {"s": replace(APPLE, min_groups=32), "d": replace(APPLE, min_groups=64)}
+
+
+def apple(architecture: str) -> Geometry:
+    """The geometry of an Apple GPU of this architecture."""
+    return CLASSES.get(architecture[-1:], APPLE)
+
+
+def apple_here() -> Geometry:
+    """That of the Apple GPU of this machine."""
+    facts = mx.device_info(mx.gpu) if mx.metal.is_available() else {}
+    return apple(str(facts.get("architecture", "")))
+
+
 CUDA = Geometry(
     min_groups=128,  # about the cores of the chips where merging pays most
     lists_batch=math.inf,

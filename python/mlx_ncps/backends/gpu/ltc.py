@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
-from ..fold import fold_ltc
 from ..types import LTCFacts, Timespans
 from .geometry import Geometry
+from .ltc_fold import fold
 from .ltc_lists import SYNAPSE, Lists, gather, lists_of
 from .ltc_synapses import dense_gradients, lists_gradients, sensory_dense, sensory_lists
-from .pieces import in_pieces
+from .pieces import in_pieces, spread
 
 if TYPE_CHECKING:
     from ...ops.params import LTCParams
@@ -84,8 +84,8 @@ def sequence(
     """
     with mx.stream(run.stream):
         (B, T, I), H = inputs.shape, state.shape[1]
-        folded = fold_ltc(params, implicit_param_constraints, epsilon)
-        ts = mx.broadcast_to(ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32), (B, T))
+        folded = fold(run, params, implicit_param_constraints, epsilon)
+        ts = spread(ts, B, T)
         plan = plan_of(run, H, int(ode_unfolds), synapses, training)
 
         def call(v, x, ts):

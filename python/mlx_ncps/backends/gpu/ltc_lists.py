@@ -66,22 +66,30 @@ class Lists(NamedTuple):
 
     def pick(self, synapses: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Matrices [S, H] as values of the synapses."""
-        return {name: mx.take(synapses[name].reshape(-1), self.places) for name in SYNAPSE}
+        return _taken(synapses, self.places)
 
     def scatter(self, values: mx.array, shape: tuple[int, int]) -> mx.array:
-        """Values of the synapses as a matrix [S, H], 0 where there is no synapse."""
-        padded = mx.concatenate([values, mx.zeros(1)])
-        return mx.take(padded, self.synapse_of).reshape(shape)
+        """Values of the synapses [N, synapses] as matrices [N, S, H], 0 where there is none."""
+        padded = mx.pad(values, [(0, 0), (0, 1)])
+        return mx.contiguous(mx.take(padded, self.synapse_of, axis=1)).reshape(-1, *shape)
 
 
 def gather(by: Slices | Owned, synapses: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """The matrices [S, H] of SYNAPSE as entries, 0 for padding, and where slices begin."""
-    entries = {}
-    for name in SYNAPSE:
-        entries[name] = mx.where(by.real, mx.take(synapses[name].reshape(-1), by.places), 0.0)
+    entries = _taken(synapses, by.places, by.real)
     if isinstance(by, Slices):
         entries |= {"neurons": by.neurons, "begins": by.begins}
     return entries
+
+
+def _taken(
+    synapses: Mapping[str, mx.array], places: mx.array, real: mx.array | None = None
+) -> dict[str, mx.array]:
+    """All four at these places of the flat matrices, 0 where they are not `real`."""
+    flat = mx.stack([synapses[name].reshape(-1) for name in SYNAPSE])
+    found = mx.take(flat, places, axis=1)
+    found = mx.contiguous(found) if real is None else mx.where(real, found, 0.0)
+    return dict(zip(SYNAPSE, found, strict=True))
 
 
 def lists_of(

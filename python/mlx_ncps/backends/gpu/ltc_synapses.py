@@ -125,4 +125,4 @@ def lists_gradients(
         {"x": x, "dnum": dnum, "dden": dden, **ends, **lists.pick(synapses)},
         {"slabs": (chunks, 4, count)},
     )
-    return tuple(lists.scatter(g, (S, H)) for g in out["slabs"].sum(axis=0))
+    return tuple(lists.scatter(out["slabs"].sum(axis=0), (S, H)))

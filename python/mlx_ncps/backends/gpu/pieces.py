@@ -102,6 +102,12 @@ class Pieces:
         return ""
 
 
+def spread(ts: float | mx.array, batch: int, steps: int) -> mx.array:
+    """Time spans as [B, T], with values of their own: else each kernel would copy them."""
+    ts = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
+    return ts if ts.ndim else mx.contiguous(mx.broadcast_to(ts, (batch, steps)))
+
+
 def in_pieces(
     piece: Piece, run: Callable[..., mx.array], state: mx.array, *timed: mx.array
 ) -> mx.array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -52,7 +52,8 @@ class Runner:
     """Launches bodies of metal/ through `register`, mx.fast.metal_kernel or a function like it.
 
     name: of the backend.  stream: the device or stream of the kernels and of the operations around
-    them.  geometry: of its launches.  cuda: whether the text is CUDA's.
+    them.  geometry: of its launches, or what gives it when it is needed first.  cuda: whether the
+    text is CUDA's.  compiles: whether mx.compile can trace what `register` gives.
     """
 
     def __init__(
@@ -60,21 +61,34 @@ class Runner:
         name: str,
         register: Callable[..., Any],
         stream: mx.Device | mx.DeviceType | mx.Stream,
-        geometry: Geometry,
+        geometry: Geometry | Callable[[], Geometry],
         *,
         cuda: bool = False,
+        compiles: bool = False,
     ):
         self.name, self.register, self.stream = name, register, stream
-        self.geometry, self.cuda = geometry, cuda
+        self._geometry, self.cuda, self.compiles = geometry, cuda, compiles
         self.operators: dict[Any, Any] = {}  # what the modules of operators made, by their keys
         self.wired: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # likewise, by wiring
         self._kernels: dict[tuple, Callable[..., Any]] = {}
         self._launches: dict[tuple, tuple] = {}
 
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Of its launches."""
+        given = self._geometry
+        return given if isinstance(given, Geometry) else given()
+
     def but(self, **changes: Any) -> Runner:
         """A Runner like this one, with another `register`, `stream` or `geometry`."""
         kept = {name: getattr(self, name) for name in ("name", "register", "stream", "geometry")}
-        return Runner(**kept | changes, cuda=self.cuda)
+        return Runner(**kept | changes, cuda=self.cuda, compiles=self.compiles)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` through mx.compile, where that can trace the kernels. Within a gradient MLX
+        runs it as it is.
+        """
+        return mx.compile(function) if self.compiles else function
 
     def __call__(
         self,
@@ -93,6 +107,21 @@ class Runner:
         flags: {name: bool}, macros of the body.  template: its integer template arguments, before
         those of the launch.
         """
+        ready = self.ready(stem, launch, sizes, inputs, outputs, flags=flags, template=template)
+        return dict(zip(outputs, ready(*inputs.values()), strict=True))
+
+    def ready(
+        self,
+        stem: str,
+        launch: Launch,
+        sizes: tuple[int, ...],
+        inputs: Iterable[str],
+        outputs: Mapping[str, tuple[int, ...]],
+        *,
+        flags: Mapping[str, bool] = NOTHING,
+        template: Mapping[str, int] = NOTHING,
+    ) -> Callable[..., list[mx.array]]:
+        """The function (arrays of `inputs`) -> arrays of `outputs`, for many equal launches."""
         key = stem, (*inputs,), (*outputs,), (*flags.items(),), launch, (*template.items(),)
         known = self._launches.get(key)
         if known is None:
@@ -100,15 +129,14 @@ class Runner:
                 self._launches.clear()
             known = self._launches[key] = self._made(*key)
         kernel, options = known
-        arrays = kernel(
-            inputs=[mx.array(sizes, mx.int32), *inputs.values()],
-            output_shapes=[*outputs.values()],
-            stream=self.stream,
-            **options,
-        )
-        if _loader.native is not None:
-            arrays = _loader.native.mappable(list(arrays))
-        return dict(zip(outputs, arrays, strict=True))
+        first, shapes = mx.array(sizes, mx.int32), [*outputs.values()]
+        stream, mappable = self.stream, _loader.native and _loader.native.mappable
+
+        def ready(*arrays):
+            found = kernel(inputs=[first, *arrays], output_shapes=shapes, stream=stream, **options)
+            return mappable(list(found)) if mappable else found
+
+        return ready
 
     def _made(
         self,

@@ -34,9 +34,12 @@ class Launched(NamedTuple):
     threads: int
 
 
-def runner(launched: Callable[[dict, dict], Any], geometry: Geometry = APPLE) -> Runner:
+def runner(
+    launched: Callable[[dict, dict], Any], geometry: Geometry = APPLE, cuda: bool = False
+) -> Runner:
     """A Runner whose kernels answer zeros. `launched(kernel, launch)` hears of every launch:
-    `kernel` are the keywords of mx.fast.metal_kernel, `launch` those of its call.
+    `kernel` are the keywords of mx.fast.metal_kernel, `launch` those of its call.  cuda: with
+    CUDA's text, as mx.fast.cuda_kernel is given it.
     """
 
     def register(**kernel):
@@ -47,7 +50,7 @@ def runner(launched: Callable[[dict, dict], Any], geometry: Geometry = APPLE) ->
 
         return launch
 
-    return Runner("trace", register, mx.cpu, geometry)
+    return Runner("trace", register, mx.cpu, geometry, cuda=cuda)
 
 
 def groups_of(call: dict) -> int:
@@ -99,12 +102,13 @@ def trace_ltc(
     unfolds: int,
     training: bool,
     synapses: Any = None,
+    implicit: bool = False,
 ) -> None:
     """The launches of ltc_sequence, and with `training` of its gradient."""
     square, sensory = (units, units), (inputs, units)
     leaves = [(units,)] * 3 + [square] * 4 + [sensory] * 4
     arrays = [(batch, steps, inputs), (batch, units), (batch, steps), *leaves]
-    options = {"ode_unfolds": unfolds, "epsilon": 1e-8, "implicit_param_constraints": False}
+    options = {"ode_unfolds": unfolds, "epsilon": 1e-8, "implicit_param_constraints": implicit}
     options |= {"synapses": synapses, "training": training}
 
     def call(x, v, ts, *leaves):
