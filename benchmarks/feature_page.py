@@ -18,9 +18,9 @@ FEATURES = """\
 Each row is a layer with what is named, beside the plain fused layer of the same sizes (a CfC or
 LTC; of a cell from the literature the CfC). *of plain* is our time over that layer's, *of the
 reference* over that of the same layer in MLX operations, *error* the largest one against the
-latter, relative to the largest element. *arithmetic* counts multiply-adds of a step over those of
-the plain layer, a gate of an LTC as 8. A row is beyond its limit, in bold, where it takes more
-than 3 times the plain layer's time, for cells of the literature 5 times, times its arithmetic
+latter in float32, relative to the largest element. *arithmetic* counts multiply-adds of a step
+over those of the plain layer, a gate of an LTC as 8. A row is beyond its limit, in bold, where it
+takes more than 3 times the plain layer's time, for cells of the literature 5 times, times its arithmetic
 where that is above 1. *refused* names what a layer does not take.
 """
 STREAMING = """\

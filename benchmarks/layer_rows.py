@@ -45,7 +45,7 @@ class OwnCell(nn.Module):
     def __call__(self, inputs, state, ts):
         """(output, new state), both [B, H]."""
         pull = mx.tanh(self.map(mx.concatenate([inputs, state], axis=-1)))
-        state = state + (1 - mx.exp(-ts * mx.ones((1,)))) * (pull - state)
+        state = state + (1 - mx.exp(-ts * mx.ones((1,), inputs.dtype))) * (pull - state)
         return state, state
 
 

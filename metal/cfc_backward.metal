@@ -6,11 +6,17 @@
 // a column belongs to its part r % PARTS, dL/dh too. The gradients of one step's pre-activations
 // stand in threadgroup memory as [column][row]: LAYERS + 2 barriers per step. With ON_CHIP all
 // weights move to threadgroup memory first, else they are streamed. Rows past the batch repeat the
-// last one and write nothing. Threadgroups are of a multiple of 32 threads.
+// last one and write nothing. Threadgroups are of a multiple of 32 threads. With MATRIX the sums
+// come from 8x8 matrices, as in the forward.
 //
 //   sizes      B, T, H, kept_width, weight_count, widths[LAYERS]
 //   flag       PURE                        : the mode pure
 //   flag       ON_CHIP                     : the weights move to threadgroup memory
+//   flag       DROPOUT                     : factors of what the layers give, from the second on
+//   flag       DROPS_FIRST                 : of what the first gives, too
+//   flag       RESETS                      : rows start anew before some steps
+//   flag       HOLDS                       : some steps leave a row's state as it is
+//   flag       MATRIX                      : sums by simdgroup_matrix
 //   int        LAYERS                      : of the backbone
 //   int        HEADS                       : 3, 4 or 1, as in the forward
 //   int        MODE                        : an NcpsCfcMode
@@ -28,9 +34,13 @@
 //   in float   ts [B, T] if PURE or HEADS == 4 : timespans
 //   in float   ts [1] if HEADS == 3        : not read
 //   in float   w_tau, A [H] if PURE
+//   in float   dropout [B, T, dropped_width] if DROPOUT : of the forward
+//   in float   resets [B, T] if RESETS     : of the forward
+//   in float   held [B, T] if HOLDS        : of the forward
 //   out float  dh0 [B, H]                  : dL/dh before the first step
 //   out float  dz [B, T, kept_width]       : of the layers, then of the heads
 //   out float  shares [B, T, 3, H] if PURE : of dw_tau, dA, dts
+//   out float  dreset_state [B, H] if RESETS
 constexpr int OWN = ROWS > PARTS ? ROWS / PARTS : 1;  // rows of a thread, ROWS < PARTS: or none
 threadgroup float buffer[UNITS + HEADS * UNITS + 2 * WIDTH][ROWS];  // dL/dh, of heads, of layers
 #if ON_CHIP
@@ -46,13 +56,22 @@ for (int layer = 0; layer < LAYERS; ++layer) {
   weights_end += (layer == 0 ? H : uint(sizes[4 + layer])) * uint(sizes[5 + layer]);
   layers_width += uint(sizes[5 + layer]);
 }
+#if DROPOUT
+const uint whole_width = DROPS_FIRST ? 0u : uint(sizes[5]);  // of a layer without factors
+const uint dropped_width = layers_width - whole_width;
+#endif
 #if ON_CHIP
 for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
   weights[at] = streamed_weights[at];  // first read after the heads' barrier
 }
 #endif
 for (uint j = slot; j < H; j += slots) {
-  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) buffer[j][r] = 0.0f;
+  for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {
+    buffer[j][r] = 0.0f;
+#if RESETS
+    if (first + r < B) dreset_state[(first + r) * H + j] = 0.0f;
+#endif
+  }
 }
 
 for (uint t = T; t-- > 0u;) {
@@ -64,7 +83,12 @@ for (uint t = T; t-- > 0u;) {
         const bool real = first + r < B;
         const uint row = (real ? first + r : B - 1u) * T + t;
         const uint kept = row * kept_width + layers_width;
-        const float dh = buffer[j][r] + dstates[row * H + j];
+        float dh = buffer[j][r] + dstates[row * H + j];
+#if HOLDS
+        const bool holds = held[row] != 0.0f;
+        if (real && holds) dh0[(first + r) * H + j] = dh;  // kept for the end of the step
+        if (holds) dh = 0.0f;
+#endif
         float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #if PURE
         const CfcPureGradient<float> g = cfc_pure_backward(
@@ -105,6 +129,13 @@ for (uint t = T; t-- > 0u;) {
       const uint i = base + slot;
       const bool live = i < depth;
       float sum[ROWS];
+#if MATRIX
+      if (live) {
+        const uint tile = base + slot / 8u * 8u;  // the first column of this SIMD group
+        ncps_matrix_sums<ROWS, 1>(sum, &weights[weight_at + tile], depth, 0u, &buffer[from][0],
+                                  columns, &buffer[to + tile][0], 0u, lane % 32u);
+      }
+#else
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
       for (uint c = part; c < columns; c += uint(PARTS)) {
@@ -113,17 +144,32 @@ for (uint t = T; t-- > 0u;) {
         for (int r = 0; r < ROWS; ++r) sum[r] += w * buffer[from + c][r];
       }
       NCPS_SHARE_ROWS(sum)
+#endif
       NCPS_UNROLL
       for (int q = 0; q < OWN; ++q) {
         const uint r = uint(q * PARTS) + part;
         if (live && r < uint(ROWS)) {
+          const bool real = first + r < B;
+          const uint row = (real ? first + r : B - 1u) * T + t;
           float d = sum[q];
           if (stage > 0) {
-            const bool real = first + r < B;
-            const uint at = ((real ? first + r : B - 1u) * T + t) * kept_width + kept_at + i;
+            const uint at = row * kept_width + kept_at + i;
             d *= ncps_activation_slope<ACTIVATION>(float(saved[at]));
+#if DROPOUT
+            const uint factor_at = row * dropped_width + kept_at - whole_width + i;
+            if (DROPS_FIRST || stage > 1) d *= dropout[factor_at];
+#endif
             if (real) dz[at] = d;
           }
+#if HOLDS
+          if (stage == 0 && real && held[row] != 0.0f) d = dh0[(first + r) * H + i];
+#endif
+#if RESETS
+          if (stage == 0 && resets[row] != 0.0f) {
+            if (real) dreset_state[(first + r) * H + i] += d;
+            d = 0.0f;
+          }
+#endif
           buffer[to + i][r] = d;
         }
       }

@@ -11,10 +11,19 @@
 // past the batch repeat the last one and write nothing. Threadgroups are of a multiple of 32
 // threads.
 //
+// With MATRIX the sums come from 8x8 matrices (matrix.h), by way of the buffer's lines that their
+// results go to, and of more lines for the other heads; all widths are multiples of 8, PARTS is 4.
+// One h is enough then where the heads read a layer.
+//
 //   sizes      B, T, H, kept_width, weight_count, widths[LAYERS]
 //   flag       SAVE                   : what the gradient needs leaves
 //   flag       PURE                   : the mode pure
 //   flag       ON_CHIP                : the weights move to threadgroup memory
+//   flag       DROPOUT                : factors of what the layers give, from the second on
+//   flag       DROPS_FIRST            : of what the first gives, too
+//   flag       RESETS                 : rows start anew before some steps
+//   flag       HOLDS                  : some steps leave a row's state as it is
+//   flag       MATRIX                 : sums by simdgroup_matrix
 //   int        LAYERS                 : of the backbone
 //   int        HEADS                  : 3, 4 or 1, as above
 //   int        MODE                   : an NcpsCfcMode
@@ -33,10 +42,22 @@
 //   in float   ts [B, T] if PURE or HEADS == 4 : timespans
 //   in float   ts [1] if HEADS == 3   : not read
 //   in float   w_tau, A [H] if PURE
+//   in float   dropout [B, T, dropped_width] if DROPOUT : of those layers, side by side
+//   in float   resets [B, T] if RESETS : not 0 where
+//   in float   held [B, T] if HOLDS : not 0 where
+//   in float   reset_state [B, H] if RESETS : the state before such a step
 //   out float  states [B, T, H]
 //   out float  saved [B, T, kept_width] if SAVE : each layer's value or input, F1, F2, g(, a) or f
-constexpr int OWN = ROWS > PARTS ? ROWS / PARTS : 1;    // rows of a thread, ROWS < PARTS: or none
+constexpr int OWN = ROWS > PARTS ? ROWS / PARTS : 1;  // rows of a thread, ROWS < PARTS: or none
+#if MATRIX
+constexpr int NEXT = LAYERS > 0 ? 0 : HEADS * UNITS;      // lines from one h to the next
+constexpr int OUTPUTS = (HEADS + (LAYERS == 0)) * UNITS;  // lines before the layers' outputs
+threadgroup float buffer[(HEADS + (LAYERS == 0)) * UNITS + WIDTH + (LAYERS > 1) * WIDTH][ROWS];
+#else
+constexpr int NEXT = UNITS;
+constexpr int OUTPUTS = 2 * UNITS;
 threadgroup float buffer[2 * UNITS + 2 * WIDTH][ROWS];  // h twice, the layers' outputs twice
+#endif
 #if ON_CHIP
 threadgroup float weights[CHIP];
 #endif
@@ -45,6 +66,10 @@ const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
 const uint first_width = LAYERS > 0 ? uint(sizes[LAYERS > 0 ? 5 : 0]) : uint(HEADS) * H;
+#if DROPOUT
+const uint whole_width = DROPS_FIRST ? 0u : first_width;  // of a layer without factors
+const uint dropped_width = kept_width - uint(HEADS) * H - whole_width;
+#endif
 
 #if ON_CHIP
 for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
@@ -53,7 +78,12 @@ for (uint at = lane; at < uint(sizes[4]); at += threads_per_threadgroup.x) {
 #endif
 for (uint j = slot; j < H; j += slots) {
   for (uint r = part; r < uint(ROWS); r += uint(PARTS)) {
-    buffer[j][r] = h0[(first + r < B ? first + r : B - 1u) * H + j];
+    const uint b = first + r < B ? first + r : B - 1u;
+#if RESETS
+    buffer[j][r] = resets[b * T] != 0.0f ? float(reset_state[b * H + j]) : float(h0[b * H + j]);
+#else
+    buffer[j][r] = h0[b * H + j];
+#endif
   }
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -61,15 +91,22 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 uint now = 0u;
 for (uint t = 0u; t < T; ++t) {
   uint weight_at = 0u, bias_at = 0u, kept_at = 0u, depth = H;
-  uint from = now * uint(UNITS);  // of the buffer's lines, what a stage reads
+  uint from = now * uint(NEXT);  // of the buffer's lines, what a stage reads
   for (int layer = 0; layer < LAYERS; ++layer) {
     const uint columns = uint(sizes[5 + layer]);
-    const uint to = uint(2 * UNITS) + uint(layer % 2) * uint(WIDTH);
+    const uint to = uint(OUTPUTS) + uint(layer % 2) * uint(WIDTH);
     for (uint base = 0u; base < columns; base += slots) {
       const uint c = base + slot;
       const bool live = c < columns;
-      const uint column = live ? c : 0u;
       float sum[ROWS];
+#if MATRIX
+      if (live) {
+        const uint tile = base + slot / 8u * 8u;  // the first column of this SIMD group
+        ncps_matrix_sums<ROWS, 1>(sum, &weights[weight_at + tile], columns, 0u, &buffer[from][0],
+                                  depth, &buffer[to + tile][0], 0u, lane % 32u);
+      }
+#else
+      const uint column = live ? c : 0u;
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) sum[r] = 0.0f;
       for (uint i = part; i < depth; i += uint(PARTS)) {
@@ -78,6 +115,7 @@ for (uint t = 0u; t < T; ++t) {
         for (int r = 0; r < ROWS; ++r) sum[r] += w * buffer[from + i][r];
       }
       NCPS_SHARE_ROWS(sum)
+#endif
       NCPS_UNROLL
       for (int q = 0; q < OWN; ++q) {
         const uint r = uint(q * PARTS) + part;
@@ -91,7 +129,13 @@ for (uint t = 0u; t < T; ++t) {
             z += biases[bias_at + c];
           }
           const float value = ncps_activation<ACTIVATION>(z);
+#if DROPOUT
+          const bool drops = DROPS_FIRST || layer > 0;
+          const uint factor_at = row * dropped_width + kept_at - whole_width + c;
+          buffer[to + c][r] = drops ? value * dropout[factor_at] : value;
+#else
           buffer[to + c][r] = value;
+#endif
 #if SAVE
           if (real) {
             saved[row * kept_width + kept_at + c] = ncps_slope_from_value<ACTIVATION>() ? value : z;
@@ -112,6 +156,14 @@ for (uint t = 0u; t < T; ++t) {
     const uint j = base + slot;
     const bool live = j < H;
     float sum[HEADS][ROWS];
+#if MATRIX
+    if (live) {
+      const uint tile = base + slot / 8u * 8u, to = LAYERS > 0 ? 0u : (1u - now) * uint(UNITS);
+      ncps_matrix_sums<ROWS, HEADS>(&sum[0][0], &weights[weight_at + tile], uint(HEADS) * H, H,
+                                    &buffer[from][0], depth, &buffer[to + tile][0], uint(UNITS),
+                                    lane % 32u);
+    }
+#else
     NCPS_UNROLL
     for (int head = 0; head < HEADS; ++head) {
       NCPS_UNROLL
@@ -134,6 +186,7 @@ for (uint t = 0u; t < T; ++t) {
     for (int head = 0; head < HEADS; ++head) {
       NCPS_SHARE_ROWS(sum[head])
     }
+#endif
     NCPS_UNROLL
     for (int q = 0; q < OWN; ++q) {
       const uint r = uint(q * PARTS) + part;
@@ -162,7 +215,21 @@ for (uint t = 0u; t < T; ++t) {
         z[2] = ncps_sigmoid(u);
         h = cfc_blend<MODE>(z[0], z[1], z[2]);
 #endif
-        buffer[(1u - now) * uint(UNITS) + j][r] = h;
+#if HOLDS
+        if (real && held[row] != 0.0f) {
+          h = t > 0u ? float(states[(row - 1u) * H + j]) : float(h0[(first + r) * H + j]);
+#if RESETS
+          if (resets[row] != 0.0f) h = reset_state[(first + r) * H + j];
+#endif
+        }
+#endif
+        float read = h;  // by the next step
+#if RESETS
+        if (t + 1u < T && resets[row + 1u] != 0.0f) {
+          read = reset_state[(real ? first + r : B - 1u) * H + j];
+        }
+#endif
+        buffer[(1u - now) * uint(NEXT) + j][r] = read;
         if (real) {
           states[row * H + j] = h;
 #if SAVE

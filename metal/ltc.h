@@ -126,6 +126,12 @@ inline V ltc_source_backward(V sum, V dz, P s2) {
   return sum + dz * s2;
 }
 
+// The same from ws = w s2 and wes = we s2, where these serve several gates.
+template <typename V, typename P>
+inline V ltc_source_backward(V sum, V gate, P ws, P wes, V dn, V dd) {
+  return sum + (dn * wes + dd * ws) * (gate - gate * gate);
+}
+
 // dL/dv of a source: what it has, and the folded sum of its synapses' shares.
 template <typename V>
 inline V ltc_dv(V own, V sum) {

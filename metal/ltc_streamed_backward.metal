@@ -81,12 +81,11 @@ for (uint t = T; t-- > 0u;) {
       for (uint j = part; j < H; j += uint(PARTS)) {
         const uint at = j * H + source;
         const float s2 = synapse_s2[at], m2 = synapse_m2[at];
-        const float w = synapse_w[at], we = synapse_we[at];
+        const float ws = s2 * synapse_w[at], wes = s2 * synapse_we[at];  // for all rows
         NCPS_UNROLL
         for (int r = 0; r < ROWS; ++r) {
-          const float gate = ltc_gate(v[r], s2, m2);
-          const float dz = ltc_gate_backward(gate, w, we, dn_buffer[j][r], dd_buffer[j][r]);
-          sum[r] = ltc_source_backward(sum[r], dz, s2);
+          const float gate = ltc_gate(v[r], s2, m2), dn = dn_buffer[j][r], dd = dd_buffer[j][r];
+          sum[r] = ltc_source_backward(sum[r], gate, ws, wes, dn, dd);
         }
       }
       NCPS_SHARE_ROWS(sum)

@@ -46,6 +46,7 @@ from mlx_ncps.backends.metallib import MissingVariant
 from benchmarks import page
 from tests.support.cases import (
     CFC_CASES,
+    CFC_DROPOUT_CASES,
     CFC_EMPTY_CASES,
     LTC_CASES,
     LTC_EMPTY_CASES,
@@ -69,6 +70,7 @@ from tools.failing_kernel import failing_kernel
 ROOT = Path(__file__).resolve().parent.parent
 
 CASES = [*LTC_CASES, *LTC_WIRED_CASES, *LTC_EMPTY_CASES, *CFC_CASES, *CFC_EMPTY_CASES]
+CASES += CFC_DROPOUT_CASES[::7]
 FEW = [  # every kernel
     LtcCase(batch=3, steps=3, units=33, timespans="per_batch"),
     LtcCase(batch=17, steps=2, units=100, unfolds=2),
@@ -77,6 +79,7 @@ FEW = [  # every kernel
     CfcCase(batch=5, units=33, backbone_units=17, timespans="per_batch"),
     CfcCase(batch=3, units=200, backbone_units=128, layers=2, mode="no_gate"),
     CfcCase(batch=3, units=17, layers=0, mode="pure"),
+    CfcCase(batch=3, units=33, layers=2, variant="keras", dropout=0.4),
     CfcCase(batch=2, units=300, backbone_units=256, timespans="per_batch"),  # by products
 ]
 # What https://github.com/clubsnake/ltc-cuda publishes in its README, measured on a GTX 1080.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 
 from mlx_ncps.backends.gpu.geometry import APPLE
 
@@ -25,6 +26,7 @@ from tests.support.as_cuda import (
 from tests.support.cases import CfcCase, LtcCase
 from tools.plans import chips
 
+PLAIN = replace(APPLE, matrix=False)  # CUDA has no matrices of Metal's kind
 FEW = {"steps": 2, "unfolds": 2}
 CASES = {
     **{f"LTC {n}": LtcCase(batch=2, units=n, **FEW) for n in (8, 16, 32, 64)},
@@ -49,6 +51,9 @@ CASES = {
     "CfC 64, B 64, keras": CfcCase(batch=64, steps=2, units=64, backbone_units=64, variant="keras"),
     "CfC 64, B 64, paper": CfcCase(batch=64, steps=2, units=64, backbone_units=64, variant="paper"),
     "CfC 64, B 64, pure": CfcCase(batch=64, steps=2, units=64, layers=0, mode="pure"),
+    "CfC 64, B 64, dropout": CfcCase(
+        batch=64, steps=2, units=64, backbone_units=64, layers=2, dropout=0.5
+    ),
     "CfC 256": CfcCase(batch=2, steps=1, units=256, backbone_units=256),
 }
 HEAD = ["call", "kernel", "threads", *ARCHITECTURES, "spilled bytes", "threadgroup bytes"]
@@ -76,7 +81,7 @@ def rows(compiled) -> list[list[str]]:
     """The cells of every kernel that the calls launch, each variant once."""
     found, seen = [], set()
     for call, case in CASES.items():
-        for name, (text, threads) in recorded(case, APPLE).items():
+        for name, (text, threads) in recorded(case, PLAIN).items():
             if name not in seen:
                 seen.add(name)
                 found.append(variant(compiled, call, name, text, threads))

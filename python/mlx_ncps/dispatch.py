@@ -287,7 +287,7 @@ def _cpu_shares_memory(op: str | None, facts: Facts | None) -> bool:
 
 def _worse_than_cpu(module: Any, op: str | None, stepwise: bool) -> str:
     """Why a backend of an Apple GPU, which can run a call, leaves it to the CPU's kernel; or ""."""
-    if op is not None and "_mixed_" in op and not module.MIXED_MEMORY:
+    if op is not None and "_mixed_" in op and op.replace("_mixed_", "_") not in module.MIXED_MEMORY:
         return "it has no kernel of the LSTM in front of the cell, and would launch each step alone"
     return "each step would be launches of its own" if stepwise else ""
 

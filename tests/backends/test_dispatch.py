@@ -20,8 +20,9 @@ def fake(name, *, available=True, unsupported=""):
         NAME=name,
         available=lambda: (available, "it runs" if available else f"no {name} here"),
         unsupported=lambda op, facts: unsupported,
-        MIXED_MEMORY=False,
-        RESETS=False,
+        MIXED_MEMORY=(),
+        RESETS=(),
+        MASKS=(),
     )
 
 
@@ -68,7 +69,7 @@ def test_auto_takes_the_backend_of_the_default_device(monkeypatch, table):
 def test_auto_beside_an_apple_gpu_takes_the_cpu_where_it_does_better(monkeypatch, table):
     on_gpu(monkeypatch)
     cpu, small = fake("cpu"), fake("metal", unsupported="300 units")
-    cpu.MIXED_MEMORY = True
+    cpu.MIXED_MEMORY = ("cfc_sequence",)
     table(fake("metal"), cpu, fake("reference"))
     mixed, step = dispatch.explain("cfc_mixed_sequence", CFC), dispatch.explain("cfc_sequence", CFC)
     assert (mixed.backend, step.backend) == ("cpu", "metal")
@@ -246,6 +247,7 @@ def test_every_backend_has_all_that_the_protocol_lists(monkeypatch, module):
     listed = [name for name in Backend.__dict__ if not name.startswith("_")]
     listed += [name for name in Backend.__annotations__ if name not in listed]
     assert sorted(listed) == [
+        "MASKS",
         "MIXED_MEMORY",
         "NAME",
         "RESETS",

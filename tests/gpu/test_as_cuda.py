@@ -1,5 +1,7 @@
 """Every kernel text that MLX's CUDA backend would compile, compiled by NVRTC without a GPU."""
 
+from dataclasses import replace
+
 import pytest
 from mlx_ncps.backends.gpu.geometry import APPLE
 
@@ -33,6 +35,8 @@ CASES = [
     CfcCase(batch=128, steps=1, units=128, backbone_units=128),
     CfcCase(batch=1024, steps=1, units=64, timespans="per_batch"),
     CfcCase(units=256, backbone_units=256),
+    CfcCase(batch=64, units=64, backbone_units=64, layers=2, dropout=0.5),
+    CfcCase(batch=128, steps=1, units=128, backbone_units=128, variant="keras", dropout=0.5),
 ]
 
 
@@ -45,10 +49,22 @@ def compiled():
     return found
 
 
+# Also with states that start anew, or stay.
+STARTING = [
+    CfcCase(batch=64, units=128, backbone_units=128, layers=2, timespans="per_batch", dropout=0.5),
+    CfcCase(batch=1024, steps=1, units=64, variant="keras", dropout=0.5),
+    CfcCase(units=64, layers=0, mode="pure"),
+]
+CALLS = [
+    *(pytest.param(case, False, id=str(case)) for case in CASES),
+    *(pytest.param(case, True, id=f"{case}-resets") for case in STARTING),
+]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_kernels_compile_as_cuda(compiled, case, architecture):
-    texts = recorded(case)
+@pytest.mark.parametrize(("case", "resets"), CALLS)
+def test_kernels_compile_as_cuda(compiled, case, resets, architecture):
+    texts = recorded(case, resets=resets)
     assert texts
     for name, (text, threads) in texts.items():
         code, log = compiled(text, architecture)
@@ -59,9 +75,11 @@ def test_kernels_compile_as_cuda(compiled, case, architecture):
         assert registers(log) * threads <= 65536, f"{name} needs more than a multiprocessor has"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_kernels_fit_the_registers_of_an_apple_gpu(compiled, case):
-    for name, (text, threads) in recorded(case, APPLE).items():
+@pytest.mark.parametrize(("case", "resets"), CALLS)
+def test_kernels_fit_the_registers_of_an_apple_gpu(compiled, case, resets):
+    for name, (text, threads) in recorded(
+        case, replace(APPLE, matrix=False), resets=resets
+    ).items():
         most = max(n for n in (52, 104, 128) if threads <= {52: 1024, 104: 512, 128: 384}[n])
         code, log = compiled(text, "sm_90a", f"--maxrregcount={most}")
         assert code == 0, log

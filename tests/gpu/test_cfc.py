@@ -2,6 +2,7 @@
 access checked, in every order.
 """
 
+import contextlib
 from dataclasses import replace
 
 import mslsim
@@ -42,6 +43,63 @@ KINDS = [
     CfcCase(steps=33, timespans="per_step"),
     *(CfcCase(units=33, dtype=t, timespans="per_batch") for t in ("float16", "bfloat16")),
 ]
+
+
+MATRICES = [  # 8 rows and more, every width a multiple of 8
+    CfcCase(batch=64, steps=2, units=8, backbone_units=8),
+    CfcCase(batch=67, steps=2, units=16, backbone_units=24, layers=2, timespans="per_batch"),
+    CfcCase(batch=64, steps=3, units=24, layers=0, mode="no_gate", timespans="scalar"),
+    CfcCase(batch=65, steps=2, units=56, layers=0, timespans="per_batch", variant="paper"),
+    CfcCase(batch=64, steps=3, units=16, layers=0, mode="pure", timespans="per_step"),
+    CfcCase(batch=64, steps=2, units=32, backbone_units=8, layers=3, mode="pure"),
+    CfcCase(batch=66, steps=2, units=40, backbone_units=136, activation="gelu", variant="keras"),
+    CfcCase(batch=129, steps=1, units=64, backbone_units=64, timespans="per_batch"),
+    CfcCase(batch=128, steps=2, units=88, layers=0, timespans="scalar", activation="relu"),
+    CfcCase(batch=65, steps=1, units=160, backbone_units=32, layers=2, activation="silu"),
+    CfcCase(batch=64, steps=2, units=16, backbone_units=16, dtype="bfloat16"),
+    CfcCase(batch=64, steps=2, units=16, dtype="float16", layers=0, timespans="per_batch"),
+]
+
+
+@contextlib.contextmanager
+def launched_by_matrices(wanted=True):
+    """Within the block every CfC kernel takes matrices; or none."""
+    with pytest.MonkeyPatch.context() as patch:
+        names, made = [], mslsim.metal_kernel
+
+        def register(**named):
+            names.append(named["name"])
+            return made(**named)
+
+        patch.setattr(mslsim, "metal_kernel", register)
+        yield
+        found = ["_matrix" in name for name in names if "cfc_" in name]
+        assert set(found) == {wanted}, names
+
+
+@pytest.mark.parametrize("case", MATRICES, ids=str)
+def test_cfc_sequence_by_matrices_equals_numpy(case):
+    for order in ORDERS:
+        with launched_by_matrices(), simulated(order):
+            check_states(case, "metal")
+            check_gradients(case, "metal")
+
+
+def test_cfc_without_matrices_is_the_same():
+    for case in (MATRICES[1], MATRICES[7]):
+        with launched_by_matrices(False), simulated(geometry=replace(APPLE, matrix=False)):
+            check_gradients(case, "metal")
+        with launched_by_matrices(False), simulated():
+            check_gradients(replace(case, units=case.units + 1), "metal")
+            check_gradients(replace(case, batch=63), "metal")
+
+
+@pytest.mark.parametrize("threads", [32, 96])
+def test_cfc_by_matrices_walks_over_more_tiles_than_simd_groups(threads):
+    geometry = replace(APPLE, threads=threads)
+    for case in (MATRICES[1], MATRICES[3]):
+        with launched_by_matrices(), simulated("chaos", geometry=geometry, metal_versions=(310,)):
+            check_gradients(case, "metal")
 
 
 @pytest.mark.parametrize("case", EDGES, ids=str)
@@ -87,8 +145,10 @@ def test_cfc_sequence_in_pieces_of_rows_and_time_is_the_same(piece, products):
         check_gradients(case, "metal")
 
 
-def test_cfc_runs_are_bitwise_equal():
-    case = CfcCase(batch=5, units=33, backbone_units=65, timespans="per_batch")
+@pytest.mark.parametrize("sizes", [(5, 33, 65), (64, 32, 64)])
+def test_cfc_runs_are_bitwise_equal(sizes):
+    batch, units, width = sizes
+    case = CfcCase(batch=batch, units=units, backbone_units=width, timespans="per_batch")
     runs = []
     for order in ORDERS:
         with simulated(order):
@@ -107,13 +167,21 @@ PLANTED = [  # (file, a barrier with what surrounds it, what is left)
 ]
 
 
+@pytest.mark.parametrize(("batch", "units"), [(2, 33), (64, 64)])
 @pytest.mark.parametrize(("file", "old", "new"), PLANTED)
-def test_cfc_missing_barrier_is_caught(file, old, new):
+def test_cfc_missing_barrier_is_caught(file, old, new, batch, units):
     change = f"{file}.metal", replaced(old, new)
-    case = CfcCase(batch=2, steps=2, units=33)
+    case = CfcCase(batch=batch, steps=2, units=units)
     race = pytest.raises(mslsim.MSLError, match=r"\[race\]")
     with simulated(change=change, metal_versions=(310,)), race:
         gradients(case, "metal")
+
+
+def test_cfc_missing_barrier_behind_a_matrix_is_caught():
+    barrier = "  simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    race = pytest.raises(mslsim.MSLError, match=r"\[race\]")
+    with simulated(change=("matrix.h", replaced(barrier, "")), metal_versions=(310,)), race:
+        gradients(MATRICES[1], "metal")
 
 
 PRODUCTS = [

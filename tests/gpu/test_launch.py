@@ -62,7 +62,10 @@ def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
             for launch, copies in ((forward, 2), (backward, 5)):
                 check(launch)
                 sizes = dict(launch.template)
-                row = 4 * (copies * sizes["UNITS"] + 2 * sizes["WIDTH"])
+                layers = 2
+                if launch.matrix and copies == 2:  # as metal/cfc_forward.metal has it
+                    copies, layers = 4 + (not widths), min(len(widths), 2)
+                row = 4 * (copies * sizes["UNITS"] + layers * sizes["WIDTH"])
                 assert sizes["ROWS"] * row + 4 * sizes["CHIP"] <= 32 * 1024
                 assert sizes["CHIP"] in (0, 1024)
                 assert sizes["UNITS"] >= units
@@ -93,8 +96,30 @@ def test_large_batches_share_loads_and_small_ones_fill_the_gpu():
     assert rows(CUDA.lists(b, 100) for b in (64, 512)) == [1, 4]
     for geometry, most in ((APPLE, 16), (CUDA, 8)):
         batch = 16 * geometry.min_groups
-        cfc = (geometry.cfc_forward(batch, 64, (64,), heads, 10**5) for heads in (1, 3, 4))
+        cfc = (geometry.cfc_forward(batch, 63, (64,), heads, 10**5) for heads in (1, 3, 4))
         assert rows(cfc) == [most, most, 8]
+
+
+def test_a_cfc_takes_matrices_where_tiles_are_whole():
+    def matrix(batch, units, widths, geometry=APPLE):
+        both = [
+            plan(batch, units, widths, 3, weights)
+            for plan in (geometry.cfc_forward, geometry.cfc_backward)
+            for weights in (1000, 10**6)
+        ]
+        for launch in both:
+            assert launch.argument("PARTS") == 4 or not launch.matrix
+        assert len({launch.matrix for launch in both}) == 1
+        return both[0].matrix
+
+    assert all(matrix(b, h, w) for b in (64, 65, 500) for h in (8, 64, 128) for w in ((), (64, 8)))
+    assert not any(matrix(b, 64, (64,)) for b in (1, 8, 63))
+    assert not any(matrix(64, h, (k,)) for h, k in ((65, 64), (64, 65), (4, 8), (8, 4)))
+    assert not matrix(64, 1000, ())  # a row takes too much memory
+    assert not matrix(2048, 64, (64,), CUDA)
+    assert not matrix(64, 64, (64,), replace(APPLE, matrix=False))
+    four = APPLE.cfc_forward(128, 64, (64,), 4, 10**5)
+    assert (four.matrix, four.argument("ROWS")) == (True, 16)
 
 
 ARCHITECTURES = {  # of Metal: the cores of the smallest and the largest chip of its class

@@ -25,6 +25,7 @@ CASES = [
     LtcCase(batch=2, steps=2, inputs=2, units=96, unfolds=2),
     CfcCase(batch=3, units=32, backbone_units=128),
     CfcCase(batch=2, units=64, layers=0, timespans="per_batch"),
+    CfcCase(batch=64, steps=2, units=32, backbone_units=128),
 ]
 
 

@@ -69,7 +69,7 @@ def test_costs_count_gates_and_products_as_the_kernels_loop():
     assert found["ncps_ltc_dense_backward"].cost.gates == dense.gates
     sensory = found["ncps_ltc_sensory_forward"]
     assert sensory.cost.gates * sensory.groups == 64 * 128 * 64 * 64
-    cfc = launches(trace_cfc, CFC, training=False)["ncps_cfc_forward"]
+    cfc = launches(trace_cfc, CFC, training=False)["ncps_cfc_forward_matrix"]
     weights = 128 * 128 + 128 * 3 * 128
     assert cfc.cost.operations == 128 * 8 * weights  # eight rows
     assert cfc.cost.streamed == 128 * 4 * weights
@@ -142,7 +142,7 @@ def on_every_chip(plan, geometry=None):
 
 def alternatives(plan, rows):
     """Seconds of a plan on each chip with every number of rows that fits."""
-    changed = {n: {"ltc_rows": n, "cfc_rows": n, "cfc_rows_of_four_heads": n} for n in rows}
+    changed = {n: {"ltc_rows": n, "cfc_rows": n, "cfc_rows_of_many_sums": n} for n in rows}
     return {
         n: on_every_chip(plan, replace(APPLE, min_groups=1, **changes))
         for n, changes in changed.items()
@@ -155,7 +155,7 @@ def test_no_number_of_rows_is_much_better_for_a_streamed_ltc(batch, units):
     plan = partial(table.ltc, batch, units=units)
     ours = on_every_chip(plan)
     for rows, other in alternatives(plan, (1, 2, 4, 8)).items():
-        assert np.all(ours < 1.35 * other), f"{rows} rows"
+        assert np.all(ours < 1.1 * other), f"{rows} rows"
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64, 512])
@@ -164,7 +164,7 @@ def test_no_number_of_rows_is_much_better_for_a_cfc(batch, units):
     plan = partial(table.cfc, batch, units=units)
     ours = on_every_chip(plan)
     for rows, other in alternatives(plan, (1, 2, 4, 8, 16)).items():
-        assert np.all(ours < 1.35 * other), f"{rows} rows"
+        assert np.all(ours < 1.2 * other), f"{rows} rows"
 
 
 @pytest.mark.parametrize("batch", [8, 64, 512, 2048])

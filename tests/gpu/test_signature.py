@@ -145,8 +145,16 @@ CFC = [
     {"batch": b, "steps": 2, "inputs": 7, "units": h, "backbone": (k,) * layers, "mode": mode}
     | {"activation": "gelu", "scalar_ts": scalar}
     for (b, h, k), layers, mode, scalar in itertools.product(
-        ((3, 9, 5), (40, 130, 70), (2, 500, 500)), (0, 2), ("default", "pure"), (True, False)
+        ((3, 9, 5), (40, 130, 70), (2, 500, 500), (64, 24, 16), (130, 96, 64)),
+        (0, 2),
+        ("default", "pure"),
+        (True, False),
     )
+]
+CFC += [
+    CFC[4] | {"variant": variant, "dropout": drop, "resets": anew, "holds": holds}
+    for variant in ("torch", "keras")
+    for drop, anew, holds in itertools.product((True, False), repeat=3)
 ]
 
 

@@ -22,6 +22,8 @@ CASES = [
     LtcCase(units=33, density=0.2),
     CfcCase(timespans="per_batch"),
     CfcCase(units=100, mode="pure", layers=0),
+    CfcCase(layers=2, dropout=0.5),
+    CfcCase(batch=64, units=32, backbone_units=40),
 ]
 
 
@@ -42,7 +44,7 @@ def check_text(inputs, named, called):
 
 
 # Of Metal's functions those that are exact whatever the compiler's options.
-EXACT = {"copysign", "fabs"}
+EXACT = {"copysign", "fabs", "simdgroup_load", "simdgroup_store", "simdgroup_multiply_accumulate"}
 
 
 def test_kernels_name_the_set_of_every_rough_function():

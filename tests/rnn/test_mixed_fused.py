@@ -62,7 +62,7 @@ def test_explain_names_the_backend_without_the_memory():
 def stepped(monkeypatch, run):
     """What `run()` gives without the kernels that have the LSTM."""
     with monkeypatch.context() as patch:
-        patch.setattr(cpu, "MIXED_MEMORY", False)
+        patch.setattr(cpu, "MIXED_MEMORY", ())
         return run()
 
 

@@ -308,6 +308,31 @@ def test_short_sequences_are_the_references(name, call):
         assert_close("outputs", a, b, FORWARD)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("weights", ["half", "float32"])
+@pytest.mark.parametrize("name", CELLS)
+def test_users_cells_in_half_precision(name, weights, dtype):
+    layer, half = layer_of(name), getattr(mx, dtype)
+    if weights == "half":
+        layer.set_dtype(half)
+    x = mx.random.normal((2, 6, I), key=mx.random.key(7)).astype(half)
+    mx.eval(layer.parameters(), x)
+    exact = layer_of(name)
+    exact.update(tree_map(lambda a: a.astype(mx.float32), layer.parameters()))
+    for ts in (None, 0.3) if name == "timed" else (None,):
+        got = layer.step(x[:, 0], None, ts), layer(x, None, ts)
+        with use_backend("reference"):
+            graph = layer.step(x[:, 0], None, ts), layer(x, None, ts)
+            full = x.astype(mx.float32)
+            want = exact.step(full[:, 0], None, ts), exact(full, None, ts)
+        for a, b, c in zip(*map(tree_flatten, (got, graph, want)), strict=True):
+            assert a[1].dtype == b[1].dtype
+            assert_close("state", a[1], c[1], tolerance(dtype, "forward"))
+    if weights == "half":
+        assert at_once(layer, x[0, 0])
+        assert at_once(layer.set_dtype(mx.float32) or layer)  # steps of float32 are others
+
+
 @pytest.mark.parametrize("first", [1, 0])
 @pytest.mark.parametrize("make", [CTRNNCell, CTGRUCell, ODELSTMCell, LSTMCell, ELTCCell])
 def test_masks_of_cells_by_programs(make, first):

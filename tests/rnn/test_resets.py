@@ -448,7 +448,7 @@ def test_explain_says_what_starts_anew_fused_and_what_step_by_step():
 
 
 def test_explain_says_which_kernels_do_not_start_anew(monkeypatch):
-    monkeypatch.setattr(backends.reference, "RESETS", False)
+    monkeypatch.setattr(backends.reference, "RESETS", ())
     with dispatch.use_backend("reference"):
         plan = CfCRNN(I, 6, 2).explain((B, T, I), resets=True)
         check(make("cfc"))

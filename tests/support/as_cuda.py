@@ -19,9 +19,9 @@ from tests.support.cases import LtcCase, make
 ARCHITECTURES = ("sm_80", "sm_90a")
 
 
-def recorded(case, geometry: Geometry = CUDA):
+def recorded(case, geometry: Geometry = CUDA, *, resets: bool = False):
     """{name: (text, threads of a group)} of every kernel that a call of the case and its gradient
-    launch, with this geometry.
+    launch, with this geometry; `resets`: states start anew, and those of a CfC stay at some steps.
     """
     texts = {}
 
@@ -49,6 +49,9 @@ def recorded(case, geometry: Geometry = CUDA):
             options, op = options | {"synapses": lists}, OPERATIONS["ltc_sequence"].sequence
         else:
             options, op = call.keywords, OPERATIONS["cfc_sequence"].sequence
+        if resets:
+            never = mx.zeros(call.inputs.shape[:2], mx.bool_)
+            options = options | {"resets": [never, call.state]} | ({} if ltc else {"held": never})
         return op(run, inputs, state, ts, params, training=True, **options)
 
     primals = [call.state, call.inputs] + ([call.params.sigma] if ltc else [])

@@ -54,6 +54,9 @@ class _Cut(Geometry):
     def cfc_piece(self, *_):
         return self.piece
 
+    def program_piece(self, *_):
+        return self.piece
+
 
 def rough_division(text: str, last_places: int) -> str:
     """The text of math.h with a fast division that is so many last places off; Metal allows 2.5."""

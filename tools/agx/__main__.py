@@ -13,7 +13,7 @@ from tools.plans import compiled
 
 from . import check, loops, report
 from .judge import Root, judge
-from .variants import variants
+from .variants import program_variants, variants
 
 PROJECT = Path(__file__).parents[2]
 
@@ -26,6 +26,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--loops", action="store_true", help="store what loops cost, and the page's times"
     )
+    parser.add_argument("--programs", action="store_true", help="judge kernels of step programs")
     parser.add_argument("--only", default="", help="variants whose name contains this")
     options = parser.parse_args(argv)
     root = Root(Path(os.environ["AGX_ROOT"]))
@@ -37,6 +38,12 @@ def main(argv=None) -> int:
         loops.save({name: loops.of(root, text) for name, text in texts.items()})
         compiled.write_page(report.PAGE)
         return 0
+    if options.programs:
+        found = judge(root, program_variants())
+        print("\n".join(report.table(found)))
+        faults = report.faults(found, found) + report.outside(found)
+        print(f"{len(found)} variants, {len(faults)} faults", *faults, sep="\n")
+        return int(bool(faults))
     chosen = [one for one in variants() if options.only in one.name]
     found = judge(root, chosen)
     print("\n".join(report.table(found)))

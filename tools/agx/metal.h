@@ -49,5 +49,7 @@ inline float divide(float a, float b) { return a * native_recip(b); }
 namespace precise {
 inline float exp2(float z) { return native_exp2(z); }
 inline float tanh(float z) { return ::tanh(z); }
+inline float log(float z) { return native_log2(z) * 0.69314718f; }
+inline float sqrt(float z) { return ::sqrt(z); }
 }  // namespace precise
 }  // namespace metal

@@ -55,6 +55,16 @@ def faults(variants: dict, stored: dict) -> list[str]:
     return found
 
 
+def outside(variants: dict) -> list[str]:
+    """What spills or has scratch memory."""
+    return [
+        f"{name}, {chip}: {variant[chip].spills} spills, {variant[chip].scratch} bytes of scratch"
+        for name, variant in variants.items()
+        for chip in CHIPS
+        if isinstance(variant[chip], Figures) and (variant[chip].spills or variant[chip].scratch)
+    ]
+
+
 def _worse(now: Figures, before: Figures) -> list[str]:
     pairs = [(key, getattr(now, key), getattr(before, key)) for key in Figures._fields]
     text = []

@@ -15,6 +15,9 @@ from mlx_ncps.backends.gpu.runner import THREADS_BOUND
 from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 from mlx_ncps.ops import ACTIVATIONS, SynapseLists
 
+from .programs import BATCHES as BATCHES_OF_PROGRAMS
+from .programs import PROGRAMS, trace_program
+
 SIZES = ("UNITS", "WIDTH", "CHIP")  # sizes of threadgroup memory alone: they do not change the code
 ATTRIBUTES = {  # of Metal's that bodies name, in OpenCL
     "thread_position_in_threadgroup": "get_local_id",
@@ -110,11 +113,11 @@ def variants(
 ) -> list[Variant]:
     """Those to judge, by name: all of an LTC; of a CfC, whose arguments are too many to combine,
     the usual ones and so many that every two arguments of a kernel occur in every two values that a
-    call gives them.
+    call gives them; with dropout, resets and masks likewise, of fewer values.
 
     run: the Runner that a recorder hears.
     """
-    ltc, usual, cfc = record(), record(), record()
+    ltc, usual, cfc, beside = record(), record(), record(), record()
     for training in (False, True):
         for facts in ltc_calls():
             trace_ltc(run(ltc), **LTC | facts, training=training)
@@ -122,9 +125,28 @@ def variants(
             trace_cfc(run(usual), **CFC | facts, training=training)
         for facts in cfc_calls():
             trace_cfc(run(cfc), **CFC | facts, training=training)
+        for facts in cfc_calls_with_more():
+            trace_cfc(run(beside), **CFC | facts, training=training)
     found = cfc.found | usual.found
-    names = sorted({*ltc.found, *usual.found, *cover(found)})
-    return [(ltc.found | found)[name] for name in names]
+    more = {name: one for name, one in beside.found.items() if name not in found}
+    names = sorted({*ltc.found, *usual.found, *cover(found), *cover(more)})
+    return [(ltc.found | found | more)[name] for name in names]
+
+
+def program_variants() -> list[Variant]:
+    """Those of some step programs, named by the layer and not by their text. Nothing is stored of
+    them: a text changes with its cell. Needs the native module, which checks programs.
+    """
+    found = []
+    for label in PROGRAMS:
+        recorder = Recorder()
+        for batch in BATCHES_OF_PROGRAMS:
+            trace_program(runner(recorder), label, batch)
+        for name, one in recorder.found.items():
+            kernel, *arguments = name.split()
+            stem = kernel.rsplit("_", 1)[0]
+            found.append(one._replace(name=" ".join([f"{stem}_{label}", *arguments])))
+    return sorted(found)
 
 
 def pairs(name: str) -> set[tuple]:
@@ -167,8 +189,8 @@ def ltc_calls():
 
 
 def usual_cfc_calls():
-    """The defaults, with one layer and none."""
-    for units, batch, layers in itertools.product((64, 128), BATCHES, (0, 1)):
+    """The defaults, with one layer and none; of 100 neurons without matrices."""
+    for units, batch, layers in itertools.product((64, 100, 128), BATCHES, (0, 1)):
         facts = {"batch": batch, "units": units, "backbone": (units,) * layers, "scalar_ts": True}
         yield facts | {"mode": "default", "activation": "lecun_tanh"}
 
@@ -188,3 +210,22 @@ def cfc_calls():
                     "activation": activation,
                     "variant": draw.choice(("torch", "keras", "paper")),
                 }
+
+
+def cfc_calls_with_more():
+    """With all that a call may have beside: resets, masks, and dropout of the layers there are."""
+    sizes = (32, 64, 128, 250)
+    for units, batch, heads in itertools.product(sizes, BATCHES, (1, 3, 4)):
+        for layers, variant in ((0, "torch"), (2, "torch"), (2, "keras")):
+            yield {
+                "batch": batch,
+                "units": units,
+                "backbone": (units,) * layers,
+                "scalar_ts": heads == 3,
+                "mode": "pure" if heads == 1 else "default",
+                "activation": "gelu" if variant == "torch" else "lecun_tanh",
+                "variant": variant,
+                "dropout": layers > 0,
+                "resets": True,
+                "holds": True,
+            }

@@ -11,7 +11,7 @@ from .operators import OPERATORS, Edit, edits
 
 NO_KERNELS = ("formulas", "kernels", "limits", "maths")  # they list others, or are for benchmarks
 SHARED_FILES = ("metal/activations.h", "metal/ltc.h", "metal/cfc.h")
-METAL_HEADERS = ("metal/math.h",)
+METAL_HEADERS = ("metal/math.h", "metal/matrix.h")
 AT_LEAST = 3  # mutants of the smallest file
 
 

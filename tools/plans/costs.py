@@ -20,6 +20,7 @@ class Facts(NamedTuple):
     threads: tuple  # of a threadgroup, x y z
     groups: int
     entries: int = 0  # of synapse lists, 32 neurons side by side
+    matrix: bool = False  # sums by simdgroup_matrix
 
 
 def _up(n: int, by: int) -> int:
@@ -149,6 +150,9 @@ def _cfc(f, backward):
     for columns, depth, width in cfc_stages(f, backward):
         terms = T * _passes(f, columns, depth)
         products += n * terms * rows * width
+        if f.matrix:  # 64 elements of a SIMD group: two words of a lane
+            loads += n // 32 * terms / 2 * 2 * (rows // 8 + (width if f.template["CHIP"] else 0))
+            continue
         loads += _shared_loads(n, terms, rows)
         loads += _shared_loads(n, terms * width) if f.template["CHIP"] else 0
     values = sum(widths) + 3 * H

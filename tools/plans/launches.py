@@ -65,7 +65,8 @@ def _launch(kernel, call) -> tuple:
     buffers = dict(zip(kernel["input_names"], call["inputs"], strict=True))
     entries = buffers.get("sources", buffers.get("targets"))
     lists = 0 if entries is None else entries.size // 32
-    facts = costs.Facts(buffers["sizes"].tolist(), template, threads, groups, lists)
+    matrix = "_matrix" in kernel["name"]
+    facts = costs.Facts(buffers["sizes"].tolist(), template, threads, groups, lists, matrix)
     moved = sum(array.size for array in call["inputs"])
     moved += sum(math.prod(shape) for shape in call["output_shapes"])
     cost = costs.of(kernel["name"], facts)._replace(bytes=4 * moved)
@@ -93,12 +94,16 @@ def _memory(source: str, template: dict) -> tuple[int, int]:
     return shared, own
 
 
+class _Sizes(dict):
+    """Template arguments by name; of other names 0."""
+
+    def __missing__(self, name):
+        return 0
+
+
 def _product(text: str, sizes: dict) -> int:
-    """The value of "2", "PER" or "PER * PARTS + 2"."""
-    terms = [[f.strip() for f in term.split("*")] for term in text.split("+")]
-    return sum(
-        math.prod(int(f) if f.isdigit() else sizes.get(f, 0) for f in term) for term in terms
-    )
+    """The value of "2", "PER" or "(LAYERS > 1) * WIDTH + 2", which C++ and Python write alike."""
+    return eval(text, {"__builtins__": {}}, _Sizes(sizes))
 
 
 def _chosen(source: str, header: str) -> str:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..ops.synapses import SynapseLists
 
 NAME = "cpu"
-MIXED_MEMORY = True
-RESETS = True
+MIXED_MEMORY = RESETS = ("ltc_sequence", "cfc_sequence")
+MASKS = ()
 MAX_LAYERS: int = getattr(_loader.native, "max_cfc_layers", 0)  # of a CfC
 _handles = weakref.WeakKeyDictionary()  # SynapseLists -> the extension's own
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from .gpu import MIXED_MEMORY, RESETS, functions  # noqa: F401  the names of a backend
+from .gpu import MASKS, MIXED_MEMORY, RESETS, functions  # noqa: F401  the names of a backend
 from .gpu.geometry import CUDA
 from .gpu.runner import Runner
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 import mlx.core as mx
 
 from .. import _loader
-from .gpu import MIXED_MEMORY, RESETS, functions  # noqa: F401  the names of a backend
+from .gpu import functions
 from .gpu.geometry import apple_here
 from .gpu.runner import Runner
 
 NAME = "metallib"
+MASKS = MIXED_MEMORY = RESETS = ()  # no variant with them is compiled: `ops` and layers do without
 
 
 class MissingVariant(RuntimeError):
@@ -48,7 +49,7 @@ def register(
     return launch
 
 
-run = Runner(NAME, register, mx.gpu, apple_here)
+run = Runner(NAME, register, mx.gpu, apple_here, any_text=False)
 unsupported, ltc_sequence, cfc_sequence = functions(__name__)
 
 

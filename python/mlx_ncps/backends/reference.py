@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ..ops.synapses import SynapseLists
 
 NAME = "reference"
-MIXED_MEMORY = False
-RESETS = True
+MIXED_MEMORY = ()
+RESETS = ("ltc_sequence", "cfc_sequence")
+MASKS = ()
 
 
 def available() -> tuple[bool, str]:

@@ -60,16 +60,21 @@ class Backend(Protocol):
 
     NAME: str
 
-    MIXED_MEMORY: bool
-    """Whether both functions also take memory=[c0, input_weight, bias, recurrent_weight], run the
-    LSTM of MATHS 4 in front of the cell in the same call, and return [states, c]. A fifth array is
-    what the LSTM reads in place of the inputs, [B, T, M].
+    MIXED_MEMORY: tuple[str, ...]
+    """The functions, "ltc_sequence" and "cfc_sequence", that also take memory=[c0, input_weight,
+    bias, recurrent_weight], run the LSTM of MATHS 4 in front of the cell in the same call, and
+    return [states, c]. A fifth array is what the LSTM reads in place of the inputs, [B, T, M].
     """
 
-    RESETS: bool
-    """Whether both functions also take resets=[at, state], and before the steps where at [B, T] is
-    True the state starts anew from `state` [B, H]; with memory resets=[at, state, c]. Without,
-    `ops` calls them at every step.
+    RESETS: tuple[str, ...]
+    """Those that also take resets=[at, state], and before the steps where at [B, T] is True the
+    state starts anew from `state` [B, H]; with memory resets=[at, state, c]. The others `ops` calls
+    at every step.
+    """
+
+    MASKS: tuple[str, ...]
+    """Those that also take held, [B, T] bool: after the steps where it is True the state is the one
+    before. For the others a layer moves these steps to the end (rnn/masks.py).
     """
 
     def available(self) -> tuple[bool, str]:
@@ -80,8 +85,8 @@ class Backend(Protocol):
         """Why it can't run this call; "" when it can.
 
         op: "ltc_sequence" or "cfc_sequence", or "ltc_mixed_sequence" or "cfc_mixed_sequence" for a
-        call with memory. Without MIXED_MEMORY the answer is that for the cell alone, which `ops`
-        then calls at every step.
+        call with memory. For one that is not in MIXED_MEMORY the answer is that for the cell
+        alone, which `ops` then calls at every step.
         """
         ...
 

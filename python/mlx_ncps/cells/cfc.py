@@ -12,9 +12,10 @@ import numpy as np
 from ..checks import host_numbers, refused, size
 from ..dispatch import CfCFacts, FusedCall
 from ..layers.linear import Linear, arrays_of, why_called
-from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, cfc_sequence, xavier_uniform
+from ..ops import CfCParams, LSTMParams, cfc_mixed_sequence, xavier_uniform
+from ..ops.cfc import cfc_sequence_held
 from ..ops.checks import CFC_HEADS, MODES, VARIANTS, check_array, check_cfc_params
-from ..ops.dropout import drawn_factors
+from ..ops.dropout import drawn_factors, of_steps_not_held
 from ..options import one_of
 from ..recording import adopted
 from ..step_plan import CfCStage, Readout, StepPlan
@@ -216,18 +217,25 @@ class CfCCell(LiquidCell):
 
     def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H].  anew: resets and reset_state of `ops.cfc_sequence`.
+        states [B, T, H].  anew: resets, reset_state and held of `ops.cfc.prepare_cfc`.
         """
         if why := self.stepwise():
             return sequence_by_steps(self, inputs, state, ts, why, **anew)
         return self._fused(inputs, state, ts, self.params(), **anew)
 
     def _fused(
-        self, inputs: mx.array, state: mx.array, ts: Any, params: CfCParams, **anew: Any
+        self,
+        inputs: mx.array,
+        state: mx.array,
+        ts: Any,
+        params: CfCParams,
+        held: mx.array | None = None,
+        **anew: Any,
     ) -> mx.array:
         """`sequence` with `params()`."""
-        keywords: dict[str, Any] = self._keywords() | {"dropout": self._dropout(inputs)} | anew
-        return cfc_sequence(inputs, state, ts, params, **keywords)
+        dropout = of_steps_not_held(self._dropout(inputs), held)
+        keywords: dict[str, Any] = self._keywords() | {"dropout": dropout} | anew
+        return cfc_sequence_held(held, inputs, state, ts, params, **keywords)
 
     def mixed_sequence(
         self, inputs: mx.array, state: tuple, ts: Any, memory: LSTMParams, **anew: Any

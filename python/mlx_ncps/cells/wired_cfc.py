@@ -21,6 +21,7 @@ from .cfc import CFC_OPTIONS, DROPOUT, CfCCell
 from .cfc_params import params_of
 from .mask_blocks import OWN, PAIRS, SOURCES, Block, synapses_into
 from .ncp import NCPRNNCell
+from .wired_program import program_on_gpu, run_wired
 
 
 class WiredCfCCell(NCPRNNCell):
@@ -55,6 +56,7 @@ class WiredCfCCell(NCPRNNCell):
     op, _WIDTH = "cfc", "input_size"
     _checked_options = CFC_OPTIONS | {"fully_recurrent": flag}
     _fixed_options = frozenset((*_checked_options, "backbone_options"))
+    _gpu_program = program_on_gpu
 
     def __init__(
         self,
@@ -169,13 +171,10 @@ class WiredCfCCell(NCPRNNCell):
         matrix = MATRICES[bool(sensory)]
         weights = np.full(self["wiring"][matrix].shape, np.inf, np.float32)
         for block in (b for b in self._tie.blocks if b.matrix == matrix and b.kind == PAIRS):
-            heads = [self[block.part][head].weight for head in self._masked_heads()]
+            heads = [self[block.part][h].weight for h in ("ff1", "ff2") if h in self[block.part]]
             largest = np.abs(np.array([h.astype(mx.float32) for h in heads])).max(axis=0)
             block.put(weights, block.of(largest))
         return mx.array(weights)
-
-    def _masked_heads(self) -> list[str]:
-        return [head for head in ("ff1", "ff2") if head in self["layer_0"]]
 
     @property
     def _UNREAD(self) -> str:
@@ -199,15 +198,16 @@ class WiredCfCCell(NCPRNNCell):
 
     def sequence(self, inputs: mx.array, state: mx.array, ts: Any, **anew: Any) -> mx.array:
         """Run over a sequence: inputs [B, T, I], state [B, H], ts None, a number or [B, T] ->
-        states [B, T, H], layer after layer.  anew: resets and reset_state of `ops.cfc_sequence`.
+        states [B, T, H], layer after layer.  anew: as in `CfCCell.sequence`.
         """
         check_array(self.op, "inputs", inputs, "[B, T, I]", (None, None, None))
         check_array(self.op, "state", state, "[B, H]", (inputs.shape[0], self.state_size))
+        if (made := run_wired(self, inputs, state, ts, anew)) is not None:
+            return made
         dtype, inputs = inputs.dtype, inputs.astype(mx.float32)  # no rounding between the layers
         if not self._sync_wiring():
             inputs = self._tie.guard(self, inputs)
-        first = anew.get("reset_state")
-        if first is not None:
+        if (first := anew.get("reset_state")) is not None:
             check_array(self.op, "reset_state", first, "[B, H]", state.shape)
         states, start, layers = [], 0, self._layers()
         fused = [layer for layer in layers if type(layer) is CfCCell and not layer.stepwise()]

@@ -45,7 +45,9 @@ class Call(NamedTuple):
         if 0 in self.inputs.shape[:2] or self.state.shape[1] == 0:
             shapeless.refuse(self.op, "an empty batch or sequence", length=False)
             return mx.zeros(self.shape, self.inputs.dtype)
-        if "resets" in self.keywords and not self.backend.RESETS:
+        if "resets" in self.keywords and self.op not in self.backend.RESETS:
+            return run_by_steps(self)
+        if "held" in self.keywords and self.op not in self.backend.MASKS:
             return run_by_steps(self)
         sequence = getattr(self.backend, self.op)
         return sequence(self.inputs, self.state, self.ts, self.params, **self.keywords)

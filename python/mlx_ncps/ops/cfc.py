@@ -101,9 +101,12 @@ def prepare_cfc(
     dropout: mx.array | None = None,
     resets: Any = None,
     reset_state: Any = None,
+    held: mx.array | None = None,
     op: str = "cfc_sequence",
 ) -> Call:
-    """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for."""
+    """The checked call of `cfc_sequence` with its backend; `op`: what the backend is chosen for.
+    held: [B, T], True at steps that leave the state as it is.
+    """
     B, T, I, H = check_cfc(inputs, state, params, mode, activation, variant)
     if type(ts) is not float or not ts >= 0:  # what a layer has normalised is
         ts = normalise_timespans("cfc", ts, B, T, inputs)
@@ -134,10 +137,21 @@ def prepare_cfc(
         "training": training if type(training) is bool else flag("cfc", "training", training),
     }
     keywords |= checked_resets("cfc", resets, reset_state, state, B, T)
-    if dropout is not None:
-        keywords["dropout"] = dropout
+    for name, array in (("dropout", dropout), ("held", held)):
+        if array is not None:
+            keywords[name] = array
     state, params = state.astype(mx.float32), _float32(params, mode)
     return Call("cfc_sequence", backend, inputs, state, ts, params, keywords)
+
+
+def cfc_sequence_held(
+    held: mx.array | None, inputs: mx.array, state: mx.array, ts: Any, params: Any, **keywords: Any
+) -> mx.array:
+    """`cfc_sequence` with held steps, as `prepare_cfc` says; None: without."""
+    if held is None:
+        return cfc_sequence(inputs, state, ts, params, **keywords)
+    keywords = (cfc_sequence.__kwdefaults__ or {}) | keywords
+    return prepare_cfc(inputs, state, ts, params, held=held, **keywords).run()
 
 
 def cfc_step(

@@ -10,10 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import dispatch
 from ..backends import cpu
 from ..backends.activations import first_dropped as first_dropped
 from . import shapeless
+from .masks import prepares_on_cpu
 
 _own: ContextVar[list[mx.array] | None] = ContextVar("mlx_ncps_dropout_key", default=None)
 _given: ContextVar[list[mx.array] | None] = ContextVar("mlx_ncps_dropout_given", default=None)
@@ -40,6 +40,17 @@ def given_factors(factors: list[mx.array]) -> Iterator[None]:
         yield
     finally:
         _given.reset(token)
+
+
+def of_steps_not_held(factors: mx.array | None, held: mx.array | None) -> mx.array | None:
+    """The factors [B, T, D] in their order for the steps where held [B, T] is False: as they fall
+    to these where a mask moves them to the front. A held step has any.
+    """
+    if factors is None or held is None:
+        return factors
+    place = mx.maximum(mx.cumsum((~held).astype(mx.int32), axis=1) - 1, 0)
+    index = mx.broadcast_to(place[:, :, None], factors.shape)
+    return mx.take_along_axis(factors, index, axis=1)
 
 
 def without_gradient(factors: mx.array) -> mx.array:
@@ -76,8 +87,8 @@ def next_key() -> mx.array:
 def dropout_factors(key: mx.array, shape: tuple[int, ...], rate: float) -> mx.array:
     """float32 `shape`: 0 with probability `rate`, else 1 / (1 - rate), a function of `key` alone.
 
-    The CPU's kernel draws the same bits as MLX, ten times as fast.
+    The CPU's kernel draws the same bits as MLX, ten times as fast; on a GPU MLX draws them.
     """
-    if dispatch.runs_steps_on_cpu():
+    if prepares_on_cpu():
         return cpu.dropout_factors(key, shape, rate)
     return mx.random.bernoulli(1 - rate, shape, key) / (1 - rate)

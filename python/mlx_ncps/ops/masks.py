@@ -10,8 +10,9 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from .. import backends, dispatch
 from ..backends import primitives
-from ..dispatch import beside_gpu, runs_steps_on_cpu
+from ..dispatch import FusedCall, beside_gpu, runs_steps_on_cpu
 
 
 class Rule(NamedTuple):
@@ -49,6 +50,17 @@ def _elements(flat: mx.array, index: np.ndarray) -> mx.array:
     if np.array_equal(index, np.arange(first, first + index.size)):
         return flat[first : first + index.size]
     return flat[mx.array(index)]
+
+
+def kernels_hold() -> bool:
+    """Whether kernels that leave out masked steps may run now; quick."""
+    return bool(getattr(backends, dispatch.explain(None).backend).MASKS)
+
+
+def masks_are_fused(calls: list[FusedCall]) -> bool:
+    """Whether the backends that run these calls leave out masked steps by themselves."""
+    chosen = [(op, dispatch.explain(op, facts).backend) for op, facts in calls]
+    return bool(chosen) and all(op in getattr(backends, name).MASKS for op, name in chosen)
 
 
 def prepares_on_cpu() -> bool:

@@ -109,8 +109,8 @@ def mixed_memory_is_fused(op: str, facts: Facts) -> bool:
     """Whether the backend that runs a call of `op` ("cfc_sequence" or "ltc_sequence") behind an
     LSTM with these facts has both in one kernel.
     """
-    op = op.replace("_sequence", "_mixed_sequence")
-    return getattr(backends, dispatch.explain(op, facts).backend).MIXED_MEMORY
+    mixed = op.replace("_sequence", "_mixed_sequence")
+    return op in getattr(backends, dispatch.explain(mixed, facts).backend).MIXED_MEMORY
 
 
 def lstm_gates(z: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
@@ -140,7 +140,7 @@ def _run(
         return call.run(), call.run()
     c, memory = c.astype(mx.float32), LSTMParams(*(a.astype(mx.float32) for a in memory))
     backend = call.backend
-    if not backend.MIXED_MEMORY or (resets and not backend.RESETS):
+    if call.op not in backend.MIXED_MEMORY or (resets and call.op not in backend.RESETS):
         return _steps(call, c, memory, read, resets.get("resets"))
     arrays = [c, *memory] if own is None else [c, *memory, own]
     keywords = call.keywords | {"memory": arrays} | resets

@@ -46,7 +46,8 @@ def where_and_from(resets: list | None) -> tuple[Any, Any]:
 
 def resets_are_fused(op: str, facts: Facts) -> bool:
     """Whether the backend that runs a call of `op` with these facts starts anew by itself."""
-    return getattr(backends, dispatch.explain(op, facts).backend).RESETS
+    backend = getattr(backends, dispatch.explain(op, facts).backend)
+    return op.replace("_mixed_", "_") in backend.RESETS
 
 
 def started_anew(resets: list | None, t: int, *states: mx.array) -> tuple[mx.array, ...]:
@@ -58,13 +59,15 @@ def started_anew(resets: list | None, t: int, *states: mx.array) -> tuple[mx.arr
 
 
 def run_by_steps(call: Any) -> mx.array:
-    """The states of a call with resets, one call of its backend for each step."""
+    """The states of a call with resets or held steps, one call of its backend for each step."""
     shapeless.refuse(call.op, "running step by step")
     keywords = dict(call.keywords)
-    resets, state, states = keywords.pop("resets"), call.state, []
+    resets, held = keywords.pop("resets", None), keywords.pop("held", None)
+    state, states = call.state, []
     call = call._replace(keywords=keywords)
     for t in range(call.shape[1]):
         (state,) = started_anew(resets, t, state)
-        state = call.step(t, state).run()[:, 0]
+        after = call.step(t, state).run()[:, 0]
+        state = after if held is None else mx.where(held[:, t, None], state, after)
         states.append(state)
     return mx.stack(states, axis=1).astype(call.inputs.dtype)

@@ -21,7 +21,6 @@ ELEMENTWISE = {
     "Select": "select",
 }  # fmt: skip
 
-_PLAIN = {mx.float32, mx.bool_}
 _NEUTRAL = {"mul": 1.0, "div": 1.0, "sub": 0.0}  # second operands that change nothing
 
 Handler = Callable[["Lowering", "Operation", list[View]], "View | list[View]"]
@@ -35,12 +34,13 @@ def lower(
     states: Sequence[int],
     arrays: Sequence[mx.array],
     rows: int,
+    dtype: mx.Dtype = mx.float32,
 ) -> tuple[Program, list[mx.array]]:
-    """The program of a trace with so many rows, and the arrays that `captured` has, in their own
-    dtypes. `arrays` are those given as inputs after steps and states. Raises Decline for what no
-    instruction does.
+    """The program of a trace with so many rows of this dtype, and the arrays that `captured` has,
+    in their own dtypes. `arrays` are those given as inputs after steps and states. Raises Decline
+    for what no instruction does.
     """
-    lowering = Lowering(rows)
+    lowering = Lowering(rows, dtype)
     operands, widths = lowering.operands, [*steps, *states]
     for name, width in zip(trace.inputs, widths, strict=False):
         value = operands.new(width, True)
@@ -60,8 +60,9 @@ def lower(
 class Lowering:
     """Views of the arrays of a trace, by their names, and the instructions that make them."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, rows: int, dtype: mx.Dtype = mx.float32) -> None:
+        self.rows, self.dtype = rows, dtype
+        self._dtypes = {dtype, mx.float32, mx.bool_}  # what float32 stands for
         self.operands = Operands()
         self.views: dict[str, View] = {}
 
@@ -89,9 +90,9 @@ class Lowering:
         small one are.
         """
         for _, _, dtype in operation.outputs:
-            if dtype not in _PLAIN:
+            if dtype not in self._dtypes:
                 raise Decline(f"computes in {dtype_name(dtype)}, not float32")
-        if any(array[2] not in _PLAIN for array in operation.inputs):
+        if any(array[2] not in self._dtypes for array in operation.inputs):
             numbers = [self.operands.number(view) for view in views]
             if all(number is None or abs(number) >= 2**24 for number in numbers):
                 raise Decline("compares integers")

@@ -68,7 +68,7 @@ def _astype(lowering: Lowering, operation: Operation, views: list[View]) -> View
     view, (wanted,), given = views[0], operation.arguments, operation.inputs[0][2]
     if wanted == given:
         return view
-    if wanted == mx.float32:
+    if wanted in (mx.float32, lowering.dtype):  # all is computed in float32
         return lowering.operands.readable(view)
     if wanted == mx.bool_:
         zero = View(lowering.operands.constant(0.0), (), ()).broadcast(view.shape)

@@ -15,6 +15,7 @@ from ..backends import shapeless
 from ..values import is_tracer, lies_plain, step_trace
 from .memo import Memo
 from .modules import is_ours
+from .on_gpu import gpu_in_place, run_on_gpu, runner_of_gpu, why_not_on_gpu
 from .program import Declined, Program
 from .trace import Step, trace, trace_checked
 
@@ -26,10 +27,13 @@ _LARGE_STEP = 50_000_000
 
 
 class Bound(NamedTuple):
-    """A program of the native module, and the arrays that it captured, now."""
+    """A program of the native module, the arrays that it captured, now, and its text, without
+    them.
+    """
 
     program: Any
     captured: list[mx.array]
+    text: Program
 
 
 class Programs:
@@ -38,9 +42,9 @@ class Programs:
     __slots__ = ("kept", "known", "memos")
 
     def __init__(self) -> None:
-        self.kept: dict = {}  # signature -> (native program or Declined, sources of its arrays)
+        self.kept: dict = {}  # signature -> (native program or Declined, text, sources of arrays)
         self.memos: dict = {}  # of a user's step, by its widths
-        self.known: dict = {}  # program -> native program
+        self.known: dict = {}  # text -> (native program, text)
 
     def __deepcopy__(self, memo: dict) -> Programs:
         return Programs()
@@ -49,10 +53,16 @@ class Programs:
         return Programs, ()
 
     def of(
-        self, modules: Sequence[Any], step: Step, steps: Sequence[int], states: Sequence[int]
+        self,
+        modules: Sequence[Any],
+        step: Step,
+        steps: Sequence[int],
+        states: Sequence[int],
+        dtype: mx.Dtype = mx.float32,
     ) -> Bound | Declined:
-        """The program of `step`, which reads these modules, for inputs and states of these widths;
-        traced where it is not known yet, at each call of a cell that is not this package's.
+        """The program of `step`, which reads these modules, for inputs and states of these widths
+        and this dtype; traced where it is not known yet, at each call of a cell that is not this
+        package's.
         """
         for module in modules:  # edits of a wiring reach the masks, which are captured
             if "_tie" in getattr(module, "__dict__", {}):
@@ -62,35 +72,35 @@ class Programs:
         if not leaves.ours:
             with step_trace():
                 _forget(self.memos)
-                memo = self.memos.setdefault((tuple(steps), tuple(states)), Memo())
-                made = trace_checked(step, steps, states, modules, memo)
+                memo = self.memos.setdefault((tuple(steps), tuple(states), dtype), Memo())
+                made = trace_checked(step, steps, states, modules, memo, dtype)
             if isinstance(made, Declined):
                 return made
             made_before = self.known.get(made)
             if made_before is None:
                 _forget(self.known)
-                made_before = native(made)
-                self.known[replace(made, captured=())] = made_before
-            return Bound(made_before, [_flat(a) for a in made.captured])
-        key = (step.__qualname__, tuple(steps), tuple(states), leaves.signature())
+                text = replace(made, captured=())
+                made_before = self.known[text] = native(made), text
+            return Bound(made_before[0], [_flat(a) for a in made.captured], made_before[1])
+        key = (step.__qualname__, tuple(steps), tuple(states), dtype, leaves.signature())
         known = self.kept.get(key)
         if known is None:
             with step_trace():
-                known = self._make(leaves, trace(step, steps, states, modules))
+                known = self._make(leaves, trace(step, steps, states, modules, dtype=dtype))
             _forget(self.kept)
             self.kept[key] = known
-        program, sources = known
+        program, text, sources = known
         if isinstance(program, Declined):
             return program
         arrays = [leaves.arrays[s] if isinstance(s, int) else s for s in sources]
-        return Bound(program, [_flat(a) for a in arrays])
+        return Bound(program, [_flat(a) for a in arrays], text)
 
     def _make(self, leaves: Leaves, made: Program | Declined) -> tuple:
         if isinstance(made, Declined):
-            return made, []
+            return made, None, []
         numbers = {_loader.native.array_id(a): n for n, a in enumerate(leaves.arrays)}
         sources = [numbers.get(_loader.native.array_id(a), a) for a in made.captured]
-        return native(made), sources
+        return native(made), replace(made, captured=()), sources
 
 
 def _flat(array: mx.array) -> mx.array:
@@ -216,33 +226,42 @@ def run_program(
     resets: mx.array | None = None,
     reset_state: Sequence[mx.array] | None = None,
     more: Sequence[mx.array] = (),
+    gpu: Any = None,
+    dtype: mx.Dtype = mx.float32,
 ) -> tuple[list[mx.array], list[mx.array]] | Declined:
     """All states and outputs [B, T, n] of a cell over a sequence, in the dtype of x, by its step
-    program on the CPU.
+    program: on the CPU, or in one kernel of a GPU.
 
     owner: the module that keeps the program.
     step: the function (x [N, I], ts [N, 1], *more [N, n], *states [N, n]) -> (new states, outputs);
     modules: what it reads.  x: [B, T, I].  ts: a number or an array [] or [B, T].  states: [B, n]
     each.  more: further inputs of each step, [B, T, n].
     resets: [B, T], True where the states start anew before a step, from reset_state, [B, n] each,
-    or from `states` if it is None.
+    or from `states` if it is None.  dtype: in which the step computes.
+    gpu: the Runner of a GPU that is to run it; None: one does where the CPU runs none.
     """
-    if why := why_none():
+    gpu = gpu or gpu_in_place()
+    if gpu is None and (why := why_none()):
         return Declined(why)
     if any(s.ndim != 2 for s in states):
         return Declined("a state is no array [B, n]")
     widths = [x.shape[-1], 1, *(a.shape[-1] for a in more)]
-    bound = programs_of(owner).of(modules, step, widths, [s.shape[-1] for s in states])
+    bound = programs_of(owner).of(modules, step, widths, [s.shape[-1] for s in states], dtype)
     if isinstance(bound, Declined):
         return bound
     for module in modules:
         if "_tie" in getattr(module, "__dict__", {}) and not module._sync_wiring():
             x = module._tie.guard(module, x)
     batch, length, _ = x.shape
-    if is_too_large(bound, batch):
-        return Declined("a step is large, and the default device a GPU")
+    if gpu is None and is_too_large(bound, batch):
+        gpu = runner_of_gpu()
+        if gpu is None or why_not_on_gpu(gpu, bound.text):
+            return Declined("a step is large, and the default device a GPU")
     spans = ts if isinstance(ts, mx.array) else mx.array(ts, mx.float32)
     spans = spans[..., None] if spans.ndim else mx.broadcast_to(spans, (batch, length, 1))
+    if gpu is not None:
+        inputs = [x, spans, *more]
+        return run_on_gpu(gpu, bound.text, bound.captured, inputs, states, resets, reset_state)
     made = _loader.native.program_sequence(
         bound.program,
         [x, spans, *more],

@@ -11,7 +11,7 @@ import mlx.core as mx
 from ..checks import key_words
 from ..dispatch import use_backend
 from ..values import is_tracer
-from .lower import lower
+from .lower import dtype_name, lower
 from .memo import Memo
 from .modules import Kept, Places, replaceable
 from .operations import Operation, Trace
@@ -32,6 +32,7 @@ def trace(
     states: Sequence[int],
     modules: Sequence[Any] = (),
     memo: Memo | None = None,
+    dtype: mx.Dtype = mx.float32,
 ) -> Program | Declined:
     """The program of `step(*steps [N, n], *states [N, n]) -> (new states, outputs)`, or why there
     is none.
@@ -39,9 +40,10 @@ def trace(
     steps, states: the widths n. modules: those whose arrays the step reads. Their arrays without a
     value, or traced by a gradient, stand in `captured` as they are, so that gradients reach them;
     one of shape () that has a value becomes a constant. memo: what this step was before, which
-    saves most of the time where it is the same.
+    saves most of the time where it is the same. dtype: of inputs, states and results; a program
+    computes in float32 what the step does in halves.
     """
-    return _trace(step, steps, states, modules, memo, ROWS)[0]
+    return _trace(step, steps, states, modules, memo, ROWS, dtype)[0]
 
 
 def _trace(
@@ -51,9 +53,10 @@ def _trace(
     modules: Sequence[Any],
     memo: Memo | None,
     rows: int,
+    dtype: mx.Dtype,
 ) -> tuple[Program | Declined, Sequence[mx.array]]:
     """`trace` with so many rows; the arrays that it found captured, in their own dtypes."""
-    examples = [mx.zeros((rows, n)) for n in (*steps, *states)]
+    examples = [mx.zeros((rows, n), dtype) for n in (*steps, *states)]
     state: Any = mx.random.state
     key = state[0]
     try:
@@ -63,7 +66,7 @@ def _trace(
             record = _record(step, examples, places, states)
         if memo is not None and (known := memo.recall(record, places.arrays)) is not None:
             return known
-        program, sources = lower(record, steps, states, places.arrays, rows)
+        program, sources = lower(record, steps, states, places.arrays, rows, dtype)
         if memo is not None:
             memo.keep(record, places.arrays, program, sources)
         return program, sources
@@ -83,16 +86,17 @@ def trace_checked(
     states: Sequence[int],
     modules: Sequence[Any] = (),
     memo: Memo | None = None,
+    dtype: mx.Dtype = mx.float32,
 ) -> Program | Declined:
     """`trace` for a step of a user, which may be no pure function of its rows: it is traced twice,
     with two numbers of rows, and once where the memo knows it. Declined where the programs differ,
     or where tracing changed one of the modules, which is put back.
     """
     kept, memo = Kept(modules), memo or Memo()
-    first, arrays = _trace(step, steps, states, modules, memo, ROWS)
+    first, arrays = _trace(step, steps, states, modules, memo, ROWS, dtype)
     second, others = first, arrays
     if isinstance(first, Program) and not memo.checked and not kept.changed():
-        second, others = _trace(step, steps, states, modules, None, OTHER_ROWS)
+        second, others = _trace(step, steps, states, modules, None, OTHER_ROWS, dtype)
     if kept.changed():
         kept.put_back()
         return Declined("a step changes attributes of its cell")
@@ -121,7 +125,7 @@ def _record(step: Step, examples: list[mx.array], places: Places, states: Sequen
         with use_backend("reference"):  # whose operations can be read, where fused ones can't
             new, outputs = step(*args[: len(examples)])
         results = [*new, *outputs]
-        _check_results(results, len(new), states, len(examples[0]))
+        _check_results(results, len(new), states, examples[0])
         _check_gradients(results)
         return results
 
@@ -140,14 +144,14 @@ def _check_gradients(results: list[mx.array]) -> None:
             raise Decline(f"{name}: {why}")
 
 
-def _check_results(results: list[Any], new: int, states: Sequence[int], rows: int) -> None:
+def _check_results(results: list[Any], new: int, states: Sequence[int], like: mx.array) -> None:
     if new != len(states):
         raise Decline(f"the step gives {new} states, of {len(states)}")
     for array, width in zip(results, [*states, *[0] * (len(results) - new)], strict=True):
-        if not isinstance(array, mx.array) or array.dtype != mx.float32:
+        if not isinstance(array, mx.array) or array.dtype != like.dtype:
             got = getattr(array, "dtype", type(array).__name__)
-            raise Decline(f"the step gives {got}, not float32")
-        if width and array.shape != (rows, width):
+            raise Decline(f"the step gives {got}, not {dtype_name(like.dtype)}")
+        if width and array.shape != (len(like), width):
             raise Decline(f"the step gives a state of another shape than [N, {width}]")
 
 

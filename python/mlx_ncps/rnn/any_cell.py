@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..cells import LiquidCell, WiredCfCCell
+from ..cells import CfCCell, LiquidCell, WiredCfCCell
 
 
 def width_of(cell: Any) -> int | None:
@@ -33,6 +33,16 @@ def starts_anew(cell: Any) -> bool:
         getattr(part, name, None) for part in parts for name in ("sequence", "mixed_sequence")
     ]
     return all(_takes_keywords(method) for method in methods if method is not None)
+
+
+def holds_steps(cell: Any) -> bool:
+    """Whether `sequence` of a cell takes `held`: that of a CfC without modules of a user."""
+    if not isinstance(cell, CfCCell | WiredCfCCell) or cell.stepwise():
+        return False
+    layers = cell._layers() if isinstance(cell, WiredCfCCell) else [cell]
+    parts = [cell, *layers]
+    own = all(owner_of(part, "sequence") in (CfCCell, WiredCfCCell) for part in parts)
+    return own and all(isinstance(layer, CfCCell) for layer in layers)
 
 
 def _takes_keywords(method: Any) -> bool:

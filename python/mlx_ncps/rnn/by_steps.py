@@ -14,26 +14,21 @@ from .. import dispatch
 from ..cells import LSTMCell
 from ..ops import shapeless
 from ..ops.dropout import drawn_factors, given_factors
-from ..programs import (
-    Declined,
-    float32_weights,
-    is_too_large,
-    programs_of,
-    run_program,
-    step_program,
-    why_none,
-)
-from .any_cell import name_of, runs_sequences, takes_time, width_of
+from ..programs import HALVES, Declined, float32_weights, run_program
+from .any_cell import name_of, runs_sequences, takes_time
 from .resets import Resets
 
-_PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
+PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
 
 
 class Trace(NamedTuple):
-    """All states of a run, [B, T, ...] each, and its outputs; None: they are the cell's readout."""
+    """All states of a run, [B, T, ...] each, its outputs, and the last states where they are had
+    for less than all; outputs None: they are the cell's readout.
+    """
 
     states: Any
     outputs: mx.array | None
+    last: Any = None
 
 
 def is_spans(ts: Any) -> bool:
@@ -116,14 +111,15 @@ def _trace_by_program(
     if runs_sequences(cell) and not mixed and not hasattr(cell, "_program"):
         return None
     states = list(state) if isinstance(state, tuple | list) else [state]
-    if not all(isinstance(s, mx.array) for s in states) or x.shape[1] < _PROGRAM_STEPS:
+    if not all(isinstance(s, mx.array) for s in states) or x.shape[1] < PROGRAM_STEPS:
         return None
     if type(state) not in (mx.array, tuple, list):  # a form that a step must get back
         return None
-    if not _takes_spans(cell) and (isinstance(ts, mx.array) or ts != 1.0):
+    spans = isinstance(ts, mx.array) or ts != 1.0
+    if not _takes_spans(cell) and spans:
         return None  # an error, raised where the step is called
-    if not mixed and any(a.dtype != mx.float32 for a in (x, *states)):
-        return None  # the cell computes in halves
+    if not mixed and not all(a.dtype == x.dtype for a in states):
+        return None
     if not factors and getattr(cell, "_unpacked", str)():  # it draws at each step
         return None
     step, modules = step_function(layer, type(state), len(factors)), modules_of(layer)
@@ -131,41 +127,26 @@ def _trace_by_program(
     if resets is not None:
         first = resets.state
         anew = resets.at, list(first) if isinstance(first, tuple | list) else [first]
-    made = run_program(layer, modules, step, x, ts, states, *anew, factors)
+    dtype, full = x.dtype, x.astype(mx.float32)
+    computes = mx.float32 if mixed else dtype
+    made = run_program(layer, modules, step, full, ts, states, *anew, factors, dtype=computes)
     if isinstance(made, Declined):
         return None
-    all_states, outputs = made
-    return Trace(_state_of(type(state), all_states), outputs[0] if outputs else None)
+    return _rounded(layer, type(state), *made, dtype)
 
 
-def has_program(layer: Any, sizes: Any, batch: int, steps: int, dtype: mx.Dtype) -> bool:
-    """Whether a layer that runs step by step has a step program for such a call. sizes: of its
-    states, None where they are not known before a call.
-    """
-    cell, mixed = layer.rnn_cell, layer.mixed_memory
-    if runs_sequences(cell) and not mixed and not hasattr(cell, "_program"):
-        return False  # its own `sequence` makes the steps
-    own = runs_sequences(cell) and not mixed
-    if not own and (steps < _PROGRAM_STEPS or (dtype != mx.float32 and not mixed)):
-        return False
-    made: Any = step_program(cell, layer.lstm if mixed else None)
-    if isinstance(made, Declined):
-        made = _program_of(layer, sizes)
-    return not isinstance(made, Declined) and not is_too_large(made, batch)
+def _rounded(layer: Any, kind: type, states: list, outputs: list, dtype: mx.Dtype) -> Trace:
+    """The Trace of a program's float32 results; what is read of half states is rounded last."""
+    if dtype == mx.float32:
+        return Trace(_state_of(kind, states), outputs[0] if outputs else None)
+    last = _state_of(kind, [s[:, -1].astype(dtype) for s in states])
+    read = outputs[0] if outputs else readout_of(layer, _state_of(kind, states))
+    return Trace(_state_of(kind, [s.astype(dtype) for s in states]), read.astype(dtype), last)
 
 
-def _program_of(layer: Any, sizes: Any) -> Any:
-    if why := why_none():
-        return Declined(why)
-    width = width_of(layer.rnn_cell)
-    widths = list(sizes.values()) if isinstance(sizes, dict) else [sizes]
-    if width is None or not all(isinstance(n, int) for n in widths):
-        return Declined("the sizes of the cell are not known before a call")
-    drops = [width for width, _ in getattr(layer.rnn_cell, "_drops", list)()]
-    if not drops and (why := getattr(layer.rnn_cell, "_unpacked", str)()):
-        return Declined(why)
-    step = step_function(layer, tuple if len(widths) > 1 else mx.array, len(drops))
-    return programs_of(layer).of(modules_of(layer), step, [width, 1, *drops], widths)
+def readout_of(layer: Any, states: Any) -> mx.array:
+    """The outputs of a cell that runs over sequences, of its states [..., H]."""
+    return layer.rnn_cell.readout(states[0] if layer.mixed_memory else states)
 
 
 def modules_of(layer: Any) -> list:
@@ -225,8 +206,8 @@ def _memory(layer: Any, x: mx.array) -> Callable:
 
 
 def step_of(layer: Any, x: mx.array, state: Any, ts: Any) -> tuple:
-    """One step of any cell -> (output, new state); the output is left out where `readout` gives
-    it.
+    """One step of any cell -> (output, new state), in half precision for inputs in it; the output
+    is left out where `readout` gives it.
     """
     if runs_sequences(layer.rnn_cell):
         with shapeless.one_step():
@@ -248,4 +229,11 @@ def step_of(layer: Any, x: mx.array, state: Any, ts: Any) -> tuple:
             f"[{layer.op}] {name_of(layer.rnn_cell)} must return (output, state), "
             f"got {type(result).__name__}."
         )
-    return result
+    if x.dtype not in HALVES:
+        return result
+    return tree_map(lambda a: a.astype(x.dtype) if _is_float32(a) else a, result)
+
+
+def _is_float32(value: Any) -> bool:
+    """Whether something is an array of float32, as time spans in that dtype make a state."""
+    return isinstance(value, mx.array) and value.dtype == mx.float32

@@ -14,7 +14,7 @@ from ..cells import LiquidCell, LSTMCell
 from ..checks import flag, float_dtype, sizes
 from ..layers.base import output_shape
 from .direction import Direction
-from .plan import Plan, kernels_without_resets, make_plan
+from .plan import SEVERAL, Plan, kernels_without_resets, make_plan, program_plan
 from .stepwise import why_steps_with_resets
 
 
@@ -116,8 +116,9 @@ class Described(Direction):
         graph, stepwise = self._why_not_at_once(batch, steps), self._stepwise()
         if resets:
             graph = "the call has resets"
-        if all(half._has_program(batch, steps, dtype) for half in halves):
-            return Plan((), "", (graph,), (), stepwise)
+        runs = [half._has_program((batch, steps, shape[-1]), dtype) for half in halves]
+        if (plan := program_plan(runs, stepwise or SEVERAL, graph)) is not None:
+            return plan
         if resets:
             stepwise = why_steps_with_resets(self)
             if not stepwise and (stepwise := kernels_without_resets(calls)):

@@ -19,19 +19,21 @@ from ..layers.lazy import LazyWeights
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
+from ..ops.masks import kernels_hold, masks_are_fused
 from ..options import CheckedOptions, optional
 from ..values import settle
-from .any_cell import name_of, runs_sequences, starts_anew, width_of
+from .any_cell import holds_steps, name_of, runs_sequences, starts_anew, width_of
 from .by_steps import (
     Trace,
-    has_program,
     is_spans,
     last_output,
     last_state,
+    readout_of,
     step_of,
     trace_by_steps,
 )
 from .masks import Seen, Steps, masked_features, spread_states
+from .program_runs import ProgramRun, has_program
 from .resets import Resets
 from .stepwise import cell_takes_memory, why_steps
 from .watched import Run, watched
@@ -142,9 +144,10 @@ class Direction(LazyWeights, CheckedOptions):
         """Why this runs step by step; "" when it runs over the whole sequence."""
         return why_steps(self)
 
-    def _has_program(self, *call: Any) -> bool:
-        """Whether a step program runs in place of calls at each step."""
-        return bool(self._stepwise()) and has_program(self, self._state_sizes, *call)
+    def _has_program(self, *call: Any) -> ProgramRun | None:
+        """Where a step program runs in place of several calls, if it does."""
+        several = self._stepwise() or hasattr(self.rnn_cell, "_gpu_program")
+        return has_program(self, self._state_sizes, *call) if several else None
 
     def _calls(self) -> list[FusedCall]:
         """The fused calls of a run, with what the cell tells of them."""
@@ -193,10 +196,13 @@ class Direction(LazyWeights, CheckedOptions):
             trace = self._masked_trace(x, state, ts, mask, resets)
         if watched.runs is not None:
             watched.runs.append(Run(self, x, state, ts, mask, resets, trace.states))
-        last = last_state(trace.states, state, x.shape[1])
-        if trace.outputs is None:
-            states = trace.states if sequences else last
-            output = self.rnn_cell.readout(states[0] if self.mixed_memory else states)
+        last = trace.last
+        if last is None:
+            last = last_state(trace.states, state, x.shape[1])
+        if not sequences and runs_sequences(self.rnn_cell):
+            output = readout_of(self, last)
+        elif trace.outputs is None:
+            output = readout_of(self, trace.states)
         else:
             output = trace.outputs if sequences else last_output(trace.outputs)
         return Result(self._project(output), last, seen)
@@ -219,19 +225,41 @@ class Direction(LazyWeights, CheckedOptions):
         """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are, or
         as they start where it begins an episode.
         """
+        if self._kernels_hold(x, ts):
+            anew = {} if resets is None else {"resets": resets.at, "reset_state": resets.state}
+            read = mx.where(mask[:, :, None], x, mx.array(0.0, x.dtype))
+            ts = mx.where(mask, ts, 1.0) if is_spans(ts) else ts
+            return Trace(self.rnn_cell.sequence(read, state, ts, held=~mask, **anew), None)
         steps = Steps.of(mask)
         ts = steps.take(ts, 1.0) if is_spans(ts) else ts
         moved = None if resets is None else resets.moved(steps)
-        states, outputs = self._trace(steps.take(x, 0.0), state, ts, moved)
-        states = spread_states(steps, states, state)
+        trace = self._trace(steps.take(x, 0.0), state, ts, moved)
+        states, outputs, last = spread_states(steps, trace.states, state), trace.outputs, None
+        first = resets.state if resets is not None else state
         if resets is not None:
-            states = resets.spread(steps, mask, states, resets.state)
-        if outputs is not None:
-            nothing = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
-            outputs = steps.spread(outputs, nothing)
-            if resets is not None:
-                outputs = resets.spread(steps, mask, outputs, nothing)
-        return Trace(states, outputs)
+            states = resets.spread(steps, mask, states, first)
+        else:
+            last = tree_map(steps.last, trace.states, state)
+        # What is read of the states may be less than they are, so that is put back, not they.
+        if runs_sequences(self.rnn_cell):
+            outputs = readout_of(self, trace.states) if outputs is None else outputs
+            nothing, anew = readout_of(self, state), readout_of(self, first)
+        else:
+            nothing = anew = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
+        outputs = steps.spread(outputs, nothing)
+        if resets is not None:
+            outputs = resets.spread(steps, mask, outputs, anew)
+        return Trace(states, outputs, last)
+
+    def _kernels_hold(self, x: mx.array, ts: Any) -> bool:
+        """Whether the cell's kernels leave out the steps of a mask by themselves."""
+        if self.mixed_memory or not kernels_hold() or not holds_steps(self.rnn_cell):
+            return False
+        batch, steps, _ = x.shape
+        scalar = getattr(ts, "ndim", 0) == 0
+        of_call = {"batch": batch, "steps": steps, "dtype": x.dtype, "scalar_ts": scalar}
+        calls = self.rnn_cell.calls()
+        return masks_are_fused([(op, facts._replace(**of_call)) for op, facts in calls])
 
     def _trace(self, x: mx.array, state: Any, ts: Any, resets: Resets | None) -> Trace:
         """Run over x [B, T, I] without a mask."""

@@ -43,6 +43,12 @@ class Steps(NamedTuple):
         x = mx.take_along_axis(x, _like(self.order, x), axis=1)
         return mx.where(_like(self.real, x), x, mx.array(filler, x.dtype))
 
+    def last(self, x: mx.array, before: mx.array) -> mx.array:
+        """The last of the moved steps of x [B, T, ...], `before` [B, ...] where there is none."""
+        count = self.seen[:, -1:]
+        found = mx.take_along_axis(x, _like(mx.maximum(count - 1, 0), x), axis=1)
+        return mx.where(_like(count > 0, found), found, before[:, None].astype(x.dtype))[:, 0]
+
     def spread(self, x: mx.array, before: mx.array) -> mx.array:
         """The moved steps of x [B, T, ...] back at their places; a masked step has what the step
         before it has, the first ones `before` [B, ...].

@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from ..at_once import StepCell
 from ..cells import LSTMCell
-from ..programs import Declined, Impure, Watch, programs_of, why_none
+from ..programs import HALVES, Declined, Impure, Watch, programs_of, why_none
 from ..step_plan import ProgramStage, Readout, StepPlan
 from .any_cell import takes_time
 from .by_steps import modules_of, step_function
@@ -22,14 +22,12 @@ _MOST_DECLINED = 3
 
 
 class OwnSteps:
-    """What `attempt` asks of a cell, for a user's cell in a layer. Belongs to the layer; copies and
-    pickles leave it behind.
-    """
+    """What `attempt` asks of a cell, for a user's cell in a layer and inputs of one dtype."""
 
     op = "rnn"
 
-    def __init__(self, layer: Any) -> None:
-        self._step_cell = StepCell()
+    def __init__(self, layer: Any, dtype: mx.Dtype) -> None:
+        self._step_cell, self._dtype = StepCell(), dtype
         self._layer, self._cell, self._lstm = layer, layer.rnn_cell, layer.get("lstm")
         self._traces, self._declined, self._width = _MOST_TRACES, 0, 0
         self._watch: Watch | None = None
@@ -60,16 +58,12 @@ class OwnSteps:
         return same and (self._watch is None or self._watch.unchanged())
 
     def takes(self, x: Any, ts: Any) -> bool:
-        """Whether such steps may be computed at once; the cell computes in halves, where a program
-        has float32.
-        """
-        if self._declined >= _MOST_DECLINED or not isinstance(x, mx.array) or x.ndim == 0:
+        """Whether such steps may be computed at once."""
+        if self._declined >= _MOST_DECLINED or x.ndim == 0:
             return False
         self._traces = min(self._traces + _REGAINED, _MOST_TRACES)
         self._width = x.shape[-1]
-        return (x.dtype == mx.float32 or self._layer.mixed_memory) and (
-            self._timed or takes_none(ts)
-        )
+        return self._timed or takes_none(ts)
 
     def _step_plan(self, mixed: bool) -> StepPlan | None:
         """As `LiquidCell` has it."""
@@ -78,7 +72,7 @@ class OwnSteps:
         self._traces -= 1
         layer, width, units = self._layer, self._width, self._sizes[0]
         step = step_function(layer, mx.array if len(self._sizes) == 1 else tuple)
-        bound = programs_of(layer).of(modules_of(layer), step, [width, 1], self._sizes)
+        bound = programs_of(layer).of(modules_of(layer), step, [width, 1], self._sizes, self._dtype)
         if isinstance(bound, Declined):
             self._declined += 1
             return None
@@ -86,11 +80,15 @@ class OwnSteps:
         stage = ProgramStage(width, units, bound.program)
         return StepPlan((stage,), bound.captured, Readout(0, units), lambda: [bound.captured])
 
-    def __deepcopy__(self, memo: dict) -> None:
-        return None
+
+class ByDtype(dict):
+    """The OwnSteps of a layer, which copies and pickles leave behind."""
+
+    def __deepcopy__(self, memo: dict) -> ByDtype:
+        return ByDtype()
 
     def __reduce__(self) -> tuple:
-        return type(None), ()
+        return ByDtype, ()
 
 
 def steps_of(layer: Any, x: Any, ts: Any) -> Any:
@@ -100,9 +98,15 @@ def steps_of(layer: Any, x: Any, ts: Any) -> Any:
     cell = layer.rnn_cell
     if type(cell) is LSTMCell:
         return cell if takes_none(ts) else None
-    kept = vars(layer).get("_own_steps")
+    if not isinstance(x, mx.array):
+        return None
+    dtype = mx.float32 if layer.mixed_memory else x.dtype
+    if dtype not in (mx.float32, *HALVES):
+        return None
+    of_dtype = vars(layer).setdefault("_own_steps", ByDtype())
+    kept = of_dtype.get(dtype)
     if kept is None or not kept.current(layer):
-        kept = vars(layer)["_own_steps"] = OwnSteps(layer)
+        kept = of_dtype[dtype] = OwnSteps(layer, dtype)
     return kept if kept.takes(x, ts) else None
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .. import dispatch
 from ..dispatch import FusedCall
 from ..ops.resets import resets_are_fused
+from ..programs import gpu_choice
+from .program_runs import ProgramRun
 
 _AT_ONCE = "computed at once on the CPU, without a graph, where nothing is traced; else:"
 _PROGRAM = "step program over the whole sequence on cpu: the operations of a step, traced once"
+SEVERAL = "each layer of the wiring would be a call of its own"
 
 
 class Plan(NamedTuple):
@@ -17,8 +21,8 @@ class Plan(NamedTuple):
 
     calls: the calls of fused operators in their order, each with the backend and the reason.
     stepwise: why they are made step by step, "" when each runs over the whole sequence.
-    program: "", or why such calls would be made at each step, where the cell's step program runs on
-        the CPU in their place, over the whole sequence.
+    program: "", or why such calls would be made at each step, where the cell's step program runs in
+        their place, over the whole sequence: on the CPU, or on a GPU, which `calls` then says.
     launches: of each call how many kernels a GPU would launch, in training for the gradient too;
         None on another backend, for a call that a forced backend can't run, and for sequences
         that are too long to count.
@@ -38,15 +42,30 @@ class Plan(NamedTuple):
         if len(set(lines)) > 1:
             lines = [f"layer {n}: {line}" for n, line in enumerate(lines)]
         lines = list(dict.fromkeys(lines)) if self.calls or self.program else []
-        if self.program:
-            lines.append(f"{_PROGRAM} (else step by step: {self.program})")
+        otherwise = self.program if self.program == SEVERAL else f"step by step: {self.program}"
+        if self.program and not self.calls:
+            lines.append(f"{_PROGRAM} (else {otherwise})")
         counts = self.launches or (None,) * len(self.calls)
         for (op, choice), count in zip(self.calls, counts, strict=True):
             launched = "" if count is None else f"; kernels launched: {count}"
             lines.append(f"{op} {how} on {choice}{launched}")
+        if self.program and self.calls:
+            lines.append(f"a step program has its operations, traced once (else {otherwise})")
         if self.stepwise:
             lines.append(f"step by step: {self.stepwise}")
         return "\n".join(lines)
+
+
+def program_plan(runs: Sequence[ProgramRun | None], why: str, graph: str) -> Plan | None:
+    """The Plan of directions that all run as step programs; None where one doesn't."""
+    found = [run for run in runs if run is not None]
+    if len(found) < len(runs):
+        return None
+    choice = gpu_choice()
+    if choice is None or any(run.launches is None for run in found):
+        return Plan((), "", (graph,), (), why)
+    calls = tuple(("step_program", choice) for _ in found)
+    return Plan(calls, "", (graph,), tuple(run.launches for run in found), why)
 
 
 def kernels_without_resets(calls: list[FusedCall]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..cells import LSTMCell
 from ..ops.mixed_memory import mixed_memory_is_fused
+from ..programs import gpu_in_place
 from .any_cell import name_of, owner_of, runs_sequences, starts_anew
 
 _MIXED = (
@@ -38,6 +39,8 @@ def cell_takes_memory(layer: Any) -> bool:
     """
     if not _why_behind_memory(layer):
         return True
+    if gpu_in_place() is not None:  # whose step programs draw the same
+        return False
     return bool(getattr(layer.rnn_cell, "_drops", list)()) and not _why_apart(layer)
 
 

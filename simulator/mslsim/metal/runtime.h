@@ -6,6 +6,10 @@ void __msl_tg_barrier(uint flags, uint site);
 void __msl_simd_barrier(uint flags, uint site);
 // Leaves this lane's value, waits for the others, returns the mask of those that came.
 uint __msl_simd_put(ulong lo, ulong hi, uint site);
+// As __msl_simd_put, of the matrix functions: all 32 lanes must come.
+void __msl_matrix_put(ulong lo, ulong hi, uint site);
+uint __msl_matrix_layout(void);
+void __msl_matrix_unset(void);  // a matrix is read that nobody wrote
 ulong __msl_simd_lo(uint lane);
 ulong __msl_simd_hi(uint lane);
 uint __msl_lane(void);

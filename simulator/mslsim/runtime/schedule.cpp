@@ -7,8 +7,6 @@
 namespace mslsim {
 namespace {
 
-constexpr u32 kSimdBarrier = 256;  // flag of simdgroup_barrier, beside the memory flags
-
 struct Extent {
   u32 size[3];      // of this threadgroup: smaller at the edges of the grid
   u32 position[3];  // of this threadgroup
@@ -144,11 +142,12 @@ bool release_simdgroup(u32 group) {
     here |= 1u << i;
     one = &f;
   }
-  const u32 all = lanes == kSimdWidth ? ~0u : (1u << lanes) - 1;
-  const bool is_barrier = one->flags & kSimdBarrier;
+  const bool is_barrier = one->flags & kSimdBarrier, whole = one->flags & kAllLanes;
+  const u32 all = whole || lanes == kSimdWidth ? ~0u : (1u << lanes) - 1;
   if (here != alive || alive != all) {
     report("simd-divergent", one->pc, 0, "%s reached by lanes 0x%08x of 0x%08x (SIMD group %u, %s)",
-           is_barrier ? "simdgroup_barrier" : "SIMD-group function", here, all, group,
+           is_barrier ? "simdgroup_barrier" : whole ? "matrix function" : "SIMD-group function", here,
+           all, group,
            thread_name(static_cast<u32>(w.threadgroup * dispatch->group_size + one->local_id + 1))
                .c_str());
   }

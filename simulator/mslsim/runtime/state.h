@@ -43,6 +43,10 @@ struct Region {
   std::string name;
 };
 
+// Flags of what a lane waits at, beside those of memory.
+constexpr u32 kSimdBarrier = 256;  // simdgroup_barrier
+constexpr u32 kAllLanes = 512;     // of a matrix: there must be 32 lanes
+
 enum class FiberState : u8 { kReady, kAtSimd, kAtBarrier, kDone };
 
 // One thread of the grid.

@@ -84,9 +84,30 @@ MSLSIM_EXPORT u32 __msl_simd_put(u64 lo, u64 hi, u32 site) {
   return self->mask;
 }
 
+MSLSIM_EXPORT void __msl_matrix_put(u64 lo, u64 hi, u32 site) {
+  Fiber* self = worker->current;
+  self->parity ^= 1;
+  self->lo[self->parity] = lo;
+  self->hi[self->parity] = hi;
+  wait_at(FiberState::kAtSimd, kAllLanes, site, CALLER);
+}
+
+// What is added to a lane's number to get its place in a matrix, by exclusive or: a kernel that
+// counts on places differs from order to order.
+MSLSIM_EXPORT u32 __msl_matrix_layout() {
+  const Launch& launch = *dispatch->launch;
+  if (launch.order == kForward) return 0;
+  return launch.order == kReverse ? kSimdWidth - 1 : 1 + launch.seed % (kSimdWidth - 1);
+}
+
+MSLSIM_EXPORT void __msl_matrix_unset() {
+  report("uninit", CALLER, 0, "read of an uninitialised simdgroup_matrix by %s",
+         thread_name(this_thread()).c_str());
+}
+
 MSLSIM_EXPORT void __msl_simd_barrier(u32 flags, u32 site) {
   worker->current->parity ^= 1;
-  wait_at(FiberState::kAtSimd, flags | 256, site, CALLER);
+  wait_at(FiberState::kAtSimd, flags | kSimdBarrier, site, CALLER);
 }
 
 MSLSIM_EXPORT u64 __msl_simd_lo(u32 lane) {

@@ -15,8 +15,9 @@ import mlx.core as mx
 from ..types import Facts
 from . import cfc, ltc
 
-MIXED_MEMORY = False
-RESETS = False
+MIXED_MEMORY: tuple[str, ...] = ()
+RESETS: tuple[str, ...] = ("cfc_sequence",)
+MASKS: tuple[str, ...] = ("cfc_sequence",)
 
 
 class Operation(NamedTuple):

@@ -30,6 +30,43 @@ class Shape(NamedTuple):
     activation: str
     head_activation: str
     timespans: bool  # ts is an array [B, T] that the kernels read
+    resets: bool = False  # rows start anew before some steps
+    dropped_from: int | None = None  # the first layer of whose values dropout has factors
+    holds: bool = False  # some steps leave a row's state as it is
+
+
+class Beside(NamedTuple):
+    """What a call may have beside inputs and state, as its Shape says; None: it has not."""
+
+    ts: mx.array | None  # [B, T]
+    resets: mx.array | None  # [B, T] not 0 where a row starts anew
+    dropout: mx.array | None  # [B, T, widths of the layers from `dropped_from` on]
+    held: mx.array | None  # [B, T] not 0 where a row's state stays as it is
+    reset_state: mx.array | None  # [B, H] from which it does
+
+    @classmethod
+    def of(cls, shape: Shape, arrays: Sequence[mx.array]) -> tuple[Beside, list[mx.array]]:
+        """(those that come first among the arrays, the others)."""
+        drops = shape.dropped_from is not None
+        there = shape.timespans, shape.resets, drops, shape.holds, shape.resets
+        rest = iter(arrays)
+        return cls(*(next(rest) if one else None for one in there)), list(rest)
+
+    def within(self, span: slice) -> list[mx.array]:
+        """Its arrays in the order of `of`, of these steps."""
+        timed = [a[:, span] for a in self[:4] if a is not None]
+        return timed + ([] if self.reset_state is None else [self.reset_state])
+
+    def factors(self, shape: Shape, widths: Sequence[int]) -> list[mx.array | None]:
+        """Of dropout [B, T, K], for each layer of these widths."""
+        if self.dropout is None or shape.dropped_from is None:
+            return [None] * len(widths)
+        found: list[mx.array | None] = [None] * shape.dropped_from
+        first = 0
+        for width in widths[shape.dropped_from :]:
+            found.append(self.dropout[..., first : first + width])
+            first += width
+        return found
 
 
 class Call(NamedTuple):
@@ -37,7 +74,7 @@ class Call(NamedTuple):
 
     xz: mx.array  # [B, T, N0] first stage, the part of the inputs
     h0: mx.array  # [B, H]
-    ts: mx.array | None  # [B, T]
+    beside: Beside
     weights: list  # of each stage [columns, depth]; the first reads h alone
     biases: list  # of the stages but the first
     tail: list  # w_tau, A [H] in the mode pure
@@ -53,6 +90,7 @@ class Gradients(NamedTuple):
     dts: mx.array | None  # [B, T]
     read: list[mx.array]  # what the stages but the first read
     tail: list[mx.array]  # of w_tau, A
+    dreset: mx.array | None = None  # of reset_state [B, H]
 
 
 def forward(run: Runner, shape: Shape, call: Call, save: bool) -> tuple[mx.array, ...]:
@@ -66,8 +104,7 @@ def forward(run: Runner, shape: Shape, call: Call, save: bool) -> tuple[mx.array
     rest = [*(w.T for w in call.weights), *call.biases, *call.tail]
     for t in range(0, call.xz.shape[1], BLOCK):
         span = slice(t, t + BLOCK)
-        spans = [call.ts[:, span]] if call.ts is not None else []
-        found += steps(h, call.xz[:, span], *spans, *rest)
+        found += steps(h, call.xz[:, span], *call.beside.within(span), *rest)
         h = found[-1][0]
     states, *kept = zip(*found, strict=True)
     return mx.stack(list(states), axis=1), *(mx.stack(list(k)) for k in kept)
@@ -78,17 +115,24 @@ def _steps(
 ) -> tuple[tuple[mx.array, ...], ...]:
     """A tuple (h, *what is saved) of each step of xz [B, S, N0]."""
     (B, H), count = h.shape, shape.layers
-    spans, arrays = (rest[:1], rest[1:]) if shape.timespans else ((), rest)
+    beside, arrays = Beside.of(shape, rest)
+    spans = [] if beside.ts is None else [beside.ts]
     (first, *weights), arrays = arrays[: count + 1], arrays[count + 1 :]
     biases, tail = arrays[:count], arrays[count:]
     update = _update(run, shape, (B, H), save)
     activate, found = activations.TABLE[shape.activation].function, []
+    factors = beside.factors(shape, [w.shape[0] for w in weights])
     for t in range(xz.shape[1]):
-        z, kept = mx.addmm(xz[:, t], h, first), []
-        for weight, bias in zip(weights, biases, strict=True):
+        if beside.resets is not None and beside.reset_state is not None:
+            h = mx.where(beside.resets[:, t, None] != 0, beside.reset_state, h)
+        z, kept, before = mx.addmm(xz[:, t], h, first), [], h
+        for weight, bias, factor in zip(weights, biases, factors, strict=True):
             kept.append(z)
-            z = mx.addmm(bias, activate(z), weight)
+            value = activate(z) if factor is None else activate(z) * factor[:, t]
+            z = mx.addmm(bias, value, weight)
         h, *last = update(z, *(ts[:, t] for ts in spans), *tail)
+        if beside.held is not None:
+            h = mx.where(beside.held[:, t, None] != 0, before, h)
         found.append((h, *kept, *last) if save else (h,))
     return tuple(found)
 
@@ -100,24 +144,41 @@ def backward(
     (B, T, H), found = dstates.shape, []
     *kept, last = saved
     activate = activations.TABLE[shape.activation].function
-    slopes = [mx.vjp(activate, [z], [mx.ones_like(z)])[1][0] for z in kept]
-    spans = [] if call.ts is None else [mx.contiguous(call.ts.T)]
+    factors = call.beside.factors(shape, [z.shape[2] for z in kept])
+    swapped = [None if f is None else mx.swapaxes(f, 0, 1) for f in factors]
+    slopes = [
+        _times(mx.vjp(activate, [z], [mx.ones_like(z)])[1][0], f)
+        for z, f in zip(kept, swapped, strict=True)
+    ]
+    ts, resets, _, held, _ = call.beside
+    spans = [] if ts is None else [mx.contiguous(ts.T)]
+    dreset = mx.zeros((B, H)) if shape.resets else None
     update = _update_backward(run, shape, (B, H))
     dh, carried = dstates[:, T - 1], None
     for t in reversed(range(T)):
+        whole = dh
+        if held is not None:
+            dh = mx.where(held[:, t, None] != 0, 0.0, dh)
         d, *shares = update(dh, last[t, ...], *(ts[t, ...] for ts in spans), *call.tail)
         dz = [d]
         for weight, slope in zip(call.weights[:0:-1], slopes[::-1], strict=True):
             dz.append(dz[-1] @ weight * slope[t, ...])
         found.append((*dz[::-1], *shares))
-        if t > 0:
+        if t > 0 and resets is None and held is None:
             dh = mx.addmm(dstates[:, t - 1], dz[-1], call.weights[0])
-        else:
-            carried = dz[-1] @ call.weights[0]
+            continue
+        carried = dz[-1] @ call.weights[0]
+        if held is not None:
+            carried = mx.where(held[:, t, None] != 0, whole, carried)
+        if resets is not None and dreset is not None:
+            anew = resets[:, t, None] != 0
+            dreset = dreset + mx.where(anew, carried, 0.0)
+            carried = mx.where(anew, 0.0, carried)
+        dh = dstates[:, t - 1] + carried if t > 0 else dh
     assert carried is not None, "T is at least 1"
     first, *rest = (list(d)[::-1] for d in zip(*found, strict=True))
     dz = [mx.stack(first, axis=1), *map(mx.stack, rest[: shape.layers])]
-    read, tail, dts = [activate(z) for z in kept], [], None
+    read, tail, dts = [_times(activate(z), f) for z, f in zip(kept, swapped, strict=True)], [], None
     if shape.mode == "pure":
         shares = mx.stack(rest[-1])  # [T, 3, B, H]
         tail = list(shares.sum(axis=(0, 2)))[:2]
@@ -125,7 +186,11 @@ def backward(
     else:
         swap = partial(mx.swapaxes, axis1=0, axis2=1)
         dts = of_timespans(shape, H, swap(dz[-1]) if shape.layers else dz[-1], swap(last))
-    return Gradients(dz, carried, dts, read, tail)
+    return Gradients(dz, carried, dts, read, tail, dreset)
+
+
+def _times(x: mx.array, factor: mx.array | None) -> mx.array:
+    return x if factor is None else x * factor
 
 
 def of_timespans(shape: Shape, units: int, dz: mx.array, kept: mx.array) -> mx.array | None:

@@ -15,30 +15,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import mlx.core as mx
 
-from .pieces import SIMD, Pieces, ceil_div, once, round_up
+from .pieces import SIMD, Launch, Pieces, ceil_div, once, round_up
 
-
-class Launch(NamedTuple):
-    """Threadgroups and threads of each, along x, y, z, and the template arguments of the kernel
-    that follow from them.
-    """
-
-    groups: tuple[int, int, int]
-    threads: tuple[int, int, int]
-    template: tuple[tuple[str, int], ...] = ()
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Threads in all, as mx.fast.metal_kernel counts."""
-        return tuple(g * t for g, t in zip(self.groups, self.threads, strict=True))
-
-    def argument(self, name: str) -> int:
-        """A template argument."""
-        return dict(self.template)[name]
+TILE = 8  # rows and columns of a simdgroup_matrix
+Kept = tuple[int, int]  # of a CfC's row in threadgroup memory: times its units, its widest layer
 
 
 def _power_of_two(most: int) -> int:
@@ -66,7 +50,8 @@ class Geometry(Pieces):
     lists_rows: int | Literal["root", "groups"] = "root"  # as `_lists_share` says
 
     cfc_rows: int = 16  # that share a load, at most: halves what 8 stream
-    cfc_rows_of_four_heads: int = 8  # as 16 don't fit 104 registers
+    cfc_rows_of_many_sums: int = 8  # four heads or no layer: 16 don't fit 104 registers
+    matrix: bool = True  # a CfC of widths in eights sums by simdgroup_matrix, from 8 rows on
     product_weights: int = 2**18  # of a CfC's step, from which MLX's products are faster
 
     # ---- The LTC --------------------------------------------------------------------------------
@@ -191,34 +176,41 @@ class Geometry(Pieces):
     def cfc_forward(
         self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
     ) -> Launch:
-        """Each row keeps h and the layers' outputs, both double-buffered."""
-        return _fitting(self._cfc(batch, units, widths, heads, weights, 2))
+        """Each row keeps h and the layers' outputs, both double-buffered; with matrices the sums of
+        all heads, one of them in the place of h.
+        """
+        matrix = heads + (not widths), min(len(widths), 2)
+        return _fitting(self._cfc(batch, units, widths, heads, weights, (2, 2), matrix))
 
     @once
     def cfc_backward(
         self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int
     ) -> Launch:
         """Each row keeps dh, the heads' gradients, and the layers', these double-buffered."""
-        return _fitting(self._cfc(batch, units, widths, heads, weights, 1 + heads))
+        kept = 1 + heads, 2
+        return _fitting(self._cfc(batch, units, widths, heads, weights, kept, kept))
 
     def _cfc(
-        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int, states: int
+        self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int, *kept: Kept
     ) -> Launch | None:
         """Weights in threadgroup memory (CHIP of them) if they fit beside one row, else streamed;
-        None where not one row fits.
+        by matrices where their tiles are whole; None where not one row fits.
 
-        states: how many [units] one row keeps there, beside two outputs of the widest layer.
+        kept: what one row keeps there without matrices, and with them.
         """
         width = round_up(max(widths)) if widths else 0
         neurons = max(units, *widths) if widths else units
-        bytes_per_row = 4 * (states * round_up(units) + 2 * width)
-        most = self.cfc_rows if heads < 4 else self.cfc_rows_of_four_heads
-        for chip in (round_up(weights, 1024), 0):
+        tiled = self.matrix and len(kept) > 1 and all(n % TILE == 0 for n in (units, *widths))
+        ways = (True, False) if tiled else (False,)
+        for chip, matrix in itertools.product((round_up(weights, 1024), 0), ways):
+            many = heads == 4 or (heads == 3 and not widths and 4 * units > self.threads)
+            most = self.cfc_rows if matrix or not many else self.cfc_rows_of_many_sums
             rows = min(most, 8) if chip else most  # nothing is streamed: rather more groups
-            launch = self._blocked(batch, neurons, bytes_per_row, rows, 4 * chip)
-            if launch is not None:
+            row = 4 * (kept[matrix][0] * round_up(units) + kept[matrix][1] * width)
+            launch = self._blocked(batch, neurons, row, rows, 4 * chip, 4 if matrix else 0)
+            if launch is not None and not (matrix and launch.argument("ROWS") < TILE):
                 sizes = ("UNITS", round_up(units)), ("WIDTH", width), ("CHIP", chip)
-                return launch._replace(template=(*launch.template, *sizes))
+                return launch._replace(template=(*launch.template, *sizes), matrix=matrix)
         return None
 
     @once
@@ -230,22 +222,23 @@ class Geometry(Pieces):
         edges = [units, *widths, heads * units]
         if sum(n * m for n, m in itertools.pairwise(edges)) >= self.product_weights:
             return True
-        return self._cfc(1, units, widths, 4, self.memory, 1 + 4) is None
+        return self._cfc(1, units, widths, 4, self.memory, (1 + 4, 2)) is None
 
     def _blocked(
-        self, batch: int, neurons: int, bytes_per_row: int, most_rows: int, bytes_shared: int = 0
+        self, batch: int, neurons: int, row: int, most_rows: int, shared: int = 0, parts: int = 0
     ) -> Launch | None:
         """Threadgroups of several batch rows, striding over `neurons`; None when not one row fits.
 
+        row, shared: bytes of threadgroup memory of one row, and of all.
         ROWS: a power of two up to `most_rows`, as memory and a batch of at least `min_groups`
-        threadgroups allow. PARTS: up to 4 threads per neuron while they stay within `threads`.
+        threadgroups allow. PARTS: `parts`, or up to 4 threads per neuron within `threads`.
         """
-        memory = self.memory - bytes_shared
-        if bytes_per_row > memory:
+        if row > self.memory - shared:
             return None
-        most = min(memory // bytes_per_row, batch // self.min_groups, most_rows)
+        most = min((self.memory - shared) // row, batch // self.min_groups, most_rows)
         rows = _power_of_two(max(1, most))
-        parts = next((p for p in (4, 2) if round_up(p * neurons) <= self.threads), 1)
+        if not parts:
+            parts = next((p for p in (4, 2) if round_up(p * neurons) <= self.threads), 1)
         threads = min(round_up(parts * neurons), self.threads)
         template = ("ROWS", rows), ("PARTS", parts)
         return Launch((ceil_div(batch, rows), 1, 1), (threads, 1, 1), template)
@@ -296,4 +289,5 @@ CUDA = Geometry(
     lists_batch=math.inf,
     lists_rows="groups",
     cfc_rows=8,  # of 16 the compiler takes more registers than 512 threads can have
+    matrix=False,  # Metal's
 )

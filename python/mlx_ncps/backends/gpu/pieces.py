@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -29,6 +29,26 @@ def ceil_div(n: int, by: int) -> int:
 def round_up(n: int, to: int = SIMD) -> int:
     """The next multiple of `to`."""
     return ceil_div(n, to) * to
+
+
+class Launch(NamedTuple):
+    """Threadgroups and threads of each, along x, y, z, and the template arguments of the kernel
+    that follow from them; matrix: whether a CfC's sums are of simdgroup_matrix.
+    """
+
+    groups: tuple[int, int, int]
+    threads: tuple[int, int, int]
+    template: tuple[tuple[str, int], ...] = ()
+    matrix: bool = False
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Threads in all, as mx.fast.metal_kernel counts."""
+        return tuple(g * t for g, t in zip(self.groups, self.threads, strict=True))
+
+    def argument(self, name: str) -> int:
+        """A template argument."""
+        return dict(self.template)[name]
 
 
 class Piece(NamedTuple):
@@ -79,6 +99,12 @@ class Pieces:
         return self._piece(batch, self.launch_steps, elements, work, most, self.row_products)
 
     @once
+    def program_piece(self, batch: int, elements: int, work: int) -> Piece:
+        """Of a step program, whose row and step takes so many elements of an array and products."""
+        most = self.launch_products
+        return self._piece(batch, self.launch_steps, elements, work, most, self.row_products)
+
+    @once
     def ltc_excess(self, inputs: int, units: int, unfolds: int) -> str:
         """Why no launch may take a single step of a single row of this LTC; "" when one may."""
         if 3 * 4 * round_up(units) > self.memory:  # of the backward, which keeps most
@@ -109,21 +135,26 @@ def spread(ts: float | mx.array, batch: int, steps: int) -> mx.array:
 
 
 def in_pieces(
-    piece: Piece, run: Callable[..., mx.array], state: mx.array, *timed: mx.array
+    piece: Piece,
+    run: Callable[..., mx.array],
+    state: mx.array,
+    *timed: mx.array,
+    timeless: Sequence[mx.array] = (),
 ) -> mx.array:
-    """States [B, T, H] from `run(state, *timed)`, called with what a launch takes of state [B, H]
-    and of the arrays [B, T, ...]; each piece of time starts from the last state of the one before.
+    """States [B, T, H] from `run(state, *timed, *timeless)`, called with what a launch takes of
+    state [B, H], of the arrays [B, T, ...] and of the `timeless` ones [B, ...]; each piece of time
+    starts from the last state of the one before.
     """
     batch, steps = timed[0].shape[:2]
     if batch <= piece.rows and steps <= piece.steps:
-        return run(state, *timed)
+        return run(state, *timed, *timeless)
     blocks = []
     for b in range(0, batch, piece.rows):
         rows = slice(b, b + piece.rows)
-        carried, chunks = state[rows], []
+        carried, chunks, kept = state[rows], [], [array[rows] for array in timeless]
         for t in range(0, steps, piece.steps):
             span = slice(t, t + piece.steps)
-            chunks.append(run(carried, *(array[rows, span] for array in timed)))
+            chunks.append(run(carried, *(array[rows, span] for array in timed), *kept))
             carried = chunks[-1][:, -1]
         blocks.append(_joined(chunks, axis=1))
     return _joined(blocks, axis=0)

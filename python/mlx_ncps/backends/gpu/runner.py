@@ -20,6 +20,8 @@ from .geometry import Geometry, Launch
 _PACKAGE = Path(__file__).parents[2]
 _FOLDERS = (_PACKAGE / "metal", _PACKAGE.parent.parent / "metal")  # in a wheel, in the source tree
 _HEADERS = ("math.h", "activations.h", "ltc.h", "cfc.h")
+_METAL_HEADERS = (*_HEADERS, "matrix.h")
+_CUDA_HEADERS = ("cuda.h", *_HEADERS)
 
 # MLX puts a kernel's header directly before `[[kernel]] void`, so that this macro adds an
 # attribute: the compiler keeps to the registers that so many threads leave, and a pipeline never
@@ -45,7 +47,7 @@ def text(name: str) -> str:
 @cache
 def header(cuda: bool = False) -> str:
     """What stands before every body: the shared scalar maths."""
-    return "\n".join(text(name) for name in (("cuda.h",) if cuda else ()) + _HEADERS)
+    return "\n".join(map(text, _CUDA_HEADERS if cuda else _METAL_HEADERS))
 
 
 class Runner:
@@ -53,7 +55,8 @@ class Runner:
 
     name: of the backend.  stream: the device or stream of the kernels and of the operations around
     them.  geometry: of its launches, or what gives it when it is needed first.  cuda: whether the
-    text is CUDA's.  compiles: whether mx.compile can trace what `register` gives.
+    text is CUDA's.  compiles: whether mx.compile can trace what `register` gives.  any_text:
+    whether any text can be registered, those of step programs too.
     """
 
     def __init__(
@@ -65,9 +68,11 @@ class Runner:
         *,
         cuda: bool = False,
         compiles: bool = False,
+        any_text: bool = True,
     ):
         self.name, self.register, self.stream = name, register, stream
         self._geometry, self.cuda, self.compiles = geometry, cuda, compiles
+        self.any_text = any_text
         self.operators: dict[Any, Any] = {}  # what the modules of operators made, by their keys
         self.wired: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # likewise, by wiring
         self._kernels: dict[tuple, Callable[..., Any]] = {}
@@ -82,7 +87,8 @@ class Runner:
     def but(self, **changes: Any) -> Runner:
         """A Runner like this one, with another `register`, `stream` or `geometry`."""
         kept = {name: getattr(self, name) for name in ("name", "register", "stream", "geometry")}
-        return Runner(**kept | changes, cuda=self.cuda, compiles=self.compiles)
+        kept |= {"cuda": self.cuda, "compiles": self.compiles, "any_text": self.any_text}
+        return Runner(**kept | changes)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` through mx.compile, where that can trace the kernels. Within a gradient MLX
@@ -100,14 +106,17 @@ class Runner:
         *,
         flags: Mapping[str, bool] = NOTHING,
         template: Mapping[str, int] = NOTHING,
+        body: str = "",
     ) -> dict[str, mx.array]:
-        """Run metal/<stem>.metal -> {name: float32 array} of `outputs`, which maps names to shapes.
+        """Run metal/<stem>.metal, or the step program's kernel `stem` whose text is `body` ->
+        {name: float32 array} of `outputs`, which maps names to shapes.
 
         sizes: the integers of the body's `sizes`.  inputs: {buffer's name: array}.
         flags: {name: bool}, macros of the body.  template: its integer template arguments, before
         those of the launch.
         """
-        ready = self.ready(stem, launch, sizes, inputs, outputs, flags=flags, template=template)
+        options: dict[str, Any] = {"flags": flags, "template": template, "body": body}
+        ready = self.ready(stem, launch, sizes, inputs, outputs, **options)
         return dict(zip(outputs, ready(*inputs.values()), strict=True))
 
     def ready(
@@ -120,6 +129,7 @@ class Runner:
         *,
         flags: Mapping[str, bool] = NOTHING,
         template: Mapping[str, int] = NOTHING,
+        body: str = "",
     ) -> Callable[..., list[mx.array]]:
         """The function (arrays of `inputs`) -> arrays of `outputs`, for many equal launches."""
         key = stem, (*inputs,), (*outputs,), (*flags.items(),), launch, (*template.items(),)
@@ -127,7 +137,7 @@ class Runner:
         if known is None:
             if len(self._launches) == MOST_LAUNCHES:  # sequences of many lengths
                 self._launches.clear()
-            known = self._launches[key] = self._made(*key)
+            known = self._launches[key] = self._made(*key, body)
         kernel, options = known
         first, shapes = mx.array(sizes, mx.int32), [*outputs.values()]
         stream, mappable = self.stream, _loader.native and _loader.native.mappable
@@ -146,6 +156,7 @@ class Runner:
         flags: Pairs,
         launch: Launch,
         template: Pairs,
+        body: str,
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """(kernel, options of its launch)."""
         arguments = [*template, *launch.template]
@@ -155,7 +166,7 @@ class Runner:
         key = stem, inputs, outputs, flags
         kernel = self._kernels.get(key)
         if kernel is None:
-            kernel = self._kernels[key] = self._registered(*key)
+            kernel = self._kernels[key] = self._registered(*key, body)
         return kernel, {
             "template": arguments,
             "grid": launch.grid,
@@ -164,14 +175,16 @@ class Runner:
         }
 
     def _registered(
-        self, stem: str, inputs: Names, outputs: Names, flags: Pairs
+        self, stem: str, inputs: Names, outputs: Names, flags: Pairs, body: str
     ) -> Callable[..., Any]:
         macros = "".join(f"#define {name} {int(on)}\n" for name, on in flags)
+        if body:
+            macros = text("program.h") + macros
         return self.register(
             name="_".join(["ncps", stem, *(name.lower() for name, on in flags if on)]),
             input_names=["sizes", *inputs],
             output_names=list(outputs),
-            source=("" if self.cuda else _UNBOUND) + text(f"{stem}.metal"),
+            source=("" if self.cuda else _UNBOUND) + (body or text(f"{stem}.metal")),
             header=header(self.cuda) + macros + ("" if self.cuda else THREADS_BOUND),
         )
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..activations import first_dropped
 from ..types import Facts, LTCFacts
 from . import cfc, ltc
 from .geometry import APPLE, Geometry
@@ -86,7 +87,7 @@ def launch_count(facts: Facts, geometry: Geometry) -> int | None:
         call |= {"unfolds": facts.ode_unfolds, "synapses": facts.synapses}
         found = launches(trace_ltc, geometry=geometry, **call)
     else:
-        names = ("backbone", "mode", "activation", "variant", "scalar_ts")
+        names = ("backbone", "mode", "activation", "variant", "scalar_ts", "dropout")
         call |= {name: getattr(facts, name) for name in names}
         found = launches(trace_cfc, geometry=geometry, **call)
     return sum(one.launches for one in found)
@@ -133,8 +134,14 @@ def trace_cfc(
     scalar_ts: bool,
     training: bool,
     variant: str = "torch",
+    dropout: bool = False,
+    resets: bool = False,
+    holds: bool = False,
 ) -> None:
-    """The launches of cfc_sequence, and with `training` of its gradient."""
+    """The launches of cfc_sequence, and with `training` of its gradient. dropout: with factors of
+    what the layers give.  resets: with states that start anew.  holds: with steps that leave a
+    state as it is.
+    """
     widths = [inputs + units, *backbone]
     heads = 1 if mode == "pure" else 4
     layers = [((n, m), (n,)) for m, n in zip(widths, backbone, strict=False)]
@@ -142,6 +149,13 @@ def trace_cfc(
     tail = [(units,)] * 2 if mode == "pure" else []
     arrays = [(batch, steps, inputs), (batch, units), (batch, steps)]
     arrays += [shape for pair in layers for shape in pair] + tail
+    beside: dict[str, Any] = {}
+    if dropped := sum(backbone[first_dropped(variant) :]) * dropout:
+        beside["dropout"] = mx.zeros((batch, steps, dropped))
+    if resets:
+        beside["resets"] = [mx.zeros((batch, steps), mx.bool_), mx.zeros((batch, units))]
+    if holds:
+        beside["held"] = mx.zeros((batch, steps), mx.bool_)
 
     def call(x, h, ts, *flat):
         flat, last = (flat[:-2], flat[-2:]) if tail else (flat, (None, None))
@@ -150,7 +164,7 @@ def trace_cfc(
         out += [None] * (4 - len(out))
         params: Any = SimpleNamespace(**dict(zip(_CFC, (hidden, *out, *last), strict=True)))
         spans = 1.0 if scalar_ts else ts
-        options = {"mode": mode, "activation": activation, "variant": variant}
+        options: Any = {"mode": mode, "activation": activation, "variant": variant} | beside
         return cfc.sequence(run, x, h, spans, params, training=training, **options)
 
     _trace(call, arrays, training)

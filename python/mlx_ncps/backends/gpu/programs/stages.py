@@ -1,0 +1,190 @@
+"""The stages of a step program's forward, as lines of a kernel; a backward runs them too."""
+
+from __future__ import annotations
+
+from . import expressions
+from .schedule import Map, Product, Single, Stage
+from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, NAMES, Access, Writer, with_names
+
+
+class Stages(Writer):
+    """Lines of the stages of a plan."""
+
+    def run(self, stage: Stage) -> None:
+        """A stage of the forward."""
+        if isinstance(stage, Map):
+            self._map(stage)
+        elif isinstance(stage, Product):
+            self._product(stage)
+        else:
+            getattr(self, f"_{stage.op.op}")(stage)
+
+    def map_values(
+        self, stage: Map, known: bool, names: dict[int, str], shared: str = BY_ELEMENT
+    ) -> tuple[list[str], list[Access]]:
+        """(lines, reads of memory) of a stage's instructions, whose values get `names`; known:
+        those that are stored are read.
+        """
+        plan = self.plan
+        lines: list[str] = []
+        reads: list[Access] = []
+
+        def name(ref: int) -> str:
+            if ref not in names:
+                if plan.is_number(ref):
+                    return self.outer(ref)
+                names[ref] = f"v{ref}"
+                lines.append(f"const float v{ref} = {self.read(ref)};")
+                if plan.in_memory(ref):
+                    reads.append(self.access(ref, shared, False))
+            return names[ref]
+
+        for op in stage.ops:
+            operands = [name(ref) for ref in op.ins]
+            if known and op.out in plan.stored:
+                name(op.out)
+                continue
+            names[op.out] = f"v{op.out}"
+            lines.append(f"const float v{op.out} = {expressions.value(op.op, operands)};")
+        return lines, reads
+
+    def _map(self, stage: Map) -> None:
+        lines, accesses = self.map_lines(stage, {}, BY_ELEMENT)
+        self.meet(*accesses)
+        self.each(stage.size, lines)
+
+    def map_lines(
+        self, stage: Map, names: dict[int, str], shared: str
+    ) -> tuple[list[str], list[Access]]:
+        """(lines, accesses) of a stage's instructions, and of storing what others read."""
+        lines, accesses = self.map_values(stage, False, names, shared)
+        for op in stage.ops:
+            if op.out in self.plan.stored:
+                lines.append(f"{self.memory(op.out)} = {names[op.out]};")
+                accesses.append(self.access(op.out, shared, True))
+        return lines, accesses
+
+    def columns(self, count: int, sums: int, products: list[str], body: list[str]) -> None:
+        """A loop over columns j that PARTS threads share, `sums` of them side by side, each `count`
+        after the one before; body: what is done with sum[n][q] of element e.
+        """
+        self.add(
+            f"for (uint base = 0u; base < {count}u; base += slots) {{",
+            "const uint j = base + slot;",
+            f"const bool live = j < {count}u;",
+            f"float sum[{sums}][ROWS];",
+            f"NCPS_CLEAR(sum, {sums})",
+            *(f"NCPS_ADD_PRODUCTS(sum, {sums}, {count}, {one}, j)" for one in products),
+            *(f"NCPS_SHARE_ROWS(sum[{n}])" for n in range(sums)),
+            "NCPS_UNROLL",
+            "for (int q = 0; q < OWN; ++q) {",
+            "const uint r = uint(q * PARTS) + part;",
+            "if (live && r < uint(ROWS)) {",
+            "const uint e = j * uint(ROWS) + r;",
+            *(line for line in with_names(body) if line not in (NAMES["r"], NAMES["j"])),
+            "}",
+            "}",
+            "}",
+        )
+
+    def weights_at(self, stage: Product) -> int:
+        """Where the matrix of a product begins among all weights."""
+        return sum(s.depth * s.columns for s in self.plan.matrices[: stage.matrix])
+
+    def added(self, stage: Product, column: int) -> str:
+        """What is added to the sum of a product's column `column` + j."""
+        plan = self.plan
+        if stage.bias == "timed":
+            at = plan.timed[-1 - stage.number] + column
+            return f" + float(timed[at * {plan.timed_width}u + {at}u + j])"
+        if stage.bias == "fixed":
+            return f" + float(fixed[{plan.fixed[-1 - stage.matrix] + column}u + j])"
+        return ""
+
+    def _product(self, stage: Product) -> None:
+        accesses = [self.access(part, BY_OTHERS, False) for part in stage.parts]
+        products, at = [], self.weights_at(stage)
+        for part in stage.parts:
+            size = self.plan.sizes[part]
+            products.append(f"weights, {at}, {stage.columns}, m, {self.place(part)}, {size}")
+            at += size * stage.columns
+        count = stage.columns // stage.sums
+        body = [
+            f"const float z{n} = sum[{n}][q]{self.added(stage, n * count)};"
+            for n in range(stage.sums)
+        ]
+        if stage.block in self.layout.at:
+            place = self.place(stage.block)
+            for n in range(stage.sums):
+                low = place + n * count
+                body.append(f"m[uint({low} * ROWS) + e] = z{n};")
+                accesses.append(Access("m", low, low + count, BY_COLUMN, True))
+        if stage.then:
+            split, names = self.plan.split, {}
+            for ref in stage.then.reads:
+                block, column = split.root(ref)
+                if block == stage.block:
+                    names[ref] = f"z{column // count}"
+            lines, others = self.map_lines(stage.then, names, BY_COLUMN)
+            body, accesses = body + lines, accesses + others
+        self.meet(*accesses)
+        self.columns(count, stage.sums, products, body)
+
+    def _one(self, stage: Single) -> None:
+        """The barrier before a sum, expand or softmax."""
+        read = self.access(stage.op.ins[0], BY_OTHERS, False)
+        self.meet(read, self.access(stage.op.out, BY_ELEMENT, True))
+
+    def _move(self, stage: Single) -> None:
+        op = stage.op
+        source, out = op.ins[0], self.place(op.out)
+        runs = [op.ints[n : n + 4] for n in range(0, len(op.ints), 4)]
+        inner = self.plan.in_memory(source)
+        accesses = [self.access(source, BY_OTHERS, False)] if inner else []
+        for to, _, length, _ in runs:
+            accesses.append(Access("m", out + to, out + to + length, BY_ELEMENT, True))
+        self.meet(*accesses)
+        for to, at, length, step in runs:
+            if inner:
+                place = self.place(source) + at
+                value = f"m[uint({place} * ROWS) + {'e' if step else 'e % uint(ROWS)'}]"
+            else:
+                value = self.outer(source, f"{at}u + j" if step else f"{at}u")
+            self.each(length, [f"m[uint({out + to} * ROWS) + e] = {value};"])
+
+    def _sum(self, stage: Single) -> None:
+        self._one(stage)
+        (_, mid, inner), source = stage.op.ints, self.place(stage.op.ins[0])
+        index = f"{source}u + (o * {mid}u + k) * {inner}u + i"
+        self.each(
+            self.plan.sizes[stage.op.out],
+            [
+                f"const uint o = j / {inner}u, i = j % {inner}u;",
+                "float sum = 0.0f;",
+                f"for (uint k = 0u; k < {mid}u; ++k) sum += m[({index}) * uint(ROWS) + r];",
+                f"{self.memory(stage.op.out)} = sum;",
+            ],
+        )
+
+    def _expand(self, stage: Single) -> None:
+        self._one(stage)
+        (_, mid, inner), source = stage.op.ints, self.place(stage.op.ins[0])
+        index = f"{source}u + j / {mid * inner}u * {inner}u + j % {inner}u"
+        lines = [f"{self.memory(stage.op.out)} = m[({index}) * uint(ROWS) + r];"]
+        self.each(self.plan.sizes[stage.op.out], lines)
+
+    def _softmax(self, stage: Single) -> None:
+        self._one(stage)
+        (_, n), source = stage.op.ints, self.place(stage.op.ins[0])
+        term = f"m[({source}u + o * {n}u + k) * uint(ROWS) + r]"
+        self.each(
+            self.plan.sizes[stage.op.out],
+            [
+                f"const uint o = j / {n}u;",
+                f"float most = m[({source}u + o * {n}u) * uint(ROWS) + r], sum = 0.0f;",
+                f"for (uint k = 1u; k < {n}u; ++k) most = ncps_larger({term}, most);",
+                f"for (uint k = 0u; k < {n}u; ++k) sum += ncps_exp({term} - most);",
+                f"{self.memory(stage.op.out)} = "
+                f"ncps_exp(m[uint({source} * ROWS) + e] - most) / sum;",
+            ],
+        )

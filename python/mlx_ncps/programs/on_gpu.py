@@ -1,0 +1,71 @@
+"""Step programs in the kernels of a GPU's backend, where the CPU runs none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from .. import _loader, backends, dispatch
+from ..backends import shapeless
+from ..backends.gpu import programs
+from ..backends.gpu.runner import Runner
+from .program import Declined, Program
+
+
+def gpu_choice() -> dispatch.Choice | None:
+    """The GPU's backend that is asked for by name, or that `auto` takes; None where it is none."""
+    choice = dispatch.explain(None)
+    on_gpu = not choice.error and hasattr(getattr(backends, choice.backend), "run")
+    return choice if on_gpu else None
+
+
+def gpu_in_place() -> Runner | None:
+    """Of the GPU that runs step programs where the CPU runs none now; or None."""
+    return runner_of_gpu() if dispatch.why_no_steps_on_cpu() else None
+
+
+def runner_of_gpu() -> Runner | None:
+    """Of the GPU that is the default device, or that is asked for by the name of a backend."""
+    if _loader.native is None or shapeless.length_varies():
+        return None
+    choice = gpu_choice()
+    return None if choice is None else getattr(backends, choice.backend).run
+
+
+def why_not_on_gpu(gpu: Runner, text: Program) -> str:
+    """Why a GPU has no kernel of a program; "" where it has."""
+    return programs.unsupported(gpu, text)
+
+
+def launches_on_gpu(gpu: Runner, text: Program, batch: int, steps: int, training: bool) -> int:
+    """How many kernels a call launches, in training for its gradient too."""
+    return programs.launch_count(gpu, text, batch, steps, training)
+
+
+def run_on_gpu(
+    gpu: Runner,
+    text: Program,
+    captured: Sequence[mx.array],
+    inputs: list[mx.array],
+    states: Sequence[mx.array],
+    resets: mx.array | None,
+    reset_state: Sequence[mx.array] | None,
+) -> tuple[list[mx.array], list[mx.array]] | Declined:
+    """All states and outputs [B, T, n] of a program over a sequence, in the dtype of the first of
+    its inputs [B, T, n]; the rest as in `run_program`.
+    """
+    if 0 in inputs[0].shape[:2]:
+        return Declined("there is no step")
+    if why := why_not_on_gpu(gpu, text):
+        return Declined(why)
+    at: Any = None
+    anew: list[mx.array] = []
+    if resets is not None:
+        at, anew = resets.astype(mx.float32), list(reset_state or states)
+    steps = programs.Steps(inputs, list(states), at, anew)
+    made = programs.program_sequence(gpu, text, captured, steps)
+    made = [a.astype(inputs[0].dtype) for a in made]
+    dispatch.record(gpu.name)
+    return made[: len(states)], made[len(states) :]
