@@ -20,8 +20,8 @@ LTC; of a cell from the literature the CfC). *of plain* is our time over that la
 reference* over that of the same layer in MLX operations, *error* the largest one against the
 latter in float32, relative to the largest element. *arithmetic* counts multiply-adds of a step
 over those of the plain layer, a gate of an LTC as 8. A row is beyond its limit, in bold, where it
-takes more than 3 times the plain layer's time, for cells of the literature 5 times, times its arithmetic
-where that is above 1. *refused* names what a layer does not take.
+takes more than 3 times the plain layer's time, for cells of the literature 5 times, times its
+arithmetic where that is above 1. *refused* names what a layer does not take.
 """
 STREAMING = """\
 The p50 of single steps of one sequence, each from the state of the one before, beside

@@ -3,6 +3,7 @@ recorded traces of 17 features, by LTC, CfC, LSTM and continuous-time baselines 
 
     python -m benchmarks.papers.cheetah train --model ltc --seed 0 1 2 --data FOLDER
     python -m benchmarks.papers.cheetah table
+    python -m benchmarks.papers.cheetah figure
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-import mlx_ncps
 import numpy as np
 from mlx_ncps import LTC, CfC, CTGRUCell, CTRNNCell, LiquidRNN, NeuralODECell
 
-from .runs import Run, add_result, arguments, read_results, spread, table
+from .runs import Run, add_result, arguments, begin, read_results, spread, table
 
 WINDOW, STRIDE, UNITS, BATCH, EPOCHS = 32, 10, 32, 16, 200
 TRAIN, VALID, TEST = slice(15, 25), slice(0, 5), slice(5, 15)  # of the sorted files
@@ -210,6 +210,21 @@ def results_table(entries) -> str:
     return table(head, rows)
 
 
+def draw(entries, path) -> None:
+    """The picture: test errors of each model beside those published, at the paper's rate."""
+    from .figures import beside_published
+
+    rows = []
+    for model, setup in SETUPS.items():
+        kinds = [e for e in entries if (e["model"], e["rate"]) == (model, setup.learning_rate)]
+        longest = max((e["epochs"] for e in kinds), default=0)
+        values = [e["test"] for e in kinds if e["epochs"] == longest]
+        if values:
+            label = f"{model}\n{len(values)} x {longest} epochs"
+            rows.append((label, setup.published, values))
+    beside_published(rows, "mean squared test error", "Half-cheetah", path)
+
+
 def main(argv=None) -> int:
     parser = arguments(__doc__, "cheetah", EPOCHS, "of the whole training")
     parser.add_argument("--data", default=os.environ.get("CHEETAH_DATA", "data/cheetah"))
@@ -219,9 +234,10 @@ def main(argv=None) -> int:
     if options.command == "table":
         print(results_table(read_results(options.results)))
         return 0
-    if options.threads:
-        mlx_ncps.set_num_threads(options.threads)
-    mx.set_default_device(mx.cpu)
+    if options.command == "figure":
+        draw(read_results(options.results), options.figure)
+        return 0
+    begin(options)
     data = load(options.data)
     for model in options.model:
         for seed in options.seed:

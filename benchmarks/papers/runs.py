@@ -8,15 +8,20 @@ import math
 import os
 import statistics
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
+import mlx_ncps
 from mlx.utils import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
-CHECKPOINTS = HERE.parents[1] / "build" / "papers"
+CHECKPOINTS = ROOT / "build" / "papers"
+FIGURES = ROOT / "docs" / "figures"
+KEY = ("model", "units", "rate", "epochs", "seed")  # entries that agree in these are of one run
 
 
 class Run:
@@ -25,6 +30,8 @@ class Run:
     path: folder of the checkpoint.  facts: what the run is (model, seed, setup); a checkpoint of
     other facts is refused with ValueError.
     """
+
+    lock: Path | None = None  # of every run of the process: see `held`
 
     def __init__(self, path, facts: dict, model, optimizer):
         self.path, self.facts = Path(path), facts
@@ -37,7 +44,15 @@ class Run:
     @property
     def seconds(self) -> float:
         """Time of the epochs so far: their number times the median, as a pause lasts long."""
-        return len(self.log) * statistics.median(entry["seconds"] for entry in self.log)
+        return self._total("seconds")
+
+    @property
+    def processor_seconds(self) -> float:
+        """The same of the processor, which other work on the machine hardly changes."""
+        return self._total("processor")
+
+    def _total(self, name):
+        return len(self.log) * statistics.median(entry[name] for entry in self.log)
 
     def epochs(self, total: int, train_epoch, *, quiet=False) -> None:
         """Train up to `total` epochs, those of the checkpoint among them.
@@ -51,10 +66,12 @@ class Run:
             initial=first, total=total, desc=label, unit="epoch", disable=quiet,
         )  # fmt: skip
         for epoch in progress:
-            start = time.perf_counter()
-            figures = train_epoch(epoch)
-            seconds = time.perf_counter() - start
-            self.log.append({**figures, "seconds": round(seconds, 3)})
+            with held(self.lock):
+                start, processor = time.perf_counter(), time.process_time()
+                figures = train_epoch(epoch)
+                seconds, processor = time.perf_counter() - start, time.process_time() - processor
+            times = {"seconds": round(seconds, 3), "processor": round(processor, 3)}
+            self.log.append(figures | times)
             self._save()
             progress.set_postfix_str(", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
@@ -87,21 +104,54 @@ class Run:
         self.log = state["log"]
 
 
+@contextmanager
+def held(path):
+    """Hold the shared lock (flock) of the file at `path`: training waits here while another
+    process has the lock alone, to measure for instance. None: no lock.
+    """
+    if path is None:
+        yield
+        return
+    import fcntl  # not on Windows
+
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+# --- command ---
+
+
 def arguments(description: str, name: str, epochs: int, meaning: str) -> argparse.ArgumentParser:
     """A parser of what every experiment takes.
 
-    name: of its folder of checkpoints and its file of results.  epochs, meaning: default and help
-    of --epochs.
+    name: of its folder of checkpoints, its file of results and its figure.  epochs, meaning:
+    default and help of --epochs.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     add = parser.add_argument
-    add("command", choices=("train", "table"))
+    add("command", choices=("train", "table", "figure"))
     add("--seed", type=int, nargs="+", default=[0])
     add("--epochs", type=int, default=epochs, help=meaning)
     add("--threads", type=int, help="of the fused kernels")
+    add(
+        "--lock", help="file whose shared lock is held during an epoch, so that others can pause it"
+    )
     add("--checkpoints", default=CHECKPOINTS / name, help="folder of the runs")
     add("--results", default=RESULTS / f"{name}.json", help="file of the results")
+    add("--figure", default=FIGURES / f"papers_{name}.png", help="file of the picture")
     return parser
+
+
+def begin(options) -> None:
+    """Set the CPU as the device, and threads and the lock as the command's options say."""
+    if options.threads:
+        mlx_ncps.set_num_threads(options.threads)
+    Run.lock = options.lock
+    mx.set_default_device(mx.cpu)
+
+
+# --- results ---
 
 
 def add_result(path, entry: dict) -> None:
@@ -123,7 +173,7 @@ def read_results(path) -> list[dict]:
 
 
 def _key(entry):
-    return tuple(str(entry.get(name)) for name in ("model", "rate", "epochs", "seed"))
+    return tuple(str(entry.get(name)) for name in KEY)
 
 
 def spread(values, digits: int = 2) -> str:

@@ -3,38 +3,29 @@ as runs of equal bits, (bit, elapsed time) each.
 
     python -m benchmarks.papers.xor train --model cfc --seed 0
     python -m benchmarks.papers.xor table
+    python -m benchmarks.papers.xor figure
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-import mlx_ncps
 import numpy as np
 from mlx.utils import tree_map, tree_map_with_path
 from mlx_ncps import LTC, CfC
+from mlx_ncps.ops import xavier_uniform
 
-from .runs import Run, add_result, arguments, read_results, spread, table
+from .events import STRINGS, Events, batch_of, make_events
+from .optimizers import Adam, RMSprop
+from .runs import Run, add_result, arguments, begin, read_results, spread, table
 
-PAD = 32  # strings have 2 .. PAD - 1 bits; elapsed times are divided by it
 PAPER_EPOCHS = 200
 GROUPS = 4  # parts of a batch
-
-
-class Events(NamedTuple):
-    """Bit strings as events: N samples, the events of each at the front of PAD places."""
-
-    bits: np.ndarray  # [N, PAD] 0 or 1, the bit of each run
-    elapsed: np.ndarray  # [N, PAD] time from the event before to this one, in units of PAD bits
-    count: np.ndarray  # [N] number of events
-    parity: np.ndarray  # [N] 0 or 1
 
 
 @dataclass(frozen=True)
@@ -44,6 +35,7 @@ class Setup:
     units: int
     activation: str
     backbone: int
+    dropout: float  # of the backbone's outputs
     optimizer: str
     batch: int
     learning_rate: float
@@ -54,97 +46,59 @@ class Setup:
 
 
 SETUPS = {
-    "cfc": Setup(192, "relu", 128, "rmsprop", 128, 0.05, 0.95, 1.0, 3e-6, "99.42 ± 0.42"),
-    "mixed": Setup(64, "relu", 128, "rmsprop", 128, 0.005, 0.95, 10.0, 2e-6, "99.72 ± 0.08"),
-    "no_gate": Setup(128, "silu", 192, "rmsprop", 128, 0.005, 0.95, 10.0, 5e-6, "96.29 ± 1.61"),
-    "pure": Setup(64, "silu", 64, "adam", 256, 0.005, 0.9, 5.0, 3e-5, "85.42 ± 2.84"),
-    "ltc": Setup(64, "", 0, "adam", 256, 0.005, 0.9, 5.0, 0.0, "49.11 ± 0.00"),
+    "cfc": Setup(192, "relu", 128, 0.0, "rmsprop", 128, 0.05, 0.95, 1.0, 3e-6, "99.42 ± 0.42"),
+    "mixed": Setup(64, "relu", 128, 0.0, "rmsprop", 128, 0.005, 0.95, 10.0, 2e-6, "99.72 ± 0.08"),
+    "no_gate": Setup(
+        128, "silu", 192, 0.3, "rmsprop", 128, 0.005, 0.95, 10.0, 5e-6, "96.29 ± 1.61"
+    ),
+    "pure": Setup(64, "silu", 64, 0.0, "adam", 256, 0.005, 0.9, 5.0, 3e-5, "85.42 ± 2.84"),
+    "ltc": Setup(64, "", 0, 0.0, "adam", 256, 0.005, 0.9, 5.0, 0.0, "49.11 ± 0.00"),
 }
-
-
-# --- data ---
-
-
-def make_events(samples: int, seed: int) -> Events:
-    """Random strings of 2 .. PAD - 1 bits, lengths and bits uniform, as events.
-
-    The event of a run comes at its first bit, and says how many bits have come since the event
-    before, this one included: so the first has an elapsed time of 1 bit. What is left after the
-    last event is a last event with the last bit, unless nothing is left.
-    """
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(2, PAD, samples)
-    strings = rng.integers(0, 2, (samples, PAD))
-    events = Events(
-        np.zeros((samples, PAD), np.float32),
-        np.zeros((samples, PAD), np.float32),
-        np.zeros(samples, np.int32),
-        np.zeros(samples, np.int32),
-    )
-    for n, (length, string) in enumerate(zip(lengths, strings, strict=True)):
-        bits, elapsed = encode(string[:length])
-        events.bits[n, : len(bits)] = bits
-        events.elapsed[n, : len(bits)] = elapsed / PAD
-        events.count[n] = len(bits)
-        events.parity[n] = string[:length].sum() % 2
-    return events
-
-
-def encode(string):
-    """A bit string as (bit of each event, bits that have come since the event before)."""
-    starts = np.flatnonzero(np.diff(string, prepend=1 - string[0]))
-    bits = string[starts]
-    elapsed = np.diff(starts, prepend=-1)
-    left = len(string) - 1 - starts[-1]
-    if left > 0:
-        bits, elapsed = np.append(bits, string[-1]), np.append(elapsed, left)
-    return bits, elapsed
-
-
-def batch_of(events: Events, chosen):
-    """Inputs [B, T, 1], timespans [B, T], mask [B, T], parity [B]; T is the most events of any
-    sample, since a masked step changes nothing.
-    """
-    steps = int(events.count[chosen].max())
-    mask = np.arange(steps) < events.count[chosen][:, None]
-    arrays = events.bits[chosen, :steps, None], events.elapsed[chosen, :steps], mask
-    return *map(mx.array, arrays), mx.array(events.parity[chosen])
+FORGET_BIAS = 0.6  # of mixed memory
 
 
 # --- training ---
 
 
 def build(model: str, setup: Setup):
-    """The network: its logit is a linear map of the state after the last event."""
+    """The network, its weights started as in the paper's code: its logit is a linear map of the
+    state after the last event.
+    """
     options = {"proj_size": 1, "return_sequences": False, "return_state": False}
     if model == "ltc":
-        return LTC(1, setup.units, **options)
-    return CfC(
-        1,
-        setup.units,
-        variant="paper",
-        mode=model if model in ("no_gate", "pure") else "default",
-        mixed_memory=model == "mixed",
-        activation=setup.activation,
-        backbone_units=setup.backbone,
-        **options,
-    )
+        layer = LTC(1, setup.units, implicit_param_constraints=False, **options)
+    else:
+        layer = CfC(
+            1,
+            setup.units,
+            variant="paper",
+            mode=model if model in ("no_gate", "pure") else "default",
+            mixed_memory=model == "mixed",
+            activation=setup.activation,
+            backbone_units=setup.backbone,
+            backbone_dropout=setup.dropout,
+            **options,
+        )
+    layer.fc.weight = xavier_uniform((1, setup.units))
+    layer.fc.bias = mx.zeros((1,))
+    if model == "mixed":
+        gates = [0.0, 0.0, FORGET_BIAS - 1, 0.0]  # the cell adds 1 to the third
+        layer.lstm.input_map.bias = mx.repeat(mx.array(gates), setup.units)
+    return layer
 
 
 def make_optimizer(setup: Setup, first: int, steps: int):
     """The paper's optimiser, its learning rate that of epoch `first` on, of `steps` steps each."""
     start = setup.learning_rate * setup.decay**first
     rate = optim.exponential_decay(start, setup.decay ** (1 / steps))
-    if setup.optimizer == "adam":
-        return optim.Adam(rate, eps=1e-7, bias_correction=True)
-    return optim.RMSprop(rate, alpha=0.9, eps=1e-7)
+    return {"adam": Adam, "rmsprop": RMSprop}[setup.optimizer](rate)
 
 
 def make_step(model, optimizer, setup: Setup):
     """A function (events, chosen) that trains on one batch and gives its mean loss.
 
     The batch runs in GROUPS parts of similar length, whose gradients are summed: the same sum in
-    another order, without most of the padding.
+    another order, without most of the padding. An LTC's parameters are kept positive.
     """
 
     def loss_of(model, inputs, timespans, mask, parity):
@@ -152,9 +106,10 @@ def make_step(model, optimizer, setup: Setup):
         return nn.losses.binary_cross_entropy(logits, parity, with_logits=True, reduction="sum")
 
     loss_and_gradients = nn.value_and_grad(model, loss_of)
+    random = [model.state, mx.random.state]  # dropout draws
     whole = [model.state, optimizer.state]
 
-    @partial(mx.compile, inputs=model.state, outputs=model.state)
+    @partial(mx.compile, inputs=random, outputs=random)
     def part(*arrays):
         return loss_and_gradients(model, *arrays)
 
@@ -170,6 +125,8 @@ def make_step(model, optimizer, setup: Setup):
 
         weights = model.trainable_parameters()
         optimizer.update(model, tree_map_with_path(finish, gradients, weights))
+        if isinstance(model, LTC):
+            model.apply_weight_constraints()
 
     def step(events, chosen):
         chosen = chosen[np.argsort(events.count[chosen], kind="stable")]
@@ -208,8 +165,7 @@ def train(model_name, seed, epochs, data, path, *, setup=None, quiet=False) -> R
     mx.random.seed(seed)
     model = build(model_name, setup)
     samples = len(train_events.count)
-    steps = math.ceil(samples / setup.batch)
-    optimizer = make_optimizer(setup, epochs[0], steps)
+    optimizer = make_optimizer(setup, epochs[0], max(1, samples // setup.batch))
     optimizer.init(model.trainable_parameters())
     facts = {"model": model_name, "seed": seed, "first": epochs[0], "samples": samples}
     run = Run(path, {**facts, "setup": asdict(setup)}, model, optimizer)
@@ -220,9 +176,12 @@ def train(model_name, seed, epochs, data, path, *, setup=None, quiet=False) -> R
 
     def train_epoch(epoch):
         order = np.random.default_rng([seed, epoch]).permutation(samples)
+        mx.random.seed(1000 * seed + epoch)
+        model.train()
         losses = []
         for start in range(0, samples, setup.batch):
             losses.append(step(train_events, order[start : start + setup.batch]))
+        model.eval()
         return {"loss": float(np.mean(losses)), "accuracy": accuracy(predict, test_events)}
 
     run.epochs(epochs[1] - epochs[0], train_epoch, quiet=quiet)
@@ -237,7 +196,7 @@ def results_table(entries) -> str:
     rows = []
     for model, setup in SETUPS.items():
         for epochs in sorted({tuple(e["epochs"]) for e in entries if e["model"] == model}):
-            chosen = [e for e in entries if (e["model"], tuple(e["epochs"])) == (model, epochs)]
+            chosen = of_run(entries, model, epochs)
             minutes = np.mean([e["seconds"] for e in chosen]) / 60
             measured = spread(e["accuracy"] for e in chosen)
             part = f"{epochs[0]} to {epochs[1]}"
@@ -246,23 +205,44 @@ def results_table(entries) -> str:
     return table(head, rows)
 
 
+def of_run(entries, model, epochs):
+    """The entries of a model and a part of the schedule, one for each seed."""
+    return [e for e in entries if (e["model"], tuple(e["epochs"])) == (model, epochs)]
+
+
+def draw(entries, path) -> None:
+    """The picture: accuracies of each model beside those published, of its longest schedule."""
+    from .figures import beside_published
+
+    rows = []
+    for model, setup in SETUPS.items():
+        parts = {tuple(e["epochs"]) for e in entries if e["model"] == model}
+        if parts:
+            longest = max(parts, key=lambda part: part[1] - part[0])
+            chosen = of_run(entries, model, longest)
+            label = f"{model}\n{len(chosen)} x {longest[1] - longest[0]} epochs"
+            rows.append((label, setup.published, [e["accuracy"] for e in chosen]))
+    beside_published(rows, "test accuracy, %", "Event-based XOR", path)
+
+
 def main(argv=None) -> int:
     parser = arguments(__doc__, "xor", PAPER_EPOCHS, "end of the schedule")
-    parser.add_argument("--model", choices=tuple(SETUPS), default="cfc")
+    parser.add_argument("--model", choices=tuple(SETUPS), nargs="+", default=["cfc"])
     parser.add_argument("--first", type=int, default=0, help="first epoch of the schedule")
     options = parser.parse_args(argv)
     if options.command == "table":
         print(results_table(read_results(options.results)))
         return 0
-    if options.threads:
-        mlx_ncps.set_num_threads(options.threads)
-    mx.set_default_device(mx.cpu)
-    data = make_events(100_000, 1), make_events(10_000, 2)
+    if options.command == "figure":
+        draw(read_results(options.results), options.figure)
+        return 0
+    begin(options)
+    data = tuple(make_events(*strings) for strings in STRINGS)
     epochs = (options.first, options.epochs)
-    for seed in options.seed:
-        path = f"{options.checkpoints}/{options.model}-{options.first}-{seed}"
-        run = train(options.model, seed, epochs, data, path)
-        entry = {"model": options.model, "seed": seed, "epochs": epochs}
+    for model, seed in [(model, seed) for model in options.model for seed in options.seed]:
+        path = f"{options.checkpoints}/{model}-{options.first}-{seed}"
+        run = train(model, seed, epochs, data, path)
+        entry = {"model": model, "seed": seed, "epochs": epochs}
         entry |= {"accuracy": run.log[-1]["accuracy"], "seconds": round(run.seconds)}
         add_result(options.results, entry)
         print(entry)

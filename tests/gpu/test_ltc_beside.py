@@ -1,5 +1,5 @@
-"""LTC kernels of metal/ whose state starts anew before some steps, behind an LSTM (mixed memory), or
-both, in the simulator against NumPy float64: every access checked, in every order.
+"""LTC kernels of metal/ whose state starts anew before some steps, behind an LSTM (mixed memory),
+or both, in the simulator against NumPy float64: every access checked, in every order.
 """
 
 from dataclasses import replace

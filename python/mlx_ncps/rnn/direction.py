@@ -245,6 +245,7 @@ class Direction(LazyWeights, CheckedOptions):
             outputs = readout_of(self, trace.states) if outputs is None else outputs
             nothing, anew = readout_of(self, state), readout_of(self, first)
         else:
+            assert outputs is not None  # a step of such a cell gives its own
             nothing = anew = mx.zeros((x.shape[0], *outputs.shape[2:]), outputs.dtype)
         outputs = steps.spread(outputs, nothing)
         if resets is not None:

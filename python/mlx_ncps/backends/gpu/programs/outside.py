@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 if TYPE_CHECKING:
-    from .plan import Op
+    from .split import Op
 
 Values = dict[int, mx.array]  # by id: [n] of a fixed one, [B, T, n] of a varying one
 

@@ -133,7 +133,9 @@ class Plan:
                 self._leave(n, stage.op.ins[0], self.sizes[stage.op.ins[0]])
                 continue
             maps = stage.then if isinstance(stage, Product) else stage
-            for op in maps.ops if maps else ():
+            if maps is None:
+                continue
+            for op in maps.ops:
                 for ref, slope in zip(op.ins, SLOPES.get(op.op, ("",)), strict=False):
                     if slope:
                         self._leave(n, ref, maps.size)

@@ -163,6 +163,8 @@ class Split:
                 alone = at is not None and uses[product] == 1 and len(self.inside[at].ins) == 2
                 if not alone or timed in self.reached or not self.varying[timed]:
                     continue
+                if at is None:  # `alone` says so
+                    continue
                 if self.sizes[timed] == self.sizes[product] == self.sizes[one.out]:
                     matmul = self.inside[at]
                     found[at] = None
