@@ -89,7 +89,7 @@ for (int q = 0; q < PER; ++q) {
   own[q].s2 = own[q].m2 = own[q].w = own[q].we = 0.0f;
 }
 #if MEMORY
-float held[GATES][HELD > 0 ? HELD : 1];
+float held[GATES][HELD + (HELD == 0)];
 NCPS_UNROLL
 for (int q = 0; q < HELD; ++q) {
   const uint j = part + uint(q * PARTS);

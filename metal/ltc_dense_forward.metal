@@ -77,7 +77,7 @@ constexpr int HELD = 0;
 #else
 constexpr int HELD = PER <= 8 ? PER : 0;  // sources whose weights of the LSTM stay in registers
 #endif
-float held[GATES][HELD > 0 ? HELD : 1];
+float held[GATES][HELD + (HELD == 0)];
 NCPS_UNROLL
 for (int q = 0; q < HELD; ++q) {
   const uint i = part + uint(q * PARTS);

@@ -20,11 +20,14 @@ pytestmark = pytest.mark.usefixtures("seeded_and_poisoned")
 
 
 def counted(name, calls):
-    """An operator of a GPU that isn't here: the reference's arithmetic."""
+    """An operator of a GPU that isn't here: the reference's arithmetic, with an LSTM in front the
+    CPU's.
+    """
 
     def run(*arguments, **keywords):
         calls.append(name)
-        return getattr(reference, name)(*arguments, **keywords)
+        home = reference if keywords.get("memory") is None else cpu
+        return getattr(home, name)(*arguments, **keywords)
 
     return run
 
@@ -190,7 +193,7 @@ def test_mixed_memory_beside_a_gpu_equals_the_reference(native, device, name):
     got = gradients(layer, loss, x)
     for key in grads:
         assert_close(key, got[key], grads[key], GRADIENT)
-    assert gpu_calls == []
+    assert {*gpu_calls} == ({"ltc_sequence"} if name == "ltc_mixed" else set())
 
 
 def test_a_forced_backend_is_obeyed(native, device):

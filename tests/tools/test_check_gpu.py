@@ -34,7 +34,7 @@ def run(*arguments):
 def test_check_gpu_passes_what_is_right():
     done = run("cpu", "--steps", "few")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "values: 12 cases, 0 failed\n" in done.stdout
+    assert "values: 13 cases, 0 failed\n" in done.stdout
 
 
 @pytest.mark.skipif(cuda.available()[0], reason="there is a CUDA GPU here")
@@ -301,7 +301,7 @@ def test_check_gpu_through_cupy_checks_values_and_nothing_that_wants_mlx(
     assert tool.main(words) == 1  # kernels that compute nothing are found wrong
     printed = capsys.readouterr().out
     assert printed.startswith(f"a GPU, mlx {mx.__version__}, cuda: CuPy")
-    assert "values: 12 cases, 12 failed" in printed
+    assert "values: 13 cases, 13 failed" in printed
     sys.modules["cupy"].cuda.is_available = lambda: False
     assert tool.main(words) == 2
     for wrong in (["metal", "--through", "cupy"], ["cpu", "--store"]):

@@ -28,8 +28,10 @@ def program_on_gpu(cell: Any) -> Any:
 
 def run_wired(cell: Any, inputs: mx.array, state: mx.array, ts: Any, anew: dict) -> Any:
     """The states [B, T, H] of `WiredCfCCell.sequence`, whose arguments these are; None where no
-    GPU runs the program.
+    GPU runs the program, and where steps are held, which only the kernels of the layers know.
     """
+    if anew.get("held") is not None:
+        return None
     batch, steps, width = inputs.shape
     gpu = None if 0 in (batch, steps) or width != cell.sensory_size else runner_of_gpu()
     if gpu is None or program_on_gpu(cell) is None:  # before anything is drawn
