@@ -157,7 +157,7 @@ def by_kernels(case):
         pytest.param(case, name, id=f"{case}-{name}")
         for case in CASES
         for name in available_backends()
-        if starts_anew(case, name) or by_kernels(case)
+        if name == "cpu" or by_kernels(case)
     ],
 )
 def test_states_and_gradients_equal_numpy(case, backend, mixed):
@@ -214,7 +214,7 @@ def test_numpy_equals_each_episode_alone(case, mixed):
         pytest.param(case, name, id=f"{case}-{name}")
         for case in SMALL
         for name in available_backends()
-        if starts_anew(case, name)
+        if starts_anew(case, name) and (name == "cpu" or by_kernels(case))
     ],
 )
 def test_resets_of_zeros_are_a_plain_call_to_the_bit(case, backend, mixed):

@@ -279,9 +279,9 @@ def test_explain_names_the_backend_of_every_call(name, calls):
     layer = make(name)
     with dispatch.use_backend("reference"):
         plan = layer.explain((B, T, I))
+        assert len(layer.explain((T, I)).calls) == calls
     assert len(plan.calls) == calls
     assert str(plan).count("reference: asked for by use_backend") == calls
-    assert len(layer.explain((T, I)).calls) == calls
     with pytest.raises(ValueError, match=r"shape must be \[B, T, I\] or \[T, I\]"):
         layer.explain((I,))
 

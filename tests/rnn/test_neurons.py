@@ -369,8 +369,10 @@ def test_a_wired_cfc_tells_what_each_of_its_layers_does(backbone):
             source = source * cell[f"source_mask_{n}"]
         alone = CfC(cell[f"layer_{n}"], return_state=True)
         for name, whole in (("gates", gates), ("time_constants", taus), ("states", states)):
-            part = getattr(alone, name)(source, hx[:, own], ts)
-            assert_close(f"{name} {n}", part, whole[..., own], SAME)
+            part, whole = getattr(alone, name)(source, hx[:, own], ts), whole[..., own]
+            if name == "time_constants":  # of a gate near 0 thousands, with its rounding
+                part, whole = 1 / part, 1 / whole
+            assert_close(f"{name} {n}", part, whole, SAME)
         source, start = states[..., own], own.stop
 
 

@@ -23,8 +23,8 @@ SKIPPED += tuple(
         "backends": "forks interrupts native_locks pairs_and_guards stepping_half stepping_lazy "
         "stepping_masks",
         "docs": "architecture heads maths notebooks site",
-        "gpu": "as_cuda bounds cfc fold launch ltc ltc_beside metallib plans signature text "
-        "training",
+        "gpu": "as_cuda bounds cfc cfc_features fold host launch ltc ltc_beside metallib plans "
+        "programs signature text training",
         "ops": "initializers",
         "package": "import layout mlx_import native_texts structure typing",
         "programs": "blocks resets",

@@ -22,7 +22,10 @@ def program_on_gpu(cell: Any) -> Any:
     if gpu is None or not cell.built or cell.stepwise():
         return None
     widths = [cell.sensory_size, 1, *(n for n, _ in cell._drops())]
-    made = programs_of(cell).of([cell], _step_of(cell), widths, [cell.state_size])
+    try:
+        made = programs_of(cell).of([cell], _step_of(cell), widths, [cell.state_size])
+    except RecursionError:  # of what a user nested in the cell
+        return None
     return None if isinstance(made, Declined) or why_not_on_gpu(gpu, made.text) else made
 
 
