@@ -6,6 +6,8 @@
 // Before every loop over a thread's registers: left to themselves compilers keep a thread's arrays
 // in memory where they don't unroll every such loop.
 #define NCPS_UNROLL _Pragma("clang loop unroll(full)")
+// Every function below: a call that stays one leaves structs in memory. As in cuda.h.
+#define inline inline __attribute__((always_inline))
 // Every function names its set: which one a bare metal::exp2 is, macOS and its compiler's options
 // decide. precise: infinity and NaN come out as they went in, 4 units in the last place.
 inline float ncps_exp2(float z) { return metal::precise::exp2(z); }

@@ -119,7 +119,7 @@ def variants(
     """
     ltc, usual, cfc, beside = record(), record(), record(), record()
     for training in (False, True):
-        for facts in ltc_calls():
+        for facts in itertools.chain(ltc_calls(), ltc_calls_with_more()):
             trace_ltc(run(ltc), **LTC | facts, training=training)
         for facts in usual_cfc_calls():
             trace_cfc(run(usual), **CFC | facts, training=training)
@@ -169,6 +169,7 @@ def cover(names) -> list[str]:
 
 LTC = {"batch": 1, "steps": 2, "inputs": 8, "unfolds": 6}
 CFC = {"steps": 2, "inputs": 8}
+STARS = (4, 4), (24, 24), (1, 28), (56, 1), (28, 1)  # synapses into and out of a neuron
 
 
 def ltc_calls():
@@ -186,6 +187,22 @@ def ltc_calls():
     for units, batch in itertools.product((32, 80, 160, 600), (1, 16, 64, 256, 512, 1024, 2048)):
         wiring = star(units, min(units, 100), min(units, 100))
         yield {"units": units, "batch": batch, "steps": 16, "synapses": wiring}
+
+
+def ltc_calls_with_more():
+    """Of each kind of recurrence a few, with all that a call may have beside the LTC."""
+    few = [{"units": units} for units in (1, 2, 8, 16, 24, 32, 40, 48, 56, 57, 64)]
+    for units in (32, 64, 128):
+        for into, out in STARS:
+            if max(into, out) <= units:
+                few.append({"units": units, "synapses": star(units, into, out)})
+    for units, batch in itertools.product((128, 256, 512), BATCHES):
+        few.append({"units": units, "batch": batch, "steps": 16})
+    for units, batch in itertools.product((80, 160), (1, 16, 64, 256, 512)):
+        wiring = star(units, min(units, 100), min(units, 100))
+        few.append({"units": units, "batch": batch, "steps": 16, "synapses": wiring})
+    beside = {"resets": True}, {"memory": True}, {"resets": True, "memory": True}
+    yield from (facts | more for facts, more in itertools.product(few, beside))
 
 
 def usual_cfc_calls():
