@@ -52,6 +52,7 @@ def test_dense_has_a_thread_for_every_padded_neuron(units):
 def test_blocked_kernels_cover_the_batch_and_fit_the_memory(units, batch):
     for launch, copies in (
         (APPLE.streamed_forward(batch, units), 2),
+        (APPLE.streamed_forward(batch, units, True), 2),
         (APPLE.streamed_backward(batch, units), 3),
         (APPLE.streamed_backward(batch, units, True), 5),
     ):
@@ -185,6 +186,44 @@ def test_large_batches_stream_the_lists_that_fit_registers_on_apple_chips(geomet
 
     assert forward(255) == "ncps_ltc_dense_forward_lists"
     assert forward(256) == ("ncps_ltc_lists_forward" if streams else forward(255))
+
+
+@pytest.mark.parametrize(("geometry", "streams"), [(APPLE, True), (CUDA, False)])
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_backward_behind_an_lstm_streams_where_registers_are_too_few(geometry, streams, resets):
+    def backward(units, memory=True, **facts):
+        facts |= {"units": units, "batch": 1, "memory": memory, "resets": resets, "training": True}
+        found = launches(trace_ltc, geometry=geometry, **LISTS | {"synapses": None} | facts)
+        wanted = "dense_backward", "streamed_backward", "lists_backward"
+        kernels = (w for one in found for w in wanted if one.kernel.startswith(f"ncps_ltc_{w}"))
+        return next(kernels)
+
+    few, many = (ops.SynapseLists(star(n), np.ones((8, 64))) for n in (48, 56))  # 6 and 7 of each
+    assert backward(56) == backward(64, memory=False) == "dense_backward"
+    assert backward(64) == ("streamed_backward" if streams else "dense_backward")
+    assert backward(64, synapses=few) == "dense_backward"
+    assert backward(64, False, synapses=many) == "dense_backward"
+    assert backward(64, synapses=many) == ("lists_backward" if streams else "dense_backward")
+
+
+def star(targets):
+    """A mask of 64 neurons, the first of which reaches so many."""
+    mask = np.zeros((64, 64))
+    mask[0, :targets] = 1
+    return mask
+
+
+@pytest.mark.parametrize(("geometry", "rows"), [(APPLE, 4), (CUDA, 8)])
+def test_a_thread_sums_fewer_rows_behind_an_lstm(geometry, rows):
+    def of(launch):
+        return launch.argument("ROWS"), launch.template[1]
+
+    lists = replace(geometry, lists_rows=8)
+    assert of(geometry.streamed_forward(1024, 300)) == (8, ("PARTS", 1))
+    assert of(geometry.streamed_forward(1024, 300, True)) == (rows, ("PARTS", 1))
+    assert of(geometry.streamed_forward(1024, 128, True)) == (8, ("PARTS", 4))
+    assert lists.lists(1024, 64).argument("ROWS") == 8
+    assert lists.lists(1024, 64, True).argument("ROWS") == rows
 
 
 def test_kind_of_recurrence_follows_size_and_density():

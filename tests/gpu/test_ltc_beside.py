@@ -95,8 +95,19 @@ def test_streamed_walks_over_more_neurons_than_threads(threads, beside):
 @pytest.mark.parametrize("rows", [4, 8])
 def test_lists_that_rows_share_equal_numpy(rows, beside):
     case = LtcCase(batch=17, steps=3, units=33, unfolds=2, density=0.2, timespans="per_batch")
-    with simulated("chaos", geometry=replace(LISTS, lists_rows=rows), metal_versions=(310,)):
+    geometry = replace(LISTS, lists_rows=rows, lstm_rows=rows)
+    with simulated("chaos", geometry=geometry, metal_versions=(310,)):
         check(case, beside, "lists")
+
+
+@pytest.mark.parametrize("beside", ["memory", "both"])
+@pytest.mark.parametrize("kind", ["dense", "dense_lists"])
+def test_a_forward_in_registers_and_a_streamed_backward_equal_numpy(kind, beside):
+    geometry = replace(APPLE, lstm_backward_per=0, lstm_lists_backward_per=0)
+    case = LtcCase(batch=5, steps=3, units=33, unfolds=2, density=0.2, timespans="per_batch")
+    with simulated("chaos", geometry=geometry, metal_versions=(310,)):
+        for training in (False, True):
+            check(case, beside, kind, training=training)
 
 
 @all_beside

@@ -46,6 +46,9 @@ class Geometry(Pieces):
     lists_forward_parts: int = 4  # threads that share a target whose synapses stay in registers
     lists_forward_per: int = 14  # synapses of a thread in 104 registers, 5 for each
     lists_backward_per: int = 7  # likewise, 9 for each
+    lstm_rows: int = 4  # that one thread sums behind an LSTM: 8 rows of four gates don't fit
+    lstm_backward_per: int = 7  # synapses of a thread in registers, behind an LSTM
+    lstm_lists_backward_per: int = 6  # likewise, of lists
     lists_batch: float = 256  # rows from which a wiring's forward streams what fits registers
     lists_rows: int | Literal["root", "groups"] = "root"  # as `_lists_share` says
 
@@ -104,6 +107,13 @@ class Geometry(Pieces):
         groups = min(batch, self.dense_groups)
         return _dense(groups, units, ceil_div(units, 8), 8, round_up(units, 8))
 
+    def dense_backward_fits(self, units: int, per: int | None, memory: bool) -> bool:
+        """Whether the backward of such a call keeps its synapses in registers as well: behind an
+        LSTM (`memory`) fewer. per: of a thread, of lists; None without these.
+        """
+        few = ceil_div(units, 8) <= self.lstm_backward_per
+        return not memory or (few if per is None else per <= self.lstm_lists_backward_per)
+
     def lists_backward_parts(self, units: int) -> int:
         """Threads that share a source whose few synapses stay in registers."""
         return 8 if units <= self.dense_units else 4
@@ -125,19 +135,21 @@ class Geometry(Pieces):
         return _dense(min(batch, self.dense_groups), units, per, parts, units)
 
     @once
-    def streamed_forward(self, batch: int, units: int) -> Launch:
+    def streamed_forward(self, batch: int, units: int, memory: bool = False) -> Launch:
         """Each row keeps v, double-buffered."""
-        return self._streamed(batch, units, 2)
+        return self._streamed(batch, units, 2, memory)
 
     @once
     def streamed_backward(self, batch: int, units: int, memory: bool = False) -> Launch:
         """Each row keeps dn, dd and dv; with `memory` more of the LSTM."""
-        return self._streamed(batch, units, LTC_COPIES[memory])
+        return self._streamed(batch, units, LTC_COPIES[memory], memory)
 
-    def _streamed(self, batch: int, units: int, copies: int) -> Launch:
+    def _streamed(self, batch: int, units: int, copies: int, memory: bool) -> Launch:
         padded = round_up(units)
-        launch = self._blocked(batch, units, copies * 4 * padded, self.ltc_rows)
-        launch = _fitting(launch)
+        row = copies * 4 * padded
+        launch = _fitting(self._blocked(batch, units, row, self.ltc_rows))
+        if memory and launch.argument("PARTS") == 1:
+            launch = _fitting(self._blocked(batch, units, row, self.lstm_rows))
         return launch._replace(template=(*launch.template, ("UNITS", padded)))
 
     def lists_pay(self, sources: int, units: int, synapses: int) -> bool:
@@ -156,7 +168,8 @@ class Geometry(Pieces):
         SIMD groups share nothing, and join only where 8 cores have several each.
         """
         fits = self.memory // (LTC_COPIES[memory] * 4 * round_up(units))
-        rows = _power_of_two(max(1, min(self.ltc_rows, fits, self._lists_share(batch))))
+        most = self.lstm_rows if memory else self.ltc_rows
+        rows = _power_of_two(max(1, min(most, fits, self._lists_share(batch))))
         simds = max(1, min(4, fits // rows, batch // (64 * rows)))
         template = ("SIMDS", simds), ("ROWS", rows), ("UNITS", round_up(units))
         return Launch((ceil_div(batch, rows * simds), 1, 1), (SIMD * simds, 1, 1), template)
@@ -288,6 +301,9 @@ CUDA = Geometry(
     min_groups=128,  # about the cores of the chips where merging pays most
     lists_batch=math.inf,
     lists_rows="groups",
+    lstm_rows=8,  # 128 registers for each of 512 threads
+    lstm_backward_per=8,
+    lstm_lists_backward_per=7,
     cfc_rows=8,  # of 16 the compiler takes more registers than 512 threads can have
     matrix=False,  # Metal's
 )

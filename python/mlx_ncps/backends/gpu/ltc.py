@@ -62,14 +62,12 @@ def kind_of(
     geometry: Geometry,
     units: int,
     synapses: SynapseLists | None = None,
-    beside: Beside | None = None,
 ) -> str:
     """The kernels of the recurrence, one of RECURRENCES."""
     lists = lists_of(geometry, synapses)[0]
     if lists and geometry.dense_lists_fit(units, lists.of_targets.per, lists.of_sources.per):
         return "dense_lists"
-    # Resets and an LSTM together leave too few of 104 registers for 8 synapses of a thread.
-    if geometry.dense_fits(units) and not (beside and all(beside) and units > 56):
+    if geometry.dense_fits(units):
         return "dense"
     return "lists" if lists else "streamed"
 
@@ -136,7 +134,7 @@ def plan_of(
     plans = run.operators if synapses is None else run.wired.setdefault(synapses, {})
     key = "ltc", units, unfolds, bool(save), beside
     if key not in plans:
-        kind = kind_of(run.geometry, units, synapses, beside)
+        kind = kind_of(run.geometry, units, synapses)
         recurrent, sensory = lists_of(run.geometry, synapses)
         sums = sensory_dense(run) if sensory is None else sensory_lists(run, sensory)
         lists = recurrent if RECURRENCES[kind].by_lists else None

@@ -60,6 +60,10 @@ def _dense_backward(
     run: Runner, lists: Lists | None, sizes: Sizes, inputs: Arrays, synapses: Arrays, beside: Shapes
 ) -> dict[str, Any]:
     B, T, _, H = sizes
+    memory = beside_flags(inputs)["MEMORY"]
+    if not run.geometry.dense_backward_fits(H, lists and lists.of_sources.per, memory):
+        streamed = _lists_backward if lists else _streamed_backward
+        return streamed(run, lists, sizes, inputs, synapses, beside)
     if lists is None:
         launch = run.geometry.dense_backward(B, H)
     else:
@@ -83,8 +87,9 @@ def _dense_backward(
 def _streamed_forward(
     run: Runner, lists: None, sizes: Sizes, inputs: Arrays, outputs: Shapes
 ) -> Arrays:
-    launch = run.geometry.streamed_forward(sizes[0], sizes[3])
-    flags = {"SAVE": "saved" in outputs, **beside_flags(inputs)}
+    beside = beside_flags(inputs)
+    launch = run.geometry.streamed_forward(sizes[0], sizes[3], beside["MEMORY"])
+    flags = {"SAVE": "saved" in outputs, **beside}
     return run("ltc_streamed_forward", launch, sizes, inputs, outputs, flags=flags)
 
 
