@@ -7,7 +7,9 @@ namespace metal {
 
 // The place of this lane, and the lane that holds element (row, col).
 MSL_INLINE uint __matrix_place() { return __msl_lane() ^ __msl_matrix_layout(); }
-MSL_INLINE uint __matrix_row() { return ((__matrix_place() >> 2) & 4) + (__matrix_place() >> 1 & 3); }
+MSL_INLINE uint __matrix_row() {
+  return ((__matrix_place() >> 2) & 4) + (__matrix_place() >> 1 & 3);
+}
 MSL_INLINE uint __matrix_col() {
   return ((__matrix_place() >> 2) & 2) * 2 + (__matrix_place() & 1) * 2;
 }
@@ -63,7 +65,7 @@ MSL_INLINE float __matrix_element(ulong pair, uint k) {
 }
 
 // Element (row, col + k) of this lane in memory.
-#define MSL_MATRIX_AT                                                             \
+#define MSL_MATRIX_AT                                                                    \
   p[(origin.y + (transpose ? __matrix_col() + k : __matrix_row())) * stride + origin.x + \
     (transpose ? __matrix_row() : __matrix_col() + k)]
 #define MSL_MATRIX_MEMORY(SPACE)                                                             \

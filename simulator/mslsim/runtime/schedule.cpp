@@ -146,8 +146,10 @@ bool release_simdgroup(u32 group) {
   const u32 all = whole || lanes == kSimdWidth ? ~0u : (1u << lanes) - 1;
   if (here != alive || alive != all) {
     report("simd-divergent", one->pc, 0, "%s reached by lanes 0x%08x of 0x%08x (SIMD group %u, %s)",
-           is_barrier ? "simdgroup_barrier" : whole ? "matrix function" : "SIMD-group function", here,
-           all, group,
+           is_barrier ? "simdgroup_barrier"
+           : whole    ? "matrix function"
+                      : "SIMD-group function",
+           here, all, group,
            thread_name(static_cast<u32>(w.threadgroup * dispatch->group_size + one->local_id + 1))
                .c_str());
   }
