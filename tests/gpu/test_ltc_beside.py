@@ -9,7 +9,7 @@ import mslsim
 import numpy as np
 import pytest
 from mlx_ncps import dispatch
-from mlx_ncps.backends.gpu.geometry import APPLE
+from mlx_ncps.backends.gpu.geometry import APPLE, CUDA
 from mlx_ncps.backends.gpu.ltc import kind_of
 
 from tests.ops import test_mixed_memory as memory
@@ -108,6 +108,14 @@ def test_a_forward_in_registers_and_a_streamed_backward_equal_numpy(kind, beside
     with simulated("chaos", geometry=geometry, metal_versions=(310,)):
         for training in (False, True):
             check(case, beside, kind, training=training)
+
+
+@pytest.mark.parametrize("beside", ["memory", "both"])
+def test_all_synapses_in_registers_behind_an_lstm_as_cuda_launches_them_equal_numpy(beside):
+    case = LtcCase(batch=2, steps=3, inputs=2, units=64, unfolds=2)
+    geometry = replace(APPLE, lstm_backward_per=CUDA.lstm_backward_per)
+    with simulated("chaos", geometry=geometry, metal_versions=(310,)):
+        check(case, beside, "dense")
 
 
 @all_beside
