@@ -46,7 +46,7 @@ class Geometry(Pieces):
     lists_forward_parts: int = 4  # threads that share a target whose synapses stay in registers
     lists_forward_per: int = 14  # synapses of a thread in 104 registers, 5 for each
     lists_backward_per: int = 7  # likewise, 9 for each
-    lstm_rows: int = 4  # that one thread sums behind an LSTM: 8 rows of four gates don't fit
+    lstm_rows: int = 4  # behind an LSTM, where a thread alone sums a neuron's: 8 don't fit
     lstm_backward_per: int = 7  # synapses of a thread in registers, behind an LSTM
     lstm_lists_backward_per: int = 6  # likewise, of lists
     lists_batch: float = 256  # rows from which a wiring's forward streams what fits registers
@@ -107,13 +107,6 @@ class Geometry(Pieces):
         groups = min(batch, self.dense_groups)
         return _dense(groups, units, ceil_div(units, 8), 8, round_up(units, 8))
 
-    def dense_backward_fits(self, units: int, per: int | None, memory: bool) -> bool:
-        """Whether the backward of such a call keeps its synapses in registers as well: behind an
-        LSTM (`memory`) fewer. per: of a thread, of lists; None without these.
-        """
-        few = ceil_div(units, 8) <= self.lstm_backward_per
-        return not memory or (few if per is None else per <= self.lstm_lists_backward_per)
-
     def lists_backward_parts(self, units: int) -> int:
         """Threads that share a source whose few synapses stay in registers."""
         return 8 if units <= self.dense_units else 4
@@ -146,10 +139,8 @@ class Geometry(Pieces):
 
     def _streamed(self, batch: int, units: int, copies: int, memory: bool) -> Launch:
         padded = round_up(units)
-        row = copies * 4 * padded
-        launch = _fitting(self._blocked(batch, units, row, self.ltc_rows))
-        if memory and launch.argument("PARTS") == 1:
-            launch = _fitting(self._blocked(batch, units, row, self.lstm_rows))
+        most = self.lstm_rows if memory and 2 * padded > self.threads else self.ltc_rows
+        launch = _fitting(self._blocked(batch, units, copies * 4 * padded, most))
         return launch._replace(template=(*launch.template, ("UNITS", padded)))
 
     def lists_pay(self, sources: int, units: int, synapses: int) -> bool:

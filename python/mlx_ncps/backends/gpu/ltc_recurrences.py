@@ -60,21 +60,21 @@ def _dense_backward(
     run: Runner, lists: Lists | None, sizes: Sizes, inputs: Arrays, synapses: Arrays, beside: Shapes
 ) -> dict[str, Any]:
     B, T, _, H = sizes
-    memory = beside_flags(inputs)["MEMORY"]
-    if not run.geometry.dense_backward_fits(H, lists and lists.of_sources.per, memory):
+    flags = {"LISTS": lists is not None, **beside_flags(inputs)}
+    if lists is None:
+        most, launch = run.geometry.lstm_backward_per, run.geometry.dense_backward(B, H)
+    else:
+        of, most = lists.of_sources, run.geometry.lstm_lists_backward_per
+        launch = run.geometry.dense_lists_backward(B, H, of.per, of.parts)
+    if flags["MEMORY"] and launch.argument("PER") > most:  # they and the LSTM are too many
         streamed = _lists_backward if lists else _streamed_backward
         return streamed(run, lists, sizes, inputs, synapses, beside)
-    if lists is None:
-        launch = run.geometry.dense_backward(B, H)
-    else:
-        of = lists.of_sources
-        launch = run.geometry.dense_lists_backward(B, H, of.per, of.parts)
+    if lists is not None:
         inputs = {**inputs, **gather(of, synapses), "targets": of.others}
     groups, columns = launch.groups[0], launch.argument("PER") * launch.argument("PARTS")
     steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
     outputs = {"dv0": (B, H), **steps, "dcm": (groups, H), "slabs": (groups, 4, H, columns)}
     outputs |= beside
-    flags = {"LISTS": lists is not None, **beside_flags(inputs)}
     out = run("ltc_dense_backward", launch, (*sizes, groups), inputs, outputs, flags=flags)
     dsynapses = out["slabs"].sum(axis=0)
     if lists is None:
