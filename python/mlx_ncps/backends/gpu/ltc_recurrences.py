@@ -64,12 +64,14 @@ def _dense_backward(
     if lists is None:
         most, launch = run.geometry.lstm_backward_per, run.geometry.dense_backward(B, H)
     else:
-        of, most = lists.of_sources, run.geometry.lstm_lists_backward_per
+        most, of = run.geometry.lstm_lists_backward_per, lists.of_sources
         launch = run.geometry.dense_lists_backward(B, H, of.per, of.parts)
     if flags["MEMORY"] and launch.argument("PER") > most:  # they and the LSTM are too many
-        streamed = _lists_backward if lists else _streamed_backward
-        return streamed(run, lists, sizes, inputs, synapses, beside)
+        if lists is None:
+            return _streamed_backward(run, None, sizes, inputs, synapses, beside)
+        return _lists_backward(run, lists, sizes, inputs, synapses, beside)
     if lists is not None:
+        of = lists.of_sources
         inputs = {**inputs, **gather(of, synapses), "targets": of.others}
     groups, columns = launch.groups[0], launch.argument("PER") * launch.argument("PARTS")
     steps = dict.fromkeys(("dnum", "dden", "dts"), (B, T, H))
