@@ -39,6 +39,7 @@ all_kinds = pytest.mark.parametrize("kind", KINDS)
 MASKS = {  # which of the T = 5 steps of the 3 samples are there
     "padding": [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]],
     "holes": [[0, 1, 0, 1, 0], [1, 0, 0, 0, 1], [1, 1, 0, 1, 1]],
+    "one": [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]],
     "none": [[1] * 5] * 3,
 }
 

@@ -312,12 +312,13 @@ def test_short_sequences_are_the_references(name, call):
 @pytest.mark.parametrize("weights", ["half", "float32"])
 @pytest.mark.parametrize("name", CELLS)
 def test_users_cells_in_half_precision(name, weights, dtype):
-    layer, half = layer_of(name), getattr(mx, dtype)
+    whole = {"return_sequences": True, "return_state": True}
+    layer, half = layer_of(name, **whole), getattr(mx, dtype)
     if weights == "half":
         layer.set_dtype(half)
     x = mx.random.normal((2, 6, I), key=mx.random.key(7)).astype(half)
     mx.eval(layer.parameters(), x)
-    exact = layer_of(name)
+    exact = layer_of(name, **whole)
     exact.update(tree_map(lambda a: a.astype(mx.float32), layer.parameters()))
     for ts in (None, 0.3) if name == "timed" else (None,):
         got = layer.step(x[:, 0], None, ts), layer(x, None, ts)
@@ -328,9 +329,50 @@ def test_users_cells_in_half_precision(name, weights, dtype):
         for a, b, c in zip(*map(tree_flatten, (got, graph, want)), strict=True):
             assert a[1].dtype == b[1].dtype
             assert_close("state", a[1], c[1], tolerance(dtype, "forward"))
+        compiled = mx.compile(lambda x, ts=ts: layer(x, None, ts))(x)  # in a graph
+        for a, c in zip(*map(tree_flatten, (compiled, want[1])), strict=True):
+            assert_close("compiled", a[1], c[1], tolerance(dtype, "forward"))
     if weights == "half":
         assert at_once(layer, x[0, 0])
         assert at_once(layer.set_dtype(mx.float32) or layer)  # steps of float32 are others
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
+@pytest.mark.parametrize("name", CELLS)
+def test_explain_names_the_program_of_a_cell_that_tells_no_width(name, dtype):
+    layer = layer_of(name)
+    layer.set_dtype(dtype)
+    assert layer.explain((2, 6, I), dtype=dtype).program
+
+
+class ByItsDtype(nn.Module):
+    """A cell that computes something else in half precision."""
+
+    state_size = output_size = H
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(I, H)
+
+    def __call__(self, x, h):
+        h = mx.tanh(self.map(x) + (0.5 if x.dtype == mx.float32 else -0.5) * h)
+        return h, h
+
+
+def test_a_cell_that_asks_for_its_dtype_gets_it():
+    layer = LiquidRNN(ByItsDtype(), return_sequences=True, return_state=False)
+    full = mx.random.normal((2, 6, I), key=mx.random.key(8))
+    mx.eval(layer.parameters(), full)
+    for x in (full, full.astype(mx.float16), full):
+        h, steps = None, []
+        for t in range(6):
+            y, h = layer.step(x[:, t], h)
+            steps.append(y)
+        with use_backend("reference"):
+            want = layer(x)
+        bound = tolerance(str(x.dtype).rsplit(".")[-1], "forward") * 4  # the graph rounds each step
+        assert_close("steps", mx.stack(steps, axis=1), want, bound)
+        assert_close("sequence", layer(x), want, bound)
 
 
 @pytest.mark.parametrize("first", [1, 0])

@@ -199,10 +199,8 @@ class Direction(LazyWeights, CheckedOptions):
         last = trace.last
         if last is None:
             last = last_state(trace.states, state, x.shape[1])
-        if not sequences and runs_sequences(self.rnn_cell):
-            output = readout_of(self, last)
-        elif trace.outputs is None:
-            output = readout_of(self, trace.states)
+        if trace.outputs is None:
+            output = readout_of(self, trace.states if sequences else last)
         else:
             output = trace.outputs if sequences else last_output(trace.outputs)
         return Result(self._project(output), last, seen)
