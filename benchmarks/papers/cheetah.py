@@ -20,7 +20,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx_ncps import LTC, CfC, CTGRUCell, CTRNNCell, LiquidRNN, NeuralODECell
 
-from .runs import Run, add_result, arguments, begin, read_results, spread, table
+from .runs import Run, add_result, arguments, begin, spread, table
 
 WINDOW, STRIDE, UNITS, BATCH, EPOCHS = 32, 10, 32, 16, 200
 TRAIN, VALID, TEST = slice(15, 25), slice(0, 5), slice(5, 15)  # of the sorted files
@@ -231,13 +231,8 @@ def main(argv=None) -> int:
     parser.add_argument("--model", choices=tuple(SETUPS), nargs="+", default=["ltc"])
     parser.add_argument("--rate", type=float, help="learning rate in place of the paper's")
     options = parser.parse_args(argv)
-    if options.command == "table":
-        print(results_table(read_results(options.results)))
+    if not begin(options, results_table, draw):
         return 0
-    if options.command == "figure":
-        draw(read_results(options.results), options.figure)
-        return 0
-    begin(options)
     data = load(options.data)
     for model in options.model:
         for seed in options.seed:

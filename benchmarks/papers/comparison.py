@@ -7,11 +7,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .runs import Run, add_result, arguments, begin, read_results, spread, table
+from .runs import Run, add_result, arguments, begin, spread, table
 from .sequences import MODELS, Protocol, Sequences, parameters, rows_of, synapses, test, train
 
 RATES = (0.003, 0.01, 0.03)
@@ -127,13 +128,8 @@ def command(experiment: Experiment, argv=None, draw=draw, table_of=results_table
     parser.add_argument("--model", choices=known, nargs="+", default=known)
     parser.add_argument("--data", help="folder of the data, if not that of the package")
     options = parser.parse_args(argv)
-    if options.command == "table":
-        print(table_of(experiment, read_results(options.results)))
+    if not begin(options, partial(table_of, experiment), partial(draw, experiment)):
         return 0
-    if options.command == "figure":
-        draw(experiment, read_results(options.results), options.figure)
-        return 0
-    begin(options)
     protocol = replace(experiment.protocol, epochs=options.epochs)
     experiment = replace(experiment, protocol=protocol)
     data = experiment.load(*([options.data] if options.data else []))

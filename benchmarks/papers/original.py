@@ -23,7 +23,7 @@ from mlx.utils import tree_flatten
 
 from . import xor
 from .events import PAD, STRINGS, make_events
-from .runs import add_result, arguments, begin, held, read_results, table
+from .runs import add_result, arguments, begin, held, table
 
 ROWS = ("cfc", "no_gate", "pure", "ltc")  # mixed memory is wired otherwise: see docs/experiments.md
 HEADS = ("ff1", "ff2", "time_a", "time_b")
@@ -191,13 +191,8 @@ def main(argv=None) -> int:
     parser.add_argument("--model", choices=ROWS, default="pure")
     parser.add_argument("--code", help="folder of tf_cfc.py")
     options = parser.parse_args(argv)
-    if options.command == "table":
-        print(results_table(read_results(options.results)))
+    if not begin(options, results_table, draw):
         return 0
-    if options.command == "figure":
-        draw(read_results(options.results), options.figure)
-        return 0
-    begin(options)
     data = tuple(make_events(*strings) for strings in STRINGS)
     for seed in options.seed:
         path = Path(options.checkpoints) / f"{options.model}-{seed}"

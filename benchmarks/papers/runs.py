@@ -8,8 +8,10 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx_ncps
@@ -143,12 +145,21 @@ def arguments(description: str, name: str, epochs: int, meaning: str) -> argpars
     return parser
 
 
-def begin(options) -> None:
-    """Set the CPU as the device, and threads and the lock as the command's options say."""
+def begin(options, table_of: Callable[[list], str], draw: Callable[[list, Path], Any]) -> bool:
+    """Whether to train: `table` and `figure` are done here, of what is stored. Sets the CPU as the
+    device, and threads and the lock as the command's options say.
+    """
+    if options.command == "table":
+        print(table_of(read_results(options.results)))
+    if options.command == "figure":
+        draw(read_results(options.results), options.figure)
+    if options.command != "train":
+        return False
     if options.threads:
         mlx_ncps.set_num_threads(options.threads)
     Run.lock = options.lock
     mx.set_default_device(mx.cpu)
+    return True
 
 
 # --- results ---

@@ -22,7 +22,7 @@ from mlx_ncps.ops import xavier_uniform
 
 from .events import STRINGS, Events, batch_of, make_events
 from .optimizers import Adam, RMSprop
-from .runs import Run, add_result, arguments, begin, read_results, spread, table
+from .runs import Run, add_result, arguments, begin, spread, table
 
 PAPER_EPOCHS = 200
 GROUPS = 4  # parts of a batch
@@ -230,13 +230,8 @@ def main(argv=None) -> int:
     parser.add_argument("--model", choices=tuple(SETUPS), nargs="+", default=["cfc"])
     parser.add_argument("--first", type=int, default=0, help="first epoch of the schedule")
     options = parser.parse_args(argv)
-    if options.command == "table":
-        print(results_table(read_results(options.results)))
+    if not begin(options, results_table, draw):
         return 0
-    if options.command == "figure":
-        draw(read_results(options.results), options.figure)
-        return 0
-    begin(options)
     data = tuple(make_events(*strings) for strings in STRINGS)
     epochs = (options.first, options.epochs)
     for model, seed in [(model, seed) for model in options.model for seed in options.seed]:
