@@ -32,7 +32,9 @@ where that is above 1.
 TRAINING = """\
 Loss, gradients and a step of MLX's, PyTorch's or our JAX program's Adam, T = 32, I = 16. Ours is
 the public layer, eager and with the whole step in `mx.compile`. A ratio below 1 is named as
-behind.
+behind. The JAX programs are compiled as a whole, so their like is our compiled step. *MLX's Adam
+alone* is the update of the eager step, with gradients that are there already: what no layer can
+save. [training.md](training.md#a-step-compiled-with-clipped-gradients) has a compiled step.
 """
 
 

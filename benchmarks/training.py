@@ -21,8 +21,9 @@ OURS = (
     Implementation("layer", "mlx-ncps", "layer_training:eager"),
     Implementation("layer_compiled", "mlx-ncps, mx.compile", "layer_training:compiled"),
 )
-COLUMNS = (*OURS, *(BY_KEY[key] for key in ("torch", "torch_compiled", "jax", "jax_by_hand")))
-OTHERS = tuple(i.key for i in COLUMNS if i not in OURS)
+OTHERS = ("torch", "torch_compiled", "jax", "jax_by_hand")
+ADAM = Implementation("adam", "MLX's Adam alone", "layer_training:adam")
+COLUMNS = (*OURS, ADAM, *(BY_KEY[key] for key in OTHERS))
 
 
 def rows() -> tuple[Row, ...]:

@@ -1,5 +1,5 @@
 """A training step as users write it: a public layer, `nn.value_and_grad` and MLX's Adam, eager and
-through mx.compile.
+through mx.compile; and Adam alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ def compiled(row, threads: int) -> Program:
     return _program(row, threads, compiled=True)
 
 
-def _program(row, threads: int, *, compiled: bool) -> Program:
+def adam(row, threads: int) -> Program:
+    """The update of an eager step alone, with the same gradients at each call: no layer runs."""
+    return _program(row, threads, compiled=False, alone=True)
+
+
+def _program(row, threads: int, *, compiled: bool, alone: bool = False) -> Program:
     if _loader.native is not None:
         _loader.native.set_num_threads(threads)
     call, layer = make(row.case), layer_of(row).train()
@@ -51,6 +56,14 @@ def _program(row, threads: int, *, compiled: bool) -> Program:
         (value, _), gradients = gradient(x, state)
         optimiser.update(layer, gradients)
         return value
+
+    if alone:
+        constant = gradient(x, state)[1]
+        mx.eval(constant)
+
+        def step(x, state):
+            optimiser.update(layer, constant)
+            return ()
 
     if compiled:
         kept = [layer.state, optimiser.state]
