@@ -131,6 +131,19 @@ def test_sequences_agree_with_the_reference(name, call):
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("name", ["ct_gru", "ode_lstm", "ctrnn"])
+def test_half_outputs_are_rounded_once(name, dtype):
+    layer, x = LAYERS[name](return_state=True), array(8, 20, I).astype(dtype)
+    layer.set_dtype(dtype)
+    output, state = mx.compile(layer)(x)  # in a graph: without it small calls are computed at once
+    layer.set_dtype(mx.float32)
+    exact, exact_state = layer(x.astype(mx.float32))
+    assert mx.array_equal(output, exact.astype(dtype))
+    pairs = zip(tree_flatten(state), tree_flatten(exact_state), strict=True)
+    assert all(mx.array_equal(got[1], want[1].astype(dtype)) for got, want in pairs)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 @pytest.mark.parametrize("name", [n for n in LAYERS if not n.endswith("own")])
 def test_half_inputs(name, dtype):
     layer, x = build(name), array(B, T, I).astype(dtype)

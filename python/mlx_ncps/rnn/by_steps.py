@@ -135,6 +135,22 @@ def _trace_by_program(
     return _rounded(layer, type(state), *made, dtype)
 
 
+def sequence_trace(layer: Any, x: mx.array, state: Any, ts: Any, anew: dict) -> Trace:
+    """The Trace of a cell that runs over sequences; anew: what `sequence` is told of resets."""
+    cell, dtype = layer.rnn_cell, x.dtype
+    if dtype not in HALVES or not hasattr(cell, "_program"):
+        return Trace(cell.sequence(x, state, ts, **anew), None)
+    x, state, anew = tree_map(_in_float32, (x, state, anew))
+    states = cell.sequence(x, state, ts, **anew)
+    kind = type(states)
+    return _rounded(layer, kind, list(states) if kind is tuple else [states], [], dtype)
+
+
+def _in_float32(value: Any) -> Any:
+    halves = isinstance(value, mx.array) and value.dtype in HALVES
+    return value.astype(mx.float32) if halves else value
+
+
 def _rounded(layer: Any, kind: type, states: list, outputs: list, dtype: mx.Dtype) -> Trace:
     """The Trace of a program's float32 results; what is read of half states is rounded last."""
     if dtype == mx.float32:

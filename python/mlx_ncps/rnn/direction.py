@@ -29,6 +29,7 @@ from .by_steps import (
     last_output,
     last_state,
     readout_of,
+    sequence_trace,
     step_of,
     trace_by_steps,
 )
@@ -269,7 +270,7 @@ class Direction(LazyWeights, CheckedOptions):
             whole = starts_anew(self.rnn_cell)
             anew = {"resets": resets.at, "reset_state": resets.state}
         if whole and runs_sequences(self.rnn_cell) and not self.mixed_memory:
-            return Trace(self.rnn_cell.sequence(x, state, ts, **anew), None)
+            return sequence_trace(self, x, state, ts, anew)
         if whole and self.mixed_memory and cell_takes_memory(self):
             memory = self.lstm.weights()
             return Trace(self.rnn_cell.mixed_sequence(x, state, ts, memory, **anew), None)
