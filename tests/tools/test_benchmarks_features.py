@@ -175,7 +175,7 @@ def test_training_measures_layers_in_processes(tmp_path, capsys):
     assert "Time of a training step" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("column", (*training.OURS, training.ADAM), ids=lambda column: column.key)
+@pytest.mark.parametrize("column", [*training.OURS, training.ADAM], ids=lambda column: column.key)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_layer_equals_float64_and_its_step_changes_every_parameter(row, column):
     program = column.load(row, 1)
