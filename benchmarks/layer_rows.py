@@ -219,10 +219,13 @@ class LayerCase:
         layer = make(**options).train(self.kind.training)
         if not layer.get("layers"):  # a stack knows its sizes
             layer.build((self.batch, self.steps, I))
-        for cell in (m for m in layer.modules() if isinstance(m, NeuralODECell)):
-            # Pulled back to 0: without a leak a sequence of 64 steps would multiply every rounding
-            # by thousands, and there would be nothing to compare.
-            cell.recurrent_map.weight = 0.2 * cell.recurrent_map.weight - 0.5 * mx.eye(H)
+        # Pulled back to 0: without a leak a sequence of 64 steps would multiply every rounding by
+        # hundreds, and there would be nothing to compare.
+        for cell in layer.modules():
+            if isinstance(cell, NeuralODECell):
+                cell.recurrent_map.weight = 0.2 * cell.recurrent_map.weight - 0.5 * mx.eye(H)
+            elif isinstance(cell, ODERNNCell):
+                cell.field[-1].weight = 0.5 * cell.field[-1].weight
         if not plain:
             layer.set_dtype(getattr(mx, self.dtype))
         mx.eval(layer.parameters())
