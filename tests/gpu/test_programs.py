@@ -420,7 +420,8 @@ def test_texts_compile_as_cuda(name):
         with use_backend("cuda"):
             values_and_gradients(layer, array(1024, 4, I))
             layer(array(2, 4, I), resets=mx.zeros((2, 4)))
-    assert len(texts) == 3
+            layer(array(2, 4, I), mask=mx.zeros((2, 4)))
+    assert len(texts) == 4
     for name, (text, threads) in texts.items():
         for architecture in ARCHITECTURES:
             code, log = compiled(text, architecture)

@@ -238,7 +238,7 @@ def test_a_mask_can_be_an_input_of_a_compiled_function(name):
         assert_trees_close("result", compiled(x, ts, m), want, SAME)
 
 
-@pytest.mark.parametrize("name", ["cfc", "ltc_wired"])
+@pytest.mark.parametrize("name", ["cfc", "cfc_wired", "ltc_wired"])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_masks_map_over_samples_with_vmap(name, mixed):
     layer, (mask, x, ts) = make(name, mixed_memory=mixed), masked("holes")

@@ -74,7 +74,8 @@ class Backend(Protocol):
 
     MASKS: tuple[str, ...]
     """Those that also take held, [B, T] bool: after the steps where it is True the state is the one
-    before. For the others a layer moves these steps to the end (rnn/masks.py).
+    before. For the others, but for step programs of a GPU (programs/holding.py), a layer moves
+    these steps to the end (rnn/masks.py).
     """
 
     def available(self) -> tuple[bool, str]:

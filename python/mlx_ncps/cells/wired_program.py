@@ -10,14 +10,14 @@ from typing import Any
 import mlx.core as mx
 
 from .. import dispatch
-from ..ops.dropout import drawn_factors, given_factors
+from ..ops.dropout import all_drawn, given_factors
 from ..ops.resets import checked_resets, where_and_from
 from ..ops.timespans import normalise_timespans
 from ..programs import Declined, programs_of, run_program, runner_of_gpu, why_not_on_gpu
 
 
-def program_on_gpu(cell: Any) -> Any:
-    """The program of a wired CfC, or None where no GPU runs it."""
+def program_on_gpu(cell: Any, *, holds: bool = False) -> Any:
+    """The program of a wired CfC, or None where no GPU runs it; `holds`: with steps held."""
     gpu = runner_of_gpu()
     if gpu is None or not cell.built or cell.stepwise():
         return None
@@ -26,26 +26,26 @@ def program_on_gpu(cell: Any) -> Any:
         made = programs_of(cell).of([cell], _step_of(cell), widths, [cell.state_size])
     except RecursionError:  # of what a user nested in the cell
         return None
-    return None if isinstance(made, Declined) or why_not_on_gpu(gpu, made.text) else made
+    if isinstance(made, Declined) or why_not_on_gpu(gpu, made.text, holds=holds):
+        return None
+    return made
 
 
 def run_wired(cell: Any, inputs: mx.array, state: mx.array, ts: Any, anew: dict) -> Any:
     """The states [B, T, H] of `WiredCfCCell.sequence`, whose arguments these are; None where no
-    GPU runs the program, and where steps are held, which only the kernels of the layers know.
+    GPU runs the program.
     """
-    if anew.get("held") is not None:
-        return None
+    held = anew.get("held")
     batch, steps, width = inputs.shape
     gpu = None if 0 in (batch, steps) or width != cell.sensory_size else runner_of_gpu()
-    if gpu is None or program_on_gpu(cell) is None:  # before anything is drawn
+    if gpu is None or program_on_gpu(cell, holds=held is not None) is None:  # before any draw
         return None
     ts = normalise_timespans(cell.op, ts, batch, steps, inputs)
     first = anew.get("reset_state")
     resets = checked_resets(cell.op, anew.get("resets"), first, state, batch, steps).get("resets")
-    drawn = [drawn_factors((batch, steps, n), rate) for n, rate in cell._drops()]
-    factors = [mx.stop_gradient(f) for f in drawn]
-    where = where_and_from(resets)
-    made = run_program(cell, [cell], _step_of(cell), inputs, ts, [state], *where, factors, gpu)
+    factors = all_drawn(cell._drops(), batch, steps, held)
+    call = inputs, ts, [state], *where_and_from(resets), factors, gpu
+    made = run_program(cell, [cell], _step_of(cell), *call, held=held)
     assert not isinstance(made, Declined), made
     return made[0][0]
 

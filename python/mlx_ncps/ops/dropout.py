@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from math import prod
 from typing import Any
@@ -46,11 +46,23 @@ def of_steps_not_held(factors: mx.array | None, held: mx.array | None) -> mx.arr
     """The factors [B, T, D] in their order for the steps where held [B, T] is False: as they fall
     to these where a mask moves them to the front. A held step has any.
     """
-    if factors is None or held is None:
-        return factors
+    return factors if factors is None or held is None else _fallen(factors, held)
+
+
+def _fallen(factors: mx.array, held: mx.array) -> mx.array:
     place = mx.maximum(mx.cumsum((~held).astype(mx.int32), axis=1) - 1, 0)
     index = mx.broadcast_to(place[:, :, None], factors.shape)
     return mx.take_along_axis(factors, index, axis=1)
+
+
+def all_drawn(
+    drops: Iterable[tuple[int, float]], batch: int, steps: int, held: mx.array | None = None
+) -> list[mx.array]:
+    """The factors [B, T, D] of each (D, rate), one key for all steps, of which no gradient is
+    taken; for the steps that are not held.
+    """
+    drawn = [drawn_factors((batch, steps, width), rate) for width, rate in drops]
+    return [mx.stop_gradient(f if held is None else _fallen(f, held)) for f in drawn]
 
 
 def without_gradient(factors: mx.array) -> mx.array:

@@ -3,6 +3,7 @@ extension runs over whole sequences.
 """
 
 from . import computing, moving  # noqa: F401  they fill the table of handlers
+from .holding import holding
 from .memo import Memo
 from .modules import HALVES, float32_weights
 from .on_gpu import gpu_choice, gpu_in_place, launches_on_gpu, runner_of_gpu, why_not_on_gpu
@@ -23,6 +24,7 @@ __all__ = [
     "float32_weights",
     "gpu_choice",
     "gpu_in_place",
+    "holding",
     "is_too_large",
     "launches_on_gpu",
     "owned",

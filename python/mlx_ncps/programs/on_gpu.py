@@ -11,6 +11,7 @@ from .. import _loader, backends, dispatch
 from ..backends import shapeless
 from ..backends.gpu import programs
 from ..backends.gpu.runner import Runner
+from .holding import holding
 from .program import Declined, Program
 
 
@@ -34,9 +35,9 @@ def runner_of_gpu() -> Runner | None:
     return None if choice is None else getattr(backends, choice.backend).run
 
 
-def why_not_on_gpu(gpu: Runner, text: Program) -> str:
-    """Why a GPU has no kernel of a program; "" where it has."""
-    return programs.unsupported(gpu, text)
+def why_not_on_gpu(gpu: Runner, text: Program, *, holds: bool = False) -> str:
+    """Why a GPU has no kernel of a program, or none that holds steps; "" where it has."""
+    return programs.unsupported(gpu, holding(text) if holds else text)
 
 
 def launches_on_gpu(gpu: Runner, text: Program, batch: int, steps: int, training: bool) -> int:
@@ -52,20 +53,25 @@ def run_on_gpu(
     states: Sequence[mx.array],
     resets: mx.array | None,
     reset_state: Sequence[mx.array] | None,
+    held: mx.array | None = None,
 ) -> tuple[list[mx.array], list[mx.array]] | Declined:
     """All states and outputs [B, T, n] of a program over a sequence, in the dtype of the first of
     its inputs [B, T, n]; the rest as in `run_program`.
     """
     if 0 in inputs[0].shape[:2]:
         return Declined("there is no step")
-    if why := why_not_on_gpu(gpu, text):
+    if why := why_not_on_gpu(gpu, text, holds=held is not None):
         return Declined(why)
     at: Any = None
     anew: list[mx.array] = []
     if resets is not None:
         at, anew = resets.astype(mx.float32), list(reset_state or states)
-    steps = programs.Steps(inputs, list(states), at, anew)
-    made = programs.program_sequence(gpu, text, captured, steps)
+    first = list(states)
+    if held is not None:  # the outputs before any step are 0
+        nothing = [mx.zeros((first[0].shape[0], text.sizes[ref])) for ref in text.outputs]
+        text, inputs, first = holding(text), [*inputs, held[..., None]], [*first, *nothing]
+        anew += nothing if anew else []
+    made = programs.program_sequence(gpu, text, captured, programs.Steps(inputs, first, at, anew))
     made = [a.astype(inputs[0].dtype) for a in made]
     dispatch.record(gpu.name)
     return made[: len(states)], made[len(states) :]

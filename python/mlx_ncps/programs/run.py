@@ -24,6 +24,7 @@ _AXES = 3  # of a captured array, as the extension checks it; one of more is fla
 _PLAIN = (int, float, str, type(None))
 # Multiply-adds of one step from which an Apple GPU's own operations are quicker than the CPU.
 _LARGE_STEP = 50_000_000
+_NONE_HELD = "the CPU holds no steps"
 
 
 class Bound(NamedTuple):
@@ -228,6 +229,7 @@ def run_program(
     more: Sequence[mx.array] = (),
     gpu: Any = None,
     dtype: mx.Dtype = mx.float32,
+    held: mx.array | None = None,
 ) -> tuple[list[mx.array], list[mx.array]] | Declined:
     """All states and outputs [B, T, n] of a cell over a sequence, in the dtype of x, by its step
     program: on the CPU, or in one kernel of a GPU.
@@ -239,9 +241,11 @@ def run_program(
     resets: [B, T], True where the states start anew before a step, from reset_state, [B, n] each,
     or from `states` if it is None.  dtype: in which the step computes.
     gpu: the Runner of a GPU that is to run it; None: one does where the CPU runs none.
+    held: [B, T], True at steps that leave states and outputs as they are, 0 outputs before any
+    step; for a GPU alone.
     """
     gpu = gpu or gpu_in_place()
-    if gpu is None and (why := why_none()):
+    if gpu is None and (why := why_none() or ("" if held is None else _NONE_HELD)):
         return Declined(why)
     if any(s.ndim != 2 for s in states):
         return Declined("a state is no array [B, n]")
@@ -261,7 +265,8 @@ def run_program(
     spans = spans[..., None] if spans.ndim else mx.broadcast_to(spans, (batch, length, 1))
     if gpu is not None:
         inputs = [x, spans, *more]
-        return run_on_gpu(gpu, bound.text, bound.captured, inputs, states, resets, reset_state)
+        anew = resets, reset_state
+        return run_on_gpu(gpu, bound.text, bound.captured, inputs, states, *anew, held)
     made = _loader.native.program_sequence(
         bound.program,
         [x, spans, *more],

@@ -13,7 +13,7 @@ from mlx.utils import tree_map
 from .. import dispatch
 from ..cells import LSTMCell
 from ..ops import shapeless
-from ..ops.dropout import drawn_factors, given_factors
+from ..ops.dropout import all_drawn, given_factors
 from ..programs import HALVES, Declined, float32_weights, run_program
 from .any_cell import name_of, runs_sequences, takes_time
 from .resets import Resets
@@ -58,8 +58,8 @@ def trace_by_steps(
     """The Trace of x [B, T, I], each step one call of the cell, in float32 with mixed memory."""
     shapeless.refuse(layer.op, "running step by step")
     dtype = x.dtype
-    factors = _drawn(layer.rnn_cell, *x.shape[:2])
-    made = _trace_by_program(layer, x, state, ts, factors, resets)
+    factors = all_drawn(drops_of(layer.rnn_cell), x.shape[0], x.shape[1])
+    made = trace_by_program(layer, x, state, ts, factors, resets)
     if made is not None:
         return made
     with float32_weights(modules_of(layer)):
@@ -72,10 +72,9 @@ def trace_by_steps(
     return Trace(states, mx.stack(outputs, axis=1).astype(dtype))
 
 
-def _drawn(cell: Any, batch: int, steps: int) -> list[mx.array]:
-    """The factors of dropout [B, T, D] that a cell reads, one key for all steps of an array."""
-    drops = getattr(cell, "_drops", list)()
-    return [mx.stop_gradient(drawn_factors((batch, steps, n), rate)) for n, rate in drops]
+def drops_of(cell: Any) -> list[tuple[int, float]]:
+    """(D, rate) of each array of factors of dropout [B, T, D] that a cell reads now."""
+    return getattr(cell, "_drops", list)()
 
 
 def _each_step(
@@ -103,10 +102,18 @@ def _each_step(
     return states, outputs
 
 
-def _trace_by_program(
-    layer: Any, x: mx.array, state: Any, ts: Any, factors: list[mx.array], resets: Resets | None
+def trace_by_program(
+    layer: Any,
+    x: mx.array,
+    state: Any,
+    ts: Any,
+    factors: list[mx.array],
+    resets: Resets | None,
+    held: mx.array | None = None,
 ) -> Trace | None:
-    """The same by the step program of the cell and the LSTM; None where there is none."""
+    """The same by the step program of the cell and the LSTM; None where there is none. held: as in
+    `run_program`.
+    """
     cell, mixed = layer.rnn_cell, layer.mixed_memory
     if runs_sequences(cell) and not mixed and not hasattr(cell, "_program"):
         return None
@@ -129,7 +136,8 @@ def _trace_by_program(
         anew = resets.at, list(first) if isinstance(first, tuple | list) else [first]
     dtype, full = x.dtype, x.astype(mx.float32)
     computes = mx.float32 if mixed else dtype
-    made = run_program(layer, modules, step, full, ts, states, *anew, factors, dtype=computes)
+    call = full, ts, states, *anew, factors
+    made = run_program(layer, modules, step, *call, dtype=computes, held=held)
     if isinstance(made, Declined):
         return None
     return _rounded(layer, type(state), *made, dtype)

@@ -19,10 +19,9 @@ from ..layers.lazy import LazyWeights
 from ..layers.linear import Linear, is_plain
 from ..ops import shapeless
 from ..ops.checks import check_array
-from ..ops.masks import kernels_hold, masks_are_fused
 from ..options import CheckedOptions, optional
 from ..values import settle
-from .any_cell import holds_steps, name_of, runs_sequences, starts_anew, width_of
+from .any_cell import name_of, runs_sequences, starts_anew, width_of
 from .by_steps import (
     Trace,
     is_spans,
@@ -33,6 +32,7 @@ from .by_steps import (
     step_of,
     trace_by_steps,
 )
+from .held import held_trace
 from .masks import Seen, Steps, masked_features, spread_states
 from .program_runs import ProgramRun, has_program
 from .resets import Resets
@@ -224,11 +224,8 @@ class Direction(LazyWeights, CheckedOptions):
         """As `_trace`; a step that `mask` [B, T] leaves out keeps state and output as they are, or
         as they start where it begins an episode.
         """
-        if self._kernels_hold(x, ts):
-            anew = {} if resets is None else {"resets": resets.at, "reset_state": resets.state}
-            read = mx.where(mask[:, :, None], x, mx.array(0.0, x.dtype))
-            ts = mx.where(mask, ts, 1.0) if is_spans(ts) else ts
-            return Trace(self.rnn_cell.sequence(read, state, ts, held=~mask, **anew), None)
+        if (held := held_trace(self, x, state, ts, mask, resets)) is not None:
+            return held
         steps = Steps.of(mask)
         ts = steps.take(ts, 1.0) if is_spans(ts) else ts
         moved = None if resets is None else resets.moved(steps)
@@ -250,16 +247,6 @@ class Direction(LazyWeights, CheckedOptions):
         if resets is not None:
             outputs = resets.spread(steps, mask, outputs, anew)
         return Trace(states, outputs, last)
-
-    def _kernels_hold(self, x: mx.array, ts: Any) -> bool:
-        """Whether the cell's kernels leave out the steps of a mask by themselves."""
-        if self.mixed_memory or not kernels_hold() or not holds_steps(self.rnn_cell):
-            return False
-        batch, steps, _ = x.shape
-        scalar = getattr(ts, "ndim", 0) == 0
-        of_call = {"batch": batch, "steps": steps, "dtype": x.dtype, "scalar_ts": scalar}
-        calls = self.rnn_cell.calls()
-        return masks_are_fused([(op, facts._replace(**of_call)) for op, facts in calls])
 
     def _trace(self, x: mx.array, state: Any, ts: Any, resets: Resets | None) -> Trace:
         """Run over x [B, T, I] without a mask."""

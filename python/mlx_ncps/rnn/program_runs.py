@@ -18,7 +18,7 @@ from ..programs import (
     why_not_on_gpu,
 )
 from .any_cell import runs_sequences, width_of
-from .by_steps import PROGRAM_STEPS, modules_of, step_function
+from .by_steps import PROGRAM_STEPS, drops_of, modules_of, step_function
 
 
 class ProgramRun(NamedTuple):
@@ -48,7 +48,7 @@ def has_program(
     if not own and steps < PROGRAM_STEPS:
         return None
     gpu = gpu_in_place()
-    made = _program_of(layer, width, sizes, mx.float32 if mixed else dtype, gpu)
+    made = program_of(layer, width, sizes, mx.float32 if mixed else dtype, gpu)
     if isinstance(made, Declined):
         return None
     if gpu is None and is_too_large(made, batch):
@@ -64,7 +64,8 @@ def _on_gpu(layer: Any, gpu: Any, made: Any, batch: int, steps: int) -> ProgramR
     return ProgramRun(gpu.name, count)
 
 
-def _program_of(layer: Any, width: int, sizes: Any, dtype: mx.Dtype, gpu: Any) -> Any:
+def program_of(layer: Any, width: int, sizes: Any, dtype: mx.Dtype, gpu: Any) -> Any:
+    """The step program of a layer, on a GPU or, for None, on the CPU; or why there is none."""
     if gpu is None:
         made: Any = step_program(layer.rnn_cell, layer.lstm if layer.mixed_memory else None)
         if not isinstance(made, Declined):
@@ -75,7 +76,7 @@ def _program_of(layer: Any, width: int, sizes: Any, dtype: mx.Dtype, gpu: Any) -
     widths = list(sizes.values()) if isinstance(sizes, dict) else [sizes]
     if not all(isinstance(n, int) for n in widths):
         return Declined("the sizes of the cell are not known before a call")
-    drops = [width for width, _ in getattr(layer.rnn_cell, "_drops", list)()]
+    drops = [width for width, _ in drops_of(layer.rnn_cell)]
     if not drops and (why := getattr(layer.rnn_cell, "_unpacked", str)()):
         return Declined(why)
     step = step_function(layer, tuple if len(widths) > 1 else mx.array, len(drops))
