@@ -17,7 +17,7 @@
 //   flag       RESETS                : the state starts anew before some steps
 //   flag       MEMORY                : an LSTM in front
 //   int        PER                   : synapses of a thread
-//   int        PARTS                 : threads that share a source: 4 or 8
+//   int        PARTS                 : threads that share a source: 2, 4 or 8
 //   int        UNITS                 : H; without LISTS rounded up, PER PARTS
 //   in float   dstates [B, T, H]     : dL/dv of each step's potentials
 //   in float   saved [B, T, U, 2, H] : n and d of every unfold
@@ -162,7 +162,7 @@ for (uint b = group; b < B; b += groups) {
         sum = ltc_source_backward(sum, dz, s2[q]);
       }
       sum += simd_shuffle_xor(sum, ushort(1));
-      sum += simd_shuffle_xor(sum, ushort(2));
+      if (PARTS > 2) sum += simd_shuffle_xor(sum, ushort(2));
       if (PARTS == 8) sum += simd_shuffle_xor(sum, ushort(4));
       dv = ltc_dv(g, cm_i, sum);
       v_next = v;
@@ -210,7 +210,7 @@ for (uint b = group; b < B; b += groups) {
       }
     }
     dv += simd_shuffle_xor(dv, ushort(1));
-    dv += simd_shuffle_xor(dv, ushort(2));
+    if (PARTS > 2) dv += simd_shuffle_xor(dv, ushort(2));
     if (PARTS == 8) dv += simd_shuffle_xor(dv, ushort(4));
 #endif
 #if RESETS

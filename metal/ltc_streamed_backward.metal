@@ -19,6 +19,7 @@
 //   int        ROWS                  : batch rows of a threadgroup
 //   int        PARTS                 : threads that share a source: 1, 2 or 4
 //   int        UNITS                 : H, rounded up
+//   int        HELD                  : synapses of a thread that stay in registers
 //   in float   dstates [B, T, H]     : dL/dv of each step's potentials
 //   in float   saved [B, T, U, 2, H] : n and d of every unfold
 //   in float   states [B, T, H]      : potentials after each step
@@ -53,6 +54,7 @@ const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
+const uint stride = uint(PARTS) * H;  // from a synapse of a thread to its next
 
 uint batch[OWN];  // of its rows
 NCPS_UNROLL
@@ -78,6 +80,18 @@ for (uint i = slot; i < H; i += slots) {
 #endif
   }
 }
+const bool here = slot < H;  // HELD: a thread has one source
+float s2_held[HELD + (HELD == 0)], m2_held[HELD + (HELD == 0)];
+float ws_held[HELD + (HELD == 0)], wes_held[HELD + (HELD == 0)];
+NCPS_UNROLL
+for (int q = 0; q < HELD; ++q) {
+  const uint at = here ? (part + uint(q * PARTS)) * H + slot : 0u;
+  s2_held[q] = synapse_s2[at];
+  m2_held[q] = synapse_m2[at];
+  ws_held[q] = s2_held[q] * synapse_w[at];
+  wes_held[q] = s2_held[q] * synapse_we[at];
+}
+
 for (uint t = T; t-- > 0u;) {
   float k[OWN];
   NCPS_UNROLL
@@ -116,8 +130,18 @@ for (uint t = T; t-- > 0u;) {
         v[r] = before[((b * T + t) * U + u) * H + source];
         sum[r] = 0.0f;
       }
-      for (uint j = part; j < H; j += uint(PARTS)) {
-        const uint at = j * H + source;
+      NCPS_UNROLL
+      for (int q = 0; q < HELD; ++q) {
+        const uint j = part + uint(q * PARTS);
+        NCPS_UNROLL
+        for (int r = 0; r < ROWS; ++r) {
+          const float gate = ltc_gate(v[r], s2_held[q], m2_held[q]);
+          const float dn = dn_buffer[j][r], dd = dd_buffer[j][r];
+          sum[r] = ltc_source_backward(sum[r], gate, ws_held[q], wes_held[q], dn, dd);
+        }
+      }
+      uint at = (part + uint(HELD * PARTS)) * H + source;
+      for (uint j = part + uint(HELD * PARTS); j < H; j += uint(PARTS), at += stride) {
         const float s2 = synapse_s2[at], m2 = synapse_m2[at];
         const float ws = s2 * synapse_w[at], wes = s2 * synapse_we[at];  // for all rows
         NCPS_UNROLL

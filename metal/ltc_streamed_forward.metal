@@ -18,6 +18,7 @@
 //   int        ROWS                          : batch rows of a threadgroup
 //   int        PARTS                         : threads that share a target: 1, 2 or 4
 //   int        UNITS                         : H, rounded up
+//   int        HELD                          : synapses of a thread that stay in registers
 //   in float   num, den [B, T, H]            : sums over the inputs, with the leak
 //   in float   v0 [B, H]                     : potentials before the first step
 //   in float   ts [B, T]                     : timespans
@@ -43,6 +44,7 @@ const uint B = uint(sizes[0]), T = uint(sizes[1]), U = uint(sizes[2]), H = uint(
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
+const uint stride = uint(PARTS) * H;  // from a synapse of a thread to its next
 
 uint batch[OWN];  // of its rows
 NCPS_UNROLL
@@ -58,6 +60,18 @@ for (uint j = slot; j < H; j += slots) {
   }
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
+
+const bool here = slot < H;  // HELD: a thread has one target
+float s2_held[HELD + (HELD == 0)], m2_held[HELD + (HELD == 0)];
+float w_held[HELD + (HELD == 0)], we_held[HELD + (HELD == 0)];
+NCPS_UNROLL
+for (int q = 0; q < HELD; ++q) {
+  const uint at = here ? (part + uint(q * PARTS)) * H + slot : 0u;
+  s2_held[q] = synapse_s2[at];
+  m2_held[q] = synapse_m2[at];
+  w_held[q] = synapse_w[at];
+  we_held[q] = synapse_we[at];
+}
 
 uint now = 0u;
 for (uint t = 0u; t < T; ++t) {
@@ -140,8 +154,18 @@ for (uint t = 0u; t < T; ++t) {
       float n[ROWS], d[ROWS];
       NCPS_UNROLL
       for (int r = 0; r < ROWS; ++r) n[r] = d[r] = 0.0f;
-      for (uint i = part; i < H; i += uint(PARTS)) {
-        const uint at = i * H + target;
+      NCPS_UNROLL
+      for (int q = 0; q < HELD; ++q) {
+        NCPS_UNROLL
+        for (int r = 0; r < ROWS; ++r) {
+          const float v = v_buffer[now][part + uint(q * PARTS)][r];
+          const float gate = ltc_gate(v, s2_held[q], m2_held[q]);
+          n[r] += gate * we_held[q];
+          d[r] += gate * w_held[q];
+        }
+      }
+      uint at = (part + uint(HELD * PARTS)) * H + target;
+      for (uint i = part + uint(HELD * PARTS); i < H; i += uint(PARTS), at += stride) {
         const float s2 = synapse_s2[at], m2 = synapse_m2[at];
         const float w = synapse_w[at], we = synapse_we[at];
         NCPS_UNROLL

@@ -178,14 +178,18 @@ def test_a_runner_asks_for_the_chip_when_it_launches_first(monkeypatch):
     assert asked == [mx.gpu]
 
 
-@pytest.mark.parametrize(("geometry", "streams"), [(APPLE, True), (CUDA, False)])
-def test_large_batches_stream_the_lists_that_fit_registers_on_apple_chips(geometry, streams):
+@pytest.mark.parametrize(
+    ("geometry", "batch"),
+    [(APPLE, 256), (apple("applegpu_g15s"), 512), (apple("applegpu_g15d"), 1024), (CUDA, None)],
+)
+def test_large_batches_stream_the_lists_that_fit_registers_on_apple_chips(geometry, batch):
     def forward(batch):
         found = launches(trace_ltc, geometry=geometry, batch=batch, **LISTS)
         return found[-1].kernel
 
-    assert forward(255) == "ncps_ltc_dense_forward_lists"
-    assert forward(256) == ("ncps_ltc_lists_forward" if streams else forward(255))
+    assert forward((batch or 2**14) - 1) == "ncps_ltc_dense_forward_lists"
+    if batch is not None:
+        assert forward(batch) == "ncps_ltc_lists_forward"
 
 
 @pytest.mark.parametrize(("geometry", "streams"), [(APPLE, True), (CUDA, False)])

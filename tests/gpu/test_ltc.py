@@ -71,6 +71,26 @@ def test_ltc_sequence_of_nothing_is_empty(case):
         assert not any(np.any(np.array(g)) for g in gradients(case, "metal").values())
 
 
+def test_one_row_that_four_threads_stream_for_keeps_some_synapses_in_registers():
+    def held(batch, units, memory=False):
+        plans = APPLE.streamed_forward, APPLE.streamed_backward
+        (found,) = {plan(batch, units, memory).argument("HELD") for plan in plans}
+        return found
+
+    assert [held(b, 128) for b in (1, 8, 15, 16, 64)] == [12, 12, 12, 0, 0]
+    assert [held(1, h) for h in (31, 65, 128, 129, 512)] == [7, 12, 12, 0, 0]
+    assert held(1, 128, memory=True) == 0
+
+
+@pytest.mark.parametrize("units", [1, 5, 33, 65])
+def test_ltc_streamed_for_one_row_keeps_synapses_in_registers(units):
+    case = LtcCase(batch=2, steps=3, units=units, unfolds=2, timespans="per_batch")
+    for order in ORDERS:
+        with simulated(order, geometry=replace(APPLE, dense_units=0)):
+            check_states(case, "metal")
+            check_gradients(case, "metal")
+
+
 @pytest.mark.parametrize("threads", [32, 64, 512])
 def test_ltc_streamed_walks_over_more_neurons_than_threads(threads):
     with simulated("chaos", geometry=replace(APPLE, threads=threads, dense_units=0)):
@@ -102,6 +122,7 @@ SPARSE = [  # sparse enough for the kernels of synapse lists
     LtcCase(batch=1, steps=1, inputs=1, units=2, unfolds=1, density=0.2, timespans="per_batch"),
     LtcCase(batch=5, steps=2, units=33, unfolds=2, density=0.2, timespans="zero"),
     LtcCase(batch=3, steps=2, units=100, unfolds=2, density=0.05, implicit=True),
+    LtcCase(batch=2, steps=2, units=64, unfolds=2, density=0.08),  # two threads of a source
     LtcCase(batch=17, steps=4, units=33, unfolds=2, density=0.2),  # several chunks of rows
     LTC_WIRED_CASES[1],
 ]

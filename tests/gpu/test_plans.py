@@ -204,6 +204,19 @@ def test_wirings_in_registers_beat_streamed_lists_and_all_synapses(batch, traini
     assert np.all(ours < 1.4 * on_every_chip(plan, streamed))
 
 
+@pytest.mark.parametrize("geometry", [APPLE, CUDA])
+def test_as_few_threads_share_a_source_as_keep_a_core_busy_and_registers_hold(geometry):
+    most = geometry.lstm_lists_backward_per  # synapses of a thread
+    for units in range(1, 129):
+        for synapses in range(1, units + 1):
+            parts = geometry.lists_backward_parts(units, synapses)
+            fewer = [n for n in (2, 4, 8) if n < parts]
+            assert all(n * units < 128 or synapses > n * most for n in fewer)
+            assert parts * units <= 512
+    assert geometry.lists_backward_parts(64, 11) == 2  # AutoNCP(64, 8)
+    assert [geometry.lists_backward_parts(n, 5) for n in (16, 32, 64, 128)] == [8, 4, 2, 2]
+
+
 @pytest.mark.parametrize("batch", [8, 16, 64, 128, 512])
 def test_no_number_of_rows_is_twice_as_good_for_streamed_lists(batch):
     plan = partial(table.ltc, batch, units=256, synapses=table.auto_ncp(256, 16))

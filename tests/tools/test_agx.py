@@ -285,6 +285,29 @@ def test_an_unfold_of_the_dense_ltc_is_within_one_and_a_half_of_its_floor():
     assert unfold.cycles <= 1.5 * 16 * (4 + 6 + 3 + 3)
 
 
+@pytest.mark.parametrize("call", ["LTC 64", "LTC AutoNCP(64, 8)"])
+def test_training_of_64_neurons_is_predicted_one_and_a_half_times_as_fast_as_before(call):
+    code = loops.load()
+    for batch in compiled.BATCHES:
+        now = [compiled.milliseconds(call, batch, chip, code) for chip in chips.CHIPS]
+        before = compiled.BEFORE["ms"][call][str(batch)]  # three digits
+        assert [a / b > 1.49 for a, b in zip(before, now, strict=True)] == [True] * 3
+
+
+def test_the_floor_of_an_ltc_counts_the_synapses_that_exist_and_the_rows_of_a_core():
+    m1 = chips.CHIPS[0]
+    cycle = 1 / (128 * m1.gigahertz * 1e6)  # of 128 lanes
+    dense = 128 * 6 * 128**2 * (14 + 16) * cycle
+    assert compiled.floor("LTC 128", 8, m1) == pytest.approx(dense)
+    assert compiled.floor("LTC 128", 9, m1) == pytest.approx(2 * dense)
+    assert compiled.floor("LTC 128", 256, m1) == pytest.approx(32 * dense)  # in several launches
+    wired = 128 * 6 * 484 * (14 + 21) * cycle
+    for batch in (8, 256):  # its forward in registers, and streamed
+        found = compiled.floor("LTC AutoNCP(64, 8)", batch, m1)
+        assert found == pytest.approx(batch // 8 * wired)
+    assert compiled.floor("CfC 128", 8, m1) == 0
+
+
 def test_a_sum_by_matrices_is_near_its_multiply_adds():
     """Of a turn, 16 for a layer of 8 rows and 48 for its three heads; without matrices the loop
     takes 4.2 and 2.6 cycles for each.

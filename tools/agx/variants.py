@@ -169,17 +169,21 @@ def cover(names) -> list[str]:
 
 LTC = {"batch": 1, "steps": 2, "inputs": 8, "unfolds": 6}
 CFC = {"steps": 2, "inputs": 8}
-STARS = (4, 4), (24, 24), (1, 28), (56, 1), (28, 1)  # synapses into and out of a neuron
+STARS = (4, 4), (12, 12), (24, 24), (1, 28), (56, 1), (28, 1)  # synapses into and out of a neuron
 
 
 def ltc_calls():
     """All synapses of a thread in registers, 1 to 16 forward and 1 to 8 backward; of lists,
-    1 to 14 and 1 to 7; streamed, by rows and parts; lists streamed, by rows and SIMD groups.
+    1 to 14 and 1 to 7, by parts; streamed, by rows and parts; lists streamed, by rows and SIMD
+    groups.
     """
     yield from ({"units": units} for units in range(1, 65))
     yield {"units": 8, "implicit": True}
-    for units in (32, 64, 128):
-        for into, out in [(4 * n, 1) for n in range(1, 15)] + [(1, 4 * n) for n in range(1, 15)]:
+    for units in (16, 32, 64, 128):
+        few = [(1, 2 * n) for n in (1, 3, 5)]  # of two threads
+        for into, out in (
+            [(4 * n, 1) for n in range(1, 15)] + [(1, 4 * n) for n in range(1, 15)] + few
+        ):
             if max(into, out) <= units:
                 yield {"units": units, "synapses": star(units, into, out)}
     for units, batch in itertools.product((128, 256, 512), BATCHES):

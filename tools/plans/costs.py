@@ -61,7 +61,8 @@ def _ltc_streamed(f, operations, loads, **more):
     n, rows, rounds = f.threads[0], f.template["ROWS"], T * U
     terms = rounds * _passes(f, H, H)
     gates = n * terms * rows
-    streamed, held = 16 * H * H * rounds, 16 * H * H
+    held = 16 * H * (H - f.template["HELD"] * f.template["PARTS"])
+    streamed = held * rounds
     shared = _shared_loads(n, loads * terms, rows)
     return Cost(gates, operations * gates, shared, streamed, held, rounds, **more)
 

@@ -19,15 +19,24 @@ from typing import Literal
 
 import mlx.core as mx
 
-from .pieces import LTC_COPIES, SIMD, Launch, Pieces, ceil_div, once, round_up
+from .pieces import (
+    BUSY,
+    LTC_COPIES,
+    SIMD,
+    Launch,
+    Pieces,
+    ceil_div,
+    dense_launch,
+    dense_threads,
+    fitting,
+    gradient_chunks,
+    once,
+    power_of_two,
+    round_up,
+)
 
 TILE = 8  # rows and columns of a simdgroup_matrix
 Kept = tuple[int, int]  # of a CfC's row in threadgroup memory: times its units, its widest layer
-
-
-def _power_of_two(most: int) -> int:
-    """The largest power of two that is not larger than `most` >= 1."""
-    return 1 << (most.bit_length() - 1)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: a key that costs nothing
@@ -42,6 +51,7 @@ class Geometry(Pieces):
 
     dense_units: int = 64  # up to here all synapses of an LTC stay in registers
     dense_groups: int = 256  # threadgroups of the dense backward, which own a slab of gradients
+    held: int = 12  # synapses of a thread in registers, where four stream the rest for one row
     ltc_rows: int = 8  # that share a load, at most: from there on arithmetic is the limit
     lists_forward_parts: int = 4  # threads that share a target whose synapses stay in registers
     lists_forward_per: int = 14  # synapses of a thread in 104 registers, 5 for each
@@ -82,50 +92,55 @@ class Geometry(Pieces):
         """A thread per (synapse, chunk); a SIMD group per (32 targets, source, chunk); z counts
         the chunks.
         """
-        chunks, y = _chunks(rows, sources * units), min(8, sources)
+        chunks, y = gradient_chunks(rows, sources * units), min(8, sources)
         return Launch((ceil_div(units, SIMD), ceil_div(sources, y), chunks), (SIMD, y, 1))
 
     @once
     def lists_gradient(self, rows: int, synapses: int) -> Launch:
         """A thread per (synapse, chunk of rows); y counts the chunks."""
-        return Launch((ceil_div(synapses, 128), _chunks(rows, synapses), 1), (128, 1, 1))
+        return Launch((ceil_div(synapses, 128), gradient_chunks(rows, synapses), 1), (128, 1, 1))
 
     def dense_fits(self, units: int) -> bool:
         """Whether the kernels with all synapses in registers can run: forward 4, backward 8 threads
         per neuron.
         """
-        return units <= self.dense_units and _dense_threads(units, 8) <= self.threads
+        return units <= self.dense_units and dense_threads(units, 8) <= self.threads
 
     @once
     def dense_forward(self, batch: int, units: int) -> Launch:
         """A threadgroup per batch row, all synapses in registers."""
-        return _dense(batch, units, ceil_div(units, 4), 4, round_up(units, 4))
+        return dense_launch(batch, units, ceil_div(units, 4), 4, round_up(units, 4))
 
     @once
     def dense_backward(self, batch: int, units: int) -> Launch:
         """Threadgroups that each own a slab of gradients, over several batch rows."""
         groups = min(batch, self.dense_groups)
-        return _dense(groups, units, ceil_div(units, 8), 8, round_up(units, 8))
+        return dense_launch(groups, units, ceil_div(units, 8), 8, round_up(units, 8))
 
-    def lists_backward_parts(self, units: int) -> int:
-        """Threads that share a source whose few synapses stay in registers."""
+    def lists_backward_parts(self, units: int, most: int) -> int:
+        """Threads that share a source whose synapses, at most so many, stay in registers: as few as
+        keep a core busy, as each repeats what its source does beside them.
+        """
+        for parts in (2, 4):
+            if ceil_div(most, parts) <= self.lstm_lists_backward_per and parts * units >= BUSY:
+                return parts
         return 8 if units <= self.dense_units else 4
 
     def dense_lists_fit(self, units: int, forward_per: int, backward_per: int) -> bool:
         """Whether a sparse wiring's synapses stay in registers, with so many per thread."""
-        parts = max(self.lists_forward_parts, self.lists_backward_parts(units))
+        parts = max(self.lists_forward_parts, self.lists_backward_parts(units, units))
         few = forward_per <= self.lists_forward_per and backward_per <= self.lists_backward_per
-        return few and _dense_threads(units, parts) <= self.threads
+        return few and dense_threads(units, parts) <= self.threads
 
     @once
     def dense_lists_forward(self, batch: int, units: int, per: int, parts: int) -> Launch:
         """As `dense_forward`, with the synapses of a wiring."""
-        return _dense(batch, units, per, parts, units)
+        return dense_launch(batch, units, per, parts, units)
 
     @once
     def dense_lists_backward(self, batch: int, units: int, per: int, parts: int) -> Launch:
         """As `dense_backward`, with the synapses of a wiring."""
-        return _dense(min(batch, self.dense_groups), units, per, parts, units)
+        return dense_launch(min(batch, self.dense_groups), units, per, parts, units)
 
     @once
     def streamed_forward(self, batch: int, units: int, memory: bool = False) -> Launch:
@@ -140,8 +155,10 @@ class Geometry(Pieces):
     def _streamed(self, batch: int, units: int, copies: int, memory: bool) -> Launch:
         padded = round_up(units)
         most = self.lstm_rows if memory and 2 * padded > self.threads else self.ltc_rows
-        launch = _fitting(self._blocked(batch, units, copies * 4 * padded, most))
-        return launch._replace(template=(*launch.template, ("UNITS", padded)))
+        launch = fitting(self._blocked(batch, units, copies * 4 * padded, most))
+        four = launch.argument("ROWS") == 1 and launch.argument("PARTS") == 4 and not memory
+        held = min(self.held, units // 4) if four else 0
+        return launch._replace(template=(*launch.template, ("UNITS", padded), ("HELD", held)))
 
     def lists_pay(self, sources: int, units: int, synapses: int) -> bool:
         """Whether lists of the synapses beat the dense kernels: half of them missing."""
@@ -160,7 +177,7 @@ class Geometry(Pieces):
         """
         fits = self.memory // (LTC_COPIES[memory] * 4 * round_up(units))
         most = self.lstm_rows if memory else self.ltc_rows
-        rows = _power_of_two(max(1, min(most, fits, self._lists_share(batch))))
+        rows = power_of_two(max(1, min(most, fits, self._lists_share(batch))))
         simds = max(1, min(4, fits // rows, batch // (64 * rows)))
         template = ("SIMDS", simds), ("ROWS", rows), ("UNITS", round_up(units))
         return Launch((ceil_div(batch, rows * simds), 1, 1), (SIMD * simds, 1, 1), template)
@@ -184,7 +201,7 @@ class Geometry(Pieces):
         all heads, one of them in the place of h.
         """
         matrix = heads + (not widths), min(len(widths), 2)
-        return _fitting(self._cfc(batch, units, widths, heads, weights, (2, 2), matrix))
+        return fitting(self._cfc(batch, units, widths, heads, weights, (2, 2), matrix))
 
     @once
     def cfc_backward(
@@ -192,7 +209,7 @@ class Geometry(Pieces):
     ) -> Launch:
         """Each row keeps dh, the heads' gradients, and the layers', these double-buffered."""
         kept = 1 + heads, 2
-        return _fitting(self._cfc(batch, units, widths, heads, weights, kept, kept))
+        return fitting(self._cfc(batch, units, widths, heads, weights, kept, kept))
 
     def _cfc(
         self, batch: int, units: int, widths: tuple[int, ...], heads: int, weights: int, *kept: Kept
@@ -240,7 +257,7 @@ class Geometry(Pieces):
         if row > self.memory - shared:
             return None
         most = min((self.memory - shared) // row, batch // self.min_groups, most_rows)
-        rows = _power_of_two(max(1, most))
+        rows = power_of_two(max(1, most))
         if not parts:
             parts = next((p for p in (4, 2) if round_up(p * neurons) <= self.threads), 1)
         threads = min(round_up(parts * neurons), self.threads)
@@ -248,33 +265,16 @@ class Geometry(Pieces):
         return Launch((ceil_div(batch, rows), 1, 1), (threads, 1, 1), template)
 
 
-def _fitting(launch: Launch | None) -> Launch:
-    """A launch of which one row fits: `ltc_excess` and `cfc_takes_products` see to that."""
-    assert launch is not None
-    return launch
-
-
-def _chunks(rows: int, synapses: int) -> int:
-    """Chunks of rows whose gradients are summed apart: of >= 64 rows, while 2^19 threads last."""
-    return max(1, min(ceil_div(rows, 64), 2**19 // synapses))
-
-
-def _dense_threads(units: int, parts: int) -> int:
-    """`parts` threads per neuron; every padded neuron that others read has its threads."""
-    return round_up(parts * round_up(units, parts))
-
-
-def _dense(groups: int, units: int, per: int, parts: int, padded: int) -> Launch:
-    template = ("PER", per), ("PARTS", parts), ("UNITS", padded)
-    return Launch((groups, 1, 1), (_dense_threads(units, parts), 1, 1), template)
-
-
 APPLE = Geometry()
 
 # By the last letter of what Metal calls a chip's architecture ("applegpu_g13s"), as MLX tells them
 # apart: p phones, g plain and Pro, s Max, d Ultra. A newer letter is as a plain chip until it is
 # known. So many threadgroups that no core of the smallest Max or Ultra idles, and each gets one.
-CLASSES = {"s": replace(APPLE, min_groups=32), "d": replace(APPLE, min_groups=64)}
+# A SIMD group streams lists for several rows: from more rows on it keeps more cores busy.
+CLASSES = {
+    "s": replace(APPLE, min_groups=32, lists_batch=512),
+    "d": replace(APPLE, min_groups=64, lists_batch=1024),
+}
 
 
 def apple(architecture: str) -> Geometry:

@@ -115,7 +115,8 @@ def _lists(
     places = source.astype(np.int64) * targets + target
     index = np.full(sources * targets, source.size)
     index[places] = np.arange(source.size)
-    parts = geometry.lists_forward_parts, geometry.lists_backward_parts(sources)
+    most = int(np.bincount(source, minlength=sources).max(initial=0))
+    parts = geometry.lists_forward_parts, geometry.lists_backward_parts(sources, most)
     return Lists(
         _slices(target, source, places, targets),
         _slices(source, target, places, sources),

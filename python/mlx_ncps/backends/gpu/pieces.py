@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import mlx.core as mx
 
 SIMD = 32  # threads of a SIMD group
+BUSY = 4 * SIMD  # threads of a core: each of its four schedulers has a SIMD group
 # Numbers [H] of a row in threadgroup memory in the backward of an LTC, which keeps most: dn, dd and
 # dv, and behind an LSTM two more.
 LTC_COPIES = 3, 5
@@ -34,6 +35,11 @@ def round_up(n: int, to: int = SIMD) -> int:
     return ceil_div(n, to) * to
 
 
+def power_of_two(most: int) -> int:
+    """The largest power of two that is not larger than `most` >= 1."""
+    return 1 << (most.bit_length() - 1)
+
+
 class Launch(NamedTuple):
     """Threadgroups and threads of each, along x, y, z, and the template arguments of the kernel
     that follow from them; matrix: whether a CfC's sums are of simdgroup_matrix.
@@ -52,6 +58,28 @@ class Launch(NamedTuple):
     def argument(self, name: str) -> int:
         """A template argument."""
         return dict(self.template)[name]
+
+
+def dense_threads(units: int, parts: int) -> int:
+    """`parts` threads per neuron; every padded neuron that others read has its threads."""
+    return round_up(parts * round_up(units, parts))
+
+
+def dense_launch(groups: int, units: int, per: int, parts: int, padded: int) -> Launch:
+    """Of an LTC with its synapses in registers, `per` in each thread."""
+    template = ("PER", per), ("PARTS", parts), ("UNITS", padded)
+    return Launch((groups, 1, 1), (dense_threads(units, parts), 1, 1), template)
+
+
+def gradient_chunks(rows: int, synapses: int) -> int:
+    """Chunks of rows whose gradients are summed apart: of >= 64 rows, while 2^19 threads last."""
+    return max(1, min(ceil_div(rows, 64), 2**19 // synapses))
+
+
+def fitting(launch: Launch | None) -> Launch:
+    """A launch of which one row fits: `ltc_excess` and `cfc_takes_products` see to that."""
+    assert launch is not None
+    return launch
 
 
 class Piece(NamedTuple):
