@@ -50,6 +50,19 @@ def partners(tokens: list[Token]) -> dict[int, int]:
     return pairs
 
 
+def of_cuda_alone(text: str, position: int) -> bool:
+    """Whether the position lies in the `#else` of an `#if` that asks for Metal."""
+    blocks = []
+    for word, rest in re.findall(r"^[ \t]*#[ \t]*(\w+)(.*)", text[:position], re.MULTILINE):
+        if word.startswith("if"):
+            blocks.append("metal" if "__METAL_VERSION__" in rest else "")
+        elif word == "endif":
+            blocks.pop()
+        elif word == "else" and blocks[-1]:
+            blocks[-1] = "cuda"
+    return "cuda" in blocks
+
+
 def conditional(text: str, position: int) -> bool:
     """Whether the position lies in an `#if` block: text that not every build compiles."""
     directives = re.findall(r"^[ \t]*#[ \t]*(if|endif)", text[:position], re.MULTILINE)
