@@ -84,6 +84,13 @@ def test_tokenize_skips_comments_strings_and_directives():
     assert {e.operator for e in edits(text)} == {"constant", "operands"}
 
 
+def test_tokenize_reads_macros_of_code():
+    text = "#define F(a, b) \\\n  for (;;) { \\\n    a = b + 1; \\\n  }\n"
+    text += "#define X(Y) Y(1) \\\n  Y(2)\nint c;"
+    assert "".join(t.text for t in tokenize(text)) == "for(;;){a=b+1;}intc;"
+    assert {e.operator for e in edits(text)} == {"constant", "loop", "sign", "statement", "term"}
+
+
 @pytest.mark.parametrize("text", ["f(;", "f);", "f(];"])
 def test_partners_refuses_unbalanced_brackets(text):
     with pytest.raises(ValueError, match=r"\[mutation\]"):

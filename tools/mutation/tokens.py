@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 _PATTERN = re.compile(
     r"""
-    (?P<skip>\s+|//[^\n]*|/\*.*?\*/|^[ \t]*\#(?:\\\n|[^\n])*)
+    (?P<skip>\s+|//[^\n]*|/\*.*?\*/|\\\n
+      |^[ \t]*\#define\ \w+\([^)\n]*\)[ \t]*\\\n(?=(?:[^\n]*\\\n)*[^\n]*\})  # head of code
+      |^[ \t]*\#(?:\\\n|[^\n])*)
   | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')
   | (?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)[fFuUlL]*)
   | (?P<name>[A-Za-z_]\w*)
@@ -26,7 +28,9 @@ class Token(NamedTuple):
 
 
 def tokenize(text: str) -> list[Token]:
-    """Every token but white space, comments and preprocessor lines."""
+    """Every token but white space, comments and preprocessor lines, but for macros of several lines
+    with code in braces.
+    """
     return [
         Token(m.lastgroup, m.group(), m.start(), m.end())
         for m in _PATTERN.finditer(text)
