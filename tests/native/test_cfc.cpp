@@ -175,7 +175,8 @@ NATIVE_TEST(cfc_kernels_equal_the_equations) {
       check_cfc({2, 30, 3, 4, 6, 2, NCPS_CFC_DEFAULT, activation, 4});
     check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});
     check_cfc({17, 2, 3, 33, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});  // narrow backbone
-    check_cfc({8, 30, 2, 5, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});   // more than one chunk
+    for (const long K : {5, 17}) check_cfc({2, 2, 1, 1, K, 1, NCPS_CFC_PURE, NCPS_SILU, 1});
+    check_cfc({8, 30, 2, 5, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});  // more than one chunk
   });
 }
 

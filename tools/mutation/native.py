@@ -27,6 +27,8 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SUPPORT = (*("csrc/cpu/interrupt.cpp", "csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),)
 OTHER_TESTS = ("perf_guard.cpp", "test_thread_pool.cpp")  # have a main of their own, run no kernel
 
+OF_WIDE_VECTORS = ("GATES_AHEAD",)  # lines that do nothing where vectors are narrow
+
 # How the name of a text begins -> what the names of all tests that run it contain, so that the
 # others need not run; any other text is run by all.
 TESTS_OF = {
@@ -50,6 +52,8 @@ class Kernels:
 
     def isa_of(self, mutant: Mutant) -> str | None:
         """An instruction set whose build has the mutated text; None when this machine has none."""
+        if any(word in mutant.before for word in OF_WIDE_VECTORS):
+            return runnable()[-1]
         if not conditional(self.tree.text(mutant.path), mutant.edit.start):
             return "baseline"
         for isa in runnable():
