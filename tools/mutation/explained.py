@@ -101,4 +101,24 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "if (!WHOLE && !out.lane) *to += horizontal_sum(sum);",
         "if (!WHOLE || !out.lane) *to += horizontal_sum(sum);",
     ): "equivalent: the sum is 0 where its lanes were added one by one",
+    (
+        "csrc/cpu/program_slopes.inl",
+        "const Place to = g.of(k, i.in[0], 0), from = g.of(k, i.out, 0);",
+        "const Place to = g.of(k, i.in[0], 1), from = g.of(k, i.out, 0);",
+    ): "equivalent: the size decides about the lane, which moves and sums do not read",
+    (
+        "csrc/cpu/program_backward.inl",
+        "blocks = (p.B + rows - 1) / rows, tasks = min_of(blocks, MAX_SLABS);",
+        "blocks = (p.B + rows) / rows, tasks = min_of(blocks, MAX_SLABS);",
+    ): "equivalent: at most a block without rows more",
+    (
+        "csrc/cpu/cfc_backward.inl",
+        "const long rows = even_rows(p.B, p.B < 128 ? CFC_ROWS / 2 : CFC_ROWS,",
+        "const long rows = even_rows(p.B, (CFC_ROWS),",
+    ): "speed only: rows per task",
+    (
+        "csrc/cpu/memory.inl",
+        "} arrays[3];",
+        "} arrays[4];",
+    ): "speed only: a fourth array of no floats, of which nothing is prefetched",
 }
