@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/cpu/interrupt.h"
 #include "csrc/cpu/kernels.h"
 #include "metal/activations.h"
 #include "tests/native/test.h"
@@ -85,6 +86,36 @@ inline void check_rows_apart(const std::string& name, size_t rows,
     for (size_t i = outputs[o]->size / std::max(rows, 1ul); i < outputs[o]->size; ++i)
       require(outputs[o]->data[i] == before[o][i],
               name + ": row 0 reaches output " + std::to_string(o) + "[" + std::to_string(i) + "]");
+}
+
+// Fails where run(), a packed cell, writes other states than those that are there.
+template <typename Run>
+inline void check_packed(const std::string& name, const std::vector<const Exact*>& states,
+                         Run run) {
+  std::vector<std::vector<float>> before;
+  for (const auto* each : states) before.emplace_back(each->get(), each->get() + each->size);
+  for (const auto* each : states)
+    std::fill_n(each->get(), each->size, std::numeric_limits<float>::quiet_NaN());
+  run();
+  for (size_t n = 0; n < states.size(); ++n)
+    for (size_t i = 0; i < states[n]->size; ++i)
+      require(states[n]->data[i] == before[n][i] || std::isnan(before[n][i]),
+              name + ": packed, other states " + std::to_string(n) + "[" + std::to_string(i) + "]");
+}
+
+// Fails where run() goes on after Ctrl-C.
+template <typename Run>
+inline void check_gives_up(const std::string& name, Run run) {
+  const WorkFor main(true);
+  bool ended = false;
+  give_up(true);
+  try {
+    run();
+  } catch (const Interrupted&) {
+    ended = true;
+  }
+  give_up(false);
+  require(ended, name + ": goes on after Ctrl-C");
 }
 
 template <typename Loss>

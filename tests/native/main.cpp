@@ -1,4 +1,5 @@
-// Runs every native test, or those whose names contain the first argument.
+// Runs every native test, or those whose names contain the first argument; up to the first failure
+// when there is a second one.
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
       std::printf("FAILED  %s: %s\n", test.name, error.what());
     }
     std::fflush(stdout);
+    if (failed && argc > 2) break;
   }
   std::printf("%d native tests, %d failed\n", run, failed);
   return run > 0 && failed == 0 ? 0 : 1;

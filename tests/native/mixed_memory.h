@@ -1,5 +1,5 @@
 // The LSTM of mixed memory in the tests: arguments c0, input_weight, bias, recurrent_weight after
-// the cell's; states h, then c.
+// the cell's, then x where it reads inputs of its own; states h, then c.
 #pragma once
 
 #include "tests/native/kernels.h"
@@ -24,11 +24,13 @@ inline void lstm_step(const Numbers* memory, const double* x, long I, double* h,
 // What a kernel reads and writes for the LSTM in front of a cell, with arrays of their exact sizes.
 struct Memory {
   bool on;
+  long own;  // inputs of its own
   std::vector<Exact> in, out;
   Exact c, gates, dc;
   Memory(bool mixed, const std::vector<Numbers>& a, size_t first, const Numbers& cotangents,
-         size_t states)
+         size_t states, long own_inputs = 0)
       : on(mixed),
+        own(own_inputs),
         c(on ? states : 0),
         gates(on ? 4 * states : 0),
         dc(on ? Numbers(cotangents.begin() + long(states), cotangents.end()) : Numbers()) {
@@ -42,6 +44,7 @@ struct Memory {
     p.c = c.get(), p.gates = gates.get(), p.dc = dc.get();
     p.dc0 = out[0].get(), p.dinput_weight = out[1].get(), p.dbias = out[2].get(),
     p.drecurrent_weight = out[3].get();
+    if (own > 0) p.inputs = own, p.x = in[4].get(), p.dx = out[4].get();
   }
   // The arrays that have the batch as axis 0: the cell's and those of the LSTM.
   using Arrays = std::vector<const Exact*>;
@@ -51,8 +54,11 @@ struct Memory {
   }
 };
 
-inline void draw_memory(Draw& draw, size_t B, size_t I, size_t H, std::vector<Numbers>& a) {
+// own: numbers of the inputs of its own, in all.
+inline void draw_memory(Draw& draw, size_t B, size_t I, size_t H, std::vector<Numbers>& a,
+                        size_t own = 0) {
   for (const size_t size : {B * H, 4 * H * I, 4 * H, 4 * H * H}) a.push_back(draw(size, -1, 1));
+  if (own > 0) a.push_back(draw(own, -1, 1));
 }
 
 // Steps that start anew, a third of them, with arrays of their exact sizes.

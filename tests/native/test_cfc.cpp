@@ -65,6 +65,17 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbe
   return states;
 }
 
+void run_packed(const CfcProblem& p) {
+  void* packed = kernels().new_packed_cfc(p);
+  auto call = p;  // without the parameters
+  for (const auto& all : {call.weight, call.bias}) std::fill_n(all, p.layers, nullptr);
+  for (const auto& all : {call.head_weight, call.head_bias}) std::fill_n(all, p.heads, nullptr);
+  call.w_tau = call.A = nullptr;
+  call.lstm.input_weight = call.lstm.bias = call.lstm.recurrent_weight = nullptr;
+  kernels().run_packed_cfc(packed, call);
+  kernels().free_packed_cfc(packed);
+}
+
 void check_cfc(const CfcSizes& n, bool mixed = false, bool resets = false) {
   Draw draw{std::mt19937(unsigned(n.H + 7 * n.K + n.mode))};
   const size_t B = n.B, T = n.T, I = n.I, H = n.H, K = n.K;
@@ -134,11 +145,15 @@ void check_cfc(const CfcSizes& n, bool mixed = false, bool resets = false) {
   std::fill_n(h.get(), h.size, std::numeric_limits<float>::quiet_NaN());
   kernels().cfc_forward(p);
   check_close(name + " h without saved", h, memory.c, states(a));
+  check_packed(name, {&h, &memory.c}, [&] { run_packed(p); });
   p.saved = saved.get();
   memory.bind(p.lstm);
   check_rows_apart(name, B, memory.with({&in[0], &in[1], &dh}, memory.in, memory.dc),
                    memory.with({&h, &out[0], &out[1]}, memory.out, memory.c), run);
   if (p.ts) check_rows_apart(name, B, {&in[2]}, {&out[2]}, run);
+  if (B == 0 || T == 0) return;
+  check_gives_up(name, [&] { kernels().cfc_forward(p); });
+  check_gives_up(name, [&] { kernels().cfc_backward(p); });
 }
 
 }  // namespace
@@ -160,7 +175,8 @@ NATIVE_TEST(cfc_kernels_equal_the_equations) {
       check_cfc({2, 30, 3, 4, 6, 2, NCPS_CFC_DEFAULT, activation, 4});
     check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});
     check_cfc({17, 2, 3, 33, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});  // narrow backbone
-    check_cfc({8, 30, 2, 5, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});   // more than one chunk
+    for (const long K : {5, 17}) check_cfc({2, 2, 1, 1, K, 1, NCPS_CFC_PURE, NCPS_SILU, 1});
+    check_cfc({8, 30, 2, 5, 6, 1, NCPS_CFC_DEFAULT, NCPS_LECUN_TANH, 4});  // more than one chunk
   });
 }
 

@@ -13,6 +13,7 @@ struct LtcSizes {
   long B, T, I, H, U;
   int solver = NCPS_LTC_SEMI_IMPLICIT;
   bool no_capacity = false;  // cm is 0
+  long own = 0;              // inputs that the LSTM reads in place of x
   long evaluations() const { return U * (solver == NCPS_LTC_RUNGE_KUTTA ? 4 : 1); }
 };
 
@@ -33,9 +34,10 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a, const Anew&
   for (long t = 0; t < n.T; ++t) {
     for (long b = 0; b < n.B; ++b)
       anew.start(b, t, n.T, n.H, v.data() + b * n.H, mixed ? c.data() + b * n.H : nullptr);
+    const long read = n.own > 0 ? n.own : n.I;
     for (long b = 0; mixed && b < n.B; ++b)
-      lstm_step(&a[14], a[0].data() + (b * n.T + t) * n.I, n.I, v.data() + b * n.H,
-                c.data() + b * n.H, n.H);
+      lstm_step(&a[14], a[n.own > 0 ? 18 : 0].data() + (b * n.T + t) * read, read,
+                v.data() + b * n.H, c.data() + b * n.H, n.H);
     memories.insert(memories.end(), c.begin(), c.end());
     // n and d of neuron j in row b at the potentials `at`
     const auto sums = [&](const Numbers& at, long b, long j) {
@@ -89,6 +91,16 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a, const Anew&
   return ordered;
 }
 
+void run_packed(const LtcProblem& p, LtcKernel kernel) {
+  void* packed = kernels().new_packed_ltc(p);
+  auto call = p;  // without the parameters
+  call.cm = call.leak_num = call.leak_den = nullptr, call.recurrent = call.sensory = {};
+  call.recurrent_list = call.sensory_list = nullptr;
+  call.lstm.input_weight = call.lstm.bias = call.lstm.recurrent_weight = nullptr;
+  kernels().run_packed_ltc(packed, call, kernel);
+  kernels().free_packed_ltc(packed);
+}
+
 // Only every keep-th synapse is present, the others' weights are 0 and not in the lists; keep = 0:
 // none is.
 void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = false,
@@ -114,13 +126,13 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
         else
           a[sensory ? 12 : 8][at] = a[sensory ? 13 : 9][at] = 0;
       }
-  if (mixed) draw_memory(draw, B, I, H, a);
+  if (mixed) draw_memory(draw, B, n.own > 0 ? n.own : I, H, a, B * T * n.own);
   std::vector<Exact> in(a.begin(), a.begin() + 14), out;
   for (const auto& each : in) out.emplace_back(each.size);
   const auto cotangents = draw((mixed ? 2 : 1) * B * T * H, -1, 1);
   const Exact v(B * T * H), saved(B * T * n.evaluations() * 2 * H),
       dv(Numbers(cotangents.begin(), cotangents.begin() + long(B * T * H)));
-  const Memory memory(mixed, a, 14, cotangents, B * T * H);
+  const Memory memory(mixed, a, 14, cotangents, B * T * H, n.own);
   const Anew anew(resets, draw, B, T, H);
   LtcProblem p{};
   memory.bind(p.lstm);
@@ -158,10 +170,15 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
   std::fill_n(v.get(), v.size, std::numeric_limits<float>::quiet_NaN());
   kernels().ltc_forward(p, kernel);
   check_close(name + " v without saved", v, memory.c, ltc_states(n, a, anew));
+  if (p.recurrent_list || kernel == LtcKernel::DENSE)
+    check_packed(name, {&v, &memory.c}, [&] { run_packed(p, kernel); });
   p.saved = saved.get();
   memory.bind(p.lstm);
   check_rows_apart(name, B, memory.with({&in[0], &in[1], &in[2], &dv}, memory.in, memory.dc),
                    memory.with({&v, &out[0], &out[1], &out[2]}, memory.out, memory.c), run);
+  if (B == 0 || T == 0) return;
+  check_gives_up(name, [&] { kernels().ltc_forward(p, kernel); });
+  check_gives_up(name, [&] { kernels().ltc_backward(p, kernel); });
 }
 
 }  // namespace
@@ -222,6 +239,15 @@ NATIVE_TEST(ltc_kernels_with_mixed_memory_equal_the_equations) {
                               {3, 0, 2, 4, 2}})
       for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
         for (const long keep : {1, 3}) check_ltc(n, kernel, keep, true);
+  });
+}
+
+NATIVE_TEST(ltc_kernels_whose_lstm_has_inputs_of_its_own_equal_the_equations) {
+  for_each_isa([] {
+    for (const long own : {1, 2, 21})
+      for (const long B : {3, 17})
+        for (const LtcKernel kernel : {LtcKernel::DENSE, LtcKernel::LISTS})
+          check_ltc({B, 3, 2, 5, 2, NCPS_LTC_SEMI_IMPLICIT, false, own}, kernel, 1, true);
   });
 }
 

@@ -133,6 +133,25 @@ NATIVE_TEST(programs_over_an_axis_of_any_length_equal_the_equations) {
   });
 }
 
+// The gradient of a constant has no place. A bias may be the first of the values.
+NATIVE_TEST(programs_of_constants_alone_equal_the_equations) {
+  for_each_isa([] {
+    StepProgram p({1, 3}, {3}, {1});
+    const int c = p.constant(0.7f), sum = p.in_step(SUM, 1, {c}, {1, 1, 1}),
+              wide = p.in_step(EXPAND, 3, {c}, {1, 3, 1}),
+              moved = p.in_step(MOVE, 3, {c}, {0, 0, 3, 0}),
+              soft = p.in_step(SOFTMAX, 1, {c}, {1, 1}),
+              product = p.matmul(p.input(0), 1, 3, 1, false, c),
+              other = p.matmul(p.input(0), 1, 3, 1, false, 0),
+              scaled = p.in_step(MUL, 3, {wide, p.input(0)}),
+              all = p.in_step(ADD, 3, {scaled, moved});
+    p.next = {p.in_step(ADD, 1, {product, soft})};
+    p.outputs = {sum, all, c, other};
+    for (const ProgramSizes& n : {ProgramSizes{1, 1}, {3, 2}, {17, 3}})
+      check_program("constants", p, n);
+  });
+}
+
 // Products of captured matrices and of computed ones, as they are and transposed, several of one.
 static StepProgram of_products(long X, long H) {
   StepProgram p({X * H, H, H * H, H * H, 1}, {X, 1}, {H, H});

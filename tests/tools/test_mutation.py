@@ -1,5 +1,6 @@
 """tools/mutation: what its operators do to small texts, what it draws, and how it counts."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,10 +8,17 @@ import pytest
 
 tools = pytest.importorskip("tools.mutation", reason="tools/ is not in a wheel")
 
-from tools.mutation import report, select, tree  # noqa: E402
+from tools.mutation import metal_tests, native, report, select, tree  # noqa: E402
 from tools.mutation.explained import EXPLAINED  # noqa: E402
 from tools.mutation.operators import OPERATORS, edits  # noqa: E402
-from tools.mutation.tokens import conditional, partners, tokenize  # noqa: E402
+from tools.mutation.tokens import (  # noqa: E402
+    conditional,
+    of_cuda_alone,
+    partners,
+    tokenize,
+)
+
+ROOT = Path(select.__file__).parents[2]
 
 
 def broken(text, operator):
@@ -76,6 +84,13 @@ def test_tokenize_skips_comments_strings_and_directives():
     assert {e.operator for e in edits(text)} == {"constant", "operands"}
 
 
+def test_tokenize_reads_macros_of_code():
+    text = "#define F(a, b) \\\n  for (;;) { \\\n    a = b + 1; \\\n  }\n"
+    text += "#define X(Y) Y(1) \\\n  Y(2)\nint c;"
+    assert "".join(t.text for t in tokenize(text)) == "for(;;){a=b+1;}intc;"
+    assert {e.operator for e in edits(text)} == {"constant", "loop", "sign", "statement", "term"}
+
+
 @pytest.mark.parametrize("text", ["f(;", "f);", "f(];"])
 def test_partners_refuses_unbalanced_brackets(text):
     with pytest.raises(ValueError, match=r"\[mutation\]"):
@@ -85,6 +100,11 @@ def test_partners_refuses_unbalanced_brackets(text):
 def test_conditional_knows_the_blocks_of_the_preprocessor():
     text = "1\n#if X\n2\n#else\n3\n#endif\n4\n"
     assert [conditional(text, text.index(c)) for c in "1234"] == [False, True, True, False]
+
+
+def test_what_only_cuda_compiles_is_no_text_of_metal():
+    text = "0\n#if defined(__METAL_VERSION__)\n1\n#if X\n2\n#else\n3\n#endif\n#else\n4\n#endif\n5"
+    assert [of_cuda_alone(text, text.index(c)) for c in "012345"] == [False] * 4 + [True, False]
 
 
 def test_edits_change_the_text_and_are_different():
@@ -111,6 +131,40 @@ def test_kernels_are_found_by_looking():
     assert {"csrc/cpu/program.inl", "csrc/cpu/ltc_dense.inl", "metal/ltc.h"} <= cpu
     assert "csrc/cpu/kernels.inl" not in cpu
     assert all((root / f"csrc/cpu/{stem}.inl").is_file() for stem in select.NO_KERNELS)
+    everything = {path.relative_to(root).as_posix() for path in (root / "metal").iterdir()}
+    assert everything - set(select.kernel_files(root, "all")) == {select.CUDA_HEADER}
+
+
+def test_every_text_of_metal_has_judges_that_exist():
+    beginnings = set()
+    for path in [*select.kernel_files(ROOT, "metal"), *select.SHARED_FILES]:
+        quick, *_, family = metal_tests.selections(path)
+        assert quick != family
+        files = [word for word in [*quick, *family] if word.endswith(".py")]
+        assert all((ROOT / file).is_file() for file in files)
+        beginnings |= {name for name in metal_tests.JUDGES if Path(path).stem.startswith(name)}
+    assert beginnings == set(metal_tests.JUDGES)
+
+
+def test_the_longest_beginning_of_a_name_chooses_the_judges():
+    of = metal_tests.selections
+    assert of("metal/ltc_lists_gradient.metal") == of("metal/ltc_lists_forward.metal")
+    assert of("metal/ltc_dense_forward.metal") != of("metal/ltc_lists_forward.metal")
+    assert of("metal/ltc_neuron_backward.metal") == of("metal/ltc.h")
+
+
+def test_every_native_test_runs_for_some_text():
+    """Else a text would be judged without a test that runs it."""
+    files = [f for f in (ROOT / "tests/native").glob("*.cpp") if f.name not in native.OTHER_TESTS]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    names = re.findall(r"NATIVE_TEST\((\w+)\)", text)
+    assert len(names) > 20
+    for tests in native.TESTS_OF.values():
+        assert any(tests in name for name in names), tests
+    general = [n for n in names if not any(tests in n for tests in native.TESTS_OF.values())]
+    assert general == [n for n in names if n.startswith("kernels_")]
+    assert native.tests_of("csrc/cpu/ltc_lists.inl") == "ltc_kernels"
+    assert native.tests_of("csrc/cpu/simd.inl") == ""
 
 
 def test_mutant_names_its_line_and_its_text():

@@ -13,7 +13,7 @@ from . import report
 from .explained import EXPLAINED
 from .native import Native, SameCode, Sanitized, Threads
 from .pytests import Extension, Metal, Pytest
-from .select import METAL_HEADERS, Mutant, kernel_files, order, share
+from .select import SHARED_FILES, Mutant, kernel_files, order, share
 from .tree import Tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, help="stop after so long")
     parser.add_argument("--compiler", default="c++")
-    parser.add_argument("--quick", action="store_true", help="the C++ tests alone judge C++")
+    parser.add_argument("--quick", action="store_true", help="the first judges alone: see the page")
     return parser.parse_args()
 
 
@@ -53,15 +53,16 @@ class Judges:
     def __init__(self, folder: Path, options: argparse.Namespace):
         cpu, metal = Tree(ROOT, folder / "cpu"), Tree(ROOT, folder / "metal")
         native = [stage(cpu, options.compiler) for stage in (Native, Sanitized, Threads, SameCode)]
-        self.cpu = native if options.quick else [*native, Extension(cpu)]
-        judge = Metal(metal, options.out.parent.resolve() / "simulator")
+        self.cpu = native[:1] if options.quick else [*native, Extension(cpu)]
+        built = ROOT / "python/mlx_ncps"
+        judge = Metal(metal, options.out.parent.resolve() / "simulator", built, options.quick)
         self.metal = [judge] if judge.available else []
         self.tree = cpu
 
     @staticmethod
     def group(path: str) -> str:
         """What only the GPU runs is "metal", the rest "cpu"."""
-        return "metal" if path.endswith(".metal") or path in METAL_HEADERS else "cpu"
+        return "cpu" if path.startswith("csrc/") or path in SHARED_FILES else "metal"
 
     def stages(self, path: str) -> list:
         """Who judges mutants of this file."""

@@ -77,4 +77,48 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "const long each = stages_of(p) > 1 ? floats : 0;",
         "const long each = stages_of(p) > 2 ? floats : 0;",
     ): "equivalent: no solver has two stages",
+    (
+        "csrc/cpu/ltc_dense.inl",
+        "for (long lane = 0; lane < W; ++lane)",
+        "for (long lane = 0; lane <= W; ++lane)",
+    ): (
+        "equivalent: the float past the lanes is the first one of what is written next: the "
+        "next part, the next block, at the end cm"
+    ),
+    (
+        "csrc/cpu/packed.inl",
+        "if (kernel == LtcKernel::LISTS) return ltc_lists_forward_all(p, ltc.recurrent, "
+        "ltc.sensory, lstm);",
+        "if (false) return ltc_lists_forward_all(p, ltc.recurrent, ltc.sensory, lstm);",
+    ): "speed only: the dense kernel gives the same states of the same cell",
+    (
+        "csrc/cpu/program.inl",
+        "parallel_chains(threads, (p.B + rows - 1) / rows, (p.T + steps - 1) / steps, body);",
+        "parallel_chains(threads, (p.B + rows - 1) / rows, (p.T + steps + 1) / steps, body);",
+    ): "equivalent: a link past the last step has no steps",
+    (
+        "csrc/cpu/program_slopes.inl",
+        "if (!WHOLE && !out.lane) *to += horizontal_sum(sum);",
+        "if (!WHOLE || !out.lane) *to += horizontal_sum(sum);",
+    ): "equivalent: the sum is 0 where its lanes were added one by one",
+    (
+        "csrc/cpu/program_slopes.inl",
+        "const Place to = g.of(k, i.in[0], 0), from = g.of(k, i.out, 0);",
+        "const Place to = g.of(k, i.in[0], 1), from = g.of(k, i.out, 0);",
+    ): "equivalent: the size decides about the lane, which moves and sums do not read",
+    (
+        "csrc/cpu/program_backward.inl",
+        "blocks = (p.B + rows - 1) / rows, tasks = min_of(blocks, MAX_SLABS);",
+        "blocks = (p.B + rows) / rows, tasks = min_of(blocks, MAX_SLABS);",
+    ): "equivalent: at most a block without rows more",
+    (
+        "csrc/cpu/cfc_backward.inl",
+        "const long rows = even_rows(p.B, p.B < 128 ? CFC_ROWS / 2 : CFC_ROWS,",
+        "const long rows = even_rows(p.B, (CFC_ROWS),",
+    ): "speed only: rows per task",
+    (
+        "csrc/cpu/memory.inl",
+        "} arrays[3];",
+        "} arrays[4];",
+    ): "speed only: a fourth array of no floats, of which nothing is prefetched",
 }

@@ -27,6 +27,19 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SUPPORT = (*("csrc/cpu/interrupt.cpp", "csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),)
 OTHER_TESTS = ("perf_guard.cpp", "test_thread_pool.cpp")  # have a main of their own, run no kernel
 
+OF_WIDE_VECTORS = ("GATES_AHEAD", "W >= ")  # lines that do nothing where vectors are narrow
+
+# How the name of a text begins -> what the names of all tests that run it contain, so that the
+# others need not run; any other text is run by all.
+TESTS_OF = {
+    "cfc": "cfc_kernels",
+    "ltc": "ltc_kernels",
+    "lstm": "c_kernels",  # cfc_kernels, ltc_kernels
+    "resets": "c_kernels",
+    "dropout": "drop",
+    "program": "programs",
+}
+
 
 class Kernels:
     """Compiles the kernels of one tree for one instruction set, with the flags of a stage."""
@@ -39,6 +52,8 @@ class Kernels:
 
     def isa_of(self, mutant: Mutant) -> str | None:
         """An instruction set whose build has the mutated text; None when this machine has none."""
+        if any(word in mutant.before for word in OF_WIDE_VECTORS):
+            return runnable()[-1]
         if not conditional(self.tree.text(mutant.path), mutant.edit.start):
             return "baseline"
         for isa in runnable():
@@ -79,11 +94,11 @@ class Native(Kernels):
 
     def __init__(self, tree: Tree, compiler: str):
         super().__init__(tree, compiler)
-        self.limit = 600.0  # until the unchanged tree has shown what it takes
+        self.limits: dict[str, float] = {}  # of tests that the unchanged tree has passed
         self.ready = False
 
     def prepare(self) -> None:
-        """Build everything but the kernels, and see the tests pass. Raises RuntimeError."""
+        """Build everything, and keep the tests of the unchanged tree. Raises RuntimeError."""
         if self.ready:
             return
         for source in self.sources():
@@ -94,9 +109,15 @@ class Native(Kernels):
             isa, flags = self.objects / f"isa_{name}.o", (*self.support_flags, *flags)
             must(self.compile("csrc/cpu/isa.cpp", isa, flags))
         must(self.compile_kernels("baseline"))
-        result = must(self._tests("baseline"))
-        self.limit = max(20.0, 20 * result.seconds)
+        self._link("baseline").rename(self.objects / "unchanged")
         self.ready = True
+
+    def _limit(self, tests: str) -> float:
+        """Seconds that these tests may take; sees the unchanged tree pass them first."""
+        if tests not in self.limits:
+            result = must(self._run(self.objects / "unchanged", tests, 1800.0))
+            self.limits[tests] = max(20.0, 10 * result.seconds)
+        return self.limits[tests]
 
     def judge(self, mutant: Mutant) -> tuple[str, str]:
         """("killed", by what), ("survived", "") or ("invalid", why)."""
@@ -113,7 +134,9 @@ class Native(Kernels):
         if compiled.code != 0:
             self.object(isa).unlink(missing_ok=True)
             return "invalid", "does not compile"
-        result = self._tests(isa)
+        tests = tests_of(mutant.path)
+        limit = self._limit(tests)
+        result = self._run(self._link(isa), tests, limit)
         self.object(isa).unlink()
         return ("survived", "") if result.code == 0 else ("killed", _cause(result))
 
@@ -125,17 +148,20 @@ class Native(Kernels):
     def _support(self, source: str) -> Path:
         return self.objects / f"{Path(source).stem}.o"
 
-    def _tests(self, isa: str) -> Run:
-        """Link and run."""
+    def _link(self, isa: str) -> Path:
+        """The program of the tests."""
         isas = ["baseline"] if isa == "baseline" else list(ISA_FLAGS)
         parts = [self._support(source) for source in self.sources()]
         parts += [self.objects / ("isa_baseline.o" if isa == "baseline" else "isa_all.o")]
         parts += [self.object(i) for i in isas]
-        binary = str(self.objects / f"tests_{isa}")
-        must(self.run([*self.flags, *map(str, parts), "-pthread", "-o", binary], 120))
-        command = [binary]
-        bounded = not self.flags
-        return run(command, limit=self.limit, cwd=self.tree.folder, bounded=bounded)
+        binary = self.objects / f"tests_{isa}"
+        must(self.run([*self.flags, *map(str, parts), "-pthread", "-o", str(binary)], 120))
+        return binary
+
+    def _run(self, binary: Path, tests: str, limit: float) -> Run:
+        """The tests whose names contain this, up to the first failure."""
+        command = [str(binary), tests, "first"]
+        return run(command, limit=limit, cwd=self.tree.folder, bounded=not self.flags)
 
 
 class Sanitized(Native):
@@ -180,6 +206,12 @@ def must(result: Run) -> Run:
     if result.code != 0:
         raise RuntimeError(f"[mutation] the unchanged tree fails:\n{result.output[-4000:]}")
     return result
+
+
+def tests_of(path: str) -> str:
+    """What the names of the tests that run this text contain."""
+    stem = Path(path).stem
+    return next((tests for start, tests in TESTS_OF.items() if stem.startswith(start)), "")
 
 
 def runnable() -> list[str]:

@@ -6,13 +6,19 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import ClassVar
 
+from .metal_tests import selections
 from .native import must
 from .select import Mutant
+from .tokens import of_cuda_alone
 from .tree import Run, Tree, run
 
-EXTENSION_TESTS = ("tests/backends/test_cpu.py",)
+EXTENSION_TESTS = (
+    "tests/backends/test_cpu.py",
+    "tests/programs/test_native.py",
+    "tests/programs/test_primitives.py",
+    *(f"tests/ops/test_{name}.py" for name in ("dropout", "resets", "mixed_memory")),
+)
 
 
 class Pytest:
@@ -78,51 +84,40 @@ class Extension(Pytest):
         build = ["cmake", "--build", str(self.build_folder), "--parallel", "1"]
         result = run(build, limit=1200, cwd=self.tree.folder)
         if result.code == 0:
-            for built in self.build_folder.glob("_[eb]*[oy]"):  # _ext.*.so, _build_info.py
-                shutil.copy2(built, self.tree.folder / "python/mlx_ncps")
+            copy_extension(self.build_folder, self.tree)
         return result
 
 
 class Metal(Pytest):
-    """The tests of the Metal kernels, each body compiled and checked by the simulator."""
+    """The tests of the Metal kernels, each body compiled and checked by the simulator.
+
+    built: the folder of the extension as it was built in place, which some of them need.  quick:
+    without the families of tests, which take minutes.
+    """
 
     name = "metal"
-    # Not the tests that plant errors of their own, which look for texts that a mutant may change;
-    # and one order of threads, for the simulator finds races in any.
-    chosen = "not caught and not reverse and not chaos"
-    # Part of a kernel's name -> one case that runs it, to begin with; "" any other kernel.
-    first: ClassVar = {
-        "ltc_lists": "synapse_lists and B5T2",
-        "ltc_streamed": "edges and B33T2 and forward",
-        "ltc": "edges and H63 and forward",
-        "": "edges and B3T2 and H63",
-    }
 
-    def __init__(self, tree: Tree, cache: Path):
+    def __init__(self, tree: Tree, cache: Path, built: Path, quick: bool = False):
         super().__init__(tree, tests=[], MSLSIM_REQUIRE="1", MSLSIM_CACHE=str(cache))
         self.seen: dict[tuple, float] = {}
+        self.quick = quick
+        if self.available:
+            copy_extension(built, tree)
 
     @property
     def available(self) -> bool:
         """Whether the tree has such tests."""
         return (self.tree.folder / "tests/support/simulated_metal.py").is_file()
 
-    def selections(self, path: str) -> list[list[str]]:
-        """Arguments of pytest: one case that runs the kernel, then all tests of its family."""
-        stem = Path(path).stem
-        families = [family for family in ("ltc", "cfc") if stem.startswith(family)]
-        files = [f"tests/gpu/test_{family}.py" for family in families or ("ltc", "cfc")]
-        first = next(tests for part, tests in self.first.items() if part in stem)
-        return [[*files, "-k", f"({first}) and {self.chosen}"], [*files, "-k", self.chosen]]
-
     def judge(self, mutant: Mutant) -> tuple[str, str]:
         """("killed", by what), ("survived", "") or ("invalid", why)."""
-        for tests in self.selections(mutant.path):
-            if tuple(tests) not in self.seen:
-                self.limit = 1800.0
-                self.seen[tuple(tests)] = must(self.run_tests(tests)).seconds
-            self.limit = max(120.0, 5 * self.seen[tuple(tests)])
+        if of_cuda_alone(self.tree.text(mutant.path), mutant.edit.start):
+            return "invalid", "no build on this machine has this text"
+        *first, family = selections(mutant.path)
+        for tests in first if self.quick else [*first, family]:
+            limit = max(60.0, 5 * self._seconds(tuple(tests)))
             with self.tree.mutated(mutant):
+                self.limit = limit
                 result = self.run_tests(tests)
             if re.search(r"CompileError|LanguageError", result.output):
                 return "invalid", "does not compile"
@@ -130,6 +125,22 @@ class Metal(Pytest):
             if verdict[0] == "killed":
                 return verdict
         return "survived", ""
+
+    def _seconds(self, tests: tuple[str, ...]) -> float:
+        """How long the unchanged tree takes to pass these tests. Raises RuntimeError."""
+        if tests not in self.seen:
+            self.limit = 3600.0
+            result = must(self.run_tests([*tests]))
+            if not re.search(r"\d passed", result.output) or "skipped" in result.output:
+                raise RuntimeError(f"[mutation] {tests} are skipped:\n{result.output[-2000:]}")
+            self.seen[tests] = result.seconds
+        return self.seen[tests]
+
+
+def copy_extension(built: Path, tree: Tree) -> None:
+    """Put an extension beside the Python sources of a tree: _ext.*.so, _build_info.py."""
+    for file in built.glob("_[eb]*[oy]"):
+        shutil.copy2(file, tree.folder / "python/mlx_ncps")
 
 
 def _verdict(result: Run) -> tuple[str, str]:

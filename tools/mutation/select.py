@@ -11,7 +11,7 @@ from .operators import OPERATORS, Edit, edits
 
 NO_KERNELS = ("formulas", "kernels", "limits", "maths")  # they list others, or are for benchmarks
 SHARED_FILES = ("metal/activations.h", "metal/lstm.h", "metal/ltc.h", "metal/cfc.h")
-METAL_HEADERS = ("metal/math.h", "metal/matrix.h")
+CUDA_HEADER = "metal/cuda.h"  # no test without an NVIDIA GPU runs it
 AT_LEAST = 3  # mutants of the smallest file
 
 
@@ -28,8 +28,8 @@ class Mutant(NamedTuple):
 
 def kernel_files(root: Path, group: str) -> list[str]:
     """Paths of the kernels that `group` names: "cpu", "metal" or "all"."""
-    metal = [f for f in METAL_HEADERS if (root / f).is_file()]
-    metal += sorted(f"metal/{path.name}" for path in (root / "metal").glob("*.metal"))
+    metal = [f"metal/{path.name}" for path in sorted((root / "metal").iterdir())]
+    metal = [path for path in metal if path not in SHARED_FILES and path != CUDA_HEADER]
     texts = sorted((root / "csrc/cpu").glob("*.inl"))
     cpu = [f"csrc/cpu/{path.name}" for path in texts if path.stem not in NO_KERNELS]
     cpu += [f for f in SHARED_FILES if (root / f).is_file()]

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 _PATTERN = re.compile(
     r"""
-    (?P<skip>\s+|//[^\n]*|/\*.*?\*/|^[ \t]*\#(?:\\\n|[^\n])*)
+    (?P<skip>\s+|//[^\n]*|/\*.*?\*/|\\\n
+      |^[ \t]*\#define\ \w+\([^)\n]*\)[ \t]*\\\n(?=(?:[^\n]*\\\n)*[^\n]*\})  # head of code
+      |^[ \t]*\#(?:\\\n|[^\n])*)
   | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')
   | (?P<number>(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)[fFuUlL]*)
   | (?P<name>[A-Za-z_]\w*)
@@ -26,7 +28,9 @@ class Token(NamedTuple):
 
 
 def tokenize(text: str) -> list[Token]:
-    """Every token but white space, comments and preprocessor lines."""
+    """Every token but white space, comments and preprocessor lines, but for macros of several lines
+    with code in braces.
+    """
     return [
         Token(m.lastgroup, m.group(), m.start(), m.end())
         for m in _PATTERN.finditer(text)
@@ -48,6 +52,19 @@ def partners(tokens: list[Token]) -> dict[int, int]:
     if stack:
         raise ValueError(f"[mutation] '{tokens[stack[-1]].text}' is never closed")
     return pairs
+
+
+def of_cuda_alone(text: str, position: int) -> bool:
+    """Whether the position lies in the `#else` of an `#if` that asks for Metal."""
+    blocks = []
+    for word, rest in re.findall(r"^[ \t]*#[ \t]*(\w+)(.*)", text[:position], re.MULTILINE):
+        if word.startswith("if"):
+            blocks.append("metal" if "__METAL_VERSION__" in rest else "")
+        elif word == "endif":
+            blocks.pop()
+        elif word == "else" and blocks[-1]:
+            blocks[-1] = "cuda"
+    return "cuda" in blocks
 
 
 def conditional(text: str, position: int) -> bool:
