@@ -1,6 +1,7 @@
 """from_torch with the golden state dicts: every kind of source, what it infers, what it refuses."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -256,6 +257,10 @@ def test_masks_of_another_wiring_are_refused():
         (lambda a: from_torch(a, CfC(3, 4), wiring=AutoNCP(10, 2)), "own options, got wiring"),
         (lambda a: from_torch(a, mx.zeros((2,))), "layer must be a layer or cell .*, got array"),
         (lambda a: from_torch(a, CfC(None, AutoNCP(10, 2))), "that is built, got CfC: call build"),
+        (
+            lambda a: from_torch(a, nn.Sequential(CfC(3, 4))),
+            "got Sequential: give the layer within",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(call, message):

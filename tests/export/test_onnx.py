@@ -1,6 +1,7 @@
 """A layer as an ONNX model: ONNX Runtime computes what the layer does, for any batch and length."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_ncps import CfC, LiquidRNN, export
@@ -92,4 +93,6 @@ def test_what_onnx_cannot_have_is_refused(tmp_path):
         export.to_onnx(CfC(3, 4, bidirectional=True), tmp_path / "a.onnx")
     with pytest.raises(ValueError, match=r"^\[to_onnx\] layer must be a CfC or LTC"):
         export.to_onnx(LiquidRNN(CTRNNCell(3, 4)), tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match="got Sequential: give the layer within it"):
+        export.to_onnx(nn.Sequential(CfC(3, 4)), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())

@@ -22,7 +22,12 @@ def own_arrays(op: str, layer: Any) -> dict[str, mx.array]:
     Raises ValueError when the layer has no weights yet.
     """
     cell = getattr(layer, "rnn_cell", layer)
-    if not getattr(cell, "built", False):
+    if not hasattr(cell, "built"):
+        raise ValueError(
+            f"[{op}] layer must be a layer or cell of this package, got {type(layer).__name__}: "
+            "give the layer within it; prefix= finds its weights among those of a larger model."
+        )
+    if not cell.built:
         raise ValueError(
             f"[{op}] layer must be a layer or cell that is built, "
             f"got {type(layer).__name__}: call build(input_size) of the cell first."

@@ -29,6 +29,7 @@ from .description import (
 
 CELLS = (CfCCell, WiredCfCCell, LTCCell, BackboneLTCCell)
 _OR_MLX = "export_step writes such a layer for MLX"
+_WITHIN = "give the layer within it, with an nn.Linear behind it as its own map (proj_size)"
 
 
 def describe(op: str, layer: Any) -> Model:
@@ -61,9 +62,10 @@ def _layer(op: str, layer: Any) -> LayerStep:
     if feeds:
         cell, lstm = cell.cell, cell.lstm
     if type(cell) not in CELLS:
+        kind, of = type(layer).__name__, type(cell).__name__
         raise ValueError(
             f"[{op}] layer must be a CfC or LTC, a stack of them, or one of their cells, got "
-            f"{type(layer).__name__} of {type(cell).__name__}: {_OR_MLX}."
+            + (f"{kind}: {_WITHIN}." if cell is layer else f"{kind} of {of}: {_OR_MLX}.")
         )
     if not cell.built or (lstm is not None and not lstm.built):
         raise ValueError(
