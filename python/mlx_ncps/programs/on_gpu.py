@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from .. import _loader, backends, dispatch
 from ..backends import shapeless
-from ..backends.gpu import programs
-from ..backends.gpu.runner import Runner
 from .holding import holding
 from .program import Declined, Program
+
+if TYPE_CHECKING:
+    from ..backends.gpu.runner import Runner
 
 
 def gpu_choice() -> dispatch.Choice | None:
@@ -35,14 +37,19 @@ def runner_of_gpu() -> Runner | None:
     return None if choice is None else getattr(backends, choice.backend).run
 
 
+def _kernels() -> Any:
+    """What writes and runs kernels of programs, imported when a GPU first asks for it."""
+    return import_module("mlx_ncps.backends.gpu.programs")
+
+
 def why_not_on_gpu(gpu: Runner, text: Program, *, holds: bool = False) -> str:
     """Why a GPU has no kernel of a program, or none that holds steps; "" where it has."""
-    return programs.unsupported(gpu, holding(text) if holds else text)
+    return _kernels().unsupported(gpu, holding(text) if holds else text)
 
 
 def launches_on_gpu(gpu: Runner, text: Program, batch: int, steps: int, training: bool) -> int:
     """How many kernels a call launches, in training for its gradient too."""
-    return programs.launch_count(gpu, text, batch, steps, training)
+    return _kernels().launch_count(gpu, text, batch, steps, training)
 
 
 def run_on_gpu(
@@ -71,7 +78,9 @@ def run_on_gpu(
         nothing = [mx.zeros((first[0].shape[0], text.sizes[ref])) for ref in text.outputs]
         text, inputs, first = holding(text), [*inputs, held[..., None]], [*first, *nothing]
         anew += nothing if anew else []
-    made = programs.program_sequence(gpu, text, captured, programs.Steps(inputs, first, at, anew))
+    kernels = _kernels()
+    steps = kernels.Steps(inputs, first, at, anew)
+    made = kernels.program_sequence(gpu, text, captured, steps)
     made = [a.astype(inputs[0].dtype) for a in made]
     dispatch.record(gpu.name)
     return made[: len(states)], made[len(states) :]
