@@ -38,6 +38,7 @@ EDGES = {
     "dense_lists": [
         LtcCase(batch=3, steps=5, units=9, unfolds=2, density=0.3, timespans="per_batch"),
         LtcCase(batch=2, steps=3, units=70, unfolds=1, density=0.1),
+        LtcCase(batch=2, steps=2, units=64, unfolds=2, density=0.08),  # two threads of a source
     ],
     "streamed": [
         LtcCase(batch=3, steps=5, units=5, unfolds=2, timespans="per_batch"),
