@@ -143,6 +143,20 @@ def test_half_outputs_are_rounded_once(name, dtype):
     assert all(mx.array_equal(got[1], want[1].astype(dtype)) for got, want in pairs)
 
 
+def test_a_sequence_of_a_users_own_gets_half_inputs_as_they_are():
+    seen = []
+
+    class Watching(CTRNNCell):
+        def sequence(self, inputs, state, *arguments, **named):
+            seen.append((inputs.dtype, state.dtype))
+            return super().sequence(inputs, state, *arguments, **named)
+
+    layer = LiquidRNN(Watching(I, H))
+    layer.set_dtype(mx.float16)
+    mx.compile(layer)(array(B, T, I).astype(mx.float16))
+    assert seen == [(mx.float16, mx.float16)]
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 @pytest.mark.parametrize("name", [n for n in LAYERS if not n.endswith("own")])
 def test_half_inputs(name, dtype):

@@ -58,6 +58,12 @@ def owner_of(cell: Any, name: str) -> type | None:
     return next((kind for kind in type(cell).__mro__ if name in vars(kind)), None)
 
 
+def has_program_of_sequence(cell: Any) -> bool:
+    """Whether a cell's `sequence` runs its step program: none that a user's class has changed."""
+    owner = owner_of(cell, "_program")
+    return owner is not None and owner_of(cell, "sequence") is owner
+
+
 def takes_time(cell: Any) -> bool:
     """Whether a plain cell has a third positional argument, the elapsed time."""
     kinds = [p.kind for p in inspect.signature(cell).parameters.values()]

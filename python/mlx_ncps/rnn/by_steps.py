@@ -15,7 +15,7 @@ from ..cells import LSTMCell
 from ..ops import shapeless
 from ..ops.dropout import all_drawn, given_factors
 from ..programs import HALVES, Declined, float32_weights, run_program
-from .any_cell import name_of, runs_sequences, takes_time
+from .any_cell import has_program_of_sequence, name_of, runs_sequences, takes_time
 from .resets import Resets
 
 PROGRAM_STEPS = 4  # of a sequence, from which tracing a user's cell is worth it
@@ -146,7 +146,7 @@ def trace_by_program(
 def sequence_trace(layer: Any, x: mx.array, state: Any, ts: Any, anew: dict) -> Trace:
     """The Trace of a cell that runs over sequences; anew: what `sequence` is told of resets."""
     cell, dtype = layer.rnn_cell, x.dtype
-    if dtype not in HALVES or not hasattr(cell, "_program"):
+    if dtype not in HALVES or not has_program_of_sequence(cell):
         return Trace(cell.sequence(x, state, ts, **anew), None)
     x, state, anew = tree_map(_in_float32, (x, state, anew))
     states = cell.sequence(x, state, ts, **anew)

@@ -9,7 +9,7 @@ import mlx.core as mx
 from ..ops.dropout import all_drawn
 from ..ops.masks import kernels_hold, masks_are_fused
 from ..programs import Declined, gpu_in_place, why_not_on_gpu
-from .any_cell import holds_steps, owner_of, runs_sequences
+from .any_cell import has_program_of_sequence, holds_steps, runs_sequences
 from .by_steps import PROGRAM_STEPS, Trace, drops_of, is_spans, trace_by_program
 from .program_runs import program_of
 from .resets import Resets
@@ -52,10 +52,8 @@ def _program_holds(layer: Any, x: mx.array) -> bool:
     batch, steps, width = x.shape
     if gpu is None or batch == 0 or steps < PROGRAM_STEPS or (mixed and cell_takes_memory(layer)):
         return False
-    if runs_sequences(cell) and not mixed:
-        owners = [owner_of(cell, name) for name in ("sequence", "_program")]
-        if owners[1] is None or owners[0] is not owners[1]:
-            return False
+    if runs_sequences(cell) and not mixed and not has_program_of_sequence(cell):
+        return False
     if not drops_of(cell):
         return True
     made = program_of(layer, width, layer._state_sizes, mx.float32, gpu)  # before any draw
