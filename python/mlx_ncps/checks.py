@@ -10,7 +10,6 @@ import numbers
 import operator
 import os
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import mlx.core as mx
@@ -20,6 +19,8 @@ from mlx.utils import tree_flatten
 from . import limits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import mlx.nn as nn
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
@@ -231,6 +232,8 @@ def path(op: str, name: str, value: Any) -> Path:
     """`value` as a Path."""
     if not isinstance(value, (str, os.PathLike)):
         raise refused(op, name, "a path", value)
+    from pathlib import Path  # a twelfth of the package's import, needed for files alone
+
     return Path(value)
 
 

@@ -1,6 +1,6 @@
 """Chooses the backend of every fused call, in the one function `_decide`.
 
-`auto` takes the first of `_TABLE` that lives on the default device and can run the call. Beside an
+`auto` takes the first of `HOMES` that lives on the default device and can run the call. Beside an
 Apple GPU, whose memory the CPU shares and whose streams MLX orders with the CPU's without Python
 waiting, it passes over a GPU backend where the CPU's kernels do better (`_worse_than_cpu`). Which
 calls are computed at once, without a graph, is said by `left_to_graph` in csrc/at_once.cpp.
@@ -21,28 +21,16 @@ import mlx.core as mx
 from . import _loader
 from ._fork import check_process
 from .backends import (
+    HOMES,
     Backend,
     CfCFacts,  # noqa: F401  for cells and layers
     Facts,
     FusedCall,
     LTCFacts,  # noqa: F401  for cells and layers
-    cpu,
-    cuda,
-    metal,
-    metallib,
-    reference,
+    backend,
 )
-from .backends.gpu import trace
 from .checks import brief
 
-_TABLE = (  # (module, default device on which `auto` takes it), first come, first chosen
-    (metal, "gpu"),
-    (metallib, "gpu"),
-    (cuda, "gpu"),
-    (cpu, "cpu"),
-    (reference, "any"),
-)
-_NAMES = ("metal", "metallib", "cuda", "cpu", "reference")
 _VARIABLE = "MLX_NCPS_BACKEND"
 
 _lock = threading.Lock()
@@ -129,7 +117,7 @@ def available_backends() -> list[str]:
         >>> available_backends()[-1]  # MLX's own operations, which run anywhere
         'reference'
     """
-    return [module.NAME for module, _ in _TABLE if module.available()[0]]
+    return [name for name in HOMES if backend(name).available()[0]]
 
 
 def last_backend() -> str | None:
@@ -155,7 +143,7 @@ def describe() -> list[BackendStatus]:
     """
     chosen = explain(None)
     rows = []
-    for name in _NAMES:
+    for name in HOMES:
         module, error = _availability(name)
         reason = error or module.available()[1]
         rows.append(BackendStatus(name, not error, reason, name == chosen.backend))
@@ -175,7 +163,11 @@ def launch_count(choice: Choice, facts: Facts) -> int | None:
     """
     module, _ = _availability(choice.backend)
     run = getattr(module, "run", None)  # of a GPU's backend
-    return None if run is None or choice.error else trace.launch_count(facts, run.geometry)
+    if run is None or choice.error:
+        return None
+    from .backends.gpu.trace import launch_count as counted  # late, as the backends of GPUs
+
+    return counted(facts, run.geometry)
 
 
 def choose(op: str, facts: Facts) -> Backend:
@@ -252,17 +244,18 @@ def _decide(op: str | None, facts: Facts | None, stepwise: bool = False) -> tupl
     device = "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"
     shared = device == "gpu" and _cpu_shares_memory(op, facts)
     passed = []
-    for module, home in _TABLE:
+    for name, home in HOMES.items():
         beside = shared and home == "cpu"
         if home not in (device, "any") and not beside:
             continue
+        module = backend(name)
         why = _refusal(module, op, facts)
         if not why and shared and home == "gpu":
             why = _worse_than_cpu(module, op, stepwise)
         if not why:
             first = _BESIDE if beside else f"chosen for the default device ({device})"
-            return module, Choice(module.NAME, "; ".join([*passed, first]))
-        passed.append(f"not {module.NAME}: {why}")
+            return module, Choice(name, "; ".join([*passed, first]))
+        passed.append(f"not {name}: {why}")
     raise AssertionError("the backend reference runs everything")
 
 
@@ -307,15 +300,13 @@ def _selected() -> tuple[str, str]:
 
 
 def _check_name(name: Any, origin: str) -> None:
-    if not isinstance(name, str) or name not in ("auto", *_NAMES):
-        wanted = ", ".join(("auto", *_NAMES))
+    if not isinstance(name, str) or name not in ("auto", *HOMES):
+        wanted = ", ".join(("auto", *HOMES))
         raise ValueError(f"[{origin}] the backend must be one of {wanted}, got {brief(name)}.")
 
 
 def _availability(name: str) -> tuple[Any, str]:
-    """(module, "") or (module or None, why it can't run here)."""
-    for module, _ in _TABLE:
-        if name == module.NAME:
-            runs, reason = module.available()
-            return module, "" if runs else reason or "no reason is known"
-    return None, "it is not part of this build"
+    """(module, "" or why it can't run here)."""
+    module = backend(name)
+    runs, reason = module.available()
+    return module, "" if runs else reason or "no reason is known"

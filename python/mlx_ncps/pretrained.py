@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checks import brief, flag, path, refused
@@ -12,6 +11,8 @@ from .config import from_config, to_config
 from .weights import load_weights, save_weights
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from typing_extensions import Self
 
 __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
@@ -64,10 +65,11 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> Path:
             part.trainable_parameters()  # pyright: ignore[reportAttributeAccessIssue]  says what isn't built
     where.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=where, prefix=".saving-") as half:  # both or none
-        save_weights(model, Path(half, WEIGHTS))
-        Path(half, CONFIG).write_text(text, encoding="utf-8")
+        unfinished = path("save_pretrained", "folder", half)
+        save_weights(model, unfinished / WEIGHTS)
+        (unfinished / CONFIG).write_text(text, encoding="utf-8")
         for name in (WEIGHTS, CONFIG):
-            os.replace(Path(half, name), where / name)
+            os.replace(unfinished / name, where / name)
     return where
 
 

@@ -65,7 +65,8 @@ class Folded:
 
 @pytest.fixture
 def folded(monkeypatch):
-    monkeypatch.setattr(dispatch, "_TABLE", ((Folded, "any"),))
+    monkeypatch.setattr(dispatch, "HOMES", {Folded.NAME: "any"})
+    monkeypatch.setattr(dispatch, "backend", lambda name: Folded)
 
 
 @pytest.mark.parametrize("case", LTC_CASES + CFC_CASES, ids=str)

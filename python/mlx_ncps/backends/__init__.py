@@ -2,6 +2,26 @@
 lists; `dispatch` picks one.
 """
 
+from functools import cache
+from importlib import import_module
+from typing import Any
+
 from .types import Backend, CfCFacts, Facts, FusedCall, LTCFacts
 
-__all__ = ["Backend", "CfCFacts", "Facts", "FusedCall", "LTCFacts"]
+__all__ = ["HOMES", "Backend", "CfCFacts", "Facts", "FusedCall", "LTCFacts", "backend"]
+
+HOMES = {  # name -> default device on which `auto` takes it; first come, first chosen
+    "metal": "gpu",
+    "metallib": "gpu",
+    "cuda": "gpu",
+    "cpu": "cpu",
+    "reference": "any",
+}
+
+
+@cache
+def backend(name: str) -> Any:
+    """The module of a backend. Those of GPUs are a fifth of the package's import, and imported when
+    one is asked for.
+    """
+    return import_module(f".{name}", __package__)
