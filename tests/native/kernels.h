@@ -103,10 +103,11 @@ inline void check_packed(const std::string& name, const std::vector<const Exact*
               name + ": packed, other states " + std::to_string(n) + "[" + std::to_string(i) + "]");
 }
 
-// Fails where run() goes on after Ctrl-C.
+// Fails where run() goes on after Ctrl-C, or stops without.
 template <typename Run>
 inline void check_gives_up(const std::string& name, Run run) {
   const WorkFor main(true);
+  run();
   bool ended = false;
   give_up(true);
   try {
@@ -118,17 +119,18 @@ inline void check_gives_up(const std::string& name, Run run) {
   require(ended, name + ": goes on after Ctrl-C");
 }
 
+// Those of the arguments: `gradients`, then `more` from its element `first` on.
 template <typename Loss>
 inline void check_gradient(const std::string& name, const std::vector<Numbers>& arguments,
                            const std::vector<Exact>& gradients, const std::vector<Exact>& more,
-                           Loss loss) {
+                           size_t first, Loss loss) {
   Draw draw{std::mt19937(5)};
   const double h = 1e-5;
   auto up = arguments, down = arguments;
   double got = 0, scale = 0.1;
   for (size_t a = 0; a < arguments.size(); ++a) {
     const auto direction = draw(arguments[a].size(), -1, 1);
-    const auto& gradient = a < gradients.size() ? gradients[a] : more[a - gradients.size()];
+    const auto& gradient = a < gradients.size() ? gradients[a] : more[first + a - gradients.size()];
     for (size_t i = 0; i < direction.size(); ++i) {
       up[a][i] += h * direction[i], down[a][i] -= h * direction[i];
       got += gradient.data[i] * direction[i];
@@ -138,6 +140,12 @@ inline void check_gradient(const std::string& name, const std::vector<Numbers>& 
   const double want = (loss(up) - loss(down)) / (2 * h);
   require(std::abs(got - want) <= 1e-5 * scale,
           name + ": got " + std::to_string(got) + ", want " + std::to_string(want));
+}
+template <typename Loss>
+inline void check_gradient(const std::string& name, const std::vector<Numbers>& arguments,
+                           const std::vector<Exact>& gradients, const std::vector<Exact>& more,
+                           Loss loss) {
+  check_gradient(name, arguments, gradients, more, 0, loss);
 }
 
 inline double activate(int activation, double z) {

@@ -83,9 +83,19 @@ struct Anew {
     p = {in[0].get(), in[1].get(), out[0].get(), out[1].get()};
     if (lstm.on) lstm.c_anew = in[2].get(), lstm.dc_anew = out[2].get();
   }
-  void check_gradients(const std::string& name) const {
-    for (size_t i = 0; !in.empty() && i < in[0].size; ++i)
+  // loss: of other states to start anew from.
+  template <typename Loss>
+  void check_gradients(const std::string& name, bool mixed, Loss loss) const {
+    if (in.empty()) return;
+    for (size_t i = 0; i < in[0].size; ++i)
       require(out[0].data[i] == 0, name + ": resets have a gradient");
+    check_gradient(name + " gradient of the states that start anew",
+                   mixed ? std::vector<Numbers>{h, c} : std::vector<Numbers>{h}, {}, out, 1,
+                   [&](const auto& x) {
+                     Anew other;
+                     other.at = at, other.h = x[0], other.c = mixed ? x[1] : c;
+                     return loss(other);
+                   });
   }
 };
 

@@ -66,7 +66,10 @@ Numbers cfc_states(const CfcSizes& n, const std::vector<Numbers>& a, const Numbe
 }
 
 void run_packed(const CfcProblem& p) {
-  void* packed = kernels().new_packed_cfc(p);
+  auto cell = p;  // without the arrays of a call
+  cell.B = cell.T = 1, cell.x = cell.h0 = cell.ts = nullptr, cell.h = nullptr;
+  cell.dropout = nullptr, cell.lstm.c0 = nullptr, cell.lstm.c = nullptr;
+  void* packed = kernels().new_packed_cfc(cell);
   auto call = p;  // without the parameters
   for (const auto& all : {call.weight, call.bias}) std::fill_n(all, p.layers, nullptr);
   for (const auto& all : {call.head_weight, call.head_bias}) std::fill_n(all, p.heads, nullptr);
@@ -137,7 +140,9 @@ void check_cfc(const CfcSizes& n, bool mixed = false, bool resets = false) {
                            " heads " + std::to_string(n.heads) + " of activation " +
                            std::to_string(n.head_activation) + " dropped " +
                            std::to_string(n.dropped) + (resets ? " resets" : "");
-  anew.check_gradients(name);
+  anew.check_gradients(name, mixed, [&](const Anew& other) {
+    return dot(cfc_states(n, a, factors, mixed, other), cotangents);
+  });
   check_close(name + " h", h, memory.c, states(a));
   check_gradient(name + " gradient", a, out, memory.out,
                  [&](const auto& x) { return dot(states(x), cotangents); });
@@ -180,6 +185,11 @@ NATIVE_TEST(cfc_kernels_equal_the_equations) {
   });
 }
 
+// The slabs of so many weights are summed in several parts.
+NATIVE_TEST(cfc_kernels_of_many_weights_equal_the_equations) {
+  for_each_isa([] { check_cfc({33, 1, 40, 130, 90, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4}); });
+}
+
 NATIVE_TEST(cfc_kernels_drop_what_their_layers_give) {
   for_each_isa([] {
     for (int layers : {1, 2, 3})
@@ -209,6 +219,7 @@ NATIVE_TEST(cfc_kernels_with_mixed_memory_equal_the_equations) {
         const int heads = mode == NCPS_CFC_PURE ? 1 : 3 + layers;
         check_cfc({3, 3, 2, 5, 7, layers, mode, NCPS_LECUN_TANH, heads}, true);
         check_cfc({17, 30, 3, 17, 6, layers, mode, NCPS_SILU, heads}, true);
+        check_cfc({3, 4, 2, 16, 6, layers, mode, NCPS_SILU, heads}, true);  // whole vectors
       }
     check_cfc({1, 1, 1, 1, 1, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4}, true);
     check_cfc({0, 3, 2, 4, 5, 1, NCPS_CFC_DEFAULT, NCPS_TANH, 4}, true);

@@ -92,7 +92,10 @@ Numbers ltc_states(const LtcSizes& n, const std::vector<Numbers>& a, const Anew&
 }
 
 void run_packed(const LtcProblem& p, LtcKernel kernel) {
-  void* packed = kernels().new_packed_ltc(p);
+  auto cell = p;  // without the arrays of a call
+  cell.B = cell.T = 1, cell.x = cell.v0 = cell.ts = nullptr, cell.v = nullptr;
+  cell.lstm.c0 = nullptr, cell.lstm.c = nullptr;
+  void* packed = kernels().new_packed_ltc(cell);
   auto call = p;  // without the parameters
   call.cm = call.leak_num = call.leak_den = nullptr, call.recurrent = call.sensory = {};
   call.recurrent_list = call.sensory_list = nullptr;
@@ -101,8 +104,10 @@ void run_packed(const LtcProblem& p, LtcKernel kernel) {
   kernels().free_packed_ltc(packed);
 }
 
+bool absent(long synapse, long keep) { return keep == 0 || synapse % keep != 0; }
+
 // Only every keep-th synapse is present, the others' weights are 0 and not in the lists; keep = 0:
-// none is.
+// none is. keep = 1: all are, but of those from source 0 w is 0, of those from source 1 we is.
 void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = false,
                bool resets = false) {
   Draw draw{std::mt19937(unsigned(n.B + 10 * n.H))};
@@ -121,11 +126,15 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
     for (int j = 0; j < n.H; ++j)
       for (int i = 0; i < (sensory ? n.I : n.H); ++i) {
         const long at = i * n.H + j;
-        if (keep > 0 && at % keep == 0)
-          lists[sensory].push_back({i, j});
-        else
+        if (absent(at, keep))
           a[sensory ? 12 : 8][at] = a[sensory ? 13 : 9][at] = 0;
+        else
+          lists[sensory].push_back({i, j});
       }
+  for (long source = 0; keep == 1 && source < 2; ++source)
+    for (int weight : {8, 12})
+      if (long(a[weight].size()) >= (source + 1) * n.H)
+        std::fill_n(a[weight + source].begin() + source * n.H, n.H, 0);
   if (mixed) draw_memory(draw, B, n.own > 0 ? n.own : I, H, a, B * T * n.own);
   std::vector<Exact> in(a.begin(), a.begin() + 14), out;
   for (const auto& each : in) out.emplace_back(each.size);
@@ -159,10 +168,15 @@ void check_ltc(const LtcSizes& n, LtcKernel kernel, long keep, bool mixed = fals
       std::to_string(B) + " T" + std::to_string(T) + " I" + std::to_string(I) + " H" +
       std::to_string(H) + " U" + std::to_string(n.U) + " solver " + std::to_string(n.solver) +
       (mixed ? " mixed" : "") + (resets ? " resets" : "");
-  anew.check_gradients(name);
+  anew.check_gradients(name, mixed,
+                       [&](const Anew& other) { return dot(ltc_states(n, a, other), cotangents); });
   check_close(name + " v", v, memory.c, ltc_states(n, a, anew));
   // An absent synapse has a gradient of its own in the dense kernel (its weight is a number like
   // any other), and none in the lists.
+  for (int array = 6; kernel == LtcKernel::LISTS && array < 14; ++array)
+    for (size_t at = 0; at < out[array].size; ++at)
+      require(absent(long(at), keep) ? out[array].data[at] == 0 : true,
+              name + ": a synapse that is not there has a gradient");
   if (keep == 1)
     check_gradient(name + " gradient", a, out, memory.out,
                    [&](const auto& x) { return dot(ltc_states(n, x, anew), cotangents); });
@@ -233,7 +247,8 @@ NATIVE_TEST(ltc_kernels_with_mixed_memory_equal_the_equations) {
     for (const LtcSizes& n : {LtcSizes{1, 1, 1, 1, 1},
                               {3, 2, 3, 5, 6},
                               {17, 2, 7, 17, 3},
-                              {5, 60, 2, 3, 2},  // more than one chunk
+                              {5, 60, 2, 3, 2},   // more than one chunk
+                              {16, 2, 2, 16, 2},  // whole vectors
                               {2, 3, 0, 33, 1},
                               {0, 3, 2, 4, 2},
                               {3, 0, 2, 4, 2}})

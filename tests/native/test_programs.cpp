@@ -133,6 +133,22 @@ NATIVE_TEST(programs_over_an_axis_of_any_length_equal_the_equations) {
   });
 }
 
+// A product of few columns before one of many, and a repeated value that is read again.
+NATIVE_TEST(programs_of_unequal_products_and_of_pairs_equal_the_equations) {
+  for_each_isa([] {
+    StepProgram p({3, 3 * 70}, {3, 6}, {1});
+    const int x = p.input(0), pairs = p.input(1), narrow = p.matmul(x, 0, 3, 1, false),
+              wide = p.matmul(x, 1, 3, 70, false),
+              repeated = p.in_step(EXPAND, 3 * 16 * 2, {pairs}, {3, 16, 2}),
+              bent = p.in_step(TANH, 3 * 16 * 2, {repeated}),
+              squares = p.in_step(MUL, 6, {pairs, pairs});
+    p.next = {p.in_step(ADD, 1, {narrow, p.state(0)})};
+    p.outputs = {wide, bent, squares};
+    for (const ProgramSizes& n : {ProgramSizes{1, 1}, {3, 40}, {17, 3}})
+      check_program("unequal", p, n);
+  });
+}
+
 // The gradient of a constant has no place. A bias may be the first of the values.
 NATIVE_TEST(programs_of_constants_alone_equal_the_equations) {
   for_each_isa([] {

@@ -27,7 +27,9 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SUPPORT = (*("csrc/cpu/interrupt.cpp", "csrc/cpu/thread_count.cpp", "csrc/cpu/thread_pool.cpp"),)
 OTHER_TESTS = ("perf_guard.cpp", "test_thread_pool.cpp")  # have a main of their own, run no kernel
 
-OF_WIDE_VECTORS = ("GATES_AHEAD", "W >= ")  # lines that do nothing where vectors are narrow
+# In lines that do something else where vectors are wide, and so are judged there, too.
+OF_WIDE_VECTORS = ("GATES_AHEAD", "W >= ", "upper", ".rows = memory.take(")
+FILLED = {"MALLOC_PERTURB_": "128"}  # glibc fills new memory with 3.4e38
 
 # How the name of a text begins -> what the names of all tests that run it contain, so that the
 # others need not run; any other text is run by all.
@@ -50,18 +52,20 @@ class Kernels:
         self.tree, self.compiler = tree, compiler
         self.objects = tree.folder / "build" / type(self).__name__
 
-    def isa_of(self, mutant: Mutant) -> str | None:
-        """An instruction set whose build has the mutated text; None when this machine has none."""
+    def isas_of(self, mutant: Mutant) -> list[str]:
+        """The instruction sets that judge a mutant; none when this machine builds its text for
+        none.
+        """
         if any(word in mutant.before for word in OF_WIDE_VECTORS):
-            return runnable()[-1]
+            return sorted({"baseline", runnable()[-1]}, key=list(ISA_FLAGS).index)
         if not conditional(self.tree.text(mutant.path), mutant.edit.start):
-            return "baseline"
+            return ["baseline"]
         for isa in runnable():
             before = self._preprocess(isa)
             with self.tree.mutated(mutant):
                 if self._preprocess(isa) != before:
-                    return isa
-        return None
+                    return [isa]
+        return []
 
     def object(self, isa: str) -> Path:
         """Where compile_kernels writes."""
@@ -122,9 +126,14 @@ class Native(Kernels):
     def judge(self, mutant: Mutant) -> tuple[str, str]:
         """("killed", by what), ("survived", "") or ("invalid", why)."""
         self.prepare()
-        isa = self.isa_of(mutant)
-        if isa is None:
-            return "invalid", "no build on this machine has this text"
+        verdict = "invalid", "no build on this machine has this text"
+        for isa in self.isas_of(mutant):
+            verdict = self._judge_with(isa, mutant)
+            if verdict[0] != "survived":
+                break
+        return verdict
+
+    def _judge_with(self, isa: str, mutant: Mutant) -> tuple[str, str]:
         isas = ["baseline"] if isa == "baseline" else list(ISA_FLAGS)
         for other in set(isas) - {isa}:
             if not self.object(other).exists():
@@ -161,7 +170,9 @@ class Native(Kernels):
     def _run(self, binary: Path, tests: str, limit: float) -> Run:
         """The tests whose names contain this, up to the first failure."""
         command = [str(binary), tests, "first"]
-        return run(command, limit=limit, cwd=self.tree.folder, bounded=not self.flags)
+        bounded = not self.flags
+        environ = FILLED if bounded else {}
+        return run(command, limit=limit, cwd=self.tree.folder, bounded=bounded, **environ)
 
 
 class Sanitized(Native):
@@ -191,14 +202,16 @@ class SameCode(Kernels):
 
     def judge(self, mutant: Mutant) -> tuple[str, str]:
         """("equal", which code) or ("survived", "")."""
-        isa = self.isa_of(mutant)
-        if isa not in self.pristine:
-            must(self.compile_kernels(isa))
-            self.pristine[isa] = self.object(isa).read_bytes()
-        with self.tree.mutated(mutant):
-            must(self.compile_kernels(isa))
-        same = self.object(isa).read_bytes() == self.pristine[isa]
-        return ("equal", f"same machine code ({isa})") if same else ("survived", "")
+        isas = self.isas_of(mutant)
+        for isa in isas:
+            if isa not in self.pristine:
+                must(self.compile_kernels(isa))
+                self.pristine[isa] = self.object(isa).read_bytes()
+            with self.tree.mutated(mutant):
+                must(self.compile_kernels(isa))
+            if self.object(isa).read_bytes() != self.pristine[isa]:
+                return "survived", ""
+        return "equal", f"same machine code ({', '.join(isas)})"
 
 
 def must(result: Run) -> Run:
