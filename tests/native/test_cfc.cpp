@@ -89,7 +89,10 @@ void check_cfc(const CfcSizes& n, bool mixed = false, bool resets = false) {
     a.push_back(draw(K * fan_in, -.5, .5)), a.push_back(draw(K, -.5, .5));
   for (int i = 0; i < n.heads; ++i)
     a.push_back(draw(H * fan_in, -.5, .5)), a.push_back(draw(H, -.5, .5));
-  if (n.mode == NCPS_CFC_PURE) a.push_back(draw(H, -1, 1)), a.push_back(draw(H, .5, 1));
+  if (n.mode == NCPS_CFC_PURE) {
+    a.push_back(draw(H, -1, 1)), a.push_back(draw(H, .5, 1));
+    a[a.size() - 2][0] = 0;  // where |w_tau| has slope 0
+  }
   const size_t own = a.size();
   if (mixed) draw_memory(draw, B, I, H, a);
   std::vector<Exact> in(a.begin(), a.begin() + long(own)), out;
