@@ -277,7 +277,7 @@ LAYERS = {
     "bidirectional": lambda: CfC(I, 6, bidirectional=True, **DROP),
     "backwards": lambda: CfC(I, 6, go_backwards=True, **DROP),
 }
-RESETS = mx.array([[1, 0, 1, 0, 0, 0], [0, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 1]])
+RESETS = mx.array([[1, 0, 0, 1, 0, 0], [0, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 1]])
 MASK = mx.array([[1, 1, 0, 0, 1, 1], [1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0]])
 CALLS = {
     "plain": {},

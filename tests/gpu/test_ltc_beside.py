@@ -93,6 +93,16 @@ def test_streamed_walks_over_more_neurons_than_threads(threads, beside):
 
 
 @all_beside
+def test_streamed_rows_that_parts_divide_among_them_equal_numpy(beside):
+    case = LtcCase(batch=9, steps=3, units=33, unfolds=2, timespans="per_batch")
+    geometry = replace(STREAMED, min_groups=1)
+    launch = geometry.streamed_backward(9, 33, beside != "resets")
+    assert (launch.argument("ROWS"), launch.argument("PARTS")) == (8, 4)
+    with simulated("chaos", geometry=geometry, metal_versions=(310,)):
+        check(case, beside, "streamed")
+
+
+@all_beside
 @pytest.mark.parametrize("rows", [4, 8])
 def test_lists_that_rows_share_equal_numpy(rows, beside):
     case = LtcCase(batch=17, steps=3, units=33, unfolds=2, density=0.2, timespans="per_batch")
