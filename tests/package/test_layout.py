@@ -95,7 +95,11 @@ def imported_modules(path):
             module = ".".join([*base, *([node.module] if node.module else [])])
             yield from (f"{module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
-            yield ast.literal_eval(node.args[0])
+            name = node.args[0]
+            if ast.unparse(name).startswith("f'.{"):  # whichever module of the same package
+                yield ".".join(package)
+            else:
+                yield ast.literal_eval(name)
 
 
 def run_nodes(tree):
