@@ -64,7 +64,7 @@ TWINS = {
     "own": (own_cell, np.zeros_like),
 }
 MASK = np.array([[0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
-RESETS = np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 1, 0]], bool)
+RESETS = np.array([[1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 0, 1, 0]], bool)
 CALLS = {
     "plain": {},
     "resets": {"resets": RESETS},

@@ -29,7 +29,7 @@ LATEST = {"metal_versions": (310,)}
 B, T, I = 3, 6, 4
 MASK = mx.array([[0, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
 FEATURES = mx.array(np.random.default_rng(1).uniform(size=(B, T, I // 2)) < 0.3)
-RESETS = mx.array([[1, 0, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0]])
+RESETS = mx.array([[1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0]])
 CALLS = {  # options of the layer, arguments of its call
     "mask": ({}, {"mask": MASK}),
     "resets": ({}, {"mask": MASK, "resets": RESETS}),

@@ -91,7 +91,7 @@ void check_cfc(const CfcSizes& n, bool mixed = false, bool resets = false) {
     a.push_back(draw(H * fan_in, -.5, .5)), a.push_back(draw(H, -.5, .5));
   if (n.mode == NCPS_CFC_PURE) {
     a.push_back(draw(H, -1, 1)), a.push_back(draw(H, .5, 1));
-    a[a.size() - 2][0] = 0;  // where |w_tau| has slope 0
+    if (n.H > 1) a[a.size() - 2][0] = 0;  // where |w_tau| has slope 0
   }
   const size_t own = a.size();
   if (mixed) draw_memory(draw, B, I, H, a);

@@ -3,13 +3,14 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 tools = pytest.importorskip("tools.mutation", reason="tools/ is not in a wheel")
 
 from tools.mutation import metal_tests, native, report, select, tree  # noqa: E402
-from tools.mutation.explained import EXPLAINED  # noqa: E402
+from tools.mutation.explained import EXPLAINED, parse  # noqa: E402
 from tools.mutation.operators import OPERATORS, edits  # noqa: E402
 from tools.mutation.tokens import (  # noqa: E402
     conditional,
@@ -199,6 +200,27 @@ def test_what_is_explained_is_a_line_of_today():
         assert before in text, f"{path} has no line {before!r}"
         assert before != after
         assert why
+
+
+def test_a_text_of_explanations_is_read_line_by_line():
+    text = "# equivalent: so\na.inl\n- x <= 1\n+ x < 1\n\n# speed only\nb.inl\n- y\n+ z\n"
+    assert parse(text) == {
+        ("a.inl", "x <= 1", "x < 1"): "equivalent: so",
+        ("b.inl", "y", "z"): "speed only",
+    }
+    with pytest.raises(ValueError, match="a line that is none: 'x <= 1'"):
+        parse("# why\nx <= 1\n")
+
+
+def test_lines_of_wide_vectors_are_judged_where_vectors_are_narrow_too(monkeypatch):
+    kernels = native.Kernels(SimpleNamespace(folder=ROOT, text=lambda _: "a = b;\n"), "c++")
+    monkeypatch.setattr(native, "runnable", lambda: ["baseline", "avx2", "avx512"])
+    edit = SimpleNamespace(start=0)
+    isas = [
+        kernels.isas_of(SimpleNamespace(path="f.inl", before=line, edit=edit))
+        for line in ("a = b;", "if (!GATES_AHEAD) gates(block);")
+    ]
+    assert isas == [["baseline"], ["baseline", "avx512"]]
 
 
 def test_results_survive_a_file(tmp_path):
