@@ -21,7 +21,7 @@ HOMES = {  # name -> default device on which `auto` takes it; first come, first 
 
 @cache
 def backend(name: str) -> Any:
-    """The module of a backend. Those of GPUs are a fifth of the package's import, and imported when
-    one is asked for.
+    """The module of a backend. Those of GPUs would be a quarter of the package's import, and are
+    imported when one is asked for.
     """
     return import_module(f".{name}", __package__)
