@@ -13,6 +13,7 @@ from mlx_ncps import _loader
 
 from tests.support import second_runs
 from tests.support.left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
+from tests.support.numbers import start_anew
 
 hide(os.environ.get("MLX_NCPS_TEST_WITHOUT", ""))
 if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
@@ -76,8 +77,9 @@ def same_import_path():
 
 @pytest.fixture(autouse=True)
 def same_numbers():
-    """MLX draws the same for a test whatever ran before it."""
+    """MLX and the generators of test modules draw the same for a test whatever ran before it."""
     mx.random.seed(11)
+    start_anew()
 
 
 @pytest.fixture(autouse=True)

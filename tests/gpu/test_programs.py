@@ -36,10 +36,11 @@ from tests.support.cases import TOLERANCES, assert_close
 from tests.support.run_program import run_program
 from tests.support.simulated_metal import ORDERS, cut, simulated
 from tests.support.step_layers import randomise
+from tests.support.numbers import generator
 
 pytestmark = pytest.mark.usefixtures("native", "cpu_device")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
-rng = np.random.default_rng(5)
+rng = generator(5)
 
 
 def array(*shape, low=-1.0):

@@ -11,13 +11,14 @@ from mlx_ncps.programs.run import native
 
 from tests.programs.test_primitives import FORMS, H, X
 from tests.support.cases import TOLERANCES, assert_close
+from tests.support.numbers import generator
 
 _ext: Any = _loader.native
 pytestmark = pytest.mark.usefixtures("native")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
 B, T = 5, 7
 BATCHES = (1, 2, 17)
-rng = np.random.default_rng(11)
+rng = generator(11)
 
 
 def array(*shape):

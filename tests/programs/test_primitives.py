@@ -9,11 +9,12 @@ from mlx_ncps.programs.trace import ROWS
 
 from tests.support.cases import TOLERANCES, assert_close
 from tests.support.run_program import OPS, check_form, run_program
+from tests.support.numbers import generator
 
 pytestmark = pytest.mark.usefixtures("native")
 
 N, X, H = 5, 4, 6
-rng = np.random.default_rng(3)
+rng = generator(3)
 
 
 def array(*shape, low=-1.5, high=1.5):

@@ -10,12 +10,13 @@ from mlx_ncps.programs import Declined, run_program
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import TOLERANCES, assert_close
+from tests.support.numbers import generator
 
 _ext: Any = _loader.native
 pytestmark = pytest.mark.usefixtures("native", "cpu_device")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
 B, T, I, H = 5, 9, 4, 6
-rng = np.random.default_rng(5)
+rng = generator(5)
 CELLS = {
     "ct_rnn": lambda: cells.CTRNNCell(I, H),
     "ct_gru": lambda: cells.CTGRUCell(I, H, scales=4),

@@ -23,11 +23,12 @@ from mlx_ncps.cells import (
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import TOLERANCES, assert_close
+from tests.support.numbers import generator
 
 pytestmark = pytest.mark.usefixtures("native", "cpu_device")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
 B, T, I, H = 3, 6, 4, 5
-rng = np.random.default_rng(7)
+rng = generator(7)
 
 
 class OwnCell(nn.Module):
