@@ -80,14 +80,17 @@ def test_a_part_is_split_off_of_every_class():
     assert sorted([*first.values[:, 0, 0], *second.values[:, 0, 0]]) == list(range(70))
 
 
-def test_digits_are_whole_images_half_of_whose_pixels_are_left():
+def test_digits_are_whole_images_three_quarters_of_whose_pixels_are_left():
     pytest.importorskip("sklearn")
     training, valid, held_out = digits.load()
-    assert [len(part.count) for part in (training, valid, held_out)] == [1079, 359, 359]
+    assert [len(part.count) for part in (training, valid, held_out)] == [4 * 1079, 359, 359]
     assert np.bincount(held_out.label).min() > 30
-    assert training.count.mean() == pytest.approx(32, abs=1)
+    assert training.count.mean() == pytest.approx(48, abs=1)
     assert training.elapsed.sum(axis=1).max() <= 64
     assert abs(training.values).max() == 1.0
+    one, other = training.elapsed[:1079], training.elapsed[1079 : 2 * 1079]
+    assert (training.label[:1079] == training.label[1079 : 2 * 1079]).all()
+    assert (one != other).any(axis=1).mean() > 0.99  # other pixels of the same image
 
 
 TS = """@problemName JapaneseVowels
@@ -211,11 +214,12 @@ def test_rate_of_the_lowest_validation_loss_is_run_with_every_seed(tmp_path):
     entries = comparison.run_model(
         experiment, "cfc", 6, [0, 1, 2], experiment.load(), options, quiet=True
     )
-    assert [e["rate"] for e in entries[:3]] == list(comparison.RATES)
-    best = min(entries[:3], key=lambda e: e["valid_loss"])["rate"]
-    assert [(e["rate"], e["seed"]) for e in entries[3:]] == [(best, 1), (best, 2)]
+    rates = len(comparison.RATES)
+    assert [e["rate"] for e in entries[:rates]] == list(comparison.RATES)
+    best = min(entries[:rates], key=lambda e: e["valid_loss"])["rate"]
+    assert [(e["rate"], e["seed"]) for e in entries[rates:]] == [(best, 1), (best, 2)]
     stored = read_results(options.results)
-    assert len(stored) == 5
+    assert len(stored) == rates + 2
     chosen = comparison.chosen_entries(stored, "cfc", 6)
     assert sorted(e["seed"] for e in chosen) == [0, 1, 2]
     assert "| cfc | 6 |" in comparison.results_table(experiment, stored)
@@ -228,7 +232,7 @@ def test_commands_train_print_and_draw(tmp_path, capsys):
     places += [f"--figure={tmp_path / 'f.png'}", "--threads=1", f"--lock={tmp_path / 'lock'}"]
     assert comparison.command(experiment, ["train", "--seed", "0", "1", *places]) == 0
     entries = read_results(tmp_path / "r.json")
-    assert len(entries) == 8
+    assert len(entries) == 2 * (len(comparison.RATES) + 1)
     clean = [(e["accuracy"], e["noise"]["0.0"], e["dropped"]["0.0"]) for e in entries]
     assert all(len(set(three)) == 1 for three in clean)
     assert comparison.command(experiment, ["table", *places]) == 0
