@@ -4,6 +4,7 @@ NumPy float64, layers against the backend `reference`; every access checked, in 
 
 import itertools
 import math
+import re
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,6 +17,8 @@ from mlx_ncps.backends import cuda, metal
 from mlx_ncps.backends.gpu import programs, trace
 from mlx_ncps.backends.gpu.geometry import APPLE, CUDA
 from mlx_ncps.backends.gpu.programs import plan, sequence
+from mlx_ncps.backends.gpu.programs.backward import backward_text
+from mlx_ncps.backends.gpu.programs.forward import forward_text
 from mlx_ncps.backends.gpu.programs.text import BARRIER
 from mlx_ncps.backends.gpu.runner import Runner
 from mlx_ncps.cells import (
@@ -26,17 +29,19 @@ from mlx_ncps.cells import (
     ODELSTMCell,
     ODERNNCell,
 )
-from mlx_ncps.programs import Program
+from mlx_ncps.programs import Program, step_program
 from mlx_ncps.programs import trace as trace_step
 from mlx_ncps.wirings import AutoNCP
 
 from tests.programs.test_primitives import FORMS, H, X
+from tests.support import ROOT
 from tests.support.as_cuda import ARCHITECTURES, cuda_text, nvrtc, outside_registers, registers
 from tests.support.cases import TOLERANCES, assert_close
+from tests.support.numbers import generator
 from tests.support.run_program import run_program
 from tests.support.simulated_metal import ORDERS, cut, simulated
 from tests.support.step_layers import randomise
-from tests.support.numbers import generator
+from tools.agx.programs import PROGRAMS
 
 pytestmark = pytest.mark.usefixtures("native", "cpu_device")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
@@ -430,3 +435,29 @@ def test_texts_compile_as_cuda(name):
             assert "warning" not in log, f"{name}:\n{log}"
             assert set(outside_registers(log)) == {0}, f"{name} leaves its registers:\n{log}"
             assert registers(log) * threads <= 65536
+
+
+@pytest.mark.parametrize("label", PROGRAMS)
+def test_no_compiler_can_count_the_turns_of_a_loop(label):
+    """Unrolled, a text is larger than an instruction cache."""
+    made = plan.plan_of(step_program(*PROGRAMS[label]()).text)
+    for text in (forward_text(made), backward_text(made)):
+        ends = re.findall(r"for \(uint base = 0u; base < (.*?); ", text)
+        assert all(end.endswith("u + none") for end in ends)
+        assert bool(ends) == ("NCPS_ADD_PRODUCTS" in text)
+        lines = [line.strip() for line in text.splitlines()]
+        loops = [n for n, line in enumerate(lines) if line.startswith("NCPS_EACH")]
+        assert loops
+        assert not any(lines[n - 1] == "}" and _opens(lines, n - 1) for n in loops)
+    header = (ROOT / "metal" / "program.h").read_text()
+    assert header.count("+ none; ") == 2  # NCPS_EACH and NCPS_ADD_PRODUCTS
+
+
+def _opens(lines, end):
+    """Whether the block that ends at this line is a loop over elements: that would be one loop."""
+    depth = 0
+    for n in range(end, -1, -1):
+        depth += lines[n].startswith("}") - lines[n].endswith("{")
+        if depth == 0:
+            return lines[n].startswith("NCPS_EACH")
+    return False

@@ -9,7 +9,7 @@ from .forward import offsets
 from .plan import Plan
 from .schedule import Map, Product, Single, Stage
 from .stages import Stages
-from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, START, Access
+from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, PLACES, Access, begin
 
 
 @lru_cache(maxsize=256)
@@ -29,11 +29,11 @@ def backward_text(plan: Plan) -> str:
     sizes = {"m": count, "g": count, "carry": width}
     memory = "\n".join(f"threadgroup float {name}[{n} * ROWS];" for name, n in sizes.items())
     memory += f"\n#if RESETS\nthreadgroup float fresh[{width} * ROWS];\n#endif"
-    writer.add(*START.format(memory=memory).splitlines())
+    writer.add(*begin(memory))
     for ref, at in states.items():
         own = f"[uint({at} * ROWS) + e] = 0.0f;"
         writer.each(plan.sizes[ref], [f"carry{own}", "#if RESETS", f"fresh{own}", "#endif"])
-    writer.add("for (uint t = T; t-- > 0u;) {")
+    writer.add("for (uint t = T; t-- > 0u;) {", PLACES["at"])
     writer.barrier()
     writer.load(states, width)
     for stage in plan.stages:
@@ -47,7 +47,7 @@ def backward_text(plan: Plan) -> str:
         to, own = f"[row * {width}u + {at}u + j]", f"[uint({at} * ROWS) + e];"
         leave = [f"dstart{to} = carry{own}", "#if RESETS", f"danew{to} = fresh{own}", "#endif"]
         writer.each(plan.sizes[ref], ["if (real) {", *leave, "}"])
-    return "\n".join(writer.lines) + "\n"
+    return writer.text
 
 
 class Backward(Stages):
@@ -165,18 +165,21 @@ class Backward(Stages):
         read, results = self.plan.product_slots[stage.number]
         self.meet(self.access(stage.block, BY_ELEMENT, False, "g"))
         self.each(stage.columns, [self._leave(results.at, self.memory(stage.block, "g"))])
-        block, at, left = self.place(stage.block), self.weights_at(stage), read.at
+        left = read.at
+        for part in stage.parts:
+            self.meet(self.access(part, BY_ELEMENT, False))
+            self.each(self.plan.sizes[part], [self._leave(left, self.memory(part))])
+            left += self.plan.sizes[part]
+        block, at = self.place(stage.block), self.weights_at(stage)
         for part in stage.parts:
             size = self.plan.sizes[part]
-            self.meet(self.access(part, BY_ELEMENT, False))
-            self.each(size, [self._leave(left, self.memory(part))])
             self.meet(
                 self.access(stage.block, BY_OTHERS, False, "g"),
                 self.access(part, BY_COLUMN, True, "g"),
             )
             products = f"back_weights, {at}, {stage.depth}, g, {block}, {stage.columns}"
             self.columns(size, 1, [products], [f"{self.memory(part, 'g')} += sum[0][q];"])
-            at, left = at + size, left + size
+            at += size
 
     def _gather(self, number: int, stage: Single, lines: list[str]) -> None:
         """A loop over the elements of the operand, whose gradient is `sum` of these lines."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from .plan import Plan
 from .stages import Stages
-from .text import BY_ELEMENT, START, Writer
+from .text import BY_ELEMENT, PLACES, Writer, begin
 
 
 @lru_cache(maxsize=256)
@@ -20,20 +20,17 @@ def forward_text(plan: Plan) -> str:
     writer = Stages(plan, plan.forward)
     starts = offsets(plan, plan.states)
     width = plan.total(plan.states)
-    writer.add(
-        *START.format(memory=f"threadgroup float m[{plan.forward.size} * ROWS];").splitlines()
-    )
+    writer.add(*begin(f"threadgroup float m[{plan.forward.size} * ROWS];"))
+    writer.add("{", "const uint at = row * T;")
     for ref, at in starts.items():
-        writer.add("{", "const uint t = 0u;")
         writer.each(plan.sizes[ref], load_state(writer, ref, width, at))
-        writer.add("}")
-    writer.add("for (uint t = 0u; t < T; ++t) {")
+    writer.add("}", "for (uint t = 0u; t < T; ++t) {", PLACES["at"])
     writer.barrier()
     for stage in plan.stages:
         writer.run(stage)
     _finish(writer, starts, width)
     writer.add("}")
-    return "\n".join(writer.lines) + "\n"
+    return writer.text
 
 
 def offsets(plan: Plan, ids: tuple[int, ...]) -> dict[int, int]:

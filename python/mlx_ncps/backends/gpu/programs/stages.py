@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import expressions
 from .schedule import Map, Product, Single, Stage
-from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, NAMES, Access, Writer, with_names
+from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, Access, Writer, with_places
 
 
 class Stages(Writer):
@@ -69,7 +69,7 @@ class Stages(Writer):
         after the one before; body: what is done with sum[n][q] of element e.
         """
         self.add(
-            f"for (uint base = 0u; base < {count}u; base += slots) {{",
+            f"for (uint base = 0u; base < {count}u + none; base += slots) {{",
             "const uint j = base + slot;",
             f"const bool live = j < {count}u;",
             f"float sum[{sums}][ROWS];",
@@ -81,7 +81,7 @@ class Stages(Writer):
             "const uint r = uint(q * PARTS) + part;",
             "if (live && r < uint(ROWS)) {",
             "const uint e = j * uint(ROWS) + r;",
-            *(line for line in with_names(body) if line not in (NAMES["r"], NAMES["j"])),
+            *with_places(body),
             "}",
             "}",
             "}",

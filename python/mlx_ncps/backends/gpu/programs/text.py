@@ -16,26 +16,51 @@ const uint B = uint(sizes[0]), T = uint(sizes[1]);
 const uint lane = thread_position_in_threadgroup.x, part = lane % uint(PARTS);
 const uint slot = lane / uint(PARTS), slots = threads_per_threadgroup.x / uint(PARTS);
 const uint first = threadgroup_position_in_grid.x * uint(ROWS);
+const uint r = lane % uint(ROWS);  // the row of all elements e of a thread: ROWS divides threads
+{real}
+{row}
+const uint none = B == 0u ? 1u : 0u;  // 0, which no compiler knows: it leaves a loop a loop
 """
-# What a loop over elements may name, where it does: the row of the batch, past it the last one.
-NAMES = {
-    "r": "const uint r = e % uint(ROWS);",
-    "j": "const uint j = e / uint(ROWS);",
+# A row's place in the batch, and past it that of the last one; its step's place in [B, T].
+PLACES = {
     "real": "const bool real = first + r < B;",
     "row": "const uint row = first + r < B ? first + r : B - 1u;",
     "at": "const uint at = row * T + t;",
 }
+NUMBER = "const uint j = e / uint(ROWS);"  # of the element
 BY_ELEMENT, BY_COLUMN, BY_OTHERS = "element", "column", ""
 
 
-def with_names(body: list[str]) -> list[str]:
-    """Lines after the definitions of what they name."""
+def begin(memory: str) -> list[str]:
+    """The first lines of a kernel with these arrays in the threadgroup's memory."""
+    return START.format(memory=memory, **PLACES).splitlines()
+
+
+def names(text: str, name: str) -> bool:
+    """Whether lines name it."""
+    return re.search(rf"\b{name}\b", text) is not None
+
+
+def with_places(body: list[str]) -> list[str]:
+    """Lines for a row r of their own, after the definitions of its places that they name."""
     text, needed = "\n".join(body), []
-    for name in reversed(NAMES):
-        if re.search(rf"\b{name}\b", text):
-            needed.insert(0, NAMES[name])
-            text += NAMES[name]
+    for name, line in reversed(PLACES.items()):
+        if names(text, name):
+            needed.insert(0, line)
+            text += line
     return [*needed, *body]
+
+
+def _one_loop(loops: list[tuple[int, list[str]]]) -> list[str]:
+    """The loop that does what these do one after the other for each element."""
+    if not loops:
+        return []
+    most, bodies = max(size for size, _ in loops), []
+    for size, body in loops:
+        part = "" if size == most else f"if (e < uint({size} * ROWS)) "
+        bodies += [f"{part}{{", *body, "}"] if len(loops) > 1 else body
+    number = [NUMBER] if names("\n".join(bodies), "j") else []
+    return [f"NCPS_EACH({most}) {{", *number, *bodies, "}"]
 
 
 class Access(NamedTuple):
@@ -66,12 +91,20 @@ class Writer:
     def __init__(self, plan: Plan, layout: Layout):
         self.plan, self.layout = plan, layout
         self.lines: list[str] = []
+        self.loops: list[tuple[int, list[str]]] = []  # that will be one: (size, body)
         self.waiting: list[Access] = []  # since the last barrier
         self.depth = 0
 
+    @property
+    def text(self) -> str:
+        """All lines so far."""
+        self.add()
+        return "\n".join(self.lines) + "\n"
+
     def add(self, *lines: str) -> None:
         """Lines, indented as far as blocks are open."""
-        for line in lines:
+        loops, self.loops = self.loops, []
+        for line in [*_one_loop(loops), *lines]:
             self.depth -= line.startswith("}")
             self.lines.append("  " * self.depth + line if not line.startswith("#") else line)
             self.depth += line.endswith("{")
@@ -98,8 +131,10 @@ class Writer:
         return Access(array, low, low + self.plan.sizes[ref], shared, write)
 
     def each(self, size: int, body: list[str]) -> None:
-        """A loop over the elements of `size` numbers of each row."""
-        self.add(f"NCPS_EACH({size}) {{", *with_names(body), "}")
+        """A loop over the elements of `size` numbers of each row. Those that follow each other
+        without a barrier are one: element e is the same thread's in each.
+        """
+        self.loops.append((size, body))
 
     # ---- operands
 
