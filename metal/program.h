@@ -30,7 +30,8 @@ inline float ncps_logaddexp(float a, float b) {
 // ---- loops
 
 // Elements e of n numbers of each row, shared by all threads: element e is that of row e % ROWS.
-#define NCPS_EACH(n) for (uint e = lane; e < uint((n) * ROWS) + none; e += threads_per_threadgroup.x)
+#define NCPS_EACH(n) \
+  for (uint e = lane; e < uint((n) * ROWS) + none; e += threads_per_threadgroup.x)
 
 #define NCPS_CLEAR(sum, count)                       \
   NCPS_UNROLL                                        \
@@ -42,7 +43,7 @@ inline float ncps_logaddexp(float a, float b) {
 // sum[n][r] += this part's share of column j + n apart of a matrix [depth][columns] that begins at
 // `at` of device memory, times the numbers from `from` on of a threadgroup's array [..][ROWS].
 #define NCPS_ADD_PRODUCTS(sum, count, apart, matrix, at, columns, array, from, depth, j) \
-  for (uint i = part; i < uint(depth) + none; i += uint(PARTS)) {                               \
+  for (uint i = part; i < uint(depth) + none; i += uint(PARTS)) {                        \
     const uint begin = (uint(from) + i) * uint(ROWS);                                    \
     const uint line = uint(at) + i * uint(columns) + (live ? j : 0u);                    \
     NCPS_UNROLL                                                                          \
