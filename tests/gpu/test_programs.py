@@ -42,6 +42,7 @@ from tests.support.run_program import run_program
 from tests.support.simulated_metal import ORDERS, cut, simulated
 from tests.support.step_layers import randomise
 from tools.agx.programs import PROGRAMS
+from tools.agx.variants import program_variants
 
 pytestmark = pytest.mark.usefixtures("native", "cpu_device")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]
@@ -451,6 +452,14 @@ def test_no_compiler_can_count_the_turns_of_a_loop(label):
         assert not any(lines[n - 1] == "}" and _opens(lines, n - 1) for n in loops)
     header = (ROOT / "metal" / "program.h").read_text()
     assert header.count("+ none; ") == 2  # NCPS_EACH and NCPS_ADD_PRODUCTS
+
+
+def test_rows_divide_the_threads_of_every_launch():
+    """A thread finds its row once, for all of its elements."""
+    for one in program_variants():
+        rows = re.search(r"ROWS=(\d+)", one.name)
+        assert rows is not None
+        assert one.threads % int(rows[1]) == 0, one.name
 
 
 def _opens(lines, end):
