@@ -37,7 +37,7 @@ from tests.programs.test_primitives import FORMS, H, X
 from tests.support import ROOT
 from tests.support.as_cuda import ARCHITECTURES, cuda_text, nvrtc, outside_registers, registers
 from tests.support.cases import TOLERANCES, assert_close
-from tests.support.numbers import generator
+from tests.support.generators import generator
 from tests.support.run_program import run_program
 from tests.support.simulated_metal import ORDERS, cut, simulated
 from tests.support.step_layers import randomise

@@ -1,6 +1,7 @@
 """What keeps the code easy to walk through: short files, short functions, no import circles."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,13 @@ def test_a_circle_is_found(tmp_path):
     assert circles(graph) == [["a.py", "b.py", "sub/c.py"]]
     (package / "b.py").write_text("from .d import os")
     assert imported(package / "b.py", (tmp_path,)) == {package / "d.py"}
+
+
+@pytest.mark.parametrize("folder", ["tests", "tools", "benchmarks", "examples"])
+def test_no_module_hides_one_of_the_standard_library(folder):
+    """A file run as a script puts its folder first on the path: a numbers.py beside it is what
+    NumPy then imports.
+    """
+    found = files_of(ROOT / folder)
+    assert len(found) > 5
+    assert [short(p) for p in found if p.stem in sys.stdlib_module_names] == []

@@ -11,7 +11,7 @@ from mlx_ncps.programs.run import native
 
 from tests.programs.test_primitives import FORMS, H, X
 from tests.support.cases import TOLERANCES, assert_close
-from tests.support.numbers import generator
+from tests.support.generators import generator
 
 _ext: Any = _loader.native
 pytestmark = pytest.mark.usefixtures("native")

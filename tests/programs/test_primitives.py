@@ -8,7 +8,7 @@ from mlx_ncps.programs import Declined, Program, trace
 from mlx_ncps.programs.trace import ROWS
 
 from tests.support.cases import TOLERANCES, assert_close
-from tests.support.numbers import generator
+from tests.support.generators import generator
 from tests.support.run_program import OPS, check_form, run_program
 
 pytestmark = pytest.mark.usefixtures("native")

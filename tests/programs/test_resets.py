@@ -10,7 +10,7 @@ from mlx_ncps.programs import Declined, run_program
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import TOLERANCES, assert_close
-from tests.support.numbers import generator
+from tests.support.generators import generator
 
 _ext: Any = _loader.native
 pytestmark = pytest.mark.usefixtures("native", "cpu_device")

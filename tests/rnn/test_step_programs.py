@@ -23,7 +23,7 @@ from mlx_ncps.cells import (
 from mlx_ncps.wirings import AutoNCP
 
 from tests.support.cases import TOLERANCES, assert_close
-from tests.support.numbers import generator
+from tests.support.generators import generator
 
 pytestmark = pytest.mark.usefixtures("native", "cpu_device")
 FORWARD, GRADIENT = TOLERANCES["float32"]["forward"], TOLERANCES["float32"]["gradient"]

@@ -9,7 +9,7 @@ import pytest
 
 tools = pytest.importorskip("tools.mutation", reason="tools/ is not in a wheel")
 
-from tools.mutation import metal_tests, native, report, select, tree  # noqa: E402
+from tools.mutation import metal_tests, mutants, native, report, tree  # noqa: E402
 from tools.mutation.explained import EXPLAINED, parse  # noqa: E402
 from tools.mutation.operators import OPERATORS, edits  # noqa: E402
 from tools.mutation.tokens import (  # noqa: E402
@@ -19,7 +19,7 @@ from tools.mutation.tokens import (  # noqa: E402
     tokenize,
 )
 
-ROOT = Path(select.__file__).parents[2]
+ROOT = Path(mutants.__file__).parents[2]
 
 
 def broken(text, operator):
@@ -116,9 +116,9 @@ def test_edits_change_the_text_and_are_different():
 
 
 def test_order_is_the_seed_s_and_lets_every_operator_come_early():
-    root = Path(select.__file__).parents[2]
+    root = Path(mutants.__file__).parents[2]
     text = (root / "csrc/cpu/cfc.inl").read_text(encoding="utf-8")
-    first, again, other = (select.order("cfc.inl", text, seed) for seed in (1, 1, 2))
+    first, again, other = (mutants.order("cfc.inl", text, seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert sorted(first) == sorted(other)
@@ -127,18 +127,18 @@ def test_order_is_the_seed_s_and_lets_every_operator_come_early():
 
 
 def test_kernels_are_found_by_looking():
-    root = Path(select.__file__).parents[2]
-    cpu = set(select.kernel_files(root, "cpu"))
+    root = Path(mutants.__file__).parents[2]
+    cpu = set(mutants.kernel_files(root, "cpu"))
     assert {"csrc/cpu/program.inl", "csrc/cpu/ltc_dense.inl", "metal/ltc.h"} <= cpu
     assert "csrc/cpu/kernels.inl" not in cpu
-    assert all((root / f"csrc/cpu/{stem}.inl").is_file() for stem in select.NO_KERNELS)
+    assert all((root / f"csrc/cpu/{stem}.inl").is_file() for stem in mutants.NO_KERNELS)
     everything = {path.relative_to(root).as_posix() for path in (root / "metal").iterdir()}
-    assert everything - set(select.kernel_files(root, "all")) == {select.CUDA_HEADER}
+    assert everything - set(mutants.kernel_files(root, "all")) == {mutants.CUDA_HEADER}
 
 
 def test_every_text_of_metal_has_judges_that_exist():
     beginnings = set()
-    for path in [*select.kernel_files(ROOT, "metal"), *select.SHARED_FILES]:
+    for path in [*mutants.kernel_files(ROOT, "metal"), *mutants.SHARED_FILES]:
         quick, *_, family = metal_tests.selections(path)
         assert quick != family
         files = [word for word in [*quick, *family] if word.endswith(".py")]
@@ -170,15 +170,15 @@ def test_every_native_test_runs_for_some_text():
 
 def test_mutant_names_its_line_and_its_text():
     text = "void f() {\n  x = a +\n      b;\n}\n"
-    (m,) = [m for m in select.order("f.inl", text, 1) if m.edit.operator == "sign"]
+    (m,) = [m for m in mutants.order("f.inl", text, 1) if m.edit.operator == "sign"]
     assert (m.line, m.before, m.after) == (2, "x = a +", "x = a -")
-    keys = {select.mutant(path, t, m.edit).key for path in "ab" for t in (text, text + "\n")}
+    keys = {mutants.mutant(path, t, m.edit).key for path in "ab" for t in (text, text + "\n")}
     assert len(keys) == 4
 
 
 def results(*verdicts):
     text = "void f() { x = a + b; }"
-    mutant = select.mutant("f.inl", text, edits(text)[0])
+    mutant = mutants.mutant("f.inl", text, edits(text)[0])
     each = [report.result(mutant, verdict, "native", "", 1.0) for verdict in verdicts]
     return [result._replace(key=str(i)) for i, result in enumerate(each)]
 
@@ -194,7 +194,7 @@ def test_rate_counts_only_killed_and_survived(monkeypatch):
 
 
 def test_what_is_explained_is_a_line_of_today():
-    root = Path(select.__file__).parents[2]
+    root = Path(mutants.__file__).parents[2]
     for (path, before, after), why in EXPLAINED.items():
         text = " ".join((root / path).read_text(encoding="utf-8").split())
         assert before in text, f"{path} has no line {before!r}"

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.as_cuda import nvrtc, nvrtc_version, outside_registers, registers
-from tools.sass import code, compiler, report
+from tools.sass import compiler, machine_code, report
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +101,18 @@ LISTING = """
 
 
 def test_a_listing_is_read_with_its_innermost_loops():
-    found = code.read(LISTING)
+    found = machine_code.read(LISTING)
     assert [one.at for one in found] == [16 * n for n in range(12)]
     assert [(one.at, one.to) for one in found if one.to is not None] == [
         (0x60, 0x30),
         (0x80, 0x20),
         (0xA0, 0xA0),
     ]
-    (inner,) = code.loops(found)
+    (inner,) = machine_code.loops(found)
     assert [one.name for one in inner] == ["MUFU.EX2", "FFMA", "IADD3", "BRA"]
     mix = {"special": 1, "multiply-add": 1, "integer, moves": 1, "control": 1}
-    assert code.hottest(found, "MUFU.EX2") == code.Loop(4, mix, 1)
-    assert code.hottest(found, "MUFU.RSQ") is None
+    assert machine_code.hottest(found, "MUFU.EX2") == machine_code.Loop(4, mix, 1)
+    assert machine_code.hottest(found, "MUFU.RSQ") is None
 
 
 FIGURES = compiler.Figures(32, 0, 0, 0, 4096, 100, 8, {"special": 16})

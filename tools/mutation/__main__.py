@@ -13,7 +13,7 @@ from . import report
 from .explained import EXPLAINED
 from .native import Native, SameCode, Sanitized, Threads
 from .pytests import Extension, Metal, Pytest
-from .select import SHARED_FILES, Mutant, kernel_files, order, share
+from .mutants import SHARED_FILES, Mutant, kernel_files, order, share
 from .tree import Tree
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from .select import Mutant
+from .mutants import Mutant
 from .tokens import conditional
 from .tree import Run, Tree, run
 

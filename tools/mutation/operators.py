@@ -1,5 +1,5 @@
 """The ways to break a kernel: each operator yields the single edits that it can make to a text;
-select.py draws from them.
+mutants.py draws from them.
 
 The text is clang-format's: binary operators have white space on both sides, and `template <` and
 `vf* p` do not.

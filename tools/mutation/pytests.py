@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .metal_tests import selections
 from .native import must
-from .select import Mutant
+from .mutants import Mutant
 from .tokens import of_cuda_alone
 from .tree import Run, Tree, run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .explained import EXPLAINED
-from .select import Mutant
+from .mutants import Mutant
 
 
 class Result(NamedTuple):

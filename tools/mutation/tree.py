@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .select import Mutant
+from .mutants import Mutant
 
 MEMORY = 24 * 2**30  # bytes of address space of one command
 NICE = 10

@@ -15,7 +15,7 @@ from mlx_ncps.backends.gpu.trace import runner, trace_cfc, trace_ltc
 from tests.support.as_cuda import cubin, cuda_text, outside_registers, registers
 from tools.agx import variants as grid
 
-from . import code
+from . import machine_code
 
 ARCHITECTURE = "sm_90a"
 
@@ -107,12 +107,12 @@ def count(variant: grid.Variant, tool: str) -> Figures:
     status, log, binary = cubin(variant.text, ARCHITECTURE)
     if status:
         raise RuntimeError(f"[sass] {variant.name}:\n{log}")
-    found = code.read(listing(binary, tool))
-    loop = code.hottest(found, work_of(variant.name)) or code.Loop(0, {}, 0)
-    size = code.SIZE * len(found)
+    found = machine_code.read(listing(binary, tool))
+    loop = machine_code.hottest(found, work_of(variant.name)) or machine_code.Loop(0, {}, 0)
+    size = machine_code.SIZE * len(found)
     return Figures(registers(log), *outside_registers(log)[:3], size, *loop_figures(loop))
 
 
-def loop_figures(loop: code.Loop) -> tuple[int, int, dict[str, int]]:
+def loop_figures(loop: machine_code.Loop) -> tuple[int, int, dict[str, int]]:
     """(instructions, work, mix) of a loop."""
     return loop.instructions, loop.work, loop.mix

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from .code import KINDS, OTHER
+from .machine_code import KINDS, OTHER
 from .compiler import Figures, work_of
 
 FILE = Path(__file__).with_name("figures.json")
