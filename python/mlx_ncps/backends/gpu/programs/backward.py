@@ -7,9 +7,10 @@ from functools import lru_cache
 from . import expressions
 from .forward import offsets
 from .plan import Plan
+from .recall import Kept, runs_again
 from .schedule import Map, Product, Single, Stage
 from .stages import Stages
-from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, PLACES, Access, begin
+from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, PLACES, Access, begin, chosen
 
 
 @lru_cache(maxsize=256)
@@ -36,8 +37,9 @@ def backward_text(plan: Plan) -> str:
     writer.add("for (uint t = T; t-- > 0u;) {", PLACES["at"])
     writer.barrier()
     writer.load(states, width)
-    for stage in plan.stages:
-        writer.run(stage)
+    runs, writer.stores = runs_again(plan)
+    for number in runs:
+        writer.run(plan.stages[number])
     writer.seed(states)
     for number in reversed(range(len(plan.stages))):
         writer.back(number, plan.stages[number])
@@ -115,9 +117,8 @@ class Backward(Stages):
         if isinstance(stage, Map):
             self._back_map(number, stage)
         elif isinstance(stage, Product):
-            if stage.then:
-                self._back_map(number, stage.then)
-            self._back_product(stage)
+            left = stage.then is not None and self._back_map(number, stage.then, stage)
+            self._back_product(stage, left)
         else:
             getattr(self, f"_back_{stage.op.op}")(number, stage)
 
@@ -128,10 +129,17 @@ class Backward(Stages):
     def _leave(self, at: int, value: str) -> str:
         return f"if (real) trail[at * {self.plan.trail_width}u + {at}u + j] = {value};"
 
-    def _back_map(self, number: int, stage: Map) -> None:
+    def _back_map(self, number: int, stage: Map, product: Product | None = None) -> bool:
+        """The backward of elementwise instructions, behind a product or not. True where it leaves
+        the gradients of the product's sums, which nothing else reads.
+        """
         plan = self.plan
-        names: dict[int, str] = {}
-        lines, accesses = self.map_values(stage, True, names)
+        recall, names = plan.recalls[number], {}
+        block = product.block if product and product.block in plan.private else None
+        lines, accesses = self._recalled(stage, block, recall.kept, names)
+        again = [op for op in stage.ops if op.out in recall.again]
+        more, reads = self.map_values(again, names, BY_ELEMENT, recall.needed)
+        lines, accesses = lines + more, accesses + reads
         gradients: dict[int, str] = {}
         made = {op.out for op in stage.ops}
         for op in stage.ops:
@@ -141,8 +149,8 @@ class Backward(Stages):
             gradients[op.out] = f"d{op.out}"
             lines.append(f"float d{op.out} = {begin};")
         for op in reversed(stage.ops):
-            operands = [names[ref] if ref in names else self.outer(ref) for ref in op.ins]
-            found = expressions.slopes(op.op, operands, names[op.out], f"d{op.out}")
+            operands = [self.outer(ref) if plan.is_number(ref) else names.get(ref, "") for ref in op.ins]
+            found = expressions.slopes(op.op, operands, names.get(op.out, ""), f"d{op.out}")
             for ref, slope in zip(op.ins, found, strict=True):
                 if not slope or plan.is_number(ref):
                     continue
@@ -150,36 +158,83 @@ class Backward(Stages):
                     gradients[ref] = f"d{ref}"
                     lines.append(f"float d{ref} = 0.0f;")
                 lines.append(f"d{ref} += {slope};")
+        sums: dict[int, list[str]] = {}  # gradients of the product's sums, by the place of each
         for ref, name in gradients.items():
+            root, column = plan.split.root(ref)
             if ref in made:
                 continue
-            if plan.in_memory(ref):
+            if root == block:
+                sums.setdefault(column, []).append(name)
+            elif plan.in_memory(ref):
                 accesses.append(self.access(ref, BY_ELEMENT, True, "g"))
                 lines.append(f"{self.memory(ref, 'g')} += {name};")
             else:
                 lines.append(self.trail(number, ref, name))
+        if product and block is not None:
+            _, results = plan.product_slots[product.number]
+            for column in range(0, product.columns, stage.size):
+                low = self.place(block) + column
+                accesses.append(Access("g", low, low + stage.size, BY_ELEMENT, True))
+                total = " + ".join(sums.get(column, ["0.0f"]))
+                to = f"g[uint({low} * ROWS) + e]"
+                lines += [f"{to} = {total};", self._leave(results.at + column, to)]
         self.meet(*accesses)
         self.each(stage.size, lines)
+        return block is not None
 
-    def _back_product(self, stage: Product) -> None:
-        read, results = self.plan.product_slots[stage.number]
-        self.meet(self.access(stage.block, BY_ELEMENT, False, "g"))
-        self.each(stage.columns, [self._leave(results.at, self.memory(stage.block, "g"))])
-        left = read.at
+    def _recalled(
+        self, stage: Map, block: int | None, kept: tuple[Kept, ...], names: dict[int, str]
+    ) -> tuple[list[str], list[Access]]:
+        """(lines, reads of memory) of what lies in the places of a product's sums."""
+        lines: list[str] = []
+        reads: list[Access] = []
+        for n, (root, which) in enumerate(kept):
+            low = self.place(root if block is None else block) + n * stage.size
+            name = f"v{which}" if root == -1 else f"z{which}"
+            lines.append(f"const float {name} = m[uint({low} * ROWS) + e];")
+            reads.append(Access("m", low, low + stage.size, BY_ELEMENT, False))
+            alike = (which,) if root == -1 else self.plan.sums_at(stage, root, which)
+            names |= dict.fromkeys(alike, name)
+        return lines, reads
+
+    def _back_product(self, stage: Product, left: bool) -> None:
+        """left: the gradients of its sums are."""
+        plan, block = self.plan, self.place(stage.block)
+        read, results = plan.product_slots[stage.number]
+        if not left:
+            self.meet(self.access(stage.block, BY_ELEMENT, False, "g"))
+            self.each(stage.columns, [self._leave(results.at, self.memory(stage.block, "g"))])
+        at = read.at
         for part in stage.parts:
             self.meet(self.access(part, BY_ELEMENT, False))
-            self.each(self.plan.sizes[part], [self._leave(left, self.memory(part))])
-            left += self.plan.sizes[part]
-        block, at = self.place(stage.block), self.weights_at(stage)
-        for part in stage.parts:
-            size = self.plan.sizes[part]
-            self.meet(
-                self.access(stage.block, BY_OTHERS, False, "g"),
-                self.access(part, BY_COLUMN, True, "g"),
-            )
+            self.each(plan.sizes[part], [self._leave(at, self.memory(part))])
+            at += plan.sizes[part]
+        at = self.weights_at(stage)
+        for parts in self._apart(stage.parts):
+            accesses, places, column = [], [], 0
+            for part in parts:
+                low, size = self.place(part), plan.sizes[part]
+                shared = f"{BY_COLUMN} {column}" if column else BY_COLUMN
+                accesses.append(Access("g", low, low + size, shared, True))
+                places.append((low - column, column + size))
+                column += size
+            self.meet(self.access(stage.block, BY_OTHERS, False, "g"), *accesses)
             products = f"back_weights, {at}, {stage.depth}, g, {block}, {stage.columns}"
-            self.columns(size, 1, [products], [f"{self.memory(part, 'g')} += sum[0][q];"])
-            at += size
+            add = f"g[uint({chosen('j', places)} * ROWS) + e] += sum[0][q];"
+            self.columns(column, 1, products, [add])
+            at += column
+
+    def _apart(self, parts: tuple[int, ...]) -> list[list[int]]:
+        """Parts of a row in groups that follow each other, in each of which no two overlap."""
+        groups: list[list[int]] = []
+        for part in parts:
+            spans = [(self.place(p), self.plan.sizes[p]) for p in groups[-1]] if groups else []
+            low, size = self.place(part), self.plan.sizes[part]
+            if groups and all(low + size <= a or a + n <= low for a, n in spans):
+                groups[-1].append(part)
+            else:
+                groups.append([part])
+        return groups
 
     def _gather(self, number: int, stage: Single, lines: list[str]) -> None:
         """A loop over the elements of the operand, whose gradient is `sum` of these lines."""
@@ -196,13 +251,15 @@ class Backward(Stages):
 
     def _back_move(self, number: int, stage: Single) -> None:
         out, ints, lines = self.place(stage.op.out), stage.op.ints, []
+        size = self.plan.sizes[stage.op.ins[0]]
         for n in range(0, len(ints), 4):
             to, at, length, step = ints[n : n + 4]
             if step:
-                inside = f"j >= {at}u && j < {at + length}u"
-                inside = f"j < {length}u" if at == 0 else inside
                 index = f"({out + to}u + j - {at}u) * uint(ROWS) + r"
-                lines.append(f"if ({inside}) sum += g[{index}];")
+                inside = [f"j >= {at}u"] if at else []
+                inside += [f"j < {at + length}u"] if at + length < size else []
+                only = f"if ({' && '.join(inside)}) " if inside else ""
+                lines.append(f"{only}sum += g[{index}];")
             else:
                 index = f"({out + to}u + k) * uint(ROWS) + r"
                 loop = f"for (uint k = 0u; k < {length}u; ++k) sum += g[{index}];"

@@ -5,6 +5,7 @@ those of metal/program.h and the headers before it.
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -66,6 +67,17 @@ SLOPES: dict[str, tuple[str, ...]] = {
     "logaddexp": ("{d} * ncps_sigmoid({a} - {b})", "{d} * ncps_sigmoid({b} - {a})"),
     "select": ("", "{a} != 0.0f ? {d} : 0.0f", "{a} != 0.0f ? 0.0f : {d}"),
 }
+
+# Those that cost no more than reading what they give.
+CHEAP = {"copy", "neg", "abs", "square", "sign", "not", "add", "sub", "mul", "max", "min"}
+CHEAP |= {"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "select"}
+
+
+def slopes_need(op: str, ins: Sequence[int], out: int, numbers: Container[int]) -> set[int]:
+    """Ids that the gradients of an instruction's operands name; `numbers` have no gradient."""
+    named = dict(zip("abc", ins, strict=False)) | {"y": out}
+    texts = [text for text, ref in zip(SLOPES.get(op, ()), ins, strict=False) if ref not in numbers]
+    return {ref for name, ref in named.items() for text in texts if f"{{{name}}}" in text}
 
 
 def value(op: str, operands: list[str]) -> str:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from .expressions import SLOPES
+from .recall import recall
 from .schedule import Map, Product, Scheduler, Single, Unsupported
 from .split import Split
 
@@ -45,6 +46,10 @@ class Plan:
         self.matrices = list({stage.matrix: stage for stage in reversed(self.products)}.values())
         self.matrices.sort(key=lambda stage: stage.matrix)  # a product of each
         self.stored = self._stored()
+        self.private = self._private()
+        self.recalls = [recall(self, stage) for stage in self.stages]
+        both = zip(self.stages, self.recalls, strict=True)
+        self.kept = {s.number: r.kept for s, r in both if isinstance(s, Product)}
         self._find_inputs()
         self._find_slots()
         self.forward, self.backward = self._layout(True), self._layout(False)
@@ -61,6 +66,11 @@ class Plan:
     def in_memory(self, ref: int) -> bool:
         """Whether a value is the kernel's own."""
         return ref in self.split.reached
+
+    def sums_at(self, maps: Map, block: int, which: int) -> tuple[int, ...]:
+        """Ids under which a stage reads one of the sums of a thread of the product before it."""
+        place = block, which * maps.size
+        return tuple(ref for ref in sorted(maps.reads) if self.split.root(ref) == place)
 
     def total(self, ids: tuple[int, ...]) -> int:
         """Numbers of a row of some values side by side."""
@@ -152,7 +162,7 @@ class Plan:
         """Places of the stored values. In a forward one is another's, once nothing reads the other,
         and sums that only the same stage reads have none.
         """
-        end, without = len(self.stages), self._private() if forward else set()
+        end, without = len(self.stages), self.private if forward else set()
         born: dict[int, int] = dict.fromkeys(self.states, -1)
         last: dict[int, int] = dict.fromkeys(self.states, end)
         for n, stage in enumerate(self.stages):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from . import expressions
 from .schedule import Map, Product, Single, Stage
-from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, Access, Writer, with_places
+from .split import Op
+from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, Access, Writer, chosen, with_places
 
 
 class Stages(Writer):
@@ -20,10 +23,10 @@ class Stages(Writer):
             getattr(self, f"_{stage.op.op}")(stage)
 
     def map_values(
-        self, stage: Map, known: bool, names: dict[int, str], shared: str = BY_ELEMENT
+        self, ops: Iterable[Op], names: dict[int, str], shared: str, also: Iterable[int] = ()
     ) -> tuple[list[str], list[Access]]:
-        """(lines, reads of memory) of a stage's instructions, whose values get `names`; known:
-        those that are stored are read.
+        """(lines, reads of memory) of instructions, whose values and operands get `names`; so does
+        what is read `also`.
         """
         plan = self.plan
         lines: list[str] = []
@@ -39,13 +42,12 @@ class Stages(Writer):
                     reads.append(self.access(ref, shared, False))
             return names[ref]
 
-        for op in stage.ops:
+        for op in ops:
             operands = [name(ref) for ref in op.ins]
-            if known and op.out in plan.stored:
-                name(op.out)
-                continue
             names[op.out] = f"v{op.out}"
             lines.append(f"const float v{op.out} = {expressions.value(op.op, operands)};")
+        for ref in also:
+            name(ref)
         return lines, reads
 
     def _map(self, stage: Map) -> None:
@@ -57,14 +59,14 @@ class Stages(Writer):
         self, stage: Map, names: dict[int, str], shared: str
     ) -> tuple[list[str], list[Access]]:
         """(lines, accesses) of a stage's instructions, and of storing what others read."""
-        lines, accesses = self.map_values(stage, False, names, shared)
+        lines, accesses = self.map_values(stage.ops, names, shared)
         for op in stage.ops:
-            if op.out in self.plan.stored:
+            if op.out in self.stores:
                 lines.append(f"{self.memory(op.out)} = {names[op.out]};")
                 accesses.append(self.access(op.out, shared, True))
         return lines, accesses
 
-    def columns(self, count: int, sums: int, products: list[str], body: list[str]) -> None:
+    def columns(self, count: int, sums: int, products: str, body: list[str]) -> None:
         """A loop over columns j that PARTS threads share, `sums` of them side by side, each `count`
         after the one before; body: what is done with sum[n][q] of element e.
         """
@@ -74,7 +76,7 @@ class Stages(Writer):
             f"const bool live = j < {count}u;",
             f"float sum[{sums}][ROWS];",
             f"NCPS_CLEAR(sum, {sums})",
-            *(f"NCPS_ADD_PRODUCTS(sum, {sums}, {count}, {one}, j)" for one in products),
+            f"NCPS_ADD_PRODUCTS(sum, {sums}, {count}, {products}, j)",
             *(f"NCPS_SHARE_ROWS(sum[{n}])" for n in range(sums)),
             "NCPS_UNROLL",
             "for (int q = 0; q < OWN; ++q) {",
@@ -103,22 +105,18 @@ class Stages(Writer):
 
     def _product(self, stage: Product) -> None:
         accesses = [self.access(part, BY_OTHERS, False) for part in stage.parts]
-        products, at = [], self.weights_at(stage)
+        places, depth = [], 0
         for part in stage.parts:
-            size = self.plan.sizes[part]
-            products.append(f"weights, {at}, {stage.columns}, m, {self.place(part)}, {size}")
-            at += size * stage.columns
+            places.append((self.place(part) - depth, depth + self.plan.sizes[part]))
+            depth += self.plan.sizes[part]
+        place = chosen("i", places)
+        products = f"weights, {self.weights_at(stage)}, {stage.columns}, m, {place}, {depth}"
         count = stage.columns // stage.sums
         body = [
             f"const float z{n} = sum[{n}][q]{self.added(stage, n * count)};"
             for n in range(stage.sums)
         ]
-        if stage.block in self.layout.at:
-            place = self.place(stage.block)
-            for n in range(stage.sums):
-                low = place + n * count
-                body.append(f"m[uint({low} * ROWS) + e] = z{n};")
-                accesses.append(Access("m", low, low + count, BY_COLUMN, True))
+        values = [f"z{n}" for n in range(stage.sums)]
         if stage.then:
             split, names = self.plan.split, {}
             for ref in stage.then.reads:
@@ -127,6 +125,13 @@ class Stages(Writer):
                     names[ref] = f"z{column // count}"
             lines, others = self.map_lines(stage.then, names, BY_COLUMN)
             body, accesses = body + lines, accesses + others
+            if stage.block in self.plan.private:
+                values = [f"z{n}" if block >= 0 else names[n] for block, n in self.plan.kept[stage.number]]
+        if stage.block in self.layout.at:
+            for n, value in enumerate(values):
+                low = self.place(stage.block) + n * count
+                body.append(f"m[uint({low} * ROWS) + e] = {value};")
+                accesses.append(Access("m", low, low + count, BY_COLUMN, True))
         self.meet(*accesses)
         self.columns(count, stage.sums, products, body)
 

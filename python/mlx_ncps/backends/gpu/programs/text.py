@@ -51,6 +51,16 @@ def with_places(body: list[str]) -> list[str]:
     return [*needed, *body]
 
 
+def chosen(index: str, places: list[tuple[int, int]]) -> str:
+    """The first of some numbers whose end `index` is below, of (number, end) each; the last's end is
+    that of all.
+    """
+    text = str(places[-1][0])
+    for number, end in reversed(places[:-1]):
+        text = f"({index} < {end}u ? {number} : {text})"
+    return text
+
+
 def _one_loop(loops: list[tuple[int, list[str]]]) -> list[str]:
     """The loop that does what these do one after the other for each element."""
     if not loops:
@@ -90,6 +100,7 @@ class Writer:
 
     def __init__(self, plan: Plan, layout: Layout):
         self.plan, self.layout = plan, layout
+        self.stores = plan.stored  # values that stages leave in memory
         self.lines: list[str] = []
         self.loops: list[tuple[int, list[str]]] = []  # that will be one: (size, body)
         self.waiting: list[Access] = []  # since the last barrier

@@ -1,0 +1,111 @@
+"""What a backward recalls of the elementwise instructions of a stage: values that its run of the step
+keeps, and those that it computes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from .expressions import CHEAP, slopes_need
+from .schedule import Map, Product, Single, Stage
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+Kept = tuple[int, int]  # a sum: (block of a product, which of the sums of a thread); or (-1, id)
+
+
+class Recall(NamedTuple):
+    """Of a stage."""
+
+    needed: tuple[int, ...]  # ids that the slopes of its instructions name
+    again: frozenset[int]  # ids that are computed again
+    kept: tuple[Kept, ...]  # what lies in the places of a product's sums, as many at most
+
+
+def recall(plan: Plan, stage: Stage) -> Recall:
+    """What the backward of a stage recalls. A product whose sums nothing else reads keeps what makes
+    all that is needed cheap to compute, if it has the places; else sums.
+    """
+    maps = stage.then if isinstance(stage, Product) else stage
+    if not isinstance(maps, Map):
+        return Recall((), frozenset(), ())
+    numbers = plan.split.numbers
+    needed = {ref for op in maps.ops for ref in slopes_need(op.op, op.ins, op.out, numbers)}
+    needed -= set(numbers)
+    search = _Search(plan, maps, stage.block if isinstance(stage, Product) else None)
+    if search.block not in plan.private:
+        again, _ = search.ways(needed, set(search.ops))
+        return Recall(tuple(sorted(needed)), frozenset(again), ())
+    dear: set[int] = set()  # computed again all the same
+    again, kept = search.ways(needed, dear)
+    while len(kept) > stage.sums:
+        for place in sorted(kept):
+            others = search.ways(needed, dear | {place[1]})
+            if place[0] == -1 and len(others[1]) < len(kept):
+                dear, (again, kept) = dear | {place[1]}, others
+                break
+        else:
+            again, kept = search.ways(needed, set(search.ops))
+    return Recall(tuple(sorted(needed)), frozenset(again), tuple(sorted(kept)))
+
+
+class _Search:
+    """Ways to the values of one stage."""
+
+    def __init__(self, plan: Plan, maps: Map, block: int | None):
+        self.plan, self.block = plan, block
+        self.ops = {op.out: op for op in maps.ops}
+        self.size = maps.size
+
+    def ways(self, needed: set[int], dear: set[int]) -> tuple[set[int], set[Kept]]:
+        """(what is computed again, what is kept) for `needed`; `dear`: what is computed again though
+        it isn't cheap.
+        """
+        again: set[int] = set()
+        kept: set[Kept] = set()
+        seen: set[int] = set()
+        todo = list(needed)
+        while todo:
+            ref = todo.pop()
+            if ref in seen or not self.plan.in_memory(ref):
+                continue
+            seen.add(ref)
+            root, column = self.plan.split.root(ref)
+            if ref not in self.ops:
+                if root == self.block and root in self.plan.private:
+                    kept.add((root, column // self.size))
+            elif ref in self.plan.stored:
+                continue
+            elif self.ops[ref].op in CHEAP or ref in dear:
+                again.add(ref)
+                todo += self.ops[ref].ins
+            else:
+                kept.add((-1, ref))
+        return again, kept
+
+
+def runs_again(plan: Plan) -> tuple[list[int], set[int]]:
+    """What a backward runs of the forward: (numbers of stages, values that they leave in memory)."""
+    wanted: set[int] = set()
+
+    def want(refs: Iterable[int]) -> None:
+        wanted.update(plan.split.root(ref)[0] for ref in refs if plan.in_memory(ref))
+
+    for stage, one in zip(plan.stages, plan.recalls, strict=True):
+        maps = stage.then if isinstance(stage, Product) else stage
+        if isinstance(maps, Map):
+            read = {ref for op in maps.ops if op.out in one.again for ref in op.ins}
+            want((read | set(one.needed)) - one.again)
+        if isinstance(stage, Product):
+            want(stage.parts)
+        elif isinstance(stage, Single) and stage.op.op == "softmax":
+            want([stage.op.out])
+    runs = []
+    for number in reversed(range(len(plan.stages))):
+        stage = plan.stages[number]
+        if plan.recalls[number].kept or not wanted.isdisjoint(stage.makes):
+            runs.append(number)
+            want(stage.reads)
+    return runs[::-1], wanted & plan.stored
