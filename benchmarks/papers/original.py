@@ -98,6 +98,23 @@ class Original:
         logits = self.model.predict(self._inputs(events, order), batch_size=1000, verbose=0)
         return 100.0 * float(np.mean((logits[:, 0] > 0) == (events.parity > 0)))
 
+    def save(self, path) -> None:
+        """What training goes on from, into an .npz file; a run stopped meanwhile leaves the old."""
+        new = path.with_name("new.npz")
+        np.savez(new, *(variable.numpy() for variable in self._trained()))
+        os.replace(new, path)
+
+    def load(self, path) -> None:
+        """Go on from a file of `save`."""
+        with np.load(path) as file:
+            for variable, array in zip(self._trained(), file.values(), strict=True):
+                variable.assign(array)
+
+    def _trained(self):
+        """Weights, and what the optimiser has of them."""
+        self.optimizer.build(self.model.trainable_variables)
+        return [*self.model.variables, *self.optimizer.variables]
+
     def _inputs(self, events, order):
         mask = np.arange(PAD) < events.count[order][:, None]
         return [events.bits[order, :, None], events.elapsed[order, :, None], mask]
@@ -135,14 +152,12 @@ def train(code, row, seed, epochs, data, path, *, setup=None, lock=None) -> dict
     mx.random.seed(seed)
     ours = xor.build(row, setup)
     original = Original(code, row, setup, ours, max(1, samples // setup.batch))
-    import tensorflow as tf
-
-    saved = tf.train.Checkpoint(model=original.model, optimizer=original.optimizer)
-    manager = tf.train.CheckpointManager(saved, str(path), max_to_keep=1)
-    log_path, log = Path(path) / "log.json", []
-    if manager.latest_checkpoint:
-        saved.restore(manager.latest_checkpoint)
-        log = json.loads(log_path.read_text(encoding="utf-8"))
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    log: list[dict] = []
+    if (path / "log.json").exists():
+        log = json.loads((path / "log.json").read_text(encoding="utf-8"))
+        original.load(path / f"epoch{len(log)}.npz")
     for epoch in range(len(log), epochs):
         with held(lock):
             start = time.perf_counter()
@@ -150,8 +165,9 @@ def train(code, row, seed, epochs, data, path, *, setup=None, lock=None) -> dict
             loss = original.fit(training, order, setup.batch)
             entry = {"loss": round(loss, 5), "accuracy": round(original.accuracy(held_out), 2)}
             log.append(entry | {"seconds": round(time.perf_counter() - start, 2)})
-        manager.save()
-        log_path.write_text(json.dumps(log), encoding="utf-8")
+        original.save(path / f"epoch{epoch + 1}.npz")
+        (path / "log.json").write_text(json.dumps(log), encoding="utf-8")
+        (path / f"epoch{epoch}.npz").unlink(missing_ok=True)
         print(row, seed, epoch + 1, log[-1], flush=True)
     entry = {"model": row, "seed": seed, "epochs": epochs, "seconds": round(_seconds(log))}
     return entry | {name: [e[name] for e in log] for name in ("accuracy", "loss")}

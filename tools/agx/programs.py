@@ -20,7 +20,7 @@ PROGRAMS: dict[str, Callable[[], tuple]] = {
     "mixed_wired": lambda: (WiredCfCCell(INPUTS, AutoNCP(64, 8, seed=1)), LSTMCell(INPUTS, 64)),
     "mixed": lambda: (CfCCell(INPUTS, 64, backbone_units=64), LSTMCell(INPUTS, 64)),
     "ct_gru": lambda: (CTGRUCell(INPUTS, 32), None),
-    "neural_ode": lambda: (NeuralODECell(INPUTS, 32, [32], ode_unfolds=2), None),
+    "neural_ode": lambda: (NeuralODECell(INPUTS, 32, [32]), None),
     "ode_lstm": lambda: (ODELSTMCell(INPUTS, 32), None),
 }
 BATCHES = (1, 64)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from . import report
 from .explained import EXPLAINED
+from .mutants import SHARED_FILES, Mutant, kernel_files, order, share
 from .native import Native, SameCode, Sanitized, Threads
 from .pytests import Extension, Metal, Pytest
-from .mutants import SHARED_FILES, Mutant, kernel_files, order, share
 from .tree import Tree
 
 ROOT = Path(__file__).resolve().parents[2]

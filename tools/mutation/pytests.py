@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from .metal_tests import selections
-from .native import must
 from .mutants import Mutant
+from .native import must
 from .tokens import of_cuda_alone
 from .tree import Run, Tree, run
 

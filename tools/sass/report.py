@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from .machine_code import KINDS, OTHER
 from .compiler import Figures, work_of
+from .machine_code import KINDS, OTHER
 
 FILE = Path(__file__).with_name("figures.json")
 PAGE = Path(__file__).parents[2] / "docs" / "sass.md"

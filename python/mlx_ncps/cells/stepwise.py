@@ -37,21 +37,22 @@ def solve(
     ts: float | mx.array,
     solver: str,
     unfolds: int,
-    leak: float | mx.array = 0.0,
+    leak: float | mx.array | None = None,
 ) -> mx.array:
     """The state h [B, H] after `unfolds` steps of ts / unfolds of dh/dt = field(h) - leak h.
 
-    ts: a number or [B, 1]; leak: a number or [H].  solver: "explicit" is Euler's method (order 1),
-    "runge_kutta" the classical one (order 4), "semi_implicit" Euler's with an implicit leak, stable
-    for any step (order 1).
+    ts: a number or [B, 1]; leak: a number or [H], or None: no leak.  solver: "explicit" is Euler's
+    method (order 1), "runge_kutta" the classical one (order 4), "semi_implicit" Euler's with an
+    implicit leak, stable for any step (order 1).
     """
     dt = ts / unfolds
 
     def slope(h: mx.array) -> mx.array:
-        return field(h) - leak * h
+        return field(h) if leak is None else field(h) - leak * h
 
     for _ in range(unfolds):
         if solver == "semi_implicit":
+            assert leak is not None, "a cell without leak refuses this solver"
             h = (h + dt * field(h)) / (1.0 + dt * leak)
         elif solver == "explicit":
             h = h + dt * slope(h)

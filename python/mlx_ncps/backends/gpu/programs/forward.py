@@ -26,8 +26,7 @@ def forward_text(plan: Plan) -> str:
         writer.each(plan.sizes[ref], load_state(writer, ref, width, at))
     writer.add("}", "for (uint t = 0u; t < T; ++t) {", PLACES["at"])
     writer.barrier()
-    for stage in plan.stages:
-        writer.run(stage)
+    writer.run_all(range(len(plan.stages)), lambda number: writer.run(plan.stages[number]))
     _finish(writer, starts, width)
     writer.add("}")
     return writer.text

@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from .expressions import SLOPES
-from .recall import recall
+from .repeats import find_repeat, with_copies
 from .schedule import Map, Product, Scheduler, Single, Unsupported
 from .split import Split
+from .turns import NO_TURNS, Turns
 
 if TYPE_CHECKING:
     from ....programs.program import Program
@@ -39,17 +40,19 @@ class Plan:
         self.split = split = Split(program)
         self.sizes, self.states = split.sizes, split.states
         self.next, self.outputs = split.next, split.outputs
-        self.stages = Scheduler(split).stages
-        if len(self.stages) > MOST_STAGES:
-            raise Unsupported(f"a step is {len(self.stages)} stages, of at most {MOST_STAGES}")
+        repeat = find_repeat(split)
+        repeat = with_copies(split, repeat) if repeat else None
+        scheduler = Scheduler(split, repeat.parts(split.inside) if repeat else [split.inside])
+        self.stages = scheduler.stages
+        self.turns = Turns(self.stages, scheduler.ends, repeat) if repeat else NO_TURNS
+        different = len(self.stages) - sum(map(len, self.turns.stages[1:]))
+        if different > MOST_STAGES:
+            raise Unsupported(f"a step is {different} stages, of at most {MOST_STAGES}")
         self.products = [stage for stage in self.stages if isinstance(stage, Product)]
         self.matrices = list({stage.matrix: stage for stage in reversed(self.products)}.values())
         self.matrices.sort(key=lambda stage: stage.matrix)  # a product of each
-        self.stored = self._stored()
-        self.private = self._private()
-        self.recalls = [recall(self, stage) for stage in self.stages]
-        both = zip(self.stages, self.recalls, strict=True)
-        self.kept = {s.number: r.kept for s, r in both if isinstance(s, Product)}
+        self.stored = self.turns.alike(self._stored(), any)
+        self.private = self.turns.alike(self._private(), all)
         self._find_inputs()
         self._find_slots()
         self.forward, self.backward = self._layout(True), self._layout(False)
@@ -66,6 +69,16 @@ class Plan:
     def in_memory(self, ref: int) -> bool:
         """Whether a value is the kernel's own."""
         return ref in self.split.reached
+
+    def bias(self, stage: Product) -> int:
+        """The key of what is added to a product, below 0: -1 - the number of its matrix, or of the
+        first product to which the same is added at each step.
+        """
+        if stage.bias != "timed":
+            return -1 - stage.matrix
+        added = [op.ins[2] for op in stage.ops]
+        alike = (s for s in self.products if s.bias == "timed")
+        return next(-1 - s.number for s in alike if [op.ins[2] for op in s.ops] == added)
 
     def sums_at(self, maps: Map, block: int, which: int) -> tuple[int, ...]:
         """Ids under which a stage reads one of the sums of a thread of the product before it."""
@@ -112,14 +125,12 @@ class Plan:
 
     def _find_inputs(self) -> None:
         """Offsets of what kernels read of each step, and of what is the same for all."""
-        self.timed: dict[int, int] = {}  # by id; what is added to products by -1 - their number
-        self.fixed: dict[int, int] = {}  # by id; likewise by -1 - the number of their matrix
+        self.timed: dict[int, int] = {}  # by id; what is added to products by `bias`
+        self.fixed: dict[int, int] = {}  # by id; likewise
         self.timed_width = self.fixed_width = 0
         for stage in self.stages:
             if isinstance(stage, Product) and stage.bias:
-                timed = stage.bias == "timed"
-                key = -1 - (stage.number if timed else stage.matrix)
-                self._read(key, stage.columns, timed)
+                self._read(self.bias(stage), stage.columns, stage.bias == "timed")
             for ref in sorted(stage.reads - self.split.reached - {*self.split.numbers}):
                 self._read(ref, self.sizes[ref], self.split.varying[ref])
 
@@ -174,9 +185,14 @@ class Plan:
                 last[self.split.root(ref)[0]] = n
         last |= dict.fromkeys((self.split.root(ref)[0] for ref in self.results), end)
         last |= dict.fromkeys(self.states, end)
+        self.turns.lengthen(born, last)
         at: dict[int, int] = {}
         size = 0
-        for ref in sorted(born, key=lambda ref: (born[ref], ref)):
+        for ref in sorted(born, key=lambda ref: self.turns.order(ref, born[ref])):
+            like = self.turns.like(ref) if forward else None
+            if like is not None:
+                at[ref] = at[like]
+                continue
             taken = sorted(
                 (at[other], at[other] + self.sizes[other])
                 for other in at

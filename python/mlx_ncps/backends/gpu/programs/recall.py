@@ -1,5 +1,5 @@
-"""What a backward recalls of the elementwise instructions of a stage: values that its run of the step
-keeps, and those that it computes again.
+"""What a backward recalls of the elementwise instructions of a stage: values that its run of the
+step keeps, and those that it computes again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from .schedule import Map, Product, Single, Stage
 
 if TYPE_CHECKING:
     from .plan import Plan
+    from .split import Op
 
 Kept = tuple[int, int]  # a sum: (block of a product, which of the sums of a thread); or (-1, id)
 
@@ -25,19 +26,17 @@ class Recall(NamedTuple):
 
 
 def recall(plan: Plan, stage: Stage) -> Recall:
-    """What the backward of a stage recalls. A product whose sums nothing else reads keeps what makes
-    all that is needed cheap to compute, if it has the places; else sums.
+    """What the backward of a stage recalls. A product whose sums nothing else reads keeps what
+    makes all that is needed cheap to compute, if it has the places; else sums.
     """
     maps = stage.then if isinstance(stage, Product) else stage
     if not isinstance(maps, Map):
         return Recall((), frozenset(), ())
-    numbers = plan.split.numbers
-    needed = {ref for op in maps.ops for ref in slopes_need(op.op, op.ins, op.out, numbers)}
-    needed -= set(numbers)
+    needed = tuple(dict.fromkeys(ref for op in maps.ops for ref in _needed(plan, op)))
     search = _Search(plan, maps, stage.block if isinstance(stage, Product) else None)
     if search.block not in plan.private:
         again, _ = search.ways(needed, set(search.ops))
-        return Recall(tuple(sorted(needed)), frozenset(again), ())
+        return Recall(needed, frozenset(again), ())
     dear: set[int] = set()  # computed again all the same
     again, kept = search.ways(needed, dear)
     while len(kept) > stage.sums:
@@ -48,7 +47,13 @@ def recall(plan: Plan, stage: Stage) -> Recall:
                 break
         else:
             again, kept = search.ways(needed, set(search.ops))
-    return Recall(tuple(sorted(needed)), frozenset(again), tuple(sorted(kept)))
+    return Recall(needed, frozenset(again), tuple(sorted(kept)))
+
+
+def _needed(plan: Plan, op: Op) -> list[int]:
+    """What the slopes of an instruction name, without numbers of the text."""
+    found = slopes_need(op.op, op.ins, op.out, plan.split.numbers)
+    return [ref for ref in (*op.ins, op.out) if ref in found and not plan.is_number(ref)]
 
 
 class _Search:
@@ -59,9 +64,9 @@ class _Search:
         self.ops = {op.out: op for op in maps.ops}
         self.size = maps.size
 
-    def ways(self, needed: set[int], dear: set[int]) -> tuple[set[int], set[Kept]]:
-        """(what is computed again, what is kept) for `needed`; `dear`: what is computed again though
-        it isn't cheap.
+    def ways(self, needed: Iterable[int], dear: set[int]) -> tuple[set[int], set[Kept]]:
+        """(what is computed again, what is kept) for `needed`; `dear`: what is computed again
+        though it isn't cheap.
         """
         again: set[int] = set()
         kept: set[Kept] = set()
@@ -86,14 +91,16 @@ class _Search:
         return again, kept
 
 
-def runs_again(plan: Plan) -> tuple[list[int], set[int]]:
-    """What a backward runs of the forward: (numbers of stages, values that they leave in memory)."""
+def runs_again(plan: Plan, recalls: list[Recall]) -> tuple[list[int], set[int]]:
+    """What a backward that recalls this runs of the forward: (numbers of stages, values that they
+    leave in memory).
+    """
     wanted: set[int] = set()
 
     def want(refs: Iterable[int]) -> None:
         wanted.update(plan.split.root(ref)[0] for ref in refs if plan.in_memory(ref))
 
-    for stage, one in zip(plan.stages, plan.recalls, strict=True):
+    for stage, one in zip(plan.stages, recalls, strict=True):
         maps = stage.then if isinstance(stage, Product) else stage
         if isinstance(maps, Map):
             read = {ref for op in maps.ops if op.out in one.again for ref in op.ins}
@@ -102,10 +109,15 @@ def runs_again(plan: Plan) -> tuple[list[int], set[int]]:
             want(stage.parts)
         elif isinstance(stage, Single) and stage.op.op == "softmax":
             want([stage.op.out])
-    runs = []
-    for number in reversed(range(len(plan.stages))):
-        stage = plan.stages[number]
-        if plan.recalls[number].kept or not wanted.isdisjoint(stage.makes):
-            runs.append(number)
-            want(stage.reads)
+    runs: list[int] = []
+    known = -1
+    while known < len(wanted):  # a turn runs what any other does
+        wanted.update(plan.turns.alike(wanted, any))
+        known = len(wanted)
+        runs.clear()
+        for number in reversed(range(len(plan.stages))):
+            stage = plan.stages[number]
+            if recalls[number].kept or not wanted.isdisjoint(stage.makes):
+                runs.append(number)
+                want(stage.reads)
     return runs[::-1], wanted & plan.stored

@@ -86,19 +86,24 @@ Stage = Map | Product | Single
 
 class Scheduler:
     """Puts the instructions of a kernel into stages: as many elementwise ones together as can be,
-    then others, and products only when nothing else is left, so that most of them join.
+    then others, and products only when nothing else is left, so that most of them join. Groups of
+    instructions follow each other; `ends` are the numbers of stages after each.
     """
 
-    def __init__(self, split: Split):
+    def __init__(self, split: Split, groups: list[list[Op]]):
         self.split, self.sizes = split, split.sizes
-        self.left = list(split.inside)
+        self.left: list[Op] = []
         self.done = set(split.states)
         self.stages: list[Stage] = []
         self.products = 0
         self.matrices: dict[tuple, int] = {}
-        while self.left:
-            if not self._map() and not self._single():
-                self._products()
+        self.ends = [0]
+        for group in groups:
+            self.left = list(group)
+            while self.left:
+                if not self._map() and not self._single():
+                    self._products()
+            self.ends.append(len(self.stages))
 
     def _take(self, ops: list[Op]) -> None:
         taken = set(map(id, ops))
@@ -138,7 +143,7 @@ class Scheduler:
 
     def _add_map(self, stage: Map, read: dict[int, set[int]]) -> None:
         """A stage of its own, or what follows the products whose sums it reads."""
-        last = self.stages[-1] if self.stages else None
+        last = self.stages[-1] if len(self.stages) > self.ends[-1] else None
         if isinstance(last, Product) and last.then is None and last.block in read:
             sums, rest = divmod(last.columns, stage.size)
             places = [at % stage.size for at in read[last.block]]

@@ -237,8 +237,10 @@ def _gradients(
     def of(ref: int) -> mx.array:
         """[B, T, n] of a value outside of the kernel, or of what is added to a product."""
         if ref < 0:
-            slot = plan.product_slots[-1 - ref][1]
-            return trail[..., slot.at : slot.at + slot.size]
+            alike = [s for s in plan.products if s.bias == "timed" and plan.bias(s) == ref]
+            slots = [plan.product_slots[stage.number][1] for stage in alike]
+            parts = [trail[..., slot.at : slot.at + slot.size] for slot in slots]
+            return sum(parts[1:], parts[0])
         if ref not in shares:
             return mx.zeros((*trail.shape[:2], plan.sizes[ref]))
         return sum(shares[ref][1:], shares[ref][0])

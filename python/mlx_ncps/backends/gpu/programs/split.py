@@ -44,6 +44,7 @@ class Split:
         self.alias: dict[int, tuple[int, int]] = {}  # a part of another value: (which, from where)
         self.joined: dict[int, tuple[int, ...]] = {}  # rows that products read part by part
         self._rows: dict[tuple, int] = {}  # of matrices
+        self._timed: dict[tuple, int] = {}  # products for all steps at once
         self._expanded: dict[tuple[int, int], int] = {}
         self._read_of_states: dict[int, tuple] = {}
         self._find_aliases()
@@ -122,10 +123,12 @@ class Split:
                 self._rows[which] = self.new(size * n, False, reached=False)
                 self.once.append(Op("rows", self._rows[which], (weight,), which[1]))
             parts.append((source, self._rows[which], (size, n, 0)))
-        timed = self.new(n, reached=False)
         (source, rows, ints), (state, own, own_ints) = parts
-        self.before.append(Op("matmul", timed, (source, rows, *bias), ints))
-        return Op("matmul", one.out, (state, own, timed), own_ints)
+        read = source, rows, *bias
+        if read not in self._timed:
+            self._timed[read] = self.new(n, reached=False)
+            self.before.append(Op("matmul", self._timed[read], read, ints))
+        return Op("matmul", one.out, (state, own, self._timed[read]), own_ints)
 
     def _assembled(self, pieces: list[Op]) -> int:
         """The value of some pieces that no state reaches."""

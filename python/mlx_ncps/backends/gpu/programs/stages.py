@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 
 from . import expressions
 from .schedule import Map, Product, Single, Stage
 from .split import Op
 from .text import BY_COLUMN, BY_ELEMENT, BY_OTHERS, Access, Writer, chosen, with_places
+from .turns import rolled
 
 
 class Stages(Writer):
     """Lines of the stages of a plan."""
+
+    def run_all(self, numbers: Iterable[int], run: Callable[[int], None]) -> None:
+        """`run` the stages with these numbers in their order, turns as a loop."""
+        of_turn = {number: n for n, turn in enumerate(self.plan.turns.stages) for number in turn}
+        blocks: list[list[str]] = []
+        for turn, group in groupby(numbers, lambda number: of_turn.get(number, -1)):
+            if turn < 0:
+                self._loop(blocks)
+                for number in group:
+                    run(number)
+                continue
+            self.add()
+            mark = len(self.lines)
+            self.barrier()
+            for number in group:
+                run(number)
+            self.add()
+            blocks.append([line.strip() for line in self.lines[mark:]])
+            del self.lines[mark:]
+        self._loop(blocks)
+
+    def _loop(self, blocks: list[list[str]]) -> None:
+        """Add the lines of turns, as one loop where they can be."""
+        if blocks:
+            lines = rolled(blocks) or [line for block in blocks for line in block]
+            blocks.clear()
+            self.add(*lines)
 
     def run(self, stage: Stage) -> None:
         """A stage of the forward."""
@@ -97,10 +126,10 @@ class Stages(Writer):
         """What is added to the sum of a product's column `column` + j."""
         plan = self.plan
         if stage.bias == "timed":
-            at = plan.timed[-1 - stage.number] + column
+            at = plan.timed[plan.bias(stage)] + column
             return f" + float(timed[at * {plan.timed_width}u + {at}u + j])"
         if stage.bias == "fixed":
-            return f" + float(fixed[{plan.fixed[-1 - stage.matrix] + column}u + j])"
+            return f" + float(fixed[{plan.fixed[plan.bias(stage)] + column}u + j])"
         return ""
 
     def _product(self, stage: Product) -> None:
@@ -125,8 +154,9 @@ class Stages(Writer):
                     names[ref] = f"z{column // count}"
             lines, others = self.map_lines(stage.then, names, BY_COLUMN)
             body, accesses = body + lines, accesses + others
-            if stage.block in self.plan.private:
-                values = [f"z{n}" if block >= 0 else names[n] for block, n in self.plan.kept[stage.number]]
+            if stage.block in self.kept:
+                kept = self.kept[stage.block]
+                values = [f"z{n}" if block >= 0 else names[n] for block, n in kept]
         if stage.block in self.layout.at:
             for n, value in enumerate(values):
                 low = self.place(stage.block) + n * count

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from . import expressions
 from .plan import Layout, Plan
+from .recall import Kept
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 START = """\
@@ -52,8 +53,8 @@ def with_places(body: list[str]) -> list[str]:
 
 
 def chosen(index: str, places: list[tuple[int, int]]) -> str:
-    """The first of some numbers whose end `index` is below, of (number, end) each; the last's end is
-    that of all.
+    """The first of some numbers whose end `index` is below, of (number, end) each; the last's end
+    is that of all.
     """
     text = str(places[-1][0])
     for number, end in reversed(places[:-1]):
@@ -101,6 +102,7 @@ class Writer:
     def __init__(self, plan: Plan, layout: Layout):
         self.plan, self.layout = plan, layout
         self.stores = plan.stored  # values that stages leave in memory
+        self.kept: dict[int, tuple[Kept, ...]] = {}  # what lies in the places of products' sums
         self.lines: list[str] = []
         self.loops: list[tuple[int, list[str]]] = []  # that will be one: (size, body)
         self.waiting: list[Access] = []  # since the last barrier
