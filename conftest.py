@@ -12,8 +12,8 @@ import pytest
 from mlx_ncps import _loader
 
 from tests.support import second_runs
-from tests.support.left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
 from tests.support.generators import start_anew
+from tests.support.left_out import hide, pytest_sessionfinish, pytest_unconfigure  # noqa: F401  hooks
 
 hide(os.environ.get("MLX_NCPS_TEST_WITHOUT", ""))
 if platform.system() == "Linux":  # a CUDA wheel would make the GPU the default
