@@ -33,13 +33,14 @@ def recall(plan: Plan, stage: Stage) -> Recall:
     if not isinstance(maps, Map):
         return Recall((), frozenset(), ())
     needed = tuple(dict.fromkeys(ref for op in maps.ops for ref in _needed(plan, op)))
-    search = _Search(plan, maps, stage.block if isinstance(stage, Product) else None)
-    if search.block not in plan.private:
+    product = stage if isinstance(stage, Product) and stage.block in plan.private else None
+    search = _Search(plan, maps, product.block if product else None)
+    if product is None:
         again, _ = search.ways(needed, set(search.ops))
         return Recall(needed, frozenset(again), ())
     dear: set[int] = set()  # computed again all the same
     again, kept = search.ways(needed, dear)
-    while len(kept) > stage.sums:
+    while len(kept) > product.sums:
         for place in sorted(kept):
             others = search.ways(needed, dear | {place[1]})
             if place[0] == -1 and len(others[1]) < len(kept):
@@ -79,7 +80,7 @@ class _Search:
             seen.add(ref)
             root, column = self.plan.split.root(ref)
             if ref not in self.ops:
-                if root == self.block and root in self.plan.private:
+                if root == self.block:
                     kept.add((root, column // self.size))
             elif ref in self.plan.stored:
                 continue
