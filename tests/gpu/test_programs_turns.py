@@ -82,6 +82,42 @@ def read_within(turns, u, h, c, v, w, both):
     return [h, slope], [twice]
 
 
+def forgets(turns, u, h, c, v, w, both):
+    """What a turn begins with is read by its first product alone."""
+    for _ in range(turns):
+        h = mx.tanh(mx.tanh(mx.tanh(h @ v + u) @ w) @ v)
+    return [h, 0.5 * c + h], [h]
+
+
+def four_layers(turns, u, h, c, v, w, both):
+    """The first layer of the last turn is read after it."""
+    for _ in range(turns):
+        first = mx.tanh(h @ v + u)
+        h = h + 0.2 * mx.tanh(mx.tanh(mx.tanh(first @ w) @ v) @ w)
+    return [h, 0.5 * c], [first]
+
+
+def a_sum_read(turns, u, h, c, v, w, both):
+    """A product reads what no slope needs."""
+    for _ in range(turns):
+        h = h + 0.2 * mx.tanh((0.5 * h - c) @ v + u)
+    return [h, 0.5 * c], [(0.5 * h + c) @ w]
+
+
+def a_row_of_the_same(turns, u, h, c, v, w, both):
+    for _ in range(turns):
+        h = h + 0.2 * mx.tanh(mx.concatenate([h, h], axis=-1) @ both + u)
+    return [h, 0.5 * c], [h]
+
+
+def a_sum_of_the_last(turns, u, h, c, v, w, both):
+    """A product's sums, which other turns do not keep, are read after the last."""
+    for _ in range(turns):
+        total = mx.sigmoid(h @ w) @ v
+        h = h + 0.2 * mx.tanh(total)
+    return [h, 0.5 * c + u], [total]
+
+
 def then_another(turns, u, h, c, v, w, both):
     h = euler(turns, u, h, c, v, w, both)[0][0]
     return euler(turns, u, c, h, w, v, both)
@@ -122,6 +158,11 @@ STEPS = {
     halves: 3,
     a_row_of_two: 2,
     read_within: 2,
+    forgets: 2,
+    four_layers: 2,
+    a_sum_read: 2,
+    a_row_of_the_same: 2,
+    a_sum_of_the_last: 2,
     then_another: 2,
     products_alone: 0,
     every_turn_read: 0,
