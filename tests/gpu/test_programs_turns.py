@@ -177,7 +177,7 @@ def loops(program):
     return [text(plan).count("int turn = 0") for text in (forward_text, backward_text)]
 
 
-@pytest.mark.parametrize("turns", [2, 3, 4])
+@pytest.mark.parametrize("turns", [2, 3, 4, 9])
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
 def test_values_and_gradients(step, turns):
     weights = array(H, H), array(H, H), array(2 * H, H)

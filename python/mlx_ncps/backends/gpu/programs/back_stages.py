@@ -48,8 +48,8 @@ class BackStages(Stages):
         """
         plan = self.plan
         recalled, names = self.recalls[number], {}
-        block = product.block if product and product.block in plan.private else None
-        lines, accesses = self._recalled(stage, block, recalled.kept, names)
+        own = product if product and product.block in plan.private else None
+        lines, accesses = self._recalled(stage, own, recalled.kept, names) if own else ([], [])
         again = [op for op in stage.ops if op.out in recalled.again]
         more, reads = self.map_values(again, names, BY_ELEMENT, recalled.needed)
         lines, accesses = lines + more, accesses + reads
@@ -72,22 +72,17 @@ class BackStages(Stages):
                     gradients[ref] = f"d{ref}"
                     lines.append(f"float d{ref} = 0.0f;")
                 lines.append(f"d{ref} += {slope};")
-        more, writes = self._given_back(number, stage, product, block, gradients)
+        more, writes = self._given_back(number, stage, own, gradients)
         lines, accesses = lines + more, accesses + writes
         self.meet(*accesses)
         self.each(stage.size, lines)
-        return block is not None
+        return own is not None
 
     def _given_back(
-        self,
-        number: int,
-        stage: Map,
-        product: Product | None,
-        block: int | None,
-        gradients: dict[int, str],
+        self, number: int, stage: Map, own: Product | None, gradients: dict[int, str]
     ) -> tuple[list[str], list[Access]]:
         """(lines, writes to memory) that add a stage's shares of gradients to those of what it
-        read; block: of the product's sums, where nothing else reads them.
+        read; own: the product before it, where nothing else reads its sums.
         """
         plan = self.plan
         lines: list[str] = []
@@ -98,17 +93,17 @@ class BackStages(Stages):
             root, column = plan.split.root(ref)
             if ref in made:
                 continue
-            if root == block:
+            if own and root == own.block:
                 sums.setdefault(column, []).append(name)
             elif plan.in_memory(ref):
                 writes.append(self.access(ref, BY_ELEMENT, True, "g"))
                 lines.append(f"{self.memory(ref, 'g')} += {name};")
             else:
                 lines.append(self.trail(number, ref, name))
-        if product and block is not None:
-            _, results = plan.product_slots[product.number]
-            for column in range(0, product.columns, stage.size):
-                low = self.place(block) + column
+        if own:
+            _, results = plan.product_slots[own.number]
+            for column in range(0, own.columns, stage.size):
+                low = self.place(own.block) + column
                 writes.append(Access("g", low, low + stage.size, BY_ELEMENT, True))
                 total = " + ".join(sums.get(column, ["0.0f"]))
                 lines.append(f"g[uint({low} * ROWS) + e] = {total};")
@@ -116,13 +111,13 @@ class BackStages(Stages):
         return lines, writes
 
     def _recalled(
-        self, stage: Map, block: int | None, kept: tuple[Kept, ...], names: dict[int, str]
+        self, stage: Map, own: Product, kept: tuple[Kept, ...], names: dict[int, str]
     ) -> tuple[list[str], list[Access]]:
         """(lines, reads of memory) of what lies in the places of a product's sums."""
         lines: list[str] = []
         reads: list[Access] = []
         for n, (root, which) in enumerate(kept):
-            low = self.place(root if block is None else block) + n * stage.size
+            low = self.place(own.block) + n * stage.size
             name = f"v{which}" if root == -1 else f"z{which}"
             lines.append(f"const float {name} = m[uint({low} * ROWS) + e];")
             reads.append(Access("m", low, low + stage.size, BY_ELEMENT, False))

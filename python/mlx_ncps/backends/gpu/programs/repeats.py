@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from .split import Op, Split
 
+MOST_TRIES = 256  # of places where a repeat may begin: each looks at all instructions
+
 
 class Operand(NamedTuple):
     """A part of one, as all turns but the first agree on it."""
@@ -46,7 +48,7 @@ def find_repeat(split: Split) -> Repeat | None:
             if run >= length and any(kind[0] == "matmul" for kind in kinds[first : first + length]):
                 turns = run // length + 1
                 found.append(((1 - turns) * length, length, first, turns))
-    for _, length, first, turns in sorted(found):
+    for _, length, first, turns in sorted(found)[:MOST_TRIES]:
         carried = _carried(split, first, length, turns)
         if carried:
             return Repeat(first, length, turns, carried)

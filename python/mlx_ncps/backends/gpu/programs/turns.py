@@ -100,12 +100,7 @@ def rolled(turns: list[list[str]]) -> list[str] | None:
     """The loop whose turns are these lines; None where they differ by more than numbers that grow
     steadily or are two in turn.
     """
-    texts = []
-    for lines in turns:
-        names: dict[str, str] = {}
-        text = "\n".join(lines)
-        named = NAME.sub(lambda m: m[1] + names.setdefault(m[2], f"n{len(names)}"), text)  # noqa: B023
-        texts.append(NUMBER.split(named))
+    texts = [NUMBER.split(_named_alike("\n".join(lines))) for lines in turns]
     pieces = NUMBER.split("\n".join(turns[0]))
     if len(set(map(len, texts))) > 1 or any(t[::2] != texts[0][::2] for t in texts):
         return None
@@ -116,6 +111,12 @@ def rolled(turns: list[list[str]]) -> list[str] | None:
         pieces[place] = number
     head = f"for (int turn = 0; turn < {len(turns)} + int(none); ++turn) {{"
     return [head, *"".join(pieces).split("\n"), "}"]
+
+
+def _named_alike(text: str) -> str:
+    """A text whose values are named by their order in it."""
+    names: dict[str, str] = {}
+    return NAME.sub(lambda m: m[1] + names.setdefault(m[2], f"n{len(names)}"), text)
 
 
 def _number(of_turns: list[str]) -> str | None:
