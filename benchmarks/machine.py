@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -37,10 +38,19 @@ def header(options) -> dict[str, str]:
         "limits": _limits(options.threads),
         "repeats": f"{options.repeats} samples, {options.slow_repeats} of calls above 0.5 s; "
         f"{options.budget:g} s for a cell",
-        "commit": _commit(),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
         "load before": _load(),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the checkout when this was called first, and whether files differ from it."""
+    commit = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
+    status = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
+    changed = _output("git", "-C", str(ROOT), *status)
+    return f"{commit or 'unknown'}{' with changes' if changed else ''}"
 
 
 def remarks() -> list[str]:
@@ -119,13 +129,6 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0].strip() if names else platform.machine()
-
-
-def _commit() -> str:
-    commit = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
-    status = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
-    changed = _output("git", "-C", str(ROOT), *status)
-    return f"{commit or 'unknown'}{' with changes' if changed else ''}"
 
 
 def _load() -> str:

@@ -25,7 +25,7 @@ from . import xor
 from .events import PAD, STRINGS, make_events
 from .runs import add_result, arguments, begin, held, table
 
-ROWS = ("cfc", "no_gate", "pure", "ltc")  # mixed memory is wired otherwise: see docs/experiments.md
+ROWS = ("cfc", "mixed_paper", "no_gate", "pure", "ltc")
 HEADS = ("ff1", "ff2", "time_a", "time_b")
 LTC_NAMES = ("gleak", "vleak", "cm", "sigma", "mu", "w", "erev")
 LTC_NAMES += ("sensory_sigma", "sensory_mu", "sensory_w", "sensory_erev")
@@ -54,9 +54,12 @@ class Original:
             "backbone_activation": setup.activation, "backbone_units": setup.backbone,
             "backbone_layers": 1, "backbone_dr": setup.dropout, "weight_decay": setup.weight_decay,
             "no_gate": row == "no_gate", "minimal": row == "pure",
+            "forget_bias": 1,  # as in our cell: the rest is in the weights
         }  # fmt: skip
         if row == "ltc":
             cell = module.LTCCell(units=setup.units, ode_unfolds=6)
+        elif row == "mixed_paper":
+            cell = module.MixedCfcCell(units=setup.units, hparams=options)
         else:
             cell = module.CfcCell(units=setup.units, hparams=options)
         events = tf.keras.Input((None, 1))
@@ -127,9 +130,17 @@ def _variables(row, cell, head):
     if row == "ltc":
         found = {f"rnn_cell.{name}": (cell._params[name], False) for name in LTC_NAMES}
     else:
-        layers["rnn_cell.backbone.0"] = cell.backbone.layers[0]
+        mixed = row == "mixed_paper"
+        cfc, ours = (cell.cfc, "rnn_cell.cfc") if mixed else (cell, "rnn_cell")
+        layers[f"{ours}.backbone.0"] = cfc.backbone.layers[0]
         for name in HEADS[:1] if row == "pure" else HEADS:
-            layers[f"rnn_cell.{name}"] = getattr(cell, name)
+            layers[f"{ours}.{name}"] = getattr(cfc, name)
+    if row == "mixed_paper":
+        found = {
+            "rnn_cell.lstm.input_map.weight": (cell.input_kernel, True),
+            "rnn_cell.lstm.input_map.bias": (cell.bias, False),
+            "rnn_cell.lstm.recurrent_map.weight": (cell.recurrent_kernel, True),
+        }
     if row == "pure":
         found = {f"rnn_cell.{name}": (getattr(cell, name), False) for name in ("w_tau", "A")}
     for name, layer in layers.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 
 from . import cheetah, comparison, digits, original, robustness, vowels, xor
 from .runs import FIGURES, RESULTS, ROOT, read_results
@@ -34,9 +35,19 @@ EXPERIMENTS = {
 
 
 def tables() -> dict[str, str]:
-    """The table of each experiment that has results."""
+    """The table of each experiment that has results, and the commits of its runs."""
     found = {name: read_results(RESULTS / f"{name}.json") for name in EXPERIMENTS}
-    return {name: EXPERIMENTS[name][0](entries) for name, entries in found.items() if entries}
+    return {
+        name: f"{EXPERIMENTS[name][0](entries)}\n\n{commits(entries)}"
+        for name, entries in found.items()
+        if entries
+    }
+
+
+def commits(entries) -> str:
+    """A line with the commits of these entries and how many runs are of each."""
+    count = Counter(entry["commit"] for entry in entries)
+    return f"Commits (runs): {', '.join(f'{commit} ({n})' for commit, n in count.items())}"
 
 
 def with_tables(text: str) -> str:

@@ -18,6 +18,8 @@ import mlx_ncps
 from mlx.utils import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
+from ..machine import commit
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
@@ -155,6 +157,7 @@ def begin(options, table_of: Callable[[list], str], draw: Callable[[list, Path],
         draw(read_results(options.results), options.figure)
     if options.command != "train":
         return False
+    commit()  # of this moment: the checkout may change while it trains
     if options.threads:
         mlx_ncps.set_num_threads(options.threads)
     Run.lock = options.lock
@@ -166,8 +169,9 @@ def begin(options, table_of: Callable[[list], str], draw: Callable[[list, Path],
 
 
 def add_result(path, entry: dict) -> None:
-    """Put `entry` into the JSON list at `path`, in place of one of the same run."""
+    """Put `entry` and the commit into the JSON list at `path`, in place of one of the same run."""
     path = Path(path)
+    entry = entry | {"commit": commit()}
     entries = read_results(path)
     key = _key(entry)
     entries = [other for other in entries if _key(other) != key] + [entry]

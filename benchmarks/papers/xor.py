@@ -17,7 +17,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map, tree_map_with_path
-from mlx_ncps import LTC, CfC
+from mlx_ncps import LTC, CfC, CfCCell, LiquidRNN
+from mlx_ncps.cells import LSTMCell
 from mlx_ncps.ops import xavier_uniform
 
 from .events import STRINGS, Events, batch_of, make_events
@@ -48,6 +49,9 @@ class Setup:
 SETUPS = {
     "cfc": Setup(192, "relu", 128, 0.0, "rmsprop", 128, 0.05, 0.95, 1.0, 3e-6, "99.42 ± 0.42"),
     "mixed": Setup(64, "relu", 128, 0.0, "rmsprop", 128, 0.005, 0.95, 10.0, 2e-6, "99.72 ± 0.08"),
+    "mixed_paper": Setup(
+        64, "relu", 128, 0.0, "rmsprop", 128, 0.005, 0.95, 10.0, 2e-6, "99.72 ± 0.08"
+    ),
     "no_gate": Setup(
         128, "silu", 192, 0.3, "rmsprop", 128, 0.005, 0.95, 10.0, 5e-6, "96.29 ± 1.61"
     ),
@@ -60,30 +64,49 @@ FORGET_BIAS = 0.6  # of mixed memory
 # --- training ---
 
 
+class PaperMixedCell(nn.Module):
+    """Mixed memory of the paper's code: the CfC reads the LSTM's output h* and its own state, while
+    that of `mixed` reads the input and h*. The LSTM reads the input and the CfC's state in both.
+    """
+
+    def __init__(self, units: int, **options):
+        super().__init__()
+        self.state_size, self.output_size = (units, units), units
+        self.lstm = LSTMCell(1, units)
+        self.cfc = CfCCell(units, units, **options)
+
+    def __call__(self, inputs, state, ts=1.0):
+        """Inputs [B, 1], state (h, c), ts a number or [B, 1] -> (h', (h', c'))."""
+        h, _ = state
+        read, (_, c) = self.lstm(inputs, state)
+        h, _ = self.cfc(read, h, ts)
+        return h, (h, c)
+
+
 def build(model: str, setup: Setup):
     """The network, its weights started as in the paper's code: its logit is a linear map of the
     state after the last event.
     """
-    options = {"proj_size": 1, "return_sequences": False, "return_state": False}
+    contract = {"proj_size": 1, "return_sequences": False, "return_state": False}
+    options = {
+        "variant": "paper",
+        "mode": model if model in ("no_gate", "pure") else "default",
+        "activation": setup.activation,
+        "backbone_units": setup.backbone,
+        "backbone_dropout": setup.dropout,
+    }
     if model == "ltc":
-        layer = LTC(1, setup.units, implicit_param_constraints=False, **options)
+        layer = LTC(1, setup.units, implicit_param_constraints=False, **contract)
+    elif model == "mixed_paper":
+        layer = LiquidRNN(PaperMixedCell(setup.units, **options), **contract)
     else:
-        layer = CfC(
-            1,
-            setup.units,
-            variant="paper",
-            mode=model if model in ("no_gate", "pure") else "default",
-            mixed_memory=model == "mixed",
-            activation=setup.activation,
-            backbone_units=setup.backbone,
-            backbone_dropout=setup.dropout,
-            **options,
-        )
+        layer = CfC(1, setup.units, mixed_memory=model == "mixed", **options, **contract)
     layer.fc.weight = xavier_uniform((1, setup.units))
     layer.fc.bias = mx.zeros((1,))
-    if model == "mixed":
+    if model in ("mixed", "mixed_paper"):
         gates = [0.0, 0.0, FORGET_BIAS - 1, 0.0]  # the cell adds 1 to the third
-        layer.lstm.input_map.bias = mx.repeat(mx.array(gates), setup.units)
+        lstm = layer.lstm if model == "mixed" else layer.rnn_cell.lstm
+        lstm.input_map.bias = mx.repeat(mx.array(gates), setup.units)
     return layer
 
 
@@ -119,7 +142,7 @@ def make_step(model, optimizer, setup: Setup):
 
         def finish(name, gradient, weight):
             gradient = gradient / size
-            if name.startswith("rnn_cell.") and name.endswith("weight"):
+            if name.startswith("rnn_cell.") and name.endswith("weight") and ".lstm." not in name:
                 gradient = gradient + 2 * setup.weight_decay * weight
             return clip(gradient, setup.clip)
 

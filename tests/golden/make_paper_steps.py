@@ -22,7 +22,7 @@ from benchmarks.papers import xor
 from benchmarks.papers.events import make_events
 
 FILE = Path(__file__).with_name("paper_steps.npz")
-ROWS = ("cfc", "no_gate", "pure", "ltc")
+ROWS = ("cfc", "mixed_paper", "no_gate", "pure", "ltc")
 SMALL = {"units": 3, "backbone": 4, "batch": 6, "dropout": 0.0}
 SETUPS = {row: replace(xor.SETUPS[row], **SMALL) for row in ROWS}
 SAMPLES, SEED, STEPS = 18, 5, 3

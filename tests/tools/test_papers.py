@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 
 pytest.importorskip("tqdm")
 
+from benchmarks import machine
 from benchmarks.papers import cheetah, runs, xor
 from benchmarks.papers.events import PAD, STRINGS, batch_of, encode, make_events
 
@@ -265,7 +266,9 @@ def test_results_replace_the_same_run_and_make_tables(tmp_path):
     for seed, accuracy in ((0, 50.0), (1, 99.0), (0, 98.0)):
         entry = {"model": "cfc", "seed": seed, "epochs": [0, 9], "accuracy": accuracy}
         runs.add_result(path, {**entry, "seconds": 60})
-    assert [e["accuracy"] for e in json.loads(path.read_text())] == [98.0, 99.0]
+    stored = json.loads(path.read_text())
+    assert [e["accuracy"] for e in stored] == [98.0, 99.0]
+    assert [e["commit"] for e in stored] == [machine.commit()] * 2
     text = xor.results_table(runs.read_results(path))
     assert "| cfc | 99.42 ± 0.42 | 98.50 ± 0.71 | 2 | 0 to 9 | 1 |" in text
     entry = {"model": "ltc", "seed": 0, "epochs": 200, "rate": 0.01, "test": 2.5, "seconds": 90}

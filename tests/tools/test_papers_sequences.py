@@ -269,3 +269,5 @@ def test_page_holds_the_tables_and_pictures_of_the_results():
         assert table in text
         assert f"figures/papers_{name}.png" in text
         assert (page.FIGURES / f"papers_{name}.png").exists()
+    entries = [{"commit": commit} for commit in ("b", "a", "b")]
+    assert page.commits(entries) == "Commits (runs): b (2), a (1)"
