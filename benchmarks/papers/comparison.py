@@ -15,7 +15,7 @@ import numpy as np
 from .runs import Run, add_result, arguments, begin, spread, table
 from .sequences import MODELS, Protocol, Sequences, parameters, rows_of, synapses, test, train
 
-RATES = (0.001, 0.003, 0.01, 0.03)
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 
 
 @dataclass(frozen=True)

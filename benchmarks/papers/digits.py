@@ -33,8 +33,8 @@ def load() -> tuple[Sequences, Sequences, Sequences]:
 
 
 EXPERIMENT = Experiment(
-    "digits", "Digits, pixel by pixel, a quarter of the pixels dropped", __doc__, PROTOCOL, load,
-    of_models(PROTOCOL),
+    "digits", "Digits, pixel by pixel, a quarter dropped; LSTM and GRU of mlx.nn",
+    __doc__, PROTOCOL, load, of_models(PROTOCOL),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FixedLocator, LogLocator
 from PIL import Image
 
 # A model has one colour and one mark in every picture; the marks also tell them apart in grey.
@@ -66,19 +67,22 @@ def error_against_time(points, title: str, path) -> None:
     axis.set(xscale="log", xlabel="training time, processor seconds", ylabel="test error, %")
     axis.set_title(title, fontsize=10)
     axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3, which="both")
+    _plain_ticks(axis)
+    axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     save(figure, path)
 
 
 def lines(panels, title: str, path) -> None:
-    """A panel for each (x label, logarithmic or not, {model: [(x, accuracies of the runs)]})."""
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.3 * len(panels), 3.8), layout="constrained", sharey=True
-    )
+    """A panel for each (x label, logarithmic or not, {model: [(x, accuracies of the runs)]}), three
+    in a row, and the legend in the place after the last.
+    """
+    rows = len(panels) // 3 + 1
+    size = {"figsize": (11, 3.4 * rows), "layout": "constrained"}
+    figure, axes = plt.subplots(rows, 3, sharey=True, **size)
     figure.suptitle(title, fontsize=10)
     found = {}
-    for axis, (label, logarithmic, series) in zip(np.atleast_1d(axes), panels, strict=True):
+    for axis, (label, logarithmic, series) in zip(axes.flat, panels, strict=False):
         for model, points in series.items():
             name, colour, mark = STYLES[model]
             x, values = zip(*sorted(points), strict=True)
@@ -87,22 +91,38 @@ def lines(panels, title: str, path) -> None:
             found[name] = axis.errorbar(x, mean, deviation, **style)
         axis.set(xlabel=label, xscale="log" if logarithmic else "linear")
         axis.grid(alpha=0.3)
-    np.atleast_1d(axes)[0].set_ylabel("test accuracy, %")
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize=8)
+        if logarithmic:
+            values = {x for points in series.values() for x, _ in points}
+            _plain_ticks(axis, sorted(values) if len(values) < 8 else None)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test accuracy, %")
+    *unused, last = axes.flat[len(panels) :]
+    for axis in (*unused, last):
+        axis.axis("off")
+    last.legend(found.values(), found.keys(), loc="center")
     save(figure, path)
 
 
-def beside_each_other(curves, label: str, path) -> None:
+def _plain_ticks(axis, values=None) -> None:
+    """Plain numbers on a logarithmic x axis, at these values or at 1, 2, 5, 10 and so on."""
+    axis.xaxis.set_major_locator(FixedLocator(values) if values else LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+
+
+def beside_each_other(curves, label: str, title: str, path) -> None:
     """A panel for each run: what the paper's code and this package give over the epochs.
 
-    curves: {title: (values of the paper's code, values of ours)}.
+    curves: {name of the run: (values of the paper's code, values of ours)}.
     """
     size = (3.4 * len(curves), 3.2)
     figure, axes = plt.subplots(1, len(curves), figsize=size, layout="constrained", sharey=True)
-    for axis, (title, (theirs, ours)) in zip(np.atleast_1d(axes), curves.items(), strict=True):
+    figure.suptitle(title, fontsize=10)
+    for axis, (run, (theirs, ours)) in zip(np.atleast_1d(axes), curves.items(), strict=True):
         axis.plot(range(1, len(theirs) + 1), theirs, color="#555555", label="paper's code")
         axis.plot(range(1, len(ours) + 1), ours, color=STYLES["cfc"][1], ls="--", label="mlx-ncps")
-        axis.set(title=title, xlabel="epoch")
+        axis.set_title(run, fontsize=9)
+        axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
     np.atleast_1d(axes)[0].set_ylabel(label)
     np.atleast_1d(axes)[0].legend(fontsize=8)

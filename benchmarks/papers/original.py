@@ -210,7 +210,7 @@ def draw(entries, path) -> None:
     from .figures import beside_each_other
 
     curves = {f"{e['model']}, seed {e['seed']}": (e["accuracy"], e["ours"]) for e in entries}
-    beside_each_other(curves, "test accuracy, %", path)
+    beside_each_other(curves, "test accuracy, %", "Event-based XOR, both codes", path)
 
 
 def main(argv=None) -> int:

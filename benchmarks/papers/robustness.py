@@ -39,13 +39,13 @@ def _models():
 
 
 EXPERIMENT = Experiment(
-    "robustness", "Japanese vowels, trained on all frames, 3 seeds", __doc__, PROTOCOL, load_whole,
-    _models(), measure,
+    "robustness", "Japanese vowels, trained on all frames: 3 seeds, 32 neurons, 19 where wired",
+    __doc__, PROTOCOL, load_whole, _models(), measure,
 )  # fmt: skip
 
 
 def draw(experiment, entries, path) -> None:
-    """The picture: accuracy against noise, dropped frames, neurons and synapses."""
+    """The picture: accuracy against noise, dropped frames, neurons, synapses and parameters."""
     from .figures import lines
 
     compared = [(m, PROTOCOL.units) for m in MODELS] + [(m, NCP_UNITS) for m in WIRED]
@@ -58,7 +58,7 @@ def draw(experiment, entries, path) -> None:
                 levels = chosen[0][kind]
                 series[model] = [(float(x), [e[kind][x] for e in chosen]) for x in levels]
         panels.append((label, False, series))
-    for key, label in (("units", "neurons"), ("synapses", "synapses")):
+    for key, label in (("units", "neurons"), ("synapses",) * 2, ("parameters",) * 2):
         series = {}
         for model, of in SIZES.items():
             found = [chosen for units in of if (chosen := chosen_entries(entries, model, units))]
@@ -77,9 +77,12 @@ def results_table(experiment, entries) -> str:
             levels = [("noise", x) for x in NOISE[1:]] + [("dropped", x) for x in DROPPED[1:]]
             cells = [spread([e[kind][str(x)] for e in chosen], digits=1) for kind, x in levels]
             clean = spread([e["accuracy"] for e in chosen], digits=1)
-            rows.append([model, units, chosen[0]["synapses"], len(chosen), clean, *cells])
+            one = chosen[0]
+            sizes = [one["synapses"], one["parameters"], one["rate"]]
+            rows.append([model, units, *sizes, len(chosen), clean, *cells])
     levels = [f"noise {x:g}" for x in NOISE[1:]] + [f"{100 * x:g} % dropped" for x in DROPPED[1:]]
-    return table(["model", "neurons", "synapses", "seeds", "clean", *levels], rows)
+    head = ["model", "neurons", "synapses", "parameters", "learning rate", "seeds", "clean"]
+    return table([*head, *levels], rows)
 
 
 def main(argv=None) -> int:

@@ -188,7 +188,7 @@ def read_results(path) -> list[dict]:
 
 
 def _key(entry):
-    return tuple(str(entry.get(name)) for name in KEY)
+    return tuple(json.dumps(entry.get(name)) for name in KEY)  # a tuple is a list in the file
 
 
 def spread(values, digits: int = 2) -> str:

@@ -13,7 +13,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_ncps import LTC, CfC, CTRNNCell, LiquidRNN
+from mlx_ncps import LTC, CfC, CTRNNCell, LiquidRNN, LTCCell
 from mlx_ncps.wirings import AutoNCP
 
 from .runs import Run
@@ -100,6 +100,7 @@ class Classifier(nn.Module):
 
     def __init__(self, model: str, features: int, units: int, classes: int):
         super().__init__()
+        self.model, self.features, self.units = model, features, units
         self.gated = model in ("lstm", "gru")
         self.rnn, width = _layer(model, features, units)
         self.head = nn.Linear(width, classes)
@@ -132,18 +133,26 @@ def _layer(model, features, units):
 
 
 def synapses(model: Classifier) -> int:
-    """Connections to neurons, without the linear map at the end: pairs of an LTC or a wired layer;
-    of the others, all of whose weights are independent, weights.
+    """Pairs (input or neuron, neuron) of which the second reads the first; with a wiring, pairs of
+    the wiring. The linear map at the end has none.
     """
-    cell = getattr(model.rnn, "rnn_cell", None)
-    if isinstance(model.rnn, LTC) or hasattr(cell, "wiring"):
+    if isinstance(model.rnn, LTC) or model.model in WIRED:
         return model.rnn.synapse_count + model.rnn.sensory_synapse_count
-    return sum(array.size for _, array in tree_flatten(model.rnn.parameters()) if array.ndim == 2)
+    read = [model.features + model.gated + model.units]
+    if model.model == "mixed":
+        read.append(model.features + model.units)  # the LSTM's
+    return model.units * sum(read)
 
 
 def parameters(model: Classifier) -> int:
-    """Numbers that are trained."""
-    return sum(array.size for _, array in tree_flatten(model.trainable_parameters()))
+    """Numbers that are trained and have an effect, so not those of a wiring's absent synapses."""
+    count = sum(array.size for _, array in tree_flatten(model.trainable_parameters()))
+    for cell in model.modules():
+        arrays = 4 if isinstance(cell, LTCCell) else 2  # w, sigma, mu, erev; ff1, ff2
+        for name in ("sparsity_mask", "sensory_sparsity_mask"):
+            if name in cell:
+                count -= arrays * mx.sum(cell[name] == 0).item()
+    return count
 
 
 # --- training and test ---

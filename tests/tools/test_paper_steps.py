@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-from tests.golden.make_paper_steps import EVENTS, FILE, ROWS, SETUPS, STEPS, flat
+from tests.golden.make_paper_steps import EVENTS, FILE, SETUPS, STEPS, flat, row_of
 from tests.support.cases import assert_close, relative_error, tolerance
 
 pytest.importorskip("tqdm")
@@ -22,9 +22,9 @@ def stored():
         return {name: file[name] for name in file.files}
 
 
-def model_of(row, line):
+def model_of(case, line):
     """Our model with the weights of a line of the file."""
-    model = xor.build(row, SETUPS[row])
+    model = xor.build(row_of(case), SETUPS[case])
     shapes = {name: a.shape for name, a in tree_flatten(model.trainable_parameters())}
     ends = np.cumsum([np.prod(shapes[name]) for name in sorted(shapes)], dtype=int)
     parts = dict(zip(sorted(shapes), np.split(line, ends[:-1]), strict=True))
@@ -33,12 +33,12 @@ def model_of(row, line):
     return model
 
 
-def steps_of(model, row, optimizer):
+def steps_of(model, case, optimizer):
     """The weights after each step, in one line."""
-    setup = SETUPS[row]
+    setup = SETUPS[case]
     optimizer.init(model.trainable_parameters())
     step = xor.make_step(model, optimizer, setup)
-    events = shifted(EVENTS) if row == "ltc" else EVENTS
+    events = shifted(EVENTS) if case == "ltc" else EVENTS
     for n in range(STEPS):
         step(events, np.arange(n * setup.batch, (n + 1) * setup.batch))
         yield flat(dict(tree_flatten(model.trainable_parameters())))
@@ -49,14 +49,22 @@ def shifted(events):
     return events._replace(elapsed=events.elapsed + np.float32(1e-3))
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_three_steps_equal_those_of_the_papers_code(row, stored):
-    model = model_of(row, stored[f"{row}/0"])
-    optimizer = xor.make_optimizer(SETUPS[row], 0, STEPS)
-    for n, got in enumerate(steps_of(model, row, optimizer), 1):
-        want = stored[f"{row}/{n}"]
-        assert relative_error(want, stored[f"{row}/{n - 1}"]) > 1e-4  # a step is seen
+@pytest.mark.parametrize("case", SETUPS)
+def test_three_steps_equal_those_of_the_papers_code(case, stored):
+    model = model_of(case, stored[f"{case}/0"])
+    optimizer = xor.make_optimizer(SETUPS[case], 0, STEPS)
+    for n, got in enumerate(steps_of(model, case, optimizer), 1):
+        want = stored[f"{case}/{n}"]
+        assert relative_error(want, stored[f"{case}/{n - 1}"]) > 1e-4  # a step is seen
         assert_close(f"weights after step {n}", got, want, tolerance("float32", "gradient"))
+
+
+def test_clipping_is_seen():
+    """With the limits of the rows no gradient of these steps is clipped."""
+    with np.load(FILE) as stored:
+        for case in (case for case in SETUPS if case.endswith("clipped")):
+            got, clipped = stored[f"{row_of(case)}/{STEPS}"], stored[f"{case}/{STEPS}"]
+            assert relative_error(got, clipped) > 1e-4, case
 
 
 def test_the_optimisers_of_mlx_differ_from_kerass(stored):

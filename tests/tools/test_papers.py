@@ -264,7 +264,7 @@ def test_best_is_the_lowest_validation_error():
 def test_results_replace_the_same_run_and_make_tables(tmp_path):
     path = tmp_path / "results" / "xor.json"
     for seed, accuracy in ((0, 50.0), (1, 99.0), (0, 98.0)):
-        entry = {"model": "cfc", "seed": seed, "epochs": [0, 9], "accuracy": accuracy}
+        entry = {"model": "cfc", "seed": seed, "epochs": (0, 9), "accuracy": accuracy}
         runs.add_result(path, {**entry, "seconds": 60})
     stored = json.loads(path.read_text())
     assert [e["accuracy"] for e in stored] == [98.0, 99.0]

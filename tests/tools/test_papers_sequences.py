@@ -7,8 +7,10 @@ from argparse import Namespace
 from dataclasses import replace
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 pytest.importorskip("tqdm")
 
@@ -169,13 +171,31 @@ def test_padding_changes_no_logit(model):
 
 
 def test_synapses_and_parameters_are_counted():
-    of = {model: sequences.Classifier(model, 5, 12, 3) for model in ("lstm", "ltc", "ncp_ltc")}
-    assert sequences.synapses(of["lstm"]) == 4 * 12 * (12 + 6)
+    models = (*sequences.MODELS, "ncp_ltc")
+    of = {model: sequences.Classifier(model, 5, 12, 3) for model in models}
+    assert sequences.synapses(of["lstm"]) == 12 * (12 + 6)
+    assert sequences.synapses(of["cfc"]) == sequences.synapses(of["ctrnn"]) == 12 * (12 + 5)
+    assert sequences.synapses(of["mixed"]) == 2 * 12 * (12 + 5)
     assert sequences.synapses(of["ltc"]) == 12 * (12 + 5)
     wiring = of["ncp_ltc"].rnn.rnn_cell.wiring
     nonzero = np.count_nonzero(wiring.adjacency) + np.count_nonzero(wiring.sensory_adjacency)
     assert sequences.synapses(of["ncp_ltc"]) == nonzero
     assert sequences.parameters(of["lstm"]) == 4 * 12 * (12 + 6 + 1) + 12 * 3 + 3
+
+
+@pytest.mark.parametrize("name", [*sequences.MODELS, *sequences.WIRED])
+def test_parameters_are_the_numbers_that_have_a_gradient(name):
+    mx.random.seed(2)
+    model = sequences.Classifier(name, 5, 12, 3)
+    values = mx.random.normal((16, 6, 5))
+    inputs = values, mx.ones((16, 6)), mx.full((16,), 6)
+
+    def loss(model):
+        return mx.sum(model(*inputs) * mx.arange(1, 4))
+
+    _, gradients = nn.value_and_grad(model, loss)(model)
+    seen = sum(mx.sum(gradient != 0).item() for _, gradient in tree_flatten(gradients))
+    assert sequences.parameters(model) == seen
 
 
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
