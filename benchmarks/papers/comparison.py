@@ -16,6 +16,7 @@ from .runs import Run, add_result, arguments, begin, spread, table
 from .sequences import MODELS, Protocol, Sequences, parameters, rows_of, synapses, test, train
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+SHORTLIST = 3  # rates that run with all seeds
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,17 @@ def of_models(protocol: Protocol) -> tuple[tuple[str, int], ...]:
 
 
 def run_model(experiment, model, units, seeds, data, options, *, quiet=False) -> list[dict]:
-    """Entries of all runs: every rate with the first seed, the best of them with the others. The
-    best has the lowest validation loss.
+    """Entries of all runs: every rate with the first seed, the SHORTLIST best of them with the
+    others.
     """
-    entries = [
-        run_one(experiment, model, units, rate, seeds[0], data, options, quiet=quiet)
-        for rate in RATES
-    ]
-    rate = best_rate(entries)
-    for seed in seeds[1:]:
-        entries.append(run_one(experiment, model, units, rate, seed, data, options, quiet=quiet))
-    return entries
+
+    def run(rate, seed):
+        return run_one(experiment, model, units, rate, seed, data, options, quiet=quiet)
+
+    entries = [run(rate, seeds[0]) for rate in RATES]
+    ranked = sorted(entries, key=valid_loss)
+    rates = [entry["rate"] for entry in ranked[:SHORTLIST]]
+    return entries + [run(rate, seed) for rate in rates for seed in seeds[1:]]
 
 
 def run_one(experiment, model, units, rate, seed, data, options, *, quiet=False) -> dict:
@@ -74,11 +75,18 @@ def run_one(experiment, model, units, rate, seed, data, options, *, quiet=False)
     return entry
 
 
+def valid_loss(entry) -> float:
+    """The validation loss, infinite where it was not finite."""
+    return math.inf if entry["valid_loss"] is None else entry["valid_loss"]
+
+
 def best_rate(entries) -> float:
-    """The rate of the lowest validation loss of the first seed."""
-    first = min(entry["seed"] for entry in entries)
-    of_first = [e for e in entries if e["seed"] == first and e["valid_loss"] is not None]
-    return min(of_first, key=lambda entry: entry["valid_loss"])["rate"]
+    """The rate of the lowest validation loss, mean over seeds, of those that ran with all seeds."""
+    losses: dict[float, list] = {}
+    for entry in entries:
+        losses.setdefault(entry["rate"], []).append(valid_loss(entry))
+    seeds = max(map(len, losses.values()))
+    return min((sum(of), rate) for rate, of in losses.items() if len(of) == seeds)[1]
 
 
 def chosen_entries(entries, model, units) -> list[dict]:

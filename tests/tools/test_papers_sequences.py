@@ -228,21 +228,28 @@ def tiny(measure=None):
     return comparison.Experiment("tiny", "Tiny", "Tiny.", protocol, lambda: data, models, measure)
 
 
-def test_rate_of_the_lowest_validation_loss_is_run_with_every_seed(tmp_path):
+def test_best_rates_of_the_first_seed_are_run_with_every_seed(tmp_path):
     options = Namespace(checkpoints=tmp_path / "c", results=tmp_path / "r.json")
     experiment = tiny()
     entries = comparison.run_model(
         experiment, "cfc", 6, [0, 1, 2], experiment.load(), options, quiet=True
     )
     rates = len(comparison.RATES)
-    assert [e["rate"] for e in entries[:rates]] == list(comparison.RATES)
-    best = min(entries[:rates], key=lambda e: e["valid_loss"])["rate"]
-    assert [(e["rate"], e["seed"]) for e in entries[rates:]] == [(best, 1), (best, 2)]
+    assert [(e["rate"], e["seed"]) for e in entries[:rates]] == [(r, 0) for r in comparison.RATES]
+    ranked = sorted(entries[:rates], key=lambda e: e["valid_loss"])
+    wanted = [(e["rate"], seed) for e in ranked[: comparison.SHORTLIST] for seed in (1, 2)]
+    assert [(e["rate"], e["seed"]) for e in entries[rates:]] == wanted
     stored = read_results(options.results)
-    assert len(stored) == rates + 2
+    assert len(stored) == len(entries)
     chosen = comparison.chosen_entries(stored, "cfc", 6)
     assert sorted(e["seed"] for e in chosen) == [0, 1, 2]
     assert "| cfc | 6 |" in comparison.results_table(experiment, stored)
+
+
+def test_rate_is_that_of_the_lowest_mean_validation_loss_of_whole_rates():
+    losses = {0.1: (0.1,), 0.03: (0.2, 0.9), 0.01: (0.5, 0.4), 0.003: (0.1, None)}
+    entries = [{"rate": rate, "valid_loss": loss} for rate in losses for loss in losses[rate]]
+    assert comparison.best_rate(entries) == 0.01
 
 
 def test_commands_train_print_and_draw(tmp_path, capsys):
@@ -252,7 +259,7 @@ def test_commands_train_print_and_draw(tmp_path, capsys):
     places += [f"--figure={tmp_path / 'f.png'}", "--threads=1", f"--lock={tmp_path / 'lock'}"]
     assert comparison.command(experiment, ["train", "--seed", "0", "1", *places]) == 0
     entries = read_results(tmp_path / "r.json")
-    assert len(entries) == 2 * (len(comparison.RATES) + 1)
+    assert len(entries) == 2 * (len(comparison.RATES) + comparison.SHORTLIST)
     clean = [(e["accuracy"], e["noise"]["0.0"], e["dropped"]["0.0"]) for e in entries]
     assert all(len(set(three)) == 1 for three in clean)
     assert comparison.command(experiment, ["table", *places]) == 0
