@@ -46,9 +46,12 @@ def header(options) -> dict[str, str]:
 
 @functools.cache
 def commit() -> str:
-    """The commit of the checkout when this was called first, and whether files differ from it."""
+    """The commit of the checkout when this was called first, and whether files differ from it, pages
+    and results aside.
+    """
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
-    status = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
+    written = (f":(exclude){path}" for path in ("docs", "benchmarks/papers/results"))
+    status = ("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     changed = _output("git", "-C", str(ROOT), *status)
     return f"{commit or 'unknown'}{' with changes' if changed else ''}"
 
