@@ -46,8 +46,8 @@ def header(options) -> dict[str, str]:
 
 @functools.cache
 def commit() -> str:
-    """The commit of the checkout when this was called first, and whether files differ from it, pages
-    and results aside.
+    """The commit of the checkout when this was called first, and whether files other than pages and
+    results differ from it.
     """
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
     written = (f":(exclude){path}" for path in ("docs", "benchmarks/papers/results"))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +135,15 @@ def command(experiment: Experiment, argv=None, draw=draw, table_of=results_table
     parser.set_defaults(seed=[0, 1, 2])
     known = sorted({model for model, _ in experiment.models})
     parser.add_argument("--model", choices=known, nargs="+", default=known)
-    parser.add_argument("--data", help="folder of the data, if not that of the package")
+    if signature(experiment.load).parameters:
+        parser.add_argument("--data", help="folder of the data, if not that of the package")
     options = parser.parse_args(argv)
     if not begin(options, partial(table_of, experiment), partial(draw, experiment)):
         return 0
     protocol = replace(experiment.protocol, epochs=options.epochs)
     experiment = replace(experiment, protocol=protocol)
-    data = experiment.load(*([options.data] if options.data else []))
+    folder = getattr(options, "data", None)
+    data = experiment.load(*([folder] if folder else []))
     for model, units in experiment.models:
         if model in options.model:
             run_model(experiment, model, units, options.seed, data, options)

@@ -286,6 +286,14 @@ def test_lock_waits_for_who_holds_it_alone(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_command_of_data_without_a_folder_takes_none(capsys):
+    with pytest.raises(SystemExit):
+        digits.main(["train", "--data=nowhere"])
+    assert "--data" in capsys.readouterr().err
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
+        vowels.main(["train", "--data=nowhere"])
+
+
 def test_page_holds_the_tables_and_pictures_of_the_results():
     from benchmarks.papers import page
 
