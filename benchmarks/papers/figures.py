@@ -48,7 +48,7 @@ def beside_published(rows, label: str, title: str, path) -> None:
     axis.set_xticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
     axis.set(ylabel=label, title=title)
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     save(figure, path)
 
 
