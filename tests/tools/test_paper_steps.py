@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-from tests.golden.make_paper_steps import EVENTS, FILE, SETUPS, STEPS, flat, row_of
 from tests.support.cases import assert_close, relative_error, tolerance
 
 pytest.importorskip("tqdm")
 
 from benchmarks.papers import xor
+from tests.golden.make_paper_steps import EVENTS, FILE, SETUPS, STEPS, flat, row_of
 
 
 @pytest.fixture(scope="module")
