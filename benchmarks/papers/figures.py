@@ -108,6 +108,7 @@ def _plain_ticks(axis, values=None) -> None:
     axis.xaxis.set_major_locator(FixedLocator(values) if values else LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
+    axis.tick_params(axis="x", labelsize=7)
 
 
 def beside_each_other(curves, label: str, title: str, path) -> None:
