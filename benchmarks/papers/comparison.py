@@ -91,10 +91,12 @@ def best_rate(entries) -> float:
 
 
 def chosen_entries(entries, model, units) -> list[dict]:
-    """The entries of a model at its best rate, one for each seed."""
+    """The entries of a model at its best rate, one for each seed, of its longest runs."""
     entries = [e for e in entries if (e["model"], e["units"]) == (model, units)]
     if not entries:
         return []
+    longest = max(e["epochs"] for e in entries)
+    entries = [e for e in entries if e["epochs"] == longest]
     rate = best_rate(entries)
     return [entry for entry in entries if entry["rate"] == rate]
 

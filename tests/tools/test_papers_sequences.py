@@ -252,6 +252,13 @@ def test_rate_is_that_of_the_lowest_mean_validation_loss_of_whole_rates():
     assert comparison.best_rate(entries) == 0.01
 
 
+def test_runs_of_fewer_epochs_are_no_more_seeds():
+    one = {"model": "cfc", "units": 6, "rate": 0.1, "valid_loss": 0.5}
+    long = [one | {"epochs": 9, "seed": seed} for seed in (0, 1)]
+    short = one | {"epochs": 2, "seed": 0, "rate": 0.3, "valid_loss": 0.1}
+    assert comparison.chosen_entries([short, *long, short | {"seed": 1}], "cfc", 6) == long
+
+
 def test_commands_train_print_and_draw(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     experiment = tiny(robustness.measure)
