@@ -109,6 +109,14 @@ def test_xor_step_learns_a_batch(model):
     assert losses[-1] < losses[0] - 0.002
 
 
+@pytest.mark.parametrize("model", ["mixed", "mixed_paper"])
+def test_mixed_memory_starts_with_the_papers_forget_gate(model):
+    network = xor.build(model, small(model))
+    lstm = network.lstm if model == "mixed" else network.rnn_cell.lstm
+    starts = np.array(lstm.input_map.bias).reshape(4, -1)
+    assert np.allclose(starts, [[0], [0], [0.6 - 1], [0]])  # the cell adds 1
+
+
 def test_xor_step_in_parts_equals_the_whole_batch(monkeypatch):
     def after(groups):
         monkeypatch.setattr(xor, "GROUPS", groups)
